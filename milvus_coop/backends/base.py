@@ -1,0 +1,63 @@
+"""The one seam between this package and whatever runs a bundle's graphs: named arrays in, named arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from milvus_coop.bundle.spec import BundleSpec, GraphSpec
+from milvus_coop.errors import BackendInputError
+from milvus_coop.types import Array
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Runs the graphs of one bundle. Safe to share between threads."""
+
+    @property
+    def spec(self) -> BundleSpec:
+        """The record of the bundle that is run."""
+
+    def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
+        """Run one graph on one batch of any size; batches beyond the graph's limit are split and joined.
+
+        Args:
+            graph: name of the graph: `text_encoder`, `image_encoder` or `cross_encoder`.
+            inputs: one array per input of the graph's spec, each of shape (batch, ...).
+            timeout_s: limit for the whole call; None: the backend's own default. In-process backends finish what they started.
+
+        Returns:
+            One array per output of the graph's spec, each of shape (batch, ...).
+
+        Raises:
+            BackendInputError: an array is missing, or has another dtype or shape than the spec says.
+            BackendUnavailableError, BackendTimeoutError: only from backends that call a server.
+        """
+
+    def close(self) -> None:
+        """Give back threads, memory and connections. Safe to call twice."""
+
+
+def check_inputs(graph: GraphSpec, inputs: Mapping[str, Array]) -> int:
+    """Compare arrays with the graph's spec.
+
+    Returns:
+        The batch size.
+
+    Raises:
+        BackendInputError: naming the first array that does not fit.
+    """
+    if missing := [t.name for t in graph.inputs if t.name not in inputs]:
+        raise BackendInputError(f"{graph.name} got no '{missing[0]}'", expected=", ".join(t.name for t in graph.inputs))
+    batch = len(inputs[graph.inputs[0].name])
+    for tensor in graph.inputs:
+        array = inputs[tensor.name]
+        fits = array.ndim == len(tensor.shape) + 1 and all(
+            want in (-1, have) for want, have in zip(tensor.shape, array.shape[1:], strict=True)
+        )
+        if str(array.dtype) != tensor.dtype or not fits or len(array) != batch:
+            raise BackendInputError(
+                f"{graph.name} got '{tensor.name}' as {array.dtype} of shape {array.shape}",
+                expected=f"{tensor.dtype} of shape ({batch}, {', '.join(map(str, tensor.shape))})",
+            )
+    return batch

@@ -1,0 +1,148 @@
+"""Every error this package raises on purpose.
+
+    MilvusCoopError
+    ├── InvalidArgumentError (ValueError)        a parameter of a call is out of range or makes no sense
+    ├── BundleError
+    │   ├── BundleNotFoundError (LookupError)    no bundle of that name or folder
+    │   ├── BundleInvalidError (ValueError)      bundle.json or a file beside it is broken
+    │   └── BundleMismatchError (ValueError)     the collection was made with another bundle
+    ├── BackendError
+    │   ├── BackendUnavailableError (ConnectionError)  the model server cannot be reached
+    │   ├── BackendTimeoutError (TimeoutError)         it did not answer in time
+    │   └── BackendInputError (ValueError)             an array has the wrong name, dtype or shape
+    ├── StoreError
+    │   ├── StoreUnavailableError (ConnectionError)    Milvus cannot be reached
+    │   ├── StoreTimeoutError (TimeoutError)           Milvus did not answer in time
+    │   ├── StoreLockedError                           another process has the Milvus Lite file open
+    │   ├── StoreAuthError                             wrong user, password or token
+    │   ├── CollectionNotFoundError (LookupError)
+    │   ├── CollectionExistsError                      it exists and is of another kind
+    │   ├── ForeignCollectionError (ValueError)        not made by milvus-coop, and no `fields=` given
+    │   └── FilterError (ValueError)                   Milvus rejects the filter expression
+    ├── ImageError (ValueError)
+    │   ├── ImageUnreadableError                       missing, truncated, or not an image
+    │   └── ImageTooLargeError                         more pixels than the limit
+    ├── SourceError (ValueError)                       an ingest source is missing, empty or malformed
+    └── TokensError (ValueError)                       a stored token string does not fit the bundle
+
+A message has up to three parts: what was given, what was expected, what to run.
+Errors of Pillow, ONNX Runtime, pymilvus and tritonclient are translated where they enter (`raise ... from exc`).
+"""
+
+from __future__ import annotations
+
+
+class MilvusCoopError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        given: what was given or what happened, one sentence without a full stop.
+        expected: what would have been right.
+        run: a command or call that helps.
+    """
+
+    def __init__(self, given: str, *, expected: str = "", run: str = "") -> None:
+        super().__init__(given)
+        self.given = given
+        self.expected = expected
+        self.run = run
+
+    def __str__(self) -> str:
+        parts = [self.given]
+        if self.expected:
+            parts.append(f"expected: {self.expected}")
+        if self.run:
+            parts.append(f"try: {self.run}")
+        return "; ".join(parts)
+
+
+class InvalidArgumentError(MilvusCoopError, ValueError):
+    """A parameter of a call is out of range or makes no sense."""
+
+
+class BundleError(MilvusCoopError):
+    """Something is wrong with a bundle."""
+
+
+class BundleNotFoundError(BundleError, LookupError):
+    """No bundle of that name or folder."""
+
+
+class BundleInvalidError(BundleError, ValueError):
+    """bundle.json or a file beside it is broken."""
+
+
+class BundleMismatchError(BundleError, ValueError):
+    """The collection was made with another bundle."""
+
+
+class BackendError(MilvusCoopError):
+    """Running a graph failed."""
+
+
+class BackendUnavailableError(BackendError, ConnectionError):
+    """The model server cannot be reached."""
+
+
+class BackendTimeoutError(BackendError, TimeoutError):
+    """The model server did not answer in time."""
+
+
+class BackendInputError(BackendError, ValueError):
+    """An array has the wrong name, dtype or shape."""
+
+
+class StoreError(MilvusCoopError):
+    """Milvus refused or failed."""
+
+
+class StoreUnavailableError(StoreError, ConnectionError):
+    """Milvus cannot be reached."""
+
+
+class StoreTimeoutError(StoreError, TimeoutError):
+    """Milvus did not answer in time."""
+
+
+class StoreLockedError(StoreError):
+    """Another process has the Milvus Lite file open."""
+
+
+class StoreAuthError(StoreError):
+    """Wrong user, password or token."""
+
+
+class CollectionNotFoundError(StoreError, LookupError):
+    """There is no collection of that name."""
+
+
+class CollectionExistsError(StoreError):
+    """The collection exists and is of another kind."""
+
+
+class ForeignCollectionError(StoreError, ValueError):
+    """The collection was not made by milvus-coop, and its fields were not named."""
+
+
+class FilterError(StoreError, ValueError):
+    """Milvus rejects the filter expression."""
+
+
+class ImageError(MilvusCoopError, ValueError):
+    """A picture cannot be used."""
+
+
+class ImageUnreadableError(ImageError):
+    """The picture is missing, truncated, or not an image."""
+
+
+class ImageTooLargeError(ImageError):
+    """The picture has more pixels than the limit."""
+
+
+class SourceError(MilvusCoopError, ValueError):
+    """An ingest source is missing, empty or malformed."""
+
+
+class TokensError(MilvusCoopError, ValueError):
+    """A stored token string does not fit the bundle."""

@@ -1,0 +1,70 @@
+"""Image tokens as they are stored: int8 values with one float16 scale per token, base64 in a VARCHAR.
+
+Symmetric quantisation per token: scale = max|row| / 127, q = round(row / scale); a zero row has scale 0.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+
+import numpy as np
+
+from milvus_coop.bundle.spec import TokenSpec
+from milvus_coop.errors import TokensError
+from milvus_coop.types import Array
+
+MAX_FLOAT16 = float(np.finfo(np.float16).max)
+
+
+def quantise(tokens: Array) -> tuple[Array, Array]:
+    """Quantise image tokens.
+
+    Args:
+        tokens: float32 array of shape (..., count, dim).
+
+    Returns:
+        int8 array of the same shape, and float16 scales of shape (..., count); `values * scales[..., None]` restores the tokens
+        with an error of at most half a scale.
+    """
+    scales = np.minimum(np.abs(tokens).max(axis=-1) / 127.0, MAX_FLOAT16).astype(np.float16)
+    divisor = np.where(scales > 0, scales.astype(np.float32), 1.0)[..., None]
+    values = np.clip(np.rint(tokens / divisor), -127, 127)
+    return np.where(scales[..., None] > 0, values, 0).astype(np.int8), scales
+
+
+def pack(values: Array, scales: Array) -> list[str]:
+    """One base64 string per image: `count * dim` int8 values, then `count` little-endian float16 scales.
+
+    Args:
+        values: int8 array of shape (n, count, dim).
+        scales: float16 array of shape (n, count).
+    """
+    little = scales.astype("<f2")
+    return [base64.b64encode(v.tobytes() + s.tobytes()).decode("ascii") for v, s in zip(values, little, strict=True)]
+
+
+def unpack(strings: Sequence[str], spec: TokenSpec) -> tuple[Array, Array]:
+    """Inverse of `pack`.
+
+    Returns:
+        int8 array of shape (n, count, dim) and float32 scales of shape (n, count).
+
+    Raises:
+        TokensError: if a string is not base64 or does not have the bundle's number of bytes.
+    """
+    raw = bytearray()
+    for i, string in enumerate(strings):
+        try:
+            part = base64.b64decode(string, validate=True)
+        except (binascii.Error, ValueError) as exc:
+            raise TokensError(f"token string {i} is not base64", expected="the value of the `image_tokens` field") from exc
+        if len(part) != spec.n_bytes:
+            raise TokensError(f"token string {i} holds {len(part)} bytes", expected=f"{spec.n_bytes} bytes")
+        raw += part
+    rows = np.frombuffer(bytes(raw), dtype=np.uint8).reshape(len(strings), spec.n_bytes)
+    n_values = spec.count * spec.dim
+    values = rows[:, :n_values].view(np.int8).reshape(len(strings), spec.count, spec.dim)
+    scales = np.ascontiguousarray(rows[:, n_values:]).view("<f2").astype(np.float32)
+    return values, scales
