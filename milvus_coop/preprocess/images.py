@@ -6,30 +6,24 @@
 from __future__ import annotations
 
 import io
-import threading
-import warnings
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.errors import ImageTooLargeError, ImageUnreadableError
+from milvus_coop.errors import ImageError, ImageTooLargeError, ImageUnreadableError
+from milvus_coop.preprocess.formats import FORMATS, MAX_PIXELS, UPRIGHT, open_image, orientation
 from milvus_coop.types import Array
 
-MAX_PIXELS = 89_478_485
-"""Largest picture that is decoded in full (Pillow's own warning limit: 256 MB as RGB)."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that are opened; every other decoder of Pillow stays shut."""
+__all__ = ["FORMATS", "MAX_PIXELS", "decode", "to_pixels"]
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-_open_lock = threading.Lock()
-
 
 def decode(
-    source: Path | bytes,
+    source: Path | bytes | IO[bytes],
     *,
     at_least: int = 0,
     background: tuple[int, int, int] = (255, 255, 255),
@@ -38,35 +32,30 @@ def decode(
     """Decode one picture to RGB: first frame, EXIF orientation applied, transparency on `background`.
 
     Args:
-        source: a path, or the file's bytes.
+        source: a path, the file's bytes, or a file opened for reading at its start (it is left open).
         at_least: large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size as long as both edges stay at least this long; 0: never.
         background: RGB colour behind transparent pixels.
-        max_pixels: limit on width * height as decoded.
+        max_pixels: limit on width * height, checked before anything is decoded. Baseline JPEGs may have 2.5 times as many where
+            `at_least` shrinks them.
 
     Raises:
         ImageUnreadableError: missing, truncated, or not an image of a known format.
         ImageTooLargeError: more than `max_pixels` pixels.
     """
-    name = "the picture" if isinstance(source, bytes) else str(source)
+    name = "the picture" if isinstance(source, bytes) else str(getattr(source, "name", source))
     try:
-        # An explicit file object: on an error Image.open would leave the file of a path open.
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file, _open(file) as image:
-            if at_least and image.format == "JPEG":
-                image.draft("RGB", (at_least, at_least))
-            if image.width * image.height > max_pixels:
-                raise ImageTooLargeError(
-                    f"{name} has {image.width:,} x {image.height:,} pixels", expected=f"at most {max_pixels:,} pixels"
-                )
-            image.load()
-            return _flatten(ImageOps.exif_transpose(image), background)
-    except ImageTooLargeError:
-        raise
+        if isinstance(source, Path):
+            name = str(source)
+            # Opened here and not by Pillow, which leaves the file open when it fails.
+            with source.open("rb") as file:
+                return _decode(file, at_least, background, max_pixels)
+        return _decode(io.BytesIO(source) if isinstance(source, bytes) else source, at_least, background, max_pixels)
+    except ImageError as exc:
+        raise type(exc)(f"{name}: {exc.given}", expected=exc.expected) from exc
     except Image.DecompressionBombError as exc:
-        raise ImageTooLargeError(f"{name} has too many pixels", expected=f"at most {max_pixels:,} pixels") from exc
-    except UnidentifiedImageError as exc:
-        raise ImageUnreadableError(f"{name} is not an image", expected=f"one of {', '.join(FORMATS)}") from exc
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError, TypeError) as exc:
-        raise ImageUnreadableError(f"{name} cannot be read: {exc}") from exc
+        raise ImageTooLargeError(f"{name}: {exc}", expected=f"at most {max_pixels:,} pixels") from exc
+    except Exception as exc:  # Pillow's plugins raise whatever they stumble over: struct.error, KeyError, AssertionError, ...
+        raise ImageUnreadableError(f"{name} cannot be read: {exc or type(exc).__name__}") from exc
 
 
 def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
@@ -75,38 +64,55 @@ def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
     Returns:
         uint8 array of shape (3, size, size), RGB.
     """
-    size, filter_ = spec.size, RESAMPLING[spec.resampling]
+    size, resampling = spec.size, RESAMPLING[spec.resampling]
     if spec.fit == "stretch":
-        square = image.resize((size, size), filter_)
+        square = image.resize((size, size), resampling)
     elif spec.fit == "crop":
-        square = ImageOps.fit(image, (size, size), filter_)
+        square = ImageOps.fit(image, (size, size), resampling)
     else:
-        square = ImageOps.pad(image, (size, size), filter_, color=spec.background)
+        square = _letterbox(image, size, resampling, spec.background)
     return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
 
 
-def _open(file: io.BufferedIOBase | io.BytesIO) -> Image.Image:
-    # The size is checked in `decode`, so Pillow's warning about it would only confuse; filters are per process, hence the lock.
-    with _open_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file, formats=FORMATS)
+def _letterbox(image: Image.Image, size: int, resampling: Image.Resampling, colour: tuple[int, int, int]) -> Image.Image:
+    # ImageOps.pad rounds the short edge of a 1 x 10,000 picture to 0 and returns an empty square.
+    longest = max(image.size)
+    width, height = (max(1, round(edge * size / longest)) for edge in image.size)
+    square = Image.new("RGB", (size, size), colour)
+    square.paste(image.resize((width, height), resampling), ((size - width) // 2, (size - height) // 2))
+    return square
 
 
-def _flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _decode(file: IO[bytes], at_least: int, background: tuple[int, int, int], max_pixels: int) -> Image.Image:
+    with open_image(file, at_least=at_least, max_pixels=max_pixels) as image:
+        image.load()
+        rgb = _to_rgb(image, background)
+        turn = UPRIGHT.get(orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _to_rgb(image: ImageFile.ImageFile, background: tuple[int, int, int]) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
-        return _scale_to_8_bit(image).convert("RGB")
-    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        return _from_numbers(image).convert("RGB")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        return converted or image.convert("RGB")
+    if image.has_transparency_data:
         rgba = image.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, (*background, 255))
         return Image.alpha_composite(canvas, rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _scale_to_8_bit(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion clips everything above 255 to white.
-    values = np.asarray(image, dtype=np.float64)
-    if image.mode == "F":
-        top = max(float(values.max(initial=0.0)), 1e-12) if values.max(initial=0.0) > 1.0 else 1.0
-    else:
-        top = 65535.0 if values.max(initial=0.0) > 255 else 255.0
-    return Image.fromarray(np.clip(values / top * 255.0, 0, 255).astype(np.uint8))
+def _from_numbers(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips everything above 255 to white. White is 65,535 in 16 bits; 32-bit integers and floats have no
+    # white: floats within 0 to 1 are taken as that, anything else is stretched from its minimum to its maximum.
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F" and low >= 0.0 and high <= 1.0:
+        low, high = 0.0, 1.0
+    return Image.fromarray(np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8))
