@@ -1,0 +1,71 @@
+"""Cross-modal search on Milvus: retrieve with a bi-encoder, rerank with a cross-encoder.
+
+    from milvus_coop import CoopIngest, CoopSearch
+
+    CoopIngest("images").run(["photos/"])
+    for hit in CoopSearch("images").query("two dogs on a beach"):
+        print(hit.rank, hit.uri, hit.score)
+
+Names are loaded when they are first used, so that `import milvus_coop` stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from milvus_coop.backends import Backend
+    from milvus_coop.backends.fake import FakeBackend
+    from milvus_coop.bundle import Bundle, BundleSpec, load_bundle
+    from milvus_coop.errors import MilvusCoopError
+    from milvus_coop.ingest import CoopIngest
+    from milvus_coop.search import CoopSearch
+    from milvus_coop.store import Fields, Store
+    from milvus_coop.types import CollectionInfo, Failure, Hit, IngestReport, SearchResult, Timings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backend",
+    "Bundle",
+    "BundleSpec",
+    "CollectionInfo",
+    "CoopIngest",
+    "CoopSearch",
+    "Failure",
+    "FakeBackend",
+    "Fields",
+    "Hit",
+    "IngestReport",
+    "MilvusCoopError",
+    "SearchResult",
+    "Store",
+    "Timings",
+    "load_bundle",
+]
+
+_HOMES = {
+    "Backend": "backends",
+    "Bundle": "bundle",
+    "BundleSpec": "bundle",
+    "CollectionInfo": "types",
+    "CoopIngest": "ingest",
+    "CoopSearch": "search",
+    "Failure": "types",
+    "FakeBackend": "backends.fake",
+    "Fields": "store",
+    "Hit": "types",
+    "IngestReport": "types",
+    "MilvusCoopError": "errors",
+    "SearchResult": "types",
+    "Store": "store",
+    "Timings": "types",
+    "load_bundle": "bundle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'milvus_coop' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"milvus_coop.{_HOMES[name]}"), name)

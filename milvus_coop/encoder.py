@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from PIL.Image import Image
-
 import numpy as np
+from PIL.Image import Image
 
 from milvus_coop.backends.base import Backend
 from milvus_coop.bundle.spec import IMAGE_ENCODER, IMAGE_TOKENS, TEXT_ENCODER, BundleSpec

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from milvus_coop.bundle.spec import TokenSpec
+from milvus_coop.bundle.spec import IMAGE_TOKENS, TokenSpec
 from milvus_coop.errors import TokensError
 from milvus_coop.types import Array
 
@@ -45,26 +45,33 @@ def pack(values: Array, scales: Array) -> list[str]:
     return [base64.b64encode(v.tobytes() + s.tobytes()).decode("ascii") for v, s in zip(values, little, strict=True)]
 
 
-def unpack(strings: Sequence[str], spec: TokenSpec) -> tuple[Array, Array]:
-    """Inverse of `pack`.
+def decode(string: str, spec: TokenSpec) -> bytes:
+    """The bytes of one token string.
+
+    Raises:
+        TokensError: if it is not base64 or does not have the bundle's number of bytes.
+    """
+    try:
+        raw = base64.b64decode(string, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise TokensError("a token string is not base64", expected=f"the value of an `{IMAGE_TOKENS}` field") from exc
+    if len(raw) != spec.n_bytes:
+        raise TokensError(f"a token string holds {len(raw)} bytes", expected=f"{spec.n_bytes} bytes")
+    return raw
+
+
+def arrange(raws: Sequence[bytes], spec: TokenSpec) -> tuple[Array, Array]:
+    """The arrays in what `decode` returned for n images.
 
     Returns:
         int8 array of shape (n, count, dim) and float32 scales of shape (n, count).
-
-    Raises:
-        TokensError: if a string is not base64 or does not have the bundle's number of bytes.
     """
-    raw = bytearray()
-    for i, string in enumerate(strings):
-        try:
-            part = base64.b64decode(string, validate=True)
-        except (binascii.Error, ValueError) as exc:
-            raise TokensError(f"token string {i} is not base64", expected="the value of the `image_tokens` field") from exc
-        if len(part) != spec.n_bytes:
-            raise TokensError(f"token string {i} holds {len(part)} bytes", expected=f"{spec.n_bytes} bytes")
-        raw += part
-    rows = np.frombuffer(bytes(raw), dtype=np.uint8).reshape(len(strings), spec.n_bytes)
+    rows = np.frombuffer(b"".join(raws), dtype=np.uint8).reshape(len(raws), spec.n_bytes)
     n_values = spec.count * spec.dim
-    values = rows[:, :n_values].view(np.int8).reshape(len(strings), spec.count, spec.dim)
-    scales = np.ascontiguousarray(rows[:, n_values:]).view("<f2").astype(np.float32)
-    return values, scales
+    values = rows[:, :n_values].view(np.int8).reshape(len(raws), spec.count, spec.dim)
+    return values, np.ascontiguousarray(rows[:, n_values:]).view("<f2").astype(np.float32)
+
+
+def unpack(strings: Sequence[str], spec: TokenSpec) -> tuple[Array, Array]:
+    """Inverse of `pack`: see `decode` and `arrange`."""
+    return arrange([decode(string, spec) for string in strings], spec)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from milvus_coop.bundle.spec import BundleSpec, GraphSpec
 from milvus_coop.errors import BackendInputError
@@ -34,6 +36,13 @@ class Backend(Protocol):
             BackendUnavailableError, BackendTimeoutError: only from backends that call a server.
         """
 
+    def load(self, graphs: Sequence[str]) -> None:
+        """Make graphs ready, so that their first run is not slower than the next.
+
+        Raises:
+            BundleInvalidError, BackendUnavailableError: a graph cannot be run.
+        """
+
     def close(self) -> None:
         """Give back threads, memory and connections. Safe to call twice."""
 
@@ -61,3 +70,24 @@ def check_inputs(graph: GraphSpec, inputs: Mapping[str, Array]) -> int:
                 expected=f"{tensor.dtype} of shape ({batch}, {', '.join(map(str, tensor.shape))})",
             )
     return batch
+
+
+def run_in_batches(
+    graph: GraphSpec, inputs: Mapping[str, Array], batch: int, run: Callable[[Mapping[str, Array]], dict[str, Array]]
+) -> dict[str, Array]:
+    """Run a batch of any size in parts of at most `graph.max_batch` rows and join the outputs.
+
+    Args:
+        graph: whose inputs and outputs these are.
+        inputs: arrays of shape (batch, ...); others than the graph's are left out.
+        batch: number of rows; 0 gives empty outputs without a run.
+        run: runs one part.
+    """
+    wanted = {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
+    if batch == 0:
+        return {t.name: np.empty((0, *(max(n, 0) for n in t.shape)), dtype=t.dtype) for t in graph.outputs}
+    starts = range(0, batch, graph.max_batch)
+    parts = [run({name: array[i : i + graph.max_batch] for name, array in wanted.items()}) for i in starts]
+    if len(parts) == 1:
+        return parts[0]
+    return {t.name: np.concatenate([part[t.name] for part in parts]) for t in graph.outputs}

@@ -23,7 +23,7 @@ CROSS_ENCODER = "cross_encoder"
 GRAPHS = (TEXT_ENCODER, IMAGE_ENCODER, CROSS_ENCODER)
 
 IMAGE_TOKENS = "image_tokens"
-IMAGE_TOKEN_SCALES = "image_token_scales"
+IMAGE_TOKEN_SCALES = "image_token_scales"  # noqa: S105 - not a password
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""From pictures and texts to the arrays that a bundle's graphs read."""

@@ -34,8 +34,8 @@ class Tokenizer:
         """Tokenise texts.
 
         Returns:
-            `input_ids` and `attention_mask`, int64 of shape (n, length); length is a multiple of 8, at most the bundle's text length
-            rounded up to it.
+            `input_ids` and `attention_mask`, int64 of shape (n, length); length is a multiple of 8, at most the bundle's text
+            length rounded up to it.
 
         Raises:
             InvalidArgumentError: if a text is not a string, is blank, or has more than 20,000 characters.

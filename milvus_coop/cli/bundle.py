@@ -1,0 +1,61 @@
+"""`milvus-coop bundle`: the models."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.group()
+def bundle() -> None:
+    """List and show bundles: the models that encode and rerank."""
+
+
+@bundle.command("list")
+def list_() -> None:
+    """List the shipped bundles."""
+    from milvus_coop.bundle import load_bundle, shipped_bundles
+
+    for name in shipped_bundles():
+        spec = load_bundle(name).spec
+        click.echo(f"{name}\t{spec.version}\t{spec.kind}\tdim {spec.dim}\t{spec.licence}")
+
+
+@bundle.command()
+@click.argument("name_or_folder", default="coop-small")
+@click.option("--verify", is_flag=True, help="Hash every file.")
+@click.option("--json", "as_json", is_flag=True, help="The whole record.")
+def show(name_or_folder: str, verify: bool, as_json: bool) -> None:
+    """Show a bundle's facts; default coop-small.
+
+    \b
+    Examples:
+      milvus-coop bundle show
+      milvus-coop bundle show my-bundle/ --verify
+    """
+    from milvus_coop.bundle import load_bundle
+    from milvus_coop.cli.tables import print_pairs
+
+    opened = load_bundle(name_or_folder)
+    if verify:
+        opened.verify()
+    spec = opened.spec
+    if as_json:
+        click.echo(spec.to_json(), nl=False)
+        return
+    size = sum(file.n_bytes for file in spec.files.values())
+    facts = {
+        "name": spec.label,
+        "fingerprint": spec.fingerprint + (" (every file verified)" if verify else ""),
+        "kind": spec.kind,
+        "embedding": f"{spec.dim} x float32",
+        "image tokens": f"{spec.tokens.count} x {spec.tokens.dim} x int8, {spec.tokens.n_bytes:,} bytes per image",
+        "image": f"{spec.image.size} px, {spec.image.fit}, {spec.image.resampling}",
+        "text": f"up to {spec.text.max_length} tokens",
+        "size": f"{size / 1e6:.1f} MB in {opened.folder}",
+        "licence": spec.licence,
+        "lineage": json.dumps(spec.lineage, ensure_ascii=False),
+        "metrics": json.dumps(spec.metrics, ensure_ascii=False),
+    }
+    print_pairs("", facts.items())

@@ -1,0 +1,72 @@
+"""`milvus-coop ingest`: fill a collection."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from milvus_coop.cli.options import with_settings
+from milvus_coop.config import Settings
+
+SOME_FAILED = 1
+"""Exit code when some items could not be ingested and the rest were."""
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--texts", is_flag=True, help="SOURCES are texts (.txt, .jsonl): make a collection of texts.")
+@click.option("--prune", is_flag=True, help="Remove items below SOURCES whose file is gone.")
+@click.option("--force", is_flag=True, help="Encode again even what did not change.")
+@click.option("--index", type=click.Choice(["HNSW", "AUTOINDEX"]), default="HNSW", show_default=True, help="Of a new collection.")
+@click.option("--batch", type=click.IntRange(1, 256), default=16, show_default=True, help="Items per run of the encoder.")
+@click.option("--failed", type=click.Path(path_type=Path, dir_okay=False), help="Write failures here, one JSON object per line.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a summary.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@with_settings(collection=True, models=True)
+def ingest(
+    settings: Settings,
+    sources: tuple[str, ...],
+    texts: bool,
+    prune: bool,
+    force: bool,
+    index: str,
+    batch: int,
+    failed: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Encode pictures (or texts) and write them into a collection.
+
+    SOURCES are folders, globs, files, or lists: .jsonl or .csv with a column `uri` or `path`; every other column becomes
+    metadata for --filter and --output-fields. What did not change since the last run is skipped, so it can be run again
+    at any time, also after it was killed.
+
+    \b
+    Exit code: 0 all fine, 1 some items failed, 2 nothing could be done.
+
+    \b
+    Examples:
+      milvus-coop ingest photos/
+      milvus-coop ingest 'scans/**/*.png' catalogue.jsonl --failed failed.jsonl
+      milvus-coop ingest captions.txt --texts --collection captions
+      milvus-coop ingest photos/ --prune          and forget pictures that were deleted
+    """
+    from milvus_coop.cli.progress import ingest_progress
+    from milvus_coop.cli.tables import print_report
+    from milvus_coop.ingest import CoopIngest
+
+    kind = "text" if texts else "image"
+    with CoopIngest.from_settings(settings, kind=kind, index=index) as ingester, ingest_progress(quiet or as_json) as on_progress:
+        report = ingester.run(sources, prune=prune, force=force, batch=batch, on_progress=on_progress)
+    failures = [json.dumps({"uri": f.uri, "reason": f.reason}, ensure_ascii=False) for f in report.failures]
+    if failed is not None:
+        failed.write_text("".join(line + "\n" for line in failures), encoding="utf-8")
+    if as_json:
+        counts = {n: getattr(report, n) for n in ("added", "updated", "unchanged", "removed", "failed")}
+        click.echo(json.dumps({**counts, "seconds": round(report.seconds, 3)}))
+    else:
+        print_report(report, settings.collection)
+    if report.failed:
+        raise click.exceptions.Exit(SOME_FAILED if report.failed < report.seen else 2)

@@ -1,0 +1,66 @@
+"""The command group, and how errors look to a user."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+import milvus_coop
+from milvus_coop.cli.bundle import bundle
+from milvus_coop.cli.collections import collections
+from milvus_coop.cli.demo import demo
+from milvus_coop.cli.doctor import doctor
+from milvus_coop.cli.ingest import ingest
+from milvus_coop.cli.query import query
+from milvus_coop.errors import MilvusCoopError
+
+FAILED = 2
+"""Exit code when nothing could be done."""
+
+
+class CoopGroup(click.Group):
+    """Shows our own errors in a few lines instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a `MilvusCoopError` ends it with exit code 2."""
+        try:
+            return super().invoke(ctx)
+        except MilvusCoopError as exc:
+            click.secho(f"Error: {exc.given}.", err=True, fg="red")
+            if exc.expected:
+                click.echo(f"Expected: {exc.expected}", err=True)
+            if exc.run:
+                click.echo(f"Try: {exc.run}", err=True)
+            ctx.exit(FAILED)
+
+
+@click.group(cls=CoopGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(milvus_coop.__version__, prog_name="milvus-coop")
+def cli() -> None:
+    """Find pictures by words, and words by pictures, in Milvus.
+
+    A bi-encoder retrieves candidates from Milvus, a cross-encoder reranks them.
+
+    \b
+    Examples:
+      milvus-coop ingest photos/                  fill the collection "images" in ./milvus_coop.db
+      milvus-coop query "a red apple"             the ten best pictures
+      milvus-coop query "a red apple" --json | jq -r .uri
+      milvus-coop doctor                          what works here, what to install
+    """
+
+
+for command in (ingest, query, collections, bundle, demo, doctor):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    # A closed pipe (`| head`) is no error worth a traceback.
+    try:
+        cli()
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

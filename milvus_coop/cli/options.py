@@ -1,0 +1,63 @@
+"""Options that several commands share. Each is also an environment variable, read by `Settings.from_env`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from milvus_coop.config import PREFIX, Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_DEFAULTS = Settings()
+
+
+def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Command], Command]:
+    field = name.lstrip("-").replace("-", "_").removesuffix("_s")
+    field = "timeout_s" if field == "timeout" else field
+    default = getattr(_DEFAULTS, field)
+    shown = f"default {default}; " if default else ""
+    return click.option(name, field, type=type(default), help=f"{help_text} [{shown}{PREFIX}{field.upper()}]", **kwargs)
+
+
+_STORE = (
+    _option("--uri", "A Milvus Lite path, or http(s)://host:19530."),
+    _option("--token", "API key, or user:password, of a Milvus server. Prefer the variable: arguments are visible to others."),
+    _option("--ca-file", "Certificate authority (PEM) of a server behind https://."),
+    _option("--timeout", "Seconds for each call to Milvus and to a model server."),
+)
+_COLLECTION = (_option("--collection", "Name of the collection."),)
+_MODELS = (
+    _option("--bundle", "Name of a shipped bundle, or a bundle's folder."),
+    _option("--models", "What runs the bundle: onnx, or onnx:cuda and the like."),
+    _option("--threads", "Threads of the model in this process; 0: one per core."),
+)
+
+
+def with_settings(*, collection: bool = False, models: bool = False) -> Callable[[Command], Command]:
+    """Give a command the options of a Milvus connection, and pass them to it as one `settings: Settings`.
+
+    Args:
+        collection: add `--collection`.
+        models: add `--bundle`, `--models` and `--threads`.
+    """
+    options = _STORE + (_COLLECTION if collection else ()) + (_MODELS if models else ())
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(**kwargs: Any) -> Any:
+            given = {name: kwargs.pop(name) for name in _NAMES if name in kwargs}
+            return command(settings=Settings.from_env().override(**given), **kwargs)
+
+        wrapped: Any = run
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped  # type: ignore[no-any-return]
+
+    return decorate
+
+
+_NAMES = ("uri", "token", "ca_file", "timeout_s", "collection", "bundle", "models", "threads")

@@ -1,0 +1,65 @@
+"""`milvus-coop query`: search with a text or a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from milvus_coop.cli.options import with_settings
+from milvus_coop.config import Settings
+
+
+@click.command()
+@click.argument("text", required=False)
+@click.option("--image", type=click.Path(path_type=Path), help="Search with a picture instead of a text.")
+@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Hits to show.")
+@click.option("-k", type=click.IntRange(min=1), help="Candidates to rescore. [default 50, or --limit if that is more]")
+@click.option("--filter", "filter_", default="", help="Milvus expression over metadata, such as 'year > 2020'.")
+@click.option("--output-fields", default="", help="Metadata to show, separated by commas.")
+@click.option("--no-rerank", is_flag=True, help="Keep the bi-encoder's order.")
+@click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="Stop rescoring in time.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per hit and line, for pipes.")
+@with_settings(collection=True, models=True)
+def query(
+    settings: Settings,
+    text: str | None,
+    image: Path | None,
+    limit: int,
+    k: int | None,
+    filter_: str,
+    output_fields: str,
+    no_rerank: bool,
+    deadline_ms: float | None,
+    as_json: bool,
+) -> None:
+    """Search a collection with TEXT, or with --image.
+
+    \b
+    Examples:
+      milvus-coop query "two dogs on a beach"
+      milvus-coop query "a red apple" --limit 3 --filter 'year > 2020' --output-fields year
+      milvus-coop query --image photo.jpg --collection captions
+      milvus-coop query "a red apple" --json | jq -r .uri
+    """
+    from milvus_coop.cli.tables import hit_lines, print_result
+    from milvus_coop.search import CoopSearch
+
+    with CoopSearch.from_settings(settings) as search:
+        result = search.query(
+            text,
+            image=image,
+            limit=limit,
+            k=k,
+            filter=filter_,
+            output_fields=[name.strip() for name in output_fields.split(",") if name.strip()],
+            rerank=not no_rerank,
+            deadline_ms=deadline_ms,
+        )
+    if not as_json:
+        print_result(result, title=text or str(image))
+        return
+    for line in hit_lines(result):
+        click.echo(line)
+    if not result.reranked and not no_rerank:
+        click.echo(f"Not reranked: {result.reason}.", err=True)

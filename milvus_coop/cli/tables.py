@@ -1,0 +1,95 @@
+"""How results, reports and lists look in a terminal, and as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from milvus_coop.types import CollectionInfo, Hit, IngestReport, SearchResult
+
+
+def hit_lines(result: SearchResult) -> Iterator[str]:
+    """One JSON object per hit."""
+    for hit in result:
+        yield json.dumps(asdict(hit), ensure_ascii=False, default=str)
+
+
+def print_result(result: SearchResult, title: str) -> None:
+    """Hits as a table, with what it cost below."""
+    names = list(dict.fromkeys(name for hit in result for name in hit.fields))
+    table = Table(title=f"“{escape(title)}”", title_justify="left", header_style="bold")
+    for column in ("#", "match", "cosine", "BE rank → Coop rank"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("text" if any(hit.text for hit in result) else "uri", overflow="fold")
+    for name in names:
+        table.add_column(escape(name), overflow="fold")
+    for hit in result:
+        match = "–" if hit.ce_score is None else f"{hit.ce_score:.1%}"
+        cells = (str(hit.rank), match, f"{hit.be_score:.3f}", _move(hit), escape(hit.text or short_path(hit.uri)))
+        table.add_row(*cells, *(escape(str(hit.fields.get(name, ""))) for name in names))
+    console = Console()
+    console.print(table if result.hits else f"No hits for “{escape(title)}”.")
+    t = result.timings
+    console.print(
+        f"{result.candidates} candidates, {result.rescored} rescored; encode {t.encode_ms:.1f} ms, "
+        f"retrieve {t.retrieve_ms:.1f} ms, rerank {t.rerank_ms:.1f} ms, total {t.total_ms:.1f} ms",
+        style="dim",
+        highlight=False,
+    )
+    if not result.reranked:
+        console.print(f"Order of the bi-encoder where not rescored: {escape(str(result.reason))}.", style="yellow", highlight=False)
+
+
+def print_report(report: IngestReport, collection: str) -> None:
+    """What an ingest did, in a line, and up to ten failures."""
+    console = Console()
+    parts = [f"{report.added:,} added", f"{report.updated:,} updated", f"{report.unchanged:,} unchanged"]
+    parts += [f"{report.removed:,} removed"] if report.removed else []
+    rate = report.seen / report.seconds if report.seconds else 0.0
+    console.print(
+        f"[bold]{escape(collection)}[/]: {', '.join(parts)}, {report.failed:,} failed in {report.seconds:.1f} s ({rate:,.0f} items/s)",
+        highlight=False,
+    )
+    print_pairs("failed", ((short_path(f.uri), f.reason) for f in report.failures[:10]))
+    if report.failed > 10:
+        console.print(f"… and {report.failed - 10:,} more; --failed FILE lists them all", style="yellow")
+
+
+def print_collections(infos: Sequence[CollectionInfo]) -> None:
+    """Collections as a table."""
+    table = Table(header_style="bold")
+    for column in ("collection", "kind", "items", "bundle", "index"):
+        table.add_column(column, justify="right" if column == "items" else "left")
+    for info in infos:
+        table.add_row(escape(info.name), info.kind or "foreign", f"{info.count:,}", escape(info.bundle or "–"), info.index)
+    Console().print(table if infos else "No collections.")
+
+
+def print_pairs(style: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Name and value, a line each; `failed` marks them as problems."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="red" if style == "failed" else "bold", no_wrap=False, overflow="fold")
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(escape(name), escape(value))
+    if table.row_count:
+        Console().print(table)
+
+
+def short_path(uri: str) -> str:
+    """A path below the current folder relative to it; everything else as it is."""
+    prefix = os.getcwd().rstrip("/") + "/"  # noqa: PTH109 - compared with strings
+    return uri.removeprefix(prefix)
+
+
+def _move(hit: Hit) -> str:
+    if hit.ce_score is None:
+        return f"{hit.be_rank}"
+    arrow = "[green]▲[/]" if hit.rank < hit.be_rank else "[red]▼[/]" if hit.rank > hit.be_rank else "="
+    return f"{hit.be_rank} {arrow} {hit.rank}"

@@ -1,0 +1,60 @@
+"""Settings: defaults, and the environment variables that change them. The SDK and the CLI read nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from milvus_coop.errors import InvalidArgumentError
+
+PREFIX = "MILVUS_COOP_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where things are. Each field is also an environment variable: `uri` is MILVUS_COOP_URI."""
+
+    uri: str = "./milvus_coop.db"
+    """A Milvus Lite path, or http(s)://host:19530."""
+    token: str = field(default="", repr=False)
+    """API key, or `user:password`, of a Milvus server."""
+    ca_file: str = ""
+    """PEM file with the certificate authority of a Milvus server behind https://; '': the system's."""
+    collection: str = "images"
+    bundle: str = "coop-small"
+    """Name of a shipped bundle, or a folder."""
+    models: str = "onnx"
+    """What runs the bundle."""
+    timeout_s: float = 10.0
+    """Limit for each call to Milvus and to a model server."""
+    threads: int = 0
+    """Threads of the in-process backend; 0: one per core."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The defaults, changed by what the environment sets.
+
+        Raises:
+            InvalidArgumentError: if a variable that holds a number does not.
+        """
+        environ = os.environ if environ is None else environ
+        given: dict[str, str | int | float] = {}
+        for item in fields(cls):
+            if text := environ.get(PREFIX + item.name.upper(), ""):
+                given[item.name] = _parse(item.name, type(item.default), text)
+        return replace(cls(), **given)  # type: ignore[arg-type]
+
+    def override(self, **values: str | Path | int | float | None) -> Settings:
+        """A copy with every value that is not None put in place; paths become strings."""
+        given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items() if value is not None}
+        return replace(self, **given)  # type: ignore[arg-type]
+
+
+def _parse(name: str, kind: type, text: str) -> str | int | float:
+    try:
+        value: str | int | float = kind(text)
+    except ValueError as exc:
+        raise InvalidArgumentError(f"{PREFIX}{name.upper()} is '{text}'", expected="a number") from exc
+    return value

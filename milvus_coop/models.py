@@ -1,0 +1,48 @@
+"""Opens what `--bundle` and `--models` name: the two roles of a model, ready to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from milvus_coop.backends import Backend, open_backend
+from milvus_coop.bundle.folder import TOKENIZER, load_bundle
+from milvus_coop.config import Settings
+from milvus_coop.encoder import Encoder
+from milvus_coop.errors import BundleMismatchError
+from milvus_coop.preprocess.texts import Tokenizer
+from milvus_coop.reranker import Reranker
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The bi-encoder and the cross-encoder of one bundle, on one backend."""
+
+    backend: Backend
+    encoder: Encoder
+    reranker: Reranker
+    owned: bool
+    """Whether the backend was opened here, and so is to be closed here."""
+
+    def close(self) -> None:
+        """Close the backend if it was opened here."""
+        if self.owned:
+            self.backend.close()
+
+
+def open_models(settings: Settings, backend: Backend | None = None) -> Models:
+    """Open the bundle that the settings name and run it with `backend`, or with what the settings name.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+        BundleMismatchError: `backend` runs another bundle.
+        InvalidArgumentError, BackendUnavailableError: see `open_backend`.
+    """
+    bundle = load_bundle(settings.bundle)
+    opened = backend or open_backend(settings.models, bundle, threads=settings.threads or None)
+    if opened.spec.fingerprint != bundle.spec.fingerprint:
+        raise BundleMismatchError(
+            f"the backend runs {opened.spec.label} ({opened.spec.fingerprint})",
+            expected=f"{bundle.spec.label} ({bundle.spec.fingerprint})",
+        )
+    tokenizer = Tokenizer(bundle.path(TOKENIZER), bundle.spec.text)
+    return Models(opened, Encoder(opened, tokenizer), Reranker(opened), owned=backend is None)

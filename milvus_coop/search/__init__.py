@@ -1,0 +1,7 @@
+"""Coop search: retrieve with the bi-encoder, rerank with the cross-encoder."""
+
+from __future__ import annotations
+
+from milvus_coop.search.coop import CoopSearch
+
+__all__ = ["CoopSearch"]

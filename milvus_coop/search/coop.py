@@ -1,0 +1,204 @@
+"""`CoopSearch`: the one object most users need."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+from milvus_coop.backends import Backend
+from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
+from milvus_coop.config import Settings
+from milvus_coop.encoder import Encoder
+from milvus_coop.models import open_models
+from milvus_coop.search.queries import Options, Picture, check_options, encode_queries
+from milvus_coop.search.ranking import rank
+from milvus_coop.search.rescoring import Rescorer, Scores
+from milvus_coop.store import Fields, Store
+from milvus_coop.types import Candidate, CollectionInfo, Kind, SearchResult, Timings
+
+_GRAPHS: Mapping[Kind | None, Sequence[str]] = {
+    "image": (TEXT_ENCODER, CROSS_ENCODER),
+    "text": (IMAGE_ENCODER, TEXT_ENCODER, CROSS_ENCODER),
+    None: (TEXT_ENCODER,),
+}
+"""What the usual query of a collection of each kind runs."""
+
+
+class CoopSearch:
+    """Searches one collection: ANN search in Milvus for the best k candidates, then cross-encoder rescoring of those k.
+
+    Safe to share between threads. Close it, or use it as a context manager, to free a Milvus Lite path.
+    """
+
+    def __init__(
+        self,
+        collection: str | None = None,
+        *,
+        uri: str | Path | None = None,
+        token: str | None = None,
+        ca_file: str | Path | None = None,
+        bundle: str | Path | None = None,
+        models: str | Backend | None = None,
+        fields: Fields | None = None,
+        timeout_s: float | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Open a collection. What is None comes from the environment (MILVUS_COOP_URI, ...) or the defaults.
+
+        Args:
+            collection: name of the collection; default `images`.
+            uri: a Milvus Lite path (default `./milvus_coop.db`), or http(s)://host:19530.
+            token: API key, or `user:password`, of a Milvus server.
+            ca_file: certificate authority (PEM) of a Milvus server behind https://; default the system's.
+            bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
+            models: what runs the bundle: `onnx`, `onnx:cuda`, or a backend object (which stays yours to close).
+            fields: names of the fields of a collection that milvus-coop did not make.
+            timeout_s: limit for each call to Milvus and to a model server; default 10.
+            threads: of the in-process backend; default one per core.
+
+        Raises:
+            CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
+            StoreError: Milvus cannot be reached or refuses.
+            BundleError: the bundle cannot be used.
+        """
+        named, backend = (models, None) if isinstance(models, str) else (None, models)
+        settings = Settings.from_env().override(
+            collection=collection,
+            uri=uri,
+            token=token,
+            ca_file=ca_file,
+            bundle=bundle,
+            models=named,
+            timeout_s=timeout_s,
+            threads=threads,
+        )
+        self._timeout_s = settings.timeout_s
+        self._models = open_models(settings, backend)
+        try:
+            self._store = Store.from_settings(settings)
+            self._collection = self._store.open(settings.collection, self.encoder.spec, fields=fields)
+            self._models.backend.load(_GRAPHS[self._collection.kind])
+        except BaseException:
+            self.close()
+            raise
+        self._rescorer = Rescorer(self.encoder, self._models.reranker, self._collection.kind, settings.timeout_s)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> CoopSearch:
+        """Open what the settings name, whatever the environment says."""
+        return cls(**asdict(settings))
+
+    @property
+    def encoder(self) -> Encoder:
+        """The bi-encoder in use."""
+        return self._models.encoder
+
+    def info(self) -> CollectionInfo:
+        """The collection that is searched."""
+        return self._collection.info()
+
+    def query(
+        self,
+        text: str | None = None,
+        *,
+        image: Picture | None = None,
+        limit: int = 10,
+        k: int | None = None,
+        filter: str = "",
+        output_fields: Sequence[str] = (),
+        rerank: bool = True,
+        deadline_ms: float | None = None,
+    ) -> SearchResult:
+        """Search with one text or one image.
+
+        Args:
+            text: what to look for.
+            image: a path, the bytes of an image file, or a PIL picture; instead of `text`.
+            limit: how many hits to return.
+            k: how many candidates to rescore; default 50, or `limit` where that is more. Hits beyond k follow in BE order.
+            filter: a Milvus boolean expression over metadata, such as `year > 2020`.
+            output_fields: metadata to return in `Hit.fields`.
+            rerank: False: BE order.
+            deadline_ms: stop rescoring so that the whole call ends within this time; encoding and retrieval always run.
+
+        Returns:
+            Hits, best first. Where the cross-encoder did not rescore all k, `reranked` is False and `reason` says why.
+
+        Raises:
+            InvalidArgumentError: an argument is out of range; a blank text, or one of more than 20,000 characters.
+            ImageError: the image cannot be read.
+            FilterError: Milvus rejects the filter.
+            StoreError, BackendError: Milvus or the encoder failed. An unreachable or slow cross-encoder is not an error.
+        """
+        options = check_options(
+            limit=limit, k=k, filter=filter, output_fields=output_fields, rerank=rerank, deadline_ms=deadline_ms
+        )
+        return self._run(None if text is None else [text], None if image is None else [image], options)[0]
+
+    def query_many(
+        self,
+        texts: Sequence[str] | None = None,
+        *,
+        images: Sequence[Picture] | None = None,
+        limit: int = 10,
+        k: int | None = None,
+        filter: str = "",
+        output_fields: Sequence[str] = (),
+        rerank: bool = True,
+        deadline_ms: float | None = None,
+    ) -> list[SearchResult]:
+        """Search with many texts or many images at once: one Milvus call and one cross-encoder batch for all.
+
+        Arguments and errors are those of `query`; the deadline and the timings are of the whole call.
+        """
+        options = check_options(
+            limit=limit, k=k, filter=filter, output_fields=output_fields, rerank=rerank, deadline_ms=deadline_ms
+        )
+        return self._run(texts, images, options)
+
+    def _run(self, texts: Sequence[str] | None, images: Sequence[Picture] | None, options: Options) -> list[SearchResult]:
+        if (texts is None) != (images is None) and not (texts or images):
+            return []
+        clock = [time.perf_counter()]
+        queries = encode_queries(self.encoder, texts, images, self._timeout_s)
+        clock.append(time.perf_counter())
+        candidates = self._collection.search(
+            queries.embeddings, options.retrieve, filter=options.filter, output_fields=options.output_fields
+        )
+        clock.append(time.perf_counter())
+        scores = Scores(problem="rescoring was turned off")
+        if options.rerank:
+            deadline_s = None if options.deadline_ms is None else clock[0] + options.deadline_ms / 1000
+            scores = self._rescorer.score(queries, candidates, options.k, deadline_s)
+        clock.append(time.perf_counter())
+        start, encoded, retrieved, end = (1000 * t for t in clock)
+        timings = Timings(encoded - start, retrieved - encoded, end - retrieved, end - start)
+        return [self._result(found, scores.of_query(q), options, scores.problem, timings) for q, found in enumerate(candidates)]
+
+    def _result(
+        self, found: Sequence[Candidate], ce_scores: Mapping[int, float], options: Options, problem: str | None, timings: Timings
+    ) -> SearchResult:
+        complete = bool(found) and len(ce_scores) == min(options.k, len(found))
+        return SearchResult(
+            hits=rank(found, ce_scores, options.limit, self._collection.kind),
+            reranked=complete,
+            rescored=len(ce_scores),
+            candidates=len(found),
+            reason=None if complete else problem or "there are no candidates",
+            timings=timings,
+        )
+
+    def close(self) -> None:
+        """Free the connection and the models. Safe to call twice."""
+        self._models.close()
+        if hasattr(self, "_store"):
+            self._store.close()
+
+    def __enter__(self) -> CoopSearch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,110 @@
+"""What a user may ask: texts or pictures and options, checked and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from milvus_coop.encoder import Encoder
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.preprocess.images import decode
+from milvus_coop.types import Array, Kind
+
+Picture = str | Path | bytes | Image.Image
+"""A path, the bytes of an image file, or a decoded picture."""
+
+MAX_K = 16_384
+"""Milvus's own limit for the number of results of one query."""
+
+DEFAULT_K = 50
+"""Where the paper's gain has long levelled off (its Table 8: k = 10, 20 and 50 are equal)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to answer: the keyword arguments of `CoopSearch.query`, checked."""
+
+    limit: int
+    k: int
+    filter: str
+    output_fields: tuple[str, ...]
+    rerank: bool
+    deadline_ms: float | None
+
+    @property
+    def retrieve(self) -> int:
+        """Candidates to ask of Milvus: with k < limit, those beyond k follow in BE order."""
+        return max(self.k, self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedQueries:
+    """n encoded queries, all texts or all pictures."""
+
+    kind: Kind
+    embeddings: Array
+    """float32 of shape (n, dim)."""
+    side: Mapping[str, Array]
+    """The queries' side of the cross-encoder: its text inputs, or `tokens` and `scales`; each array of shape (n, ...)."""
+
+
+def check_options(
+    *, limit: int, k: int | None, filter: str, output_fields: Sequence[str], rerank: bool, deadline_ms: float | None
+) -> Options:
+    """Check the options of a query.
+
+    Raises:
+        InvalidArgumentError: naming the first one that is out of range.
+    """
+    _check_count("limit", limit)
+    depth = max(DEFAULT_K, limit) if k is None else k
+    _check_count("k", depth)
+    if isinstance(output_fields, str):
+        raise InvalidArgumentError(f"output_fields is the string '{output_fields}'", expected="a list of field names")
+    if deadline_ms is not None and not deadline_ms > 0:
+        raise InvalidArgumentError(f"deadline_ms is {deadline_ms}", expected="more than 0")
+    return Options(limit, depth, filter, tuple(output_fields), rerank, deadline_ms)
+
+
+def encode_queries(
+    encoder: Encoder, texts: Sequence[str] | None, images: Sequence[Picture] | None, timeout_s: float
+) -> EncodedQueries:
+    """Encode texts or pictures.
+
+    Raises:
+        InvalidArgumentError: neither or both are given; a text is blank or too long.
+        ImageError: a picture cannot be read.
+        BackendError: the backend failed; without an embedding there is no search.
+    """
+    if texts is None and images is None:
+        raise InvalidArgumentError("the query has neither a text nor an image", expected="one of them")
+    if texts is not None and images is not None:
+        raise InvalidArgumentError("the query has a text and an image", expected="one of them")
+    if isinstance(texts, str):
+        raise InvalidArgumentError("query_many got one string", expected="a list of strings, or query(text)")
+    if texts is not None:
+        encoded = encoder.encode_texts(texts, timeout_s=timeout_s)
+        return EncodedQueries("text", encoded.embeddings, encoded.text_side)
+    pictures = encoder.encode_images([open_picture(p, encoder) for p in images or ()], timeout_s=timeout_s)
+    return EncodedQueries("image", pictures.embeddings, {"tokens": pictures.tokens, "scales": pictures.scales})
+
+
+def open_picture(picture: Picture, encoder: Encoder) -> Image.Image:
+    """Decode a picture to RGB.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    source = picture if isinstance(picture, bytes) else Path(picture)
+    spec = encoder.spec.image
+    return decode(source, at_least=2 * spec.size, background=spec.background)
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_K:
+        raise InvalidArgumentError(f"{name} is {value!r}", expected=f"a whole number from 1 to {MAX_K:,}")
