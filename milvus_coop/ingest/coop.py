@@ -1,0 +1,132 @@
+"""`CoopIngest`: the counterpart of `CoopSearch` that fills a collection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from milvus_coop.backends import Backend
+from milvus_coop.config import Settings
+from milvus_coop.ingest.run import ingest
+from milvus_coop.ingest.sink import Progress
+from milvus_coop.models import open_models
+from milvus_coop.store import Store
+from milvus_coop.types import CollectionInfo, IngestReport, Kind
+
+
+class CoopIngest:
+    """Fills one collection, which is made when it is not there yet.
+
+    Close it, or use it as a context manager, to free a Milvus Lite path.
+    """
+
+    def __init__(
+        self,
+        collection: str | None = None,
+        *,
+        kind: Kind = "image",
+        index: Literal["HNSW", "AUTOINDEX"] = "HNSW",
+        uri: str | Path | None = None,
+        token: str | None = None,
+        ca_file: str | Path | None = None,
+        bundle: str | Path | None = None,
+        models: str | Backend | None = None,
+        timeout_s: float | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Open or make a collection. What is None comes from the environment (MILVUS_COOP_URI, ...) or the defaults.
+
+        Args:
+            collection: name of the collection; default `images`.
+            kind: of the items: `image` or `text`.
+            index: of a new collection.
+            uri: a Milvus Lite path (default `./milvus_coop.db`), or http(s)://host:19530.
+            token: API key, or `user:password`, of a Milvus server.
+            ca_file: certificate of the authority that signed the server's, where it is a private one.
+            bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
+            models: what runs the bundle: `onnx`, `onnx:cuda`, or a backend object (which stays yours to close).
+            timeout_s: limit for each call to Milvus and to a model server; default 10.
+            threads: of the in-process backend; default one per core.
+
+        Raises:
+            CollectionExistsError, ForeignCollectionError, BundleMismatchError: the collection of that name does not fit.
+            StoreError: Milvus cannot be reached or refuses.
+            BundleError: the bundle cannot be used.
+        """
+        named, backend = (models, None) if isinstance(models, str) else (None, models)
+        settings = Settings.from_env().override(
+            collection=collection,
+            uri=uri,
+            token=token,
+            ca_file=ca_file,
+            bundle=bundle,
+            models=named,
+            timeout_s=timeout_s,
+            threads=threads,
+        )
+        self._kind = kind
+        self._models = open_models(settings, backend)
+        try:
+            self._store = Store.from_settings(settings)
+            spec = self._models.encoder.spec
+            self._collection = self._store.open_or_create(settings.collection, spec, kind, index=index)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, kind: Kind = "image", index: Literal["HNSW", "AUTOINDEX"] = "HNSW") -> CoopIngest:
+        """Open what the settings name, whatever the environment says."""
+        return cls(kind=kind, index=index, **asdict(settings))
+
+    def info(self) -> CollectionInfo:
+        """The collection that is filled."""
+        return self._collection.info()
+
+    def run(
+        self,
+        sources: Sequence[str | Path],
+        *,
+        prune: bool = False,
+        force: bool = False,
+        batch: int = 16,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> IngestReport:
+        """Bring the collection up to date with the sources. Safe to repeat, also after a run that was killed.
+
+        Args:
+            sources: folders, globs, files, and .jsonl or .csv lists; see the README.
+            prune: remove items below the sources whose file or line is gone.
+            force: encode again even what did not change.
+            batch: items per run of the encoder.
+            on_progress: called now and then with the counts so far.
+
+        Raises:
+            SourceError: a source is missing, empty or malformed.
+            StoreError, BackendError: Milvus or the encoder failed; what was written stays.
+        """
+        return ingest(
+            sources,
+            sink=self._collection,
+            encoder=self._models.encoder,
+            kind=self._kind,
+            prune=prune,
+            force=force,
+            batch=batch,
+            on_progress=on_progress,
+        )
+
+    def close(self) -> None:
+        """Free the connection and the models. Safe to call twice."""
+        self._models.close()
+        if hasattr(self, "_store"):
+            self._store.close()
+
+    def __enter__(self) -> CoopIngest:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,75 @@
+"""What sources yield: items, each with the name, the content and the metadata that go into a collection."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from milvus_coop.types import Failure
+
+MAX_URI_BYTES = 2048
+"""Of the `uri` field."""
+
+MAX_METADATA_BYTES = 65_536
+"""Milvus's limit for all dynamic fields of a row, as JSON."""
+
+HALF = 32
+"""Hex digits of each half of a digest, and of an id: 128 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture or one text of a source."""
+
+    uri: str
+    path: Path | None = None
+    """Where the picture is."""
+    text: str = ""
+    metadata: Mapping[str, Any] | None = None
+    """None where the source has no say in it (a folder): metadata is then not a reason to update an item."""
+
+    @property
+    def id(self) -> str:
+        """Primary key: 32 hex digits of SHA-256 over the uri."""
+        return hash_of(self.uri.encode())
+
+
+Entry = Item | Failure
+"""What a source yields; a `Failure` is a part of the source itself that cannot be read, such as a broken line."""
+
+
+def hash_of(content: bytes) -> str:
+    """32 hex digits of SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:HALF]
+
+
+def hash_of_metadata(metadata: Mapping[str, Any] | None) -> str:
+    """32 hex digits that do not depend on the order of the keys.
+
+    The digest of an item is the hash of its content followed by this one, so that either can be compared alone.
+    """
+    return hash_of(json.dumps(metadata or {}, sort_keys=True, separators=(",", ":")).encode())
+
+
+def uri_of(path: str | Path) -> str:
+    """The uri of a local file: its absolute path with forward slashes; symbolic links are not followed."""
+    return Path(os.path.abspath(path)).as_posix()  # noqa: PTH100 - Path.absolute keeps "..", Path.resolve follows links
+
+
+def checked(item: Item, where: str = "") -> Entry:
+    """The item, or why no collection can hold it. `where` names the line of a list."""
+    try:
+        n_bytes = len(item.uri.encode())
+        n_metadata = len(json.dumps(item.metadata, ensure_ascii=False).encode()) if item.metadata else 0
+    except UnicodeEncodeError:
+        return Failure(where or item.uri.encode(errors="replace").decode(), "its name or metadata is not valid Unicode")
+    if n_bytes > MAX_URI_BYTES:
+        return Failure(where or item.uri, f"the uri has {n_bytes:,} bytes, expected at most {MAX_URI_BYTES:,}")
+    if n_metadata > MAX_METADATA_BYTES:
+        return Failure(where or item.uri, f"the metadata has {n_metadata:,} bytes, expected at most {MAX_METADATA_BYTES:,}")
+    return item

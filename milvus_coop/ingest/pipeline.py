@@ -1,0 +1,171 @@
+"""The three stages of an ingest, overlapped: threads read and decode, the calling thread encodes, one thread writes.
+
+All that waits between the stages is bounded, so memory does not grow with the number of items.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+from milvus_coop.ingest.items import Entry, Item
+from milvus_coop.ingest.sink import Progress, Sink
+from milvus_coop.ingest.work import Ready, Work
+from milvus_coop.types import Failure, Row
+
+LOOKUP = 256
+"""Items whose stamps are asked for in one call."""
+
+WRITE = 128
+"""Rows of one upsert; a killed ingest loses no more work than two of them."""
+
+WRITES_WAITING = 2
+
+REPORT_EVERY_S = 0.1
+
+
+@dataclass
+class Counts:
+    """What became of the items so far."""
+
+    seen: int = 0
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    broken: bool = False
+    """Whether a part of the sources could not be read."""
+
+    @property
+    def done(self) -> int:
+        """Items that are dealt with."""
+        return self.added + self.updated + self.unchanged + len(self.failures)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an ingest runs."""
+
+    batch: int = 16
+    threads: int | None = None
+    force: bool = False
+
+    @property
+    def decoders(self) -> int:
+        """Threads that read and decode: one per core, at most 8, if not given."""
+        return self.threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+class Pipeline:
+    """One run. It owns threads: call `stop` at the end, whatever happens."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        work: Work,
+        options: Options,
+        on_progress: Callable[[Progress], None] | None = None,
+        total: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self.counts = Counts()
+        self._sink = sink
+        self._work = work
+        self._options = options
+        self._on_progress = on_progress
+        self._total = total
+        self._reported = 0.0
+        self._decoders = ThreadPoolExecutor(options.decoders, "milvus-coop-decode")
+        self._writer = ThreadPoolExecutor(1, "milvus-coop-write")
+        self._decoding: deque[Future[Ready | Failure | None]] = deque()
+        self._writing: deque[tuple[Future[object], int, int]] = deque()
+        self._ready: list[Ready] = []
+        self._rows: list[tuple[Row, bool]] = []
+
+    def run(self, entries: Iterable[Entry]) -> None:
+        """Ingest everything.
+
+        Raises:
+            BackendError, StoreError: the first error of the model or the store; what was written before stays.
+        """
+        window = 2 * self._options.batch + self._options.decoders
+        for future in self._submitted(entries):
+            self._decoding.append(future)
+            if len(self._decoding) >= window:
+                self._take()
+        while self._decoding:
+            self._take()
+        self._encode()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is encoded, and wait until it is written."""
+        self._write(at_least=1)
+        while self._writing:
+            self._written()
+        self._report(always=True)
+
+    def stop(self) -> None:
+        """End the threads; what they have not begun is dropped."""
+        self._decoders.shutdown(cancel_futures=True)
+        self._writer.shutdown(cancel_futures=True)
+
+    def _submitted(self, entries: Iterable[Entry]) -> Iterator[Future[Ready | Failure | None]]:
+        source = iter(entries)
+        while chunk := list(islice(source, LOOKUP)):
+            self.counts.seen += len(chunk)
+            items = [entry for entry in chunk if isinstance(entry, Item)]
+            failures = [entry for entry in chunk if isinstance(entry, Failure)]
+            self.counts.failures += failures
+            self.counts.broken |= bool(failures)
+            ids = [item.id for item in items]
+            stamps = self._sink.stamps(ids) if ids else {}
+            for key, item in zip(ids, items, strict=True):
+                yield self._decoders.submit(self._work.prepare, item, stamps.get(key), self._options.force)
+
+    def _take(self) -> None:
+        result = self._decoding.popleft().result()
+        if result is None:
+            self.counts.unchanged += 1
+        elif isinstance(result, Failure):
+            self.counts.failures.append(result)
+        else:
+            self._ready.append(result)
+            if len(self._ready) >= self._options.batch:
+                self._encode()
+        self._report()
+
+    def _encode(self) -> None:
+        if not self._ready:
+            return
+        ready, self._ready = self._ready, []
+        rows = self._work.encode(ready)
+        self._rows += [(row, item.known) for row, item in zip(rows, ready, strict=True)]
+        self._write(at_least=WRITE)
+
+    def _write(self, at_least: int) -> None:
+        if len(self._rows) < at_least:
+            return
+        rows, self._rows = self._rows, []
+        known = sum(is_known for _, is_known in rows)
+        self._writing.append((self._writer.submit(self._sink.upsert, [row for row, _ in rows]), len(rows) - known, known))
+        while len(self._writing) > WRITES_WAITING or (self._writing and self._writing[0][0].done()):
+            self._written()
+
+    def _written(self) -> None:
+        future, added, updated = self._writing[0]
+        future.result()
+        self._writing.popleft()
+        self.counts.added += added
+        self.counts.updated += updated
+
+    def _report(self, always: bool = False) -> None:
+        now = time.monotonic()
+        if self._on_progress and (always or now - self._reported >= REPORT_EVERY_S):
+            self._reported = now
+            c = self.counts
+            self._on_progress(Progress(c.seen, c.done, c.added, c.updated, c.unchanged, len(c.failures), self._total()))

@@ -1,0 +1,143 @@
+"""One ingest from beginning to end: check the sources, run the pipeline, prune, report."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence, Set
+from pathlib import Path
+
+from milvus_coop.encoder import Encoder
+from milvus_coop.errors import InvalidArgumentError, StoreError
+from milvus_coop.ingest.pipeline import Counts, Options, Pipeline
+from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
+from milvus_coop.ingest.sources import Source, open_sources, read_sources
+from milvus_coop.ingest.work import work_for
+from milvus_coop.types import Failure, IngestReport, Kind
+
+DELETE = 1000
+"""Rows of one delete."""
+
+
+def ingest(
+    sources: Sequence[str | Path],
+    *,
+    sink: Sink,
+    encoder: Encoder,
+    kind: Kind = "image",
+    prune: bool = False,
+    batch: int = 16,
+    threads: int | None = None,
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> IngestReport:
+    """Bring a collection up to date with its sources: new items are added, changed ones updated, unchanged ones skipped.
+
+    An item is unchanged if its file has the size and modification time that the collection remembers, or else the same content;
+    and, for items of a list, the same metadata. An ingest that was killed is simply run again.
+
+    Args:
+        sources: folders, globs, pictures and lists of pictures (JSONL, CSV); for `text`: files of texts (txt, JSONL, CSV), globs.
+        sink: the collection.
+        encoder: the bi-encoder of the bundle that made the collection.
+        kind: of the collection.
+        prune: remove the items of the sources that are gone: files that were deleted, lines that were removed from a file of
+            texts. Nothing outside the sources is touched, and nothing at all if a part of them cannot be read.
+        batch: items per run of the encoder.
+        threads: that read and decode; default one per core, at most 8.
+        force: encode unchanged items too.
+        on_progress: called in this thread, about ten times a second and at the end.
+
+    Returns:
+        The counts, and each item that failed with its reason.
+
+    Raises:
+        SourceError: a source is missing, empty or of an unknown type. Nothing was done.
+        InvalidArgumentError: `batch` or `threads` is below 1.
+        BackendError, StoreError: the model or Milvus failed. What was written stays; run it again.
+        IngestInterrupted: Ctrl-C. What was encoded is written, and the exception has the report.
+    """
+    for name, value in (("batch", batch), ("threads", threads)):
+        if value is not None and value < 1:
+            raise InvalidArgumentError(f"{name} is {value}", expected="at least 1")
+    start = time.monotonic()
+    opened, seen = open_sources(sources, kind), set[str]()
+    with _Total(opened, wanted=on_progress is not None) as total:
+        pipeline = Pipeline(sink, work_for(kind, encoder), Options(batch, threads, force), on_progress, total)
+        _run(pipeline, opened, seen, start)
+    removed = 0
+    if prune and not pipeline.counts.broken:
+        removed = _prune(opened, seen, sink)
+    return _report(pipeline.counts, removed, time.monotonic() - start, pruning_skipped=prune and pipeline.counts.broken)
+
+
+def _run(pipeline: Pipeline, sources: Sequence[Source], seen: set[str], start: float) -> None:
+    try:
+        pipeline.run(read_sources(sources, seen))
+    except StoreError:
+        raise
+    except KeyboardInterrupt:
+        pipeline.flush()
+        raise IngestInterrupted(_report(pipeline.counts, 0, time.monotonic() - start)) from None
+    except BaseException:
+        with contextlib.suppress(StoreError):  # the first error is the one to tell
+            pipeline.flush()
+        raise
+    finally:
+        pipeline.stop()
+
+
+def _prune(sources: Sequence[Source], seen: Set[str], sink: Sink) -> int:
+    tests = [source.gone(seen) for source in sources]
+    ids = [key for key, stamp in sink.all_stamps() if any(is_gone(stamp.uri, key) for is_gone in tests)]
+    for i in range(0, len(ids), DELETE):
+        sink.delete(ids[i : i + DELETE])
+    return len(ids)
+
+
+def _report(counts: Counts, removed: int, seconds: float, *, pruning_skipped: bool = False) -> IngestReport:
+    failures = counts.failures
+    if pruning_skipped:
+        first, *others = failures
+        failures = [Failure(first.uri, f"{first.reason} (and so nothing was pruned)"), *others]
+    return IngestReport(
+        added=counts.added,
+        updated=counts.updated,
+        unchanged=counts.unchanged,
+        removed=removed,
+        failures=tuple(failures),
+        seconds=seconds,
+    )
+
+
+class _Total:
+    """Counts the items of all sources in a thread while they are ingested. Call it for the number; None until it is known."""
+
+    def __init__(self, sources: Sequence[Source], wanted: bool) -> None:
+        self._sources = sources
+        self._wanted = wanted
+        self._stop = False
+        self._total: int | None = None
+        self._thread = threading.Thread(target=self._count, name="milvus-coop-count", daemon=True)
+
+    def _count(self) -> None:
+        n = 0
+        for _ in read_sources(self._sources, set()):
+            n += 1
+            if self._stop:
+                return
+        self._total = n
+
+    def __call__(self) -> int | None:
+        return self._total
+
+    def __enter__(self) -> _Total:
+        if self._wanted:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop = True
+        if self._wanted:
+            self._thread.join()

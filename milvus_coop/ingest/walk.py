@@ -1,0 +1,91 @@
+"""Folders and globs: which files they name, in a fixed order, without going round in circles."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from milvus_coop.types import Failure
+
+PICTURES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+"""Suffixes of the files that folders and globs take, in any case; all others are ignored."""
+
+ANY_DEPTH = "**"
+
+
+def is_glob(source: str) -> bool:
+    """Whether the source is a pattern; an existing path is not, whatever its name."""
+    return any(c in source for c in "*?[") and not os.path.lexists(source)
+
+
+def split_glob(pattern: str) -> tuple[Path, tuple[str, ...]]:
+    """The folder where a pattern's search starts, and the parts of the pattern below it."""
+    parts = Path(pattern).parts
+    first = next(i for i, part in enumerate(parts) if any(c in part for c in "*?["))
+    return Path(*parts[:first]) if first else Path(), parts[first:]
+
+
+def matches(parts: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether a path below the folder fits a pattern: `*`, `?` and `[...]` within a name, `**` for any number of folders."""
+    if not parts:
+        return not names
+    if parts[0] == ANY_DEPTH:
+        return matches(parts[1:], names) or (bool(names) and matches(parts, names[1:]))
+    return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and matches(parts[1:], names[1:])
+
+
+def walk(root: Path, parts: Sequence[str] = (ANY_DEPTH,), suffixes: frozenset[str] = PICTURES) -> Iterator[Path | Failure]:
+    """The files below a folder that fit a pattern and have one of the suffixes.
+
+    Sorted by name, the files of a folder before its subfolders. Hidden files and folders are skipped. Links to folders are
+    followed, but no folder is entered twice. A folder whose name ends in a suffix is yielded
+    too: it looks like a picture and is none.
+
+    Yields:
+        Paths below `root`, and a `Failure` for each folder that cannot be listed.
+    """
+    depth = None if ANY_DEPTH in parts else len(parts)
+    entered: set[tuple[int, int]] = set()
+    stack: list[tuple[Path, tuple[str, ...]]] = [(root, ())]
+    while stack:
+        folder, names = stack.pop()
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            files, folders = _listing(folder, suffixes)
+        except OSError as exc:
+            yield Failure(folder.as_posix(), f"the folder cannot be listed: {exc.strerror}")
+            continue
+        for name in files:
+            if matches(parts, (*names, name)):
+                yield folder / name
+        if depth is None or len(names) + 1 < depth:
+            stack.extend((folder / name, (*names, name)) for name in reversed(folders))
+
+
+def _listing(folder: Path, suffixes: frozenset[str]) -> tuple[list[str], list[str]]:
+    # Only names are kept, not directory entries: a folder may hold a million files.
+    files: list[str] = []
+    folders: list[str] = []
+    links: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.name[entry.name.rfind(".") :].lower() in suffixes:
+                files.append(entry.name)
+            if _is_folder(entry):
+                (links if entry.is_symlink() else folders).append(entry.name)
+    # Real folders first, so that a link never decides under which name the pictures of a folder are known.
+    return sorted(files), sorted(folders) + sorted(links)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False

@@ -1,0 +1,159 @@
+"""What is done with one item, and with a batch of them: pictures and texts each in their own way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+import numpy as np
+
+from milvus_coop.encoder import Encoder
+from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgumentError
+from milvus_coop.ingest.items import HALF, Item, hash_of, hash_of_metadata
+from milvus_coop.preprocess.images import decode
+from milvus_coop.preprocess.texts import check_text
+from milvus_coop.tokens import pack
+from milvus_coop.types import Array, Failure, Kind, Row, Stamp
+
+CHUNK_BYTES = 1 << 20
+
+MAX_TEXT_BYTES = 65_535
+"""Of a VARCHAR field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An item that is to be encoded."""
+
+    item: Item
+    digest: str
+    size: int
+    mtime_ns: int
+    known: bool
+    """Whether the collection has it already."""
+    pixels: Array | None = None
+    """Of a picture: what the image encoder reads, shape (3, size, size)."""
+
+
+class Work(Protocol):
+    """What ingest does with items of one kind."""
+
+    def prepare(self, item: Item, stamp: Stamp | None, force: bool) -> Ready | Failure | None:
+        """Read one item. Runs in many threads.
+
+        Args:
+            item: what to read.
+            stamp: what the collection knows of it, or None if it is new.
+            force: encode it even if it is unchanged.
+
+        Returns:
+            None if it is unchanged.
+        """
+
+    def encode(self, batch: Sequence[Ready]) -> list[Row]:
+        """Encode a batch.
+
+        Raises:
+            BackendError: the model failed.
+        """
+
+
+def work_for(kind: Kind, encoder: Encoder) -> Work:
+    """The work for a collection of that kind."""
+    return Pictures(encoder) if kind == "image" else Texts(encoder)
+
+
+class Pictures:
+    """Reads, decodes and shrinks pictures in threads; runs the image encoder on batches."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def prepare(self, item: Item, stamp: Stamp | None, force: bool) -> Ready | Failure | None:
+        """See `Work.prepare`."""
+        try:
+            return self._prepare(item, None if force else stamp, stamp is not None)
+        except ImageError as exc:
+            return Failure(item.uri, str(exc).removeprefix(f"{item.path}: ").removeprefix(f"{item.path} "))
+        except OSError as exc:
+            return Failure(item.uri, f"cannot be read: {exc.strerror or exc}")
+        except (MemoryError, ValueError) as exc:
+            return Failure(item.uri, f"cannot be read: {exc or type(exc).__name__}")
+
+    def _prepare(self, item: Item, stamp: Stamp | None, known: bool) -> Ready | None:
+        if item.path is None:
+            raise ImageUnreadableError("the item names no file")
+        status = item.path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise ImageUnreadableError("is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
+        metadata = hash_of_metadata(item.metadata)
+        if stamp and item.metadata is not None and stamp.digest[HALF:] != metadata:
+            stamp = None
+        if stamp and (stamp.size, stamp.mtime_ns) == (status.st_size, status.st_mtime_ns):
+            return None
+        with item.path.open("rb") as file:
+            content = _hash_of_file(file)
+            if stamp and stamp.digest[:HALF] == content:
+                return None
+            spec = self._encoder.spec.image
+            image = decode(file, at_least=spec.size, background=spec.background)
+        pixels = self._encoder.pixels([image])[0]
+        return Ready(item, content + metadata, status.st_size, status.st_mtime_ns, known, pixels)
+
+    def encode(self, batch: Sequence[Ready]) -> list[Row]:
+        """See `Work.encode`."""
+        encoded = self._encoder.encode_pixels(np.stack([ready.pixels for ready in batch if ready.pixels is not None]))
+        payloads = pack(encoded.tokens, encoded.scales)
+        return [_row(*parts) for parts in zip(batch, encoded.embeddings, payloads, strict=True)]
+
+
+class Texts:
+    """Checks texts; runs the text encoder on batches."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def prepare(self, item: Item, stamp: Stamp | None, force: bool) -> Ready | Failure | None:
+        """See `Work.prepare`."""
+        try:
+            check_text(item.text)
+        except InvalidArgumentError as exc:
+            return Failure(item.uri, str(exc))
+        content = item.text.encode()
+        if len(content) > MAX_TEXT_BYTES:
+            return Failure(item.uri, f"the text has {len(content):,} bytes; expected: at most {MAX_TEXT_BYTES:,}")
+        digest = hash_of(content) + hash_of_metadata(item.metadata)
+        if stamp and not force and stamp.digest == digest:
+            return None
+        return Ready(item, digest, len(content), 0, known=stamp is not None)
+
+    def encode(self, batch: Sequence[Ready]) -> list[Row]:
+        """See `Work.encode`."""
+        encoded = self._encoder.encode_texts([ready.item.text for ready in batch])
+        return [_row(ready, embedding, ready.item.text) for ready, embedding in zip(batch, encoded.embeddings, strict=True)]
+
+
+def _row(ready: Ready, embedding: Array, payload: str) -> Row:
+    item = ready.item
+    return Row(
+        id=item.id,
+        uri=item.uri,
+        digest=ready.digest,
+        size=ready.size,
+        mtime_ns=ready.mtime_ns,
+        embedding=embedding,
+        payload=payload,
+        metadata=item.metadata or {},
+    )
+
+
+def _hash_of_file(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+    file.seek(os.SEEK_SET)
+    return digest.hexdigest()[:HALF]
