@@ -48,7 +48,7 @@ def describe(settings: Settings, name: str, as_json: bool) -> None:
         click.echo(json.dumps(asdict(info)))
     else:
         print_pairs(
-            "", ((key, f"{value:,}" if isinstance(value, int) else str(value or "–")) for key, value in asdict(info).items())
+            "", ((key, f"{value:,}" if isinstance(value, int) else str(value or "-")) for key, value in asdict(info).items())
         )
 
 

@@ -30,7 +30,7 @@ def print_result(result: SearchResult, title: str) -> None:
     for name in names:
         table.add_column(escape(name), overflow="fold")
     for hit in result:
-        match = "–" if hit.ce_score is None else f"{hit.ce_score:.1%}"
+        match = "-" if hit.ce_score is None else f"{hit.ce_score:.1%}"
         cells = (str(hit.rank), match, f"{hit.be_score:.3f}", _move(hit), escape(hit.text or short_path(hit.uri)))
         table.add_row(*cells, *(escape(str(hit.fields.get(name, ""))) for name in names))
     console = Console()
@@ -52,10 +52,8 @@ def print_report(report: IngestReport, collection: str) -> None:
     parts = [f"{report.added:,} added", f"{report.updated:,} updated", f"{report.unchanged:,} unchanged"]
     parts += [f"{report.removed:,} removed"] if report.removed else []
     rate = report.seen / report.seconds if report.seconds else 0.0
-    console.print(
-        f"[bold]{escape(collection)}[/]: {', '.join(parts)}, {report.failed:,} failed in {report.seconds:.1f} s ({rate:,.0f} items/s)",
-        highlight=False,
-    )
+    parts += [f"{report.failed:,} failed in {report.seconds:.1f} s ({rate:,.0f} items/s)"]
+    console.print(f"[bold]{escape(collection)}[/]: {', '.join(parts)}", highlight=False)
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in report.failures[:10]))
     if report.failed > 10:
         console.print(f"… and {report.failed - 10:,} more; --failed FILE lists them all", style="yellow")
@@ -67,7 +65,7 @@ def print_collections(infos: Sequence[CollectionInfo]) -> None:
     for column in ("collection", "kind", "items", "bundle", "index"):
         table.add_column(column, justify="right" if column == "items" else "left")
     for info in infos:
-        table.add_row(escape(info.name), info.kind or "foreign", f"{info.count:,}", escape(info.bundle or "–"), info.index)
+        table.add_row(escape(info.name), info.kind or "foreign", f"{info.count:,}", escape(info.bundle or "-"), info.index)
     Console().print(table if infos else "No collections.")
 
 

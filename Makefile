@@ -1,0 +1,53 @@
+# One entry point for developers; `make help` prints what follows a "##".
+PYTHON ?= python3
+RUN := .venv
+DEV := .venv-dev
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev check format test model eval-model bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(RUN)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(RUN)
+	$(RUN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(DEV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(DEV)
+	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(RUN)/installed ## make .venv with the package as users install it (no torch)
+
+demo: install ## ingest the sample pictures and run three queries
+	$(RUN)/bin/milvus-coop demo
+
+dev: $(DEV)/installed ## make .venv-dev with everything for training and tests
+
+check: dev ## lint and type-check
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+
+format: dev ## format the code
+	$(DEV)/bin/ruff check --fix .
+	$(DEV)/bin/ruff format .
+
+test: dev ## run the tests, in an environment of their own; ARGS="-k store" runs some
+	$(DEV)/bin/python -m pytest $(ARGS)
+
+model: dev ## prepare the data, train, export and evaluate coop-small (about an hour on 2 cores)
+	$(DEV)/bin/python -m milvus_coop.training.coop_small all --work build/coop-small
+
+eval-model: dev ## evaluate the shipped bundle on the held-out split, through Milvus Lite and ONNX Runtime
+	$(DEV)/bin/python -m milvus_coop.training.coop_small evaluate --work build/coop-small
+
+bench: dev ## run the benchmarks
+	$(DEV)/bin/python benchmarks/query.py
+	$(DEV)/bin/python benchmarks/ingest.py
+
+clean: ## remove environments and build outputs
+	rm -rf $(RUN) $(DEV) build dist .mypy_cache .ruff_cache .pytest_cache
