@@ -1,0 +1,7 @@
+"""Milvus, for this package: the only place that talks to pymilvus. `Store` opens and makes collections, `Collection` is one."""
+
+from milvus_coop.store.collection import Collection
+from milvus_coop.store.layout import Fields
+from milvus_coop.store.store import Store
+
+__all__ = ["Collection", "Fields", "Store"]

@@ -1,0 +1,68 @@
+"""Where a store is: a Milvus Lite folder on this machine, or a Milvus server."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from milvus_coop.errors import InvalidArgumentError
+
+EXPECTED = "a path such as ./milvus_coop.db (Milvus Lite), or http://host:19530, or https://host:443 (TLS)"
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:\d{1,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What a `uri` argument means. Never shows a password."""
+
+    label: str
+    """The address without credentials, for messages."""
+    folder: Path | None
+    """The Milvus Lite folder; None for a server."""
+    endpoint: str = ""
+    """`http[s]://host:port` of a server."""
+    database: str = ""
+    """Milvus database, from the path of the address; '' is Milvus' default."""
+    token: str = field(default="", repr=False)
+    """`user:password` or an API key, from the address or given."""
+
+
+def parse_address(uri: str | Path, *, token: str = "", user: str = "", password: str = "") -> Address:
+    """Read a `uri` argument and the credentials given with it.
+
+    Raises:
+        InvalidArgumentError: if it is neither a path nor an http(s) address. The message shows no credentials.
+    """
+    text = str(uri).strip()
+    if not token and (user or password):
+        token = f"{user}:{password}"
+    if isinstance(uri, str) and "://" in text:
+        return _parse_server(text, token)
+    if isinstance(uri, str) and (_HOST_AND_PORT.fullmatch(text) or text.startswith("unix:")):
+        raise InvalidArgumentError(f"'{text}' is not a Milvus address", expected=EXPECTED)
+    if not text or "\0" in text:
+        raise InvalidArgumentError("the Milvus address is empty or not a path", expected=EXPECTED)
+    folder = Path(text).expanduser().absolute()
+    return Address(label=text, folder=folder)
+
+
+def _parse_server(text: str, token: str) -> Address:
+    scheme = text.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        raise InvalidArgumentError(f"a Milvus address cannot start with {scheme}://", expected=EXPECTED)
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as exc:
+        raise InvalidArgumentError("the Milvus address has no valid host and port", expected=EXPECTED) from exc
+    if not host:
+        raise InvalidArgumentError("the Milvus address names no host", expected=EXPECTED)
+    if not token and parts.username:
+        token = ":".join(unquote(part) for part in (parts.username, parts.password) if part)
+    host = f"[{host}]" if ":" in host else host
+    endpoint = f"{scheme}://{host}:{port or (443 if scheme == 'https' else 19530)}"
+    database = parts.path.strip("/").partition("/")[0]
+    label = f"{endpoint}/{database}" if database else endpoint
+    return Address(label=label, folder=None, endpoint=endpoint, database=database, token=token)

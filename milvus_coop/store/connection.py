@@ -1,0 +1,145 @@
+"""One connection to Milvus. Every call of this package to Milvus goes through `Connection.call`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from pymilvus import MilvusClient
+
+from milvus_coop.errors import InvalidArgumentError, StoreError, StoreUnavailableError
+from milvus_coop.store import lite
+from milvus_coop.store.address import Address
+from milvus_coop.store.failures import Attempt, translate
+
+RETRY_AFTER_S = 0.1
+
+# Both log whole tracebacks at ERROR for what they also raise; here the raised error is what counts. Who wants the logs sets the
+# level again after importing this package.
+for _name in ("pymilvus", "pymilvus.milvus_client", "milvus_lite"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+class Connection:
+    """A MilvusClient with one timeout, one retry and this package's errors. Safe to use from several threads.
+
+    Args:
+        address: where Milvus is.
+        timeout_s: limit of every call that names no other.
+        ca_file: PEM file with the certificate authority of an https server.
+
+    Raises:
+        StoreUnavailableError, StoreAuthError, StoreLockedError, StoreError: no connection.
+    """
+
+    def __init__(self, address: Address, *, timeout_s: float, ca_file: Path | None = None) -> None:
+        if not timeout_s > 0:
+            raise InvalidArgumentError(f"timeout_s is {timeout_s}", expected="a positive number of seconds")
+        if ca_file is not None and not ca_file.is_file():
+            raise InvalidArgumentError(f"ca_file {ca_file} does not exist", expected="a PEM file")
+        self.address = address
+        self.timeout_s = timeout_s
+        self._server = lite.acquire(address.folder) if address.folder is not None else None
+        try:
+            self._client: MilvusClient | None = self._connect(ca_file)
+        except BaseException:
+            self._release()
+            raise
+
+    @property
+    def is_lite(self) -> bool:
+        """Whether this is Milvus Lite in this process."""
+        return self._server is not None
+
+    def writing(self) -> AbstractContextManager[Any]:
+        """Hold this while writing: Milvus Lite allows one writer at a time."""
+        return contextlib.nullcontext() if self._server is None else self._server.write_lock
+
+    def call(self, name: str, *, collection: str = "", timeout_s: float | None = None, filter: str = "", **arguments: Any) -> Any:
+        """Call a method of MilvusClient. Every such call here may be repeated safely, so it is tried twice if the server is away.
+
+        Args:
+            name: the method.
+            collection: its `collection_name`, if it takes one.
+            timeout_s: limit of this call.
+            filter: its filter expression, if it takes one.
+            arguments: passed on.
+
+        Raises:
+            MilvusCoopError: what went wrong, in this package's terms.
+        """
+        if collection:
+            arguments["collection_name"] = collection
+        if filter:
+            arguments["filter"] = filter
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + limit_s
+        attempt = self._attempt(name, limit_s, collection, filter)
+        try:
+            return self._run(attempt, lambda client: getattr(client, name)(timeout=limit_s, **arguments))
+        except StoreUnavailableError:
+            left_s = deadline - time.monotonic() - RETRY_AFTER_S
+            if left_s <= 0:
+                raise
+        time.sleep(RETRY_AFTER_S)
+        return self._run(attempt, lambda client: getattr(client, name)(timeout=left_s, **arguments))
+
+    def close(self) -> None:
+        """Close the connection; of Milvus Lite, also free the folder's lock, if no other store uses it."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+            self._release()
+
+    def _run(self, attempt: Attempt, method: Callable[[MilvusClient], Any]) -> Any:
+        if self._client is None:
+            raise StoreError("the store is closed", run="open it again: Store(...)")
+        try:
+            return method(self._client)
+        except Exception as exc:  # the boundary: pymilvus raises MilvusException, grpc.RpcError, TypeError, ValueError and more
+            raise translate(exc, attempt) from exc
+
+    def _connect(self, ca_file: Path | None) -> MilvusClient:
+        endpoint = self.address.endpoint if self._server is None else self._server.endpoint
+        options = {"server_pem_path": str(ca_file)} if ca_file is not None else {}
+        try:
+            client = MilvusClient(
+                endpoint,
+                token=self.address.token,
+                db_name=self.address.database,
+                timeout=self.timeout_s,
+                dedicated=True,  # a shared one would stay open after close()
+                **options,
+            )
+        except Exception as exc:  # as in _run
+            raise translate(exc, self._attempt("connect", self.timeout_s)) from exc
+        client._handler._on_rpc_error = _do_not_reconnect
+        return client
+
+    def _attempt(self, call: str, timeout_s: float, collection: str = "", filter: str = "") -> Attempt:
+        token = self.address.token
+        secrets = tuple(s for s in (token, token.partition(":")[2]) if s)
+        return Attempt(self.address.label, call, timeout_s, collection, filter, secrets)
+
+    def _release(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            lite.release(server)
+
+
+def _do_not_reconnect(error: Exception) -> bool:
+    """What pymilvus calls after each failed request, to decide whether to try again.
+
+    Its own answer to a server that is away is to reconnect under a lock of the whole process, each waiting thread in turn for as
+    long as connecting may take, whatever the request's timeout; then to repeat until that timeout. gRPC reconnects by itself; so
+    we report the failure at once.
+    """
+    if isinstance(error, grpc.RpcError):
+        raise error
+    return False

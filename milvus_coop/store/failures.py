@@ -1,0 +1,133 @@
+"""Errors of pymilvus, Milvus and gRPC, as errors of this package. The only place that reads their codes and messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+from pymilvus.exceptions import MilvusException
+
+from milvus_coop.errors import (
+    CollectionExistsError,
+    CollectionNotFoundError,
+    FilterError,
+    MilvusCoopError,
+    StoreAuthError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+
+_CONNECT_FAILED = 2
+_NOT_LOADED = 101
+_COLLECTION_NOT_FOUND = 100
+_LITE_BAD_EXPRESSION = 6
+_AUTH_CODES = (1400, 1401, 1402)
+_FILTER_SIGNS = ("cannot parse expression", "create query plan", "parse expression", "invalid expression")
+_AUTH_SIGNS = ("auth check failure", "unauthenticated", "privilege", "permission deny")
+_UNAVAILABLE_SIGNS = ("closed channel", "not ready", "no available", "node offline", "channel not available", "not healthy")
+_LONGEST_MESSAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What was tried when an error came up."""
+
+    address: str
+    call: str
+    """`search`, for example."""
+    timeout_s: float
+    collection: str = ""
+    filter: str = ""
+    secrets: tuple[str, ...] = ()
+    """Never shown."""
+
+
+def translate(exc: BaseException, attempt: Attempt) -> MilvusCoopError:
+    """The error of this package that says what `exc` means."""
+    grpc_code = _grpc_code(exc)
+    if grpc_code is not None:
+        return _of_grpc(grpc_code, _message(exc, attempt), attempt)
+    message = _message(exc, attempt)
+    if isinstance(exc, MilvusException):
+        return _of_milvus(exc, message, attempt)
+    return StoreError(f"{attempt.call} failed: {type(exc).__name__}: {message}")
+
+
+def _grpc_code(exc: BaseException) -> grpc.StatusCode | None:
+    """The gRPC status behind an error; pymilvus raises it bare, as its own error's code, or as the cause of its own error."""
+    for candidate in (exc, exc.__cause__):
+        code = getattr(candidate, "code", None)
+        if isinstance(candidate, grpc.RpcError) and callable(code):
+            code = code()
+        if isinstance(code, grpc.StatusCode):
+            return code
+    return grpc.StatusCode.DEADLINE_EXCEEDED if isinstance(exc, grpc.FutureTimeoutError) else None
+
+
+def _message(exc: BaseException, attempt: Attempt) -> str:
+    """One line, not too long, without secrets."""
+    details = getattr(exc, "details", None)
+    text = getattr(exc, "message", None) or (details() if callable(details) else None) or str(exc)
+    for secret in attempt.secrets:
+        text = text.replace(secret, "***")
+    text = " ".join(text.split()).partition(" expecting {")[0]  # a server lists its whole grammar there
+    return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
+
+
+def _of_grpc(code: grpc.StatusCode, message: str, attempt: Attempt) -> MilvusCoopError:
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        if attempt.call == "connect":
+            return StoreUnavailableError(f"Milvus at {attempt.address} did not answer within {attempt.timeout_s:g} s")
+        return StoreTimeoutError(f"Milvus at {attempt.address} did not finish {attempt.call} within {attempt.timeout_s:g} s")
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return _refused(attempt)
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return StoreError(
+            f"{attempt.call} needs a larger message than Milvus at {attempt.address} allows, or its quota is used up: {message}",
+            run="ask for fewer candidates or queries at a time",
+        )
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        return StoreUnavailableError(f"{attempt.address} does not speak Milvus' gRPC", expected="the gRPC port, by default 19530")
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return _unreachable(attempt)
+    return StoreError(f"{attempt.call} failed: {code.name}: {message}")
+
+
+def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCoopError:
+    lower = message.lower()
+    if exc.code == _COLLECTION_NOT_FOUND or "can't find collection" in lower:
+        return CollectionNotFoundError(f"there is no collection '{attempt.collection}' in {attempt.address}")
+    if attempt.filter and (exc.code == _LITE_BAD_EXPRESSION or any(sign in lower for sign in _FILTER_SIGNS)):
+        return FilterError(
+            f"Milvus rejects the filter {attempt.filter!r}: {message}",
+            expected="a Milvus expression such as: year > 2020 and tag == 'cat'",
+        )
+    if exc.code in _AUTH_CODES or any(sign in lower for sign in _AUTH_SIGNS):
+        return _refused(attempt)
+    if exc.code == _NOT_LOADED:
+        return StoreUnavailableError(
+            f"the collection '{attempt.collection}' is not loaded; Milvus is starting, or somebody released it",
+            run="try again in a minute, or open the collection again",
+        )
+    if exc.code == _CONNECT_FAILED or any(sign in lower for sign in _UNAVAILABLE_SIGNS):
+        return _unreachable(attempt)
+    if "retry timeout" in lower:
+        return StoreTimeoutError(f"Milvus at {attempt.address} did not finish {attempt.call} within {attempt.timeout_s:g} s")
+    if attempt.call == "create_collection" and ("already exist" in lower or "duplicate collection" in lower):
+        return CollectionExistsError(f"the collection '{attempt.collection}' exists in {attempt.address}")
+    return StoreError(f"Milvus at {attempt.address} failed to {attempt.call}: {message} (code {int(exc.code)})")
+
+
+def _refused(attempt: Attempt) -> StoreAuthError:
+    return StoreAuthError(
+        f"Milvus at {attempt.address} refuses these credentials, or they do not allow {attempt.call}",
+        expected="a token `user:password` or an API key",
+        run="set MILVUS_COOP_TOKEN",
+    )
+
+
+def _unreachable(attempt: Attempt) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"Milvus at {attempt.address} cannot be reached", expected="a running server, and http:// or https:// as it is set up"
+    )

@@ -1,0 +1,121 @@
+"""Which field of a collection is what: ours by our schema, a foreign collection's by the names its owner gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pymilvus import DataType
+
+from milvus_coop.bundle.spec import BundleSpec
+from milvus_coop.errors import ForeignCollectionError
+from milvus_coop.store.schema import EMBEDDING, PAYLOAD_FIELDS, Header
+from milvus_coop.types import Kind
+
+METRICS = ("COSINE", "IP")
+"""Higher is better in both. IP is the cosine similarity where the stored embeddings have unit length, as a bi-encoder's have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Names of the fields of a collection that milvus-coop did not make. Such a collection can be searched, not written."""
+
+    id: str = "id"
+    """The primary field: VARCHAR, or INT64 (then a candidate's id is its decimal form)."""
+    uri: str = "uri"
+    embedding: str = "embedding"
+    payload: str | None = None
+    """The VARCHAR with image tokens or the text; None: the collection has neither, and only the bi-encoder can rank."""
+    kind: Kind = "image"
+    """What the collection holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything that reading and writing need to know of a collection's fields."""
+
+    kind: Kind
+    id: str
+    uri: str
+    embedding: str
+    payload: str | None
+    payload_bytes: int
+    """Most bytes of a payload."""
+    dim: int
+    index_type: str
+    metric: str
+    schema_fields: frozenset[str]
+    """Names of all fields of the schema; what else a row has is its metadata."""
+    ours: bool
+    """Whether milvus-coop made it, so that it may write to it."""
+
+
+Description = Mapping[str, Any]
+"""What Milvus' describe_collection returns."""
+
+
+def own_layout(header: Header, description: Description, index: Mapping[str, Any]) -> Layout:
+    """The layout of a collection with our header."""
+    payload = PAYLOAD_FIELDS[header.kind]
+    return _layout(Fields("id", "uri", EMBEDDING, payload, header.kind), description, index, ours=True)
+
+
+def foreign_layout(fields: Fields, spec: BundleSpec | None, description: Description, index: Mapping[str, Any]) -> Layout:
+    """The layout of someone else's collection.
+
+    Raises:
+        ForeignCollectionError: a named field is missing or of a wrong type, or the bundle's embeddings do not belong there.
+    """
+    name = description["collection_name"]
+    types = {f["name"]: f["type"] for f in description["fields"]}
+    wanted = {fields.id: (DataType.VARCHAR, DataType.INT64), fields.embedding: (DataType.FLOAT_VECTOR,)}
+    if fields.payload is not None:
+        wanted[fields.payload] = (DataType.VARCHAR,)
+    if not description.get("enable_dynamic_field"):
+        wanted.setdefault(fields.uri, tuple(DataType))
+    for field, allowed in wanted.items():
+        if types.get(field) not in allowed:
+            raise ForeignCollectionError(
+                f"the collection '{name}' has no field '{field}' of type {' or '.join(t.name for t in allowed[:3])}",
+                expected=f"fields= with names from: {', '.join(types)}",
+            )
+    primary = next(f["name"] for f in description["fields"] if f.get("is_primary"))
+    if primary != fields.id:
+        raise ForeignCollectionError(f"the primary field of '{name}' is not '{fields.id}'", expected=f"Fields(id='{primary}')")
+    layout = _layout(fields, description, index, ours=False)
+    if layout.metric not in METRICS:
+        raise ForeignCollectionError(
+            f"the index of '{name}.{fields.embedding}' has the metric {layout.metric or '(none)'}",
+            expected="COSINE, or IP over unit vectors: higher must be better",
+        )
+    if spec is not None and layout.dim != spec.dim:
+        raise ForeignCollectionError(
+            f"the embeddings of '{name}' have {layout.dim} numbers", expected=f"{spec.dim}, as bundle {spec.label} makes them"
+        )
+    return layout
+
+
+def vector_dim(description: Description, field: str = "") -> int:
+    """Length of the vectors in that field, or in the first vector field; 0 where there is none."""
+    for f in description["fields"]:
+        if f["params"].get("dim") and field in ("", f["name"]):
+            return int(f["params"]["dim"])
+    return 0
+
+
+def _layout(fields: Fields, description: Description, index: Mapping[str, Any], *, ours: bool) -> Layout:
+    params = {f["name"]: f["params"] for f in description["fields"]}
+    return Layout(
+        kind=fields.kind,
+        id=fields.id,
+        uri=fields.uri,
+        embedding=fields.embedding,
+        payload=fields.payload,
+        payload_bytes=int(params[fields.payload]["max_length"]) if fields.payload is not None else 0,
+        dim=vector_dim(description, fields.embedding),
+        index_type=str(index.get("index_type", "")),
+        metric=str(index.get("metric_type", "")),
+        schema_fields=frozenset(params),
+        ours=ours,
+    )

@@ -1,0 +1,111 @@
+"""Milvus Lite servers of this process: started once per folder, shared by all stores on it, stopped with the last.
+
+pymilvus starts such a server by itself, but never stops it before the process ends; so the folder's lock would outlive `close()`.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from milvus_coop.errors import InvalidArgumentError, StoreError, StoreLockedError
+
+_starting = threading.RLock()
+_servers: dict[Path, LiteServer] = {}
+
+
+@dataclass
+class LiteServer:
+    """One running Milvus Lite server and how many stores use it."""
+
+    folder: Path
+    endpoint: str
+    ours: bool
+    """False if a MilvusClient of the same process had started it; then it is not ours to stop."""
+    users: int = 0
+    write_lock: threading.RLock = field(default_factory=threading.RLock)
+    """Milvus Lite allows only one writer at a time."""
+
+
+def acquire(folder: Path) -> LiteServer:
+    """The server of that folder, started if need be. Give it back with `release`.
+
+    Raises:
+        InvalidArgumentError: the parent folder does not exist.
+        StoreLockedError: another process has the folder open.
+        StoreError: the path is something else, or milvus-lite is missing.
+    """
+    folder = folder.resolve()
+    with _starting:
+        server = _servers.get(folder)
+        if server is None:
+            _check_folder(folder)
+            server = _servers[folder] = _start(folder)
+        server.users += 1
+        return server
+
+
+def release(server: LiteServer) -> None:
+    """Give a server back; the last user's call stops it and frees the folder's lock."""
+    with _starting:
+        server.users -= 1
+        if server.users == 0:
+            del _servers[server.folder]
+            if server.ours:
+                _manager().release_server(str(server.folder))
+
+
+def _manager() -> Any:
+    try:
+        from milvus_lite.server_manager import server_manager_instance
+    except ImportError as exc:
+        raise StoreError(
+            "milvus-lite is not installed", expected="it, or the address of a Milvus server", run="pip install 'milvus-lite>=3.2'"
+        ) from exc
+    return server_manager_instance
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.parent.is_dir():
+        raise InvalidArgumentError(f"the folder {folder.parent} does not exist", run=f"mkdir -p {folder.parent}")
+    if folder.is_file():
+        raise StoreError(
+            f"{folder} is a file, perhaps of Milvus Lite 2.x",
+            expected="a folder of Milvus Lite 3, or a path that does not exist yet; version 3 cannot read files of version 2",
+            run="ingest again into another path",
+        )
+    if folder.is_dir() and not (folder / "collections").is_dir() and next(folder.iterdir(), None) is not None:
+        raise StoreError(
+            f"{folder} is a folder with other files in it", expected="a folder of Milvus Lite 3, or a path that does not exist yet"
+        )
+
+
+def _start(folder: Path) -> LiteServer:
+    manager = _manager()
+    ours = str(folder) not in getattr(manager, "_servers", {})
+    endpoint = manager.start_and_get_uri(str(folder))
+    if endpoint is None:
+        _explain(folder)
+        endpoint = manager.start_and_get_uri(str(folder))
+    if endpoint is None:
+        raise StoreError(f"Milvus Lite could not open {folder}")
+    return LiteServer(folder, endpoint, ours)
+
+
+def _explain(folder: Path) -> None:
+    """Raise what made the start fail: the manager itself only logs it."""
+    from milvus_lite.db import MilvusLite
+    from milvus_lite.exceptions import DataDirLockedError
+
+    try:
+        MilvusLite(str(folder)).close()
+    except DataDirLockedError as exc:
+        raise StoreLockedError(
+            f"another process has {folder} open",
+            expected="one process at a time on a Milvus Lite folder",
+            run="stop the other process, or use a Milvus server for several",
+        ) from exc
+    except Exception as exc:  # whatever else keeps it from opening: permissions, a broken manifest, a full disk
+        raise StoreError(f"Milvus Lite could not open {folder}: {exc}") from exc

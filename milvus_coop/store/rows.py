@@ -1,0 +1,140 @@
+"""From `Row` to what Milvus stores: checked before anything is written, and cut into requests that Milvus accepts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.store.schema import DIGEST_BYTES, EMBEDDING, ID_BYTES, RESERVED, URI_BYTES, VARCHAR_BYTES
+from milvus_coop.types import Row
+
+REQUEST_BYTES = 32 * 2**20
+"""Most bytes of one write request. A server refuses 64 MiB and more; half of it leaves room for what protobuf adds."""
+ROW_OVERHEAD_BYTES = 64
+INT64_MAX = 2**63 - 1
+
+Record = dict[str, Any]
+
+
+def records(rows: Sequence[Row], *, dim: int, payload_field: str, payload_bytes: int) -> list[tuple[Record, int]]:
+    """Milvus rows and their sizes in bytes; of rows with the same id only the last.
+
+    Raises:
+        InvalidArgumentError: a row does not fit; names it.
+    """
+    last = {row.id: row for row in rows}
+    return [_record(row, dim, payload_field, payload_bytes) for row in last.values()]
+
+
+def requests(sized: Sequence[tuple[Record, int]], limit_bytes: int = REQUEST_BYTES) -> Iterator[list[Record]]:
+    """Cut into runs of at most `limit_bytes` each; a row larger than that goes alone."""
+    run: list[Record] = []
+    run_bytes = 0
+    for record, n_bytes in sized:
+        if run and run_bytes + n_bytes > limit_bytes:
+            yield run
+            run, run_bytes = [], 0
+        run.append(record)
+        run_bytes += n_bytes
+    if run:
+        yield run
+
+
+def literal(text: str) -> str:
+    """`text` as a string literal of a Milvus filter; it cannot end the literal, whatever it holds.
+
+    Raises:
+        InvalidArgumentError: it holds control characters, which Milvus' literals cannot express.
+    """
+    _check_text("id", text, ID_BYTES, text)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def among(field: str, ids: Sequence[str]) -> str:
+    """The filter that keeps the rows with these ids."""
+    return f"{field} in [{', '.join(map(literal, ids))}]"
+
+
+def _record(row: Row, dim: int, payload_field: str, payload_bytes: int) -> tuple[Record, int]:
+    if not row.id:
+        raise InvalidArgumentError(f"the id of '{row.uri}' is empty", expected="a stable hash of its uri")
+    n_bytes = _check_text("id", row.id, ID_BYTES, row.id)
+    n_bytes += _check_text("uri", row.uri, URI_BYTES, row.id)
+    n_bytes += _check_text("digest", row.digest, DIGEST_BYTES, row.id)
+    n_bytes += _payload_size(row, payload_field, payload_bytes)
+    metadata, metadata_bytes = _metadata(row)
+    embedding = np.asarray(row.embedding, dtype=np.float32)
+    if embedding.shape != (dim,) or not np.isfinite(embedding).all():
+        raise InvalidArgumentError(
+            f"the embedding of '{row.uri}' has shape {embedding.shape}, or is not finite", expected=f"{dim} finite numbers"
+        )
+    record = {
+        **metadata,
+        "id": row.id,
+        "uri": row.uri,
+        "digest": row.digest,
+        "size": int(row.size),
+        "mtime_ns": int(row.mtime_ns),
+        EMBEDDING: embedding,
+        payload_field: row.payload,
+    }
+    return record, n_bytes + metadata_bytes + 4 * dim + ROW_OVERHEAD_BYTES
+
+
+def _check_text(name: str, text: str, limit_bytes: int, of: str) -> int:
+    """Bytes of a text that Milvus can store and that a filter can name."""
+    n_bytes = _utf8_size(name, text, of)
+    if n_bytes > limit_bytes:
+        raise InvalidArgumentError(f"the {name} of {of[:100]!r} takes {n_bytes} bytes", expected=f"at most {limit_bytes}")
+    if not text.isprintable() and any(ord(c) < 32 for c in text):
+        raise InvalidArgumentError(f"the {name} of {of[:100]!r} holds control characters", expected="text on one line")
+    return n_bytes
+
+
+def _payload_size(row: Row, field: str, limit_bytes: int) -> int:
+    n_bytes = _utf8_size(field, row.payload, row.uri)
+    if n_bytes > limit_bytes:
+        raise InvalidArgumentError(f"the {field} of '{row.uri}' takes {n_bytes} bytes", expected=f"at most {limit_bytes}")
+    return n_bytes
+
+
+def _utf8_size(name: str, text: str, of: str) -> int:
+    try:
+        return len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError as exc:
+        raise InvalidArgumentError(f"the {name} of {of!r} is not valid Unicode", expected="text that UTF-8 can write") from exc
+
+
+def _metadata(row: Row) -> tuple[Mapping[str, Any], int]:
+    """Metadata as plain JSON values, and its size."""
+    if not row.metadata:
+        return {}, 0
+    for name in row.metadata:
+        if not isinstance(name, str) or not name or name.startswith("$") or name in RESERVED:
+            raise InvalidArgumentError(
+                f"metadata of '{row.uri}' has the key {name!r}",
+                expected=f"a name that does not start with $ and is none of {', '.join(sorted(RESERVED))}",
+            )
+    try:
+        text = json.dumps(dict(row.metadata), ensure_ascii=False, allow_nan=False)
+        n_bytes = len(text.encode())
+        plain: dict[str, Any] = json.loads(text, parse_int=_int64)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidArgumentError(
+            f"metadata of '{row.uri}' is not JSON: {exc}",
+            expected="texts, finite numbers, booleans, None, and lists and dicts of them",
+        ) from exc
+    if n_bytes > VARCHAR_BYTES:
+        raise InvalidArgumentError(f"metadata of '{row.uri}' takes {n_bytes} bytes", expected=f"at most {VARCHAR_BYTES}")
+    return plain, n_bytes
+
+
+def _int64(digits: str) -> int:
+    value = int(digits)
+    if abs(value) > INT64_MAX:
+        raise ValueError(f"{digits} is too large for 64 bits")
+    return value

@@ -1,0 +1,230 @@
+"""`Store`: a connection to Milvus, and its collections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from milvus_coop.bundle.spec import BundleSpec
+from milvus_coop.config import Settings
+from milvus_coop.errors import (
+    BundleMismatchError,
+    CollectionExistsError,
+    CollectionNotFoundError,
+    ForeignCollectionError,
+    InvalidArgumentError,
+)
+from milvus_coop.store.address import parse_address
+from milvus_coop.store.collection import Collection
+from milvus_coop.store.connection import Connection
+from milvus_coop.store.layout import Fields, Layout, foreign_layout, own_layout, vector_dim
+from milvus_coop.store.schema import HEADER, Header, Index, check_name, collection_schema, index_params, read_header
+from milvus_coop.types import CollectionInfo, Kind
+
+LOAD_TIMEOUT_S = 120.0
+"""Least time for creating or loading a collection: 3 s for an empty one on a server, more for millions of rows."""
+
+
+class Store:
+    """One connection to Milvus; `with Store(...) as store:` closes it. Safe to use from several threads.
+
+    Args:
+        uri: a Milvus Lite path, such as `./milvus_coop.db`, or `http://host:19530`, or `https://host:443`; a path after the host
+            names a Milvus database.
+        token: `user:password` or an API key.
+        user: instead of a token.
+        password: instead of a token.
+        ca_file: PEM file with the certificate authority of an https server; default the system's.
+        timeout_s: limit of every call.
+
+    Raises:
+        InvalidArgumentError: a parameter makes no sense.
+        StoreUnavailableError, StoreAuthError, StoreLockedError, StoreError: no connection.
+    """
+
+    def __init__(
+        self,
+        uri: str | Path = "./milvus_coop.db",
+        *,
+        token: str = "",
+        user: str = "",
+        password: str = "",
+        ca_file: Path | None = None,
+        timeout_s: float = 10.0,
+    ) -> None:
+        address = parse_address(uri, token=token, user=user, password=password)
+        self._connection = Connection(address, timeout_s=timeout_s, ca_file=ca_file)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Store:
+        """The store that the settings name."""
+        ca_file = Path(settings.ca_file) if settings.ca_file else None
+        return cls(settings.uri, token=settings.token, ca_file=ca_file, timeout_s=settings.timeout_s)
+
+    def __repr__(self) -> str:
+        return f"<Store {self._connection.address.label}>"
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; may be called twice. Of Milvus Lite, the last store that closes also frees the folder's lock."""
+        self._connection.close()
+
+    def create(self, name: str, spec: BundleSpec, kind: Kind = "image", *, index: Index = "HNSW") -> Collection:
+        """Make an empty collection for that bundle.
+
+        Args:
+            name: a letter or `_`, then letters, digits and `_`.
+            spec: the bundle whose embeddings go in; the collection remembers its fingerprint.
+            kind: whether it holds images or texts.
+            index: `HNSW`, or `AUTOINDEX` for managed services that choose themselves.
+
+        Raises:
+            CollectionExistsError: there is one of that name.
+            InvalidArgumentError: the name is not valid.
+        """
+        if self._has(check_name(name)):
+            raise CollectionExistsError(
+                f"the collection '{name}' exists", run=f"another name, or milvus-coop collections drop {name}"
+            )
+        if index not in ("HNSW", "AUTOINDEX"):
+            raise InvalidArgumentError(f"the index is '{index}'", expected="HNSW or AUTOINDEX")
+        header = Header(kind, spec.label, spec.fingerprint)
+        schema = collection_schema(spec, kind, header)
+        with self._connection.writing():
+            self._connection.call(
+                "create_collection",
+                collection=name,
+                timeout_s=self._load_timeout_s,
+                schema=schema,
+                consistency_level="Session",
+                properties={HEADER: header.to_json()},
+            )
+            self._connection.call("create_index", collection=name, timeout_s=self._load_timeout_s, index_params=index_params(index))
+        return self.open(name, spec)
+
+    def open(self, name: str, spec: BundleSpec | None = None, *, fields: Fields | None = None) -> Collection:
+        """Open and load a collection.
+
+        Args:
+            name: of the collection.
+            spec: the bundle to use it with; None: do not check.
+            fields: names of the fields, for a collection that milvus-coop did not make.
+
+        Raises:
+            CollectionNotFoundError: there is none of that name.
+            BundleMismatchError: it was made with another bundle.
+            ForeignCollectionError: milvus-coop did not make it, and `fields` is not given or does not fit.
+        """
+        description = self._describe(check_name(name))
+        header = read_header(description)
+        layout = self._layout(name, description, header, spec, fields)
+        self._connection.call("load_collection", collection=name, timeout_s=self._load_timeout_s)
+        return Collection(self._connection, name, layout, header)
+
+    def open_or_create(self, name: str, spec: BundleSpec, kind: Kind = "image", *, index: Index = "HNSW") -> Collection:
+        """Open a collection of that bundle and kind, or make it if there is none of that name.
+
+        Raises:
+            BundleMismatchError: it exists with another bundle.
+            CollectionExistsError: it exists with another kind.
+            ForeignCollectionError: it exists, and milvus-coop did not make it.
+        """
+        if not self._has(check_name(name)):
+            return self.create(name, spec, kind, index=index)
+        collection = self.open(name, spec)
+        if collection.kind != kind:
+            raise CollectionExistsError(
+                f"the collection '{name}' holds {collection.kind}s", expected=f"one of {kind}s", run="another collection name"
+            )
+        return collection
+
+    def list(self) -> list[CollectionInfo]:
+        """All collections, by name; also those that milvus-coop did not make (`kind` None)."""
+        names = self._connection.call("list_collections")
+        return [self.describe(name) for name in sorted(names)]
+
+    def describe(self, name: str) -> CollectionInfo:
+        """What a collection is. It does not load a collection; of one that is not loaded, `count` is Milvus' estimate.
+
+        Raises:
+            CollectionNotFoundError: there is none of that name.
+        """
+        description = self._describe(check_name(name))
+        header = read_header(description)
+        index = self._index(name)
+        return CollectionInfo(
+            name=name,
+            kind=header.kind if header else None,
+            bundle=header.bundle if header else "",
+            fingerprint=header.fingerprint if header else "",
+            dim=vector_dim(description),
+            count=self._count(name),
+            index=f"{index.get('index_type', '')} {index.get('metric_type', '')}".strip(),
+        )
+
+    def drop(self, name: str) -> None:
+        """Delete a collection and all its rows.
+
+        Raises:
+            CollectionNotFoundError: there is none of that name.
+        """
+        self._describe(check_name(name))
+        with self._connection.writing():
+            self._connection.call("drop_collection", collection=name, timeout_s=self._load_timeout_s)
+
+    @property
+    def _load_timeout_s(self) -> float:
+        return max(LOAD_TIMEOUT_S, self._connection.timeout_s)
+
+    def _has(self, name: str) -> bool:
+        try:
+            self._describe(name)
+        except CollectionNotFoundError:
+            return False
+        return True
+
+    def _describe(self, name: str) -> Mapping[str, Any]:
+        description: Mapping[str, Any] = self._connection.call("describe_collection", collection=name)
+        return description
+
+    def _index(self, name: str, field: str = "") -> Mapping[str, Any]:
+        """The index of that field, or the first index; {} where there is none."""
+        for index_name in self._connection.call("list_indexes", collection=name):
+            index: Mapping[str, Any] = self._connection.call("describe_index", collection=name, index_name=index_name)
+            if index and field in ("", index.get("field_name")):
+                return index
+        return {}
+
+    def _count(self, name: str) -> int:
+        state = self._connection.call("get_load_state", collection=name)["state"]
+        if state.name != "Loaded":
+            return int(self._connection.call("get_collection_stats", collection=name)["row_count"])
+        rows = self._connection.call("query", collection=name, output_fields=["count(*)"], consistency_level="Strong")
+        return int(rows[0]["count(*)"])
+
+    def _layout(
+        self, name: str, description: Mapping[str, Any], header: Header | None, spec: BundleSpec | None, fields: Fields | None
+    ) -> Layout:
+        if header is None:
+            if fields is None:
+                raise ForeignCollectionError(
+                    f"milvus-coop did not make the collection '{name}'",
+                    expected="fields=Fields(...) that names its fields, to search it",
+                )
+            return foreign_layout(fields, spec, description, self._index(name, fields.embedding))
+        if fields is not None:
+            raise InvalidArgumentError(f"fields= is given, but milvus-coop made the collection '{name}'", expected="no fields=")
+        if spec is not None and spec.fingerprint != header.fingerprint:
+            raise BundleMismatchError(
+                f"the collection '{name}' was made with bundle {header.bundle} ({header.fingerprint[:8]})",
+                expected=f"it, not {spec.label} ({spec.fingerprint[:8]})",
+                run=f"use bundle {header.bundle}, or ingest again into another collection",
+            )
+        return own_layout(header, description, self._index(name))
