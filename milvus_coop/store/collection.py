@@ -9,7 +9,7 @@ import numpy as np
 
 from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, StoreError
 from milvus_coop.store.connection import Connection
-from milvus_coop.store.layout import Layout
+from milvus_coop.store.layout import Layout, summary
 from milvus_coop.store.rows import Record, among, literal, records, requests
 from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, TEXT, Header, search_params
 from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, Row, Stamp
@@ -61,16 +61,8 @@ class Collection:
 
     def info(self) -> CollectionInfo:
         """Kind, bundle, dimension, number of rows, index."""
-        header, layout = self._header, self._layout
-        return CollectionInfo(
-            name=self.name,
-            kind=header.kind if header else None,
-            bundle=header.bundle if header else "",
-            fingerprint=header.fingerprint if header else "",
-            dim=layout.dim,
-            count=self.count(),
-            index=f"{layout.index_type} {layout.metric}",
-        )
+        layout = self._layout
+        return summary(self.name, self._header, layout.dim, layout.index_type, layout.metric, self.count())
 
     def search(
         self,
@@ -140,7 +132,6 @@ class Collection:
         layout = self._own()
         with self._connection.writing():
             for some in _chunks(ids):
-                # As an argument named `filter` it would be shown as the user's in an error.
                 self._connection.call(
                     "delete", collection=self.name, timeout_s=self._write_timeout_s, filter=among(layout.id, some)
                 )
@@ -232,7 +223,7 @@ class Collection:
             id=str(entity[layout.id]),
             uri=str(entity.get(layout.uri, "")),
             be_score=score,
-            payload=None if layout.payload is None else entity[layout.payload],
+            payload=None if layout.payload is None else entity.get(layout.payload),
             fields=fields,
         )
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 from pymilvus import MilvusClient
 
 from milvus_coop.errors import InvalidArgumentError, StoreError, StoreUnavailableError
@@ -19,6 +19,8 @@ from milvus_coop.store.address import Address
 from milvus_coop.store.failures import Attempt, translate
 
 RETRY_AFTER_S = 0.1
+SHORTEST_SECRET = 6
+"""Milvus takes no shorter passwords."""
 
 # Both log whole tracebacks at ERROR for what they also raise; here the raised error is what counts. Who wants the logs sets the
 # level again after importing this package.
@@ -41,8 +43,8 @@ class Connection:
     def __init__(self, address: Address, *, timeout_s: float, ca_file: Path | None = None) -> None:
         if not timeout_s > 0:
             raise InvalidArgumentError(f"timeout_s is {timeout_s}", expected="a positive number of seconds")
-        if ca_file is not None and not ca_file.is_file():
-            raise InvalidArgumentError(f"ca_file {ca_file} does not exist", expected="a PEM file")
+        if ca_file is not None and not (ca_file.is_file() and address.endpoint.startswith("https://")):
+            raise InvalidArgumentError(f"ca_file is {ca_file}", expected="a PEM file that exists, with an https:// address")
         self.address = address
         self.timeout_s = timeout_s
         self._server = lite.acquire(address.folder) if address.folder is not None else None
@@ -124,7 +126,7 @@ class Connection:
 
     def _attempt(self, call: str, timeout_s: float, collection: str = "", filter: str = "") -> Attempt:
         token = self.address.token
-        secrets = tuple(s for s in (token, token.partition(":")[2]) if s)
+        secrets = tuple(s for s in (token, token.partition(":")[2]) if len(s) >= SHORTEST_SECRET)
         return Attempt(self.address.label, call, timeout_s, collection, filter, secrets)
 
     def _release(self) -> None:

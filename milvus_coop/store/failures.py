@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 from pymilvus.exceptions import MilvusException
 
 from milvus_coop.errors import (
@@ -88,7 +88,11 @@ def _of_grpc(code: grpc.StatusCode, message: str, attempt: Attempt) -> MilvusCoo
             run="ask for fewer candidates or queries at a time",
         )
     if code == grpc.StatusCode.UNIMPLEMENTED:
-        return StoreUnavailableError(f"{attempt.address} does not speak Milvus' gRPC", expected="the gRPC port, by default 19530")
+        return StoreUnavailableError(
+            f"{attempt.address} does not speak Milvus' gRPC",
+            expected="the gRPC port, by default 19530, not behind an HTTP proxy",
+            run="add the host to the environment variable no_proxy",
+        )
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return _unreachable(attempt)
     return StoreError(f"{attempt.call} failed: {code.name}: {message}")
@@ -100,7 +104,7 @@ def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCo
         return CollectionNotFoundError(f"there is no collection '{attempt.collection}' in {attempt.address}")
     if attempt.filter and (exc.code == _LITE_BAD_EXPRESSION or any(sign in lower for sign in _FILTER_SIGNS)):
         return FilterError(
-            f"Milvus rejects the filter {attempt.filter!r}: {message}",
+            f"Milvus rejects the filter {attempt.filter[:_LONGEST_MESSAGE]!r}: {message}",
             expected="a Milvus expression such as: year > 2020 and tag == 'cat'",
         )
     if exc.code in _AUTH_CODES or any(sign in lower for sign in _AUTH_SIGNS):

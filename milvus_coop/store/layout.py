@@ -11,8 +11,9 @@ from pymilvus import DataType
 from milvus_coop.bundle.spec import BundleSpec
 from milvus_coop.errors import ForeignCollectionError
 from milvus_coop.store.schema import EMBEDDING, PAYLOAD_FIELDS, Header
-from milvus_coop.types import Kind
+from milvus_coop.types import CollectionInfo, Kind
 
+_ANY = tuple(DataType)
 METRICS = ("COSINE", "IP")
 """Higher is better in both. IP is the cosine similarity where the stored embeddings have unit length, as a bi-encoder's have."""
 
@@ -73,11 +74,12 @@ def foreign_layout(fields: Fields, spec: BundleSpec | None, description: Descrip
     if fields.payload is not None:
         wanted[fields.payload] = (DataType.VARCHAR,)
     if not description.get("enable_dynamic_field"):
-        wanted.setdefault(fields.uri, tuple(DataType))
+        wanted.setdefault(fields.uri, _ANY)
     for field, allowed in wanted.items():
         if types.get(field) not in allowed:
+            of_type = " or ".join(t.name for t in allowed) if allowed is not _ANY else "any type"
             raise ForeignCollectionError(
-                f"the collection '{name}' has no field '{field}' of type {' or '.join(t.name for t in allowed[:3])}",
+                f"the collection '{name}' has no field '{field}' of {of_type}",
                 expected=f"fields= with names from: {', '.join(types)}",
             )
     primary = next(f["name"] for f in description["fields"] if f.get("is_primary"))
@@ -102,6 +104,19 @@ def vector_dim(description: Description, field: str = "") -> int:
         if f["params"].get("dim") and field in ("", f["name"]):
             return int(f["params"]["dim"])
     return 0
+
+
+def summary(name: str, header: Header | None, dim: int, index_type: str, metric: str, count: int) -> CollectionInfo:
+    """What users see of a collection."""
+    return CollectionInfo(
+        name=name,
+        kind=header.kind if header else None,
+        bundle=header.bundle if header else "",
+        fingerprint=header.fingerprint if header else "",
+        dim=dim,
+        count=count,
+        index=f"{index_type} {metric}".strip(),
+    )
 
 
 def _layout(fields: Fields, description: Description, index: Mapping[str, Any], *, ours: bool) -> Layout:

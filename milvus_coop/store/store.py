@@ -19,8 +19,8 @@ from milvus_coop.errors import (
 from milvus_coop.store.address import parse_address
 from milvus_coop.store.collection import Collection
 from milvus_coop.store.connection import Connection
-from milvus_coop.store.layout import Fields, Layout, foreign_layout, own_layout, vector_dim
-from milvus_coop.store.schema import HEADER, Header, Index, check_name, collection_schema, index_params, read_header
+from milvus_coop.store.layout import Fields, Layout, foreign_layout, own_layout, summary, vector_dim
+from milvus_coop.store.schema import EMBEDDING, HEADER, Header, Index, check_name, collection_schema, index_params, read_header
 from milvus_coop.types import CollectionInfo, Kind
 
 LOAD_TIMEOUT_S = 120.0
@@ -106,7 +106,7 @@ class Store:
                 consistency_level="Session",
                 properties={HEADER: header.to_json()},
             )
-            self._connection.call("create_index", collection=name, timeout_s=self._load_timeout_s, index_params=index_params(index))
+        self._create_index(name, index)
         return self.open(name, spec)
 
     def open(self, name: str, spec: BundleSpec | None = None, *, fields: Fields | None = None) -> Collection:
@@ -157,17 +157,9 @@ class Store:
             CollectionNotFoundError: there is none of that name.
         """
         description = self._describe(check_name(name))
-        header = read_header(description)
         index = self._index(name)
-        return CollectionInfo(
-            name=name,
-            kind=header.kind if header else None,
-            bundle=header.bundle if header else "",
-            fingerprint=header.fingerprint if header else "",
-            dim=vector_dim(description),
-            count=self._count(name),
-            index=f"{index.get('index_type', '')} {index.get('metric_type', '')}".strip(),
-        )
+        kind, metric = str(index.get("index_type", "")), str(index.get("metric_type", ""))
+        return summary(name, read_header(description), vector_dim(description), kind, metric, self._count(name))
 
     def drop(self, name: str) -> None:
         """Delete a collection and all its rows.
@@ -202,6 +194,10 @@ class Store:
                 return index
         return {}
 
+    def _create_index(self, name: str, index: Index) -> None:
+        with self._connection.writing():
+            self._connection.call("create_index", collection=name, timeout_s=self._load_timeout_s, index_params=index_params(index))
+
     def _count(self, name: str) -> int:
         state = self._connection.call("get_load_state", collection=name)["state"]
         if state.name != "Loaded":
@@ -227,4 +223,8 @@ class Store:
                 expected=f"it, not {spec.label} ({spec.fingerprint[:8]})",
                 run=f"use bundle {header.bundle}, or ingest again into another collection",
             )
-        return own_layout(header, description, self._index(name))
+        found = self._index(name, EMBEDDING)
+        if not found:  # whoever created the collection died before this step
+            self._create_index(name, "HNSW")
+            found = self._index(name, EMBEDDING)
+        return own_layout(header, description, found)
