@@ -10,13 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from milvus_coop.store.schema import URI_BYTES, VARCHAR_BYTES
 from milvus_coop.types import Failure
-
-MAX_URI_BYTES = 2048
-"""Of the `uri` field."""
-
-MAX_METADATA_BYTES = 65_536
-"""Milvus's limit for all dynamic fields of a row, as JSON."""
 
 HALF = 32
 """Hex digits of each half of a digest, and of an id: 128 bits."""
@@ -67,9 +62,11 @@ def checked(item: Item, where: str = "") -> Entry:
         n_bytes = len(item.uri.encode())
         n_metadata = len(json.dumps(item.metadata, ensure_ascii=False).encode()) if item.metadata else 0
     except UnicodeEncodeError:
-        return Failure(where or item.uri.encode(errors="replace").decode(), "its name or metadata is not valid Unicode")
-    if n_bytes > MAX_URI_BYTES:
-        return Failure(where or item.uri, f"the uri has {n_bytes:,} bytes, expected at most {MAX_URI_BYTES:,}")
-    if n_metadata > MAX_METADATA_BYTES:
-        return Failure(where or item.uri, f"the metadata has {n_metadata:,} bytes, expected at most {MAX_METADATA_BYTES:,}")
+        return Failure(where or ascii(item.uri)[1:-1], "its name or metadata is not valid Unicode")
+    if any(c < " " for c in item.uri):
+        return Failure(where or ascii(item.uri)[1:-1], "its name has control characters")
+    if n_bytes > URI_BYTES:
+        return Failure(where or item.uri, f"the uri has {n_bytes:,} bytes; expected: at most {URI_BYTES:,}")
+    if n_metadata > VARCHAR_BYTES:
+        return Failure(where or item.uri, f"the metadata has {n_metadata:,} bytes; expected: at most {VARCHAR_BYTES:,}")
     return item

@@ -14,13 +14,11 @@ from urllib.parse import unquote, urlsplit
 
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest.items import Entry, Item, checked, hash_of, uri_of
+from milvus_coop.store.schema import RESERVED
 from milvus_coop.types import Failure, Kind
 
 LISTS = frozenset({".jsonl", ".ndjson", ".csv"})
 TEXTS = LISTS | {".txt"}
-
-RESERVED = frozenset({"id", "uri", "digest", "size", "mtime_ns", "embedding", "image_tokens", "text"})
-"""Names of fields of a collection, which metadata cannot have."""
 
 NAMING = frozenset({"uri", "path", "text"})
 """Of these columns a CSV file has at least one."""
@@ -128,7 +126,7 @@ def _picture(row: dict[str, Any], source: Path) -> Item:
     if "\0" in place:
         raise _BadRowError("the path contains a zero character")
     local = Path(uri_of(os.path.join(source.parent, place)))  # noqa: PTH118 - uri_of makes it a Path
-    return Item(uri if uri and path else local.as_posix(), path=local, metadata=_metadata(row, RESERVED - {"text"}))
+    return Item(uri if uri and path else local.as_posix(), path=local, metadata=_metadata(row))
 
 
 def _text(row: dict[str, Any], source: Path) -> Item:
@@ -144,12 +142,12 @@ def _text(row: dict[str, Any], source: Path) -> Item:
         raise _BadRowError("'uri' or 'id' is neither text nor a whole number")
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise _BadRowError("the text is not valid UTF-8")
-    return Item(str(name), text=text, metadata=_metadata(row, RESERVED))
+    return Item(str(name), text=text, metadata=_metadata(row))
 
 
-def _metadata(row: dict[str, Any], reserved: frozenset[str]) -> dict[str, Any]:
-    if taken := sorted(reserved & row.keys()):
-        raise _BadRowError(f"the name '{taken[0]}' is taken by the collection; rename that column")
+def _metadata(row: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted(k for k in row if k in RESERVED or not k or k.startswith("$")):
+        raise _BadRowError(f"the name '{taken[0]}' is taken by the collection; rename it")
     if wrong := [k for k, v in row.items() if isinstance(v, int) and not -(2**63) <= v < 2**63]:
         raise _BadRowError(f"'{wrong[0]}' does not fit into 64 bits")
     if endless := [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]:

@@ -16,13 +16,11 @@ from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgument
 from milvus_coop.ingest.items import HALF, Item, hash_of, hash_of_metadata
 from milvus_coop.preprocess.images import decode
 from milvus_coop.preprocess.texts import check_text
+from milvus_coop.store.schema import VARCHAR_BYTES
 from milvus_coop.tokens import pack
 from milvus_coop.types import Array, Failure, Kind, Row, Stamp
 
 CHUNK_BYTES = 1 << 20
-
-MAX_TEXT_BYTES = 65_535
-"""Of a VARCHAR field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +122,8 @@ class Texts:
         except InvalidArgumentError as exc:
             return Failure(item.uri, str(exc))
         content = item.text.encode()
-        if len(content) > MAX_TEXT_BYTES:
-            return Failure(item.uri, f"the text has {len(content):,} bytes; expected: at most {MAX_TEXT_BYTES:,}")
+        if len(content) > VARCHAR_BYTES:
+            return Failure(item.uri, f"the text has {len(content):,} bytes; expected: at most {VARCHAR_BYTES:,}")
         digest = hash_of(content) + hash_of_metadata(item.metadata)
         if stamp and not force and stamp.digest == digest:
             return None
