@@ -97,15 +97,19 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def devices() -> dict[str, str]:
+    """ONNX Runtime's execution providers here, by the name that `--models onnx:NAME` uses."""
+    return {name.removesuffix("ExecutionProvider").lower(): name for name in onnxruntime.get_available_providers()}
+
+
 def provider_of(device: str) -> str:
     """ONNX Runtime's name of an execution provider: `cuda` -> `CUDAExecutionProvider`.
 
     Raises:
         BackendUnavailableError: this installation of ONNX Runtime has no such provider.
     """
-    names: dict[str, str] = {name.removesuffix("ExecutionProvider").lower(): name for name in onnxruntime.get_available_providers()}
-    if device.lower() not in names:
+    if device.lower() not in devices():
         raise BackendUnavailableError(
-            f"ONNX Runtime has no provider '{device}' here", expected=f"one of {', '.join(sorted(names))}", run="milvus-coop doctor"
+            f"ONNX Runtime has no device '{device}' here", expected=f"one of {', '.join(sorted(devices()))}", run="milvus-coop doctor"
         )
-    return names[device.lower()]
+    return devices()[device.lower()]

@@ -81,15 +81,13 @@ def _bundle(settings: Settings) -> str:
 
 
 def _backend(settings: Settings) -> str:
-    import onnxruntime
-
+    from milvus_coop.backends.onnx import devices
     from milvus_coop.models import open_models
 
     models = open_models(settings)
     encoded = models.encoder.encode_texts(["a red apple"])
     models.close()
-    providers = ", ".join(onnxruntime.get_available_providers())
-    return f"{settings.models} encodes a text to {encoded.embeddings.shape[1]} dimensions; ONNX Runtime providers: {providers}"
+    return f"{settings.models} encodes a text to {encoded.embeddings.shape[1]} dimensions; in-process devices: {', '.join(devices())}"
 
 
 def _milvus(settings: Settings) -> str:

@@ -1,0 +1,313 @@
+"""`CoopSearch` on a real Milvus Lite: the flow with the fake backend, whose failures and delays can be chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from milvus_coop import CoopIngest, CoopSearch, FakeBackend, Fields, SearchResult, Store, load_bundle
+from milvus_coop.bundle import CROSS_ENCODER, TEXT_ENCODER
+from milvus_coop.errors import (
+    BackendError,
+    BackendUnavailableError,
+    BundleMismatchError,
+    CollectionNotFoundError,
+    FilterError,
+    ForeignCollectionError,
+    ImageUnreadableError,
+    InvalidArgumentError,
+    MilvusCoopError,
+)
+from milvus_coop.types import Row
+
+N_IMAGES = 60
+CAPTIONS = ["a red apple", "two dogs on a beach", "猫", "🚲 in the rain", "a boat on the water"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pictures with metadata and a collection of five captions, ingested through the fake backend."""
+    folder = tmp_path_factory.mktemp("search")
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(N_IMAGES):
+        colours = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((64, 48), Image.Resampling.NEAREST).save(folder / f"{i:02}.png")
+        lines.append(f'{{"path": "{i:02}.png", "year": {1990 + i}, "author": "A. N. Öther"}}\n')
+    (folder / "list.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "captions.txt").write_text("\n".join(CAPTIONS), encoding="utf-8")
+    backend = FakeBackend(load_bundle("coop-small").spec)
+    with CoopIngest("images", uri=folder / "lite.db", models=backend) as ingest:
+        assert ingest.run([folder / "list.jsonl"]).added == N_IMAGES
+    with CoopIngest("captions", kind="text", uri=folder / "lite.db", models=backend) as ingest:
+        assert ingest.run([folder / "captions.txt"]).added == len(CAPTIONS)
+    return folder
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend(load_bundle("coop-small").spec)
+
+
+@pytest.fixture
+def search(folder: Path, backend: FakeBackend) -> Iterator[CoopSearch]:
+    with CoopSearch("images", uri=folder / "lite.db", models=backend) as opened:
+        yield opened
+
+
+@pytest.fixture
+def captions(folder: Path, backend: FakeBackend) -> Iterator[CoopSearch]:
+    with CoopSearch("captions", uri=folder / "lite.db", models=backend) as opened:
+        yield opened
+
+
+def be_ranks(result: SearchResult) -> list[int]:
+    return [hit.be_rank for hit in result]
+
+
+def is_falling(values: Sequence[float | None]) -> bool:
+    return all(a is not None and b is not None and a >= b for a, b in itertools.pairwise(values))
+
+
+def test_coop_order(search: CoopSearch) -> None:
+    result = search.query("a red apple", limit=5, k=20)
+    assert result.reranked
+    assert result.reason is None
+    assert (result.candidates, result.rescored, len(result)) == (20, 20, 5)
+    assert is_falling([hit.ce_score for hit in result])
+    assert all(hit.score == hit.ce_score for hit in result)
+    plain = search.query("a red apple", limit=20, rerank=False)
+    by_uri = {hit.uri: hit for hit in plain}
+    assert [by_uri[hit.uri].rank for hit in result] == be_ranks(result)
+    assert [by_uri[hit.uri].be_score for hit in result] == [hit.be_score for hit in result]
+    t = result.timings
+    assert t.total_ms == pytest.approx(t.encode_ms + t.retrieve_ms + t.rerank_ms)
+
+
+def test_be_order(search: CoopSearch, backend: FakeBackend) -> None:
+    result = search.query("a red apple", limit=7, rerank=False)
+    assert be_ranks(result) == list(range(1, 8))
+    assert is_falling([hit.be_score for hit in result])
+    assert (result.reranked, result.rescored, result.reason) == (False, 0, "rescoring was turned off")
+    assert {hit.ce_score for hit in result} == {None}
+    assert CROSS_ENCODER not in backend.rows
+
+
+def test_no_picture_is_opened(search: CoopSearch, folder: Path) -> None:
+    before = search.query("a red apple")
+    for path in folder.glob("*.png"):
+        path.rename(path.with_suffix(".away"))
+    try:
+        assert search.query("a red apple").hits == before.hits
+    finally:
+        for path in folder.glob("*.away"):
+            path.rename(path.with_suffix(".png"))
+
+
+def test_hits_beyond_k_follow_in_be_order(search: CoopSearch) -> None:
+    result = search.query("a red apple", limit=30, k=10)
+    assert (result.candidates, result.rescored, len(result)) == (30, 10, 30)
+    assert result.reranked
+    assert set(be_ranks(result)[:10]) == set(range(1, 11))
+    assert be_ranks(result)[10:] == list(range(11, 31))
+    assert result[10].score == result[10].be_score
+
+
+def test_more_asked_for_than_there_is(search: CoopSearch) -> None:
+    result = search.query("a red apple", limit=1000)
+    assert (len(result), result.candidates, result.rescored, result.reranked) == (N_IMAGES, N_IMAGES, N_IMAGES, True)
+
+
+def test_filter_and_output_fields(search: CoopSearch) -> None:
+    result = search.query("a red apple", filter="year > 2040", output_fields=["year", "author"])
+    assert len(result) == 9
+    assert all(hit.fields["year"] > 2040 and hit.fields["author"] == "A. N. Öther" for hit in result)
+    with pytest.raises(FilterError, match="year >>"):
+        search.query("a red apple", filter="year >> 3")
+    none = search.query("a red apple", filter="year > 9999")
+    assert (len(none), none.reranked, none.reason) == (0, False, "there are no candidates")
+
+
+@pytest.mark.parametrize(
+    "options", [{"limit": 0}, {"limit": -1}, {"limit": 16385}, {"k": 0}, {"k": 2.5}, {"limit": True}, {"deadline_ms": 0}]
+)
+def test_options_out_of_range(search: CoopSearch, options: dict[str, int]) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{next(iter(options))} is"):
+        search.query("a red apple", **options)  # type: ignore[arg-type]
+
+
+def test_queries_that_are_none(search: CoopSearch) -> None:
+    for text in ("", "  ", "x" * 20_001):
+        with pytest.raises(InvalidArgumentError, match="the text"):
+            search.query(text)
+    with pytest.raises(InvalidArgumentError, match="neither a text nor an image"):
+        search.query()
+    with pytest.raises(InvalidArgumentError, match="a text and an image"):
+        search.query("x", image=b"")
+    with pytest.raises(InvalidArgumentError, match="one string"):
+        search.query_many("a red apple")
+    with pytest.raises(InvalidArgumentError, match="output_fields"):
+        search.query("a red apple", output_fields="year")
+    with pytest.raises(ImageUnreadableError):
+        search.query(image=b"no picture")
+    with pytest.raises(ImageUnreadableError):
+        search.query(image="missing.jpg")
+
+
+@pytest.mark.parametrize("text", ["x" * 20_000, "🚲🚲", "一只猫", "a\x00b", "' or 1 == 1"])
+def test_odd_but_valid_queries(search: CoopSearch, text: str) -> None:
+    assert len(search.query(text)) == 10
+
+
+def test_same_query_same_answer(search: CoopSearch) -> None:
+    first = search.query("two dogs on a beach")
+    assert all(search.query("two dogs on a beach").hits == first.hits for _ in range(3))
+
+
+def test_query_many_is_query_for_each(search: CoopSearch, backend: FakeBackend) -> None:
+    singles = [search.query(text, k=20) for text in CAPTIONS]
+    backend.rows.clear()
+    together = search.query_many(CAPTIONS, k=20)
+    assert [r.hits for r in together] == [r.hits for r in singles]
+    assert all(r.reranked for r in together)
+    assert backend.rows == {TEXT_ENCODER: 5, CROSS_ENCODER: 100}
+    assert search.query_many([]) == []
+
+
+def test_threads_share_a_search(search: CoopSearch) -> None:
+    expected = [search.query(text).hits for text in CAPTIONS]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda i: search.query(CAPTIONS[i % 5]).hits, range(40)))
+    assert results == [expected[i % 5] for i in range(40)]
+
+
+def test_image_to_text(captions: CoopSearch, folder: Path) -> None:
+    result = captions.query(image=folder / "03.png", limit=3)
+    assert result.reranked
+    assert is_falling([hit.ce_score for hit in result])
+    assert {hit.text for hit in captions.query(image=folder / "03.png")} == set(CAPTIONS)
+    as_bytes = captions.query(image=(folder / "03.png").read_bytes(), limit=3)
+    as_picture = captions.query(image=Image.open(folder / "03.png"), limit=3)
+    assert result.hits == as_bytes.hits == as_picture.hits
+    many = captions.query_many(images=[folder / "03.png", folder / "04.png"], limit=3)
+    assert many[0].hits == result.hits
+    assert many[1].hits != result.hits
+
+
+def test_both_directions_agree_on_a_pair(search: CoopSearch, captions: CoopSearch, folder: Path) -> None:
+    uri = str(folder / "03.png")
+    forward = next(hit for hit in search.query("a red apple", limit=60, k=60) if hit.uri == uri)
+    back = next(hit for hit in captions.query(image=uri) if hit.text == "a red apple")
+    assert forward.be_score == pytest.approx(back.be_score, abs=1e-5)
+    assert forward.ce_score == pytest.approx(back.ce_score, abs=1e-5)
+
+
+def test_same_kind_is_be_only_and_says_so(search: CoopSearch, captions: CoopSearch, folder: Path) -> None:
+    result = search.query(image=folder / "03.png")
+    assert result[0].uri == str(folder / "03.png")
+    assert result[0].be_score == pytest.approx(1, abs=1e-5)
+    assert not result.reranked
+    assert "both images" in (result.reason or "")
+    assert "both texts" in (captions.query("a red apple").reason or "")
+
+
+def test_a_failing_cross_encoder_degrades(search: CoopSearch, backend: FakeBackend) -> None:
+    good = search.query("a red apple", limit=20)
+    backend.failures[CROSS_ENCODER] = BackendUnavailableError("the server is away")
+    result = search.query("a red apple", limit=20)
+    assert be_ranks(result) == list(range(1, 21))
+    assert (result.reranked, result.rescored) == (False, 0)
+    assert result.reason == "the cross-encoder failed: the server is away"
+    backend.failures.clear()
+    assert search.query("a red apple", limit=20).hits == good.hits
+
+
+def test_a_broken_cross_encoder_and_a_failing_encoder_are_errors(search: CoopSearch, backend: FakeBackend) -> None:
+    backend.failures[CROSS_ENCODER] = BackendError("nonsense in the graph")
+    with pytest.raises(BackendError, match="nonsense"):
+        search.query("a red apple")
+    backend.failures = {TEXT_ENCODER: BackendUnavailableError("the server is away")}
+    with pytest.raises(BackendUnavailableError):
+        search.query("a red apple")
+
+
+def test_a_deadline_cuts_the_rescoring(search: CoopSearch, backend: FakeBackend) -> None:
+    backend.delays_s[CROSS_ENCODER] = 0.1
+    start = time.perf_counter()
+    result = search.query("a red apple", limit=60, k=60, deadline_ms=350)
+    assert time.perf_counter() - start < 2
+    assert not result.reranked
+    assert 0 < result.rescored < 60
+    assert result.rescored % 16 == 0
+    assert "the deadline came after" in (result.reason or "")
+    assert is_falling([hit.ce_score for hit in result[: result.rescored]])
+    assert be_ranks(result)[result.rescored :] == list(range(result.rescored + 1, 61))
+    assert search.query("a red apple", limit=60, deadline_ms=60_000).reranked
+
+
+def test_a_deadline_that_has_passed(search: CoopSearch) -> None:
+    result = search.query("a red apple", deadline_ms=0.001)
+    assert (result.rescored, len(result)) == (0, 10)
+    assert be_ranks(result) == list(range(1, 11))
+
+
+def test_damaged_tokens_are_named_and_stay_in_the_list(folder: Path, backend: FakeBackend, search: CoopSearch) -> None:
+    embedding = search.encoder.encode_texts(["a red apple"]).embeddings[0]
+    with Store(folder / "lite.db") as store:
+        collection = store.open("images", backend.spec)
+        collection.upsert([Row("damaged", "damaged.png", "", 0, 0, embedding, "AAAA")])
+        try:
+            result = search.query("a red apple", limit=60, k=20)
+        finally:
+            collection.delete(["damaged"])
+    assert result.rescored == 19
+    assert result.reason == "1 of 20 candidates hold nothing that the cross-encoder can read"
+    assert [hit.id for hit in result].index("damaged") == 19
+
+
+def test_an_empty_collection(tmp_path: Path, backend: FakeBackend) -> None:
+    with Store(tmp_path / "empty.db") as store:
+        store.create("images", backend.spec)
+        with CoopSearch("images", uri=tmp_path / "empty.db", models=backend) as search:
+            assert search.query("a red apple").hits == ()
+            assert search.info().count == 0
+
+
+def test_collections_that_do_not_fit(folder: Path, backend: FakeBackend) -> None:
+    with pytest.raises(CollectionNotFoundError, match="nonsense"):
+        CoopSearch("nonsense", uri=folder / "lite.db", models=backend)
+    with Store(folder / "lite.db") as store:
+        store.create("other", dataclasses.replace(backend.spec, version="99"))
+        try:
+            with pytest.raises(BundleMismatchError, match="coop-small 99"):
+                CoopSearch("other", uri=folder / "lite.db", models=backend)
+        finally:
+            store.drop("other")
+    assert issubclass(BundleMismatchError, MilvusCoopError)
+    with pytest.raises(BundleMismatchError, match="the backend runs"):
+        CoopSearch("images", uri=folder / "lite.db", models=FakeBackend(dataclasses.replace(backend.spec, version="99")))
+
+
+def test_a_collection_of_somebody_else(folder: Path, tmp_path: Path, backend: FakeBackend) -> None:
+    from pymilvus import MilvusClient
+
+    uri = str(tmp_path / "theirs.db")
+    client = MilvusClient(uri)
+    client.create_collection("theirs", dimension=backend.spec.dim, id_type="str", max_length=16, metric_type="COSINE")
+    rows = np.eye(3, backend.spec.dim)
+    client.insert("theirs", [{"id": f"i{i}", "vector": list(row), "link": f"http://x/{i}"} for i, row in enumerate(rows)])
+    with pytest.raises(ForeignCollectionError, match="theirs"):
+        CoopSearch("theirs", uri=uri, models=backend)
+    with CoopSearch("theirs", uri=uri, models=backend, fields=Fields(embedding="vector", uri="link")) as search:
+        result = search.query("a red apple")
+    assert {hit.uri for hit in result} == {"http://x/0", "http://x/1", "http://x/2"}
+    assert result.reason == "3 of 3 candidates hold nothing that the cross-encoder can read"
+    client.close()

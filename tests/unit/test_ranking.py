@@ -1,0 +1,32 @@
+"""The final order against a naive version."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milvus_coop.search.ranking import rank
+from milvus_coop.types import Candidate
+
+
+def candidates(n: int) -> list[Candidate]:
+    return [Candidate(id=f"{i}", uri=f"u{i}", be_score=1 - i / 100, payload=f"text {i}") for i in range(n)]
+
+
+@given(scores=st.dictionaries(st.integers(0, 19), st.sampled_from([0.1, 0.5, 0.9]), max_size=20), limit=st.integers(1, 25))
+def test_like_the_naive_version(scores: dict[int, float], limit: int) -> None:
+    hits = rank(candidates(20), scores, limit, "image")
+    expected = []
+    for value in (0.9, 0.5, 0.1):
+        expected += [i for i in range(20) if scores.get(i) == value]
+    expected += [i for i in range(20) if i not in scores]
+    assert [hit.be_rank - 1 for hit in hits] == expected[:limit]
+    assert [hit.rank for hit in hits] == list(range(1, min(limit, 20) + 1))
+    for hit in hits:
+        assert hit.ce_score == scores.get(hit.be_rank - 1)
+        assert hit.score == (hit.be_score if hit.ce_score is None else hit.ce_score)
+        assert hit.text is None
+
+
+def test_texts_come_with_their_text() -> None:
+    assert [hit.text for hit in rank(candidates(2), {1: 0.5}, 2, "text")] == ["text 1", "text 0"]
