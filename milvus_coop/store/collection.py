@@ -123,9 +123,11 @@ class Collection:
         layout = self._own()
         payload = layout.payload or TEXT
         sized = records(rows, dim=layout.dim, payload_field=payload, payload_bytes=layout.payload_bytes)
+        # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's insert would add a twin.
+        method = "insert" if self._connection.is_lite else "upsert"
         with self._connection.writing():
             for request in requests(sized):
-                self._connection.call("upsert", collection=self.name, timeout_s=self._write_timeout_s, data=request)
+                self._connection.call(method, collection=self.name, timeout_s=self._write_timeout_s, data=request)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete the rows with these ids; unknown ids are ignored."""
