@@ -1,0 +1,117 @@
+"""Small weights in one shared file: float initialisers become int8 or fp16 plus the nodes that widen them again.
+
+Only Cast and Mul are used, which ONNX Runtime folds when it loads the graph and TensorRT reads; `QuantizeLinear` forms and
+`quantize_dynamic` graphs are not read by both. Equal contents are stored once, so graphs that share a tower share its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from milvus_coop.types import Array
+
+Precision = Literal["int8", "fp16", "fp32"]
+Policy = Callable[[str, Array], Precision]
+
+_ALIGNMENT = 64
+_INLINE_BYTES = 1024  # smaller tensors stay inside the graph file
+
+
+def pack_graphs(models: Mapping[str, onnx.ModelProto], folder: Path, weights_file: str, policy: Policy) -> None:
+    """Write `<name>` for every model and one `weights_file` beside them.
+
+    Args:
+        models: file name -> model with its weights inside; they are changed.
+        folder: where the files go.
+        weights_file: name of the shared external-data file.
+        policy: (initialiser name, values) -> how to store that float32 initialiser.
+    """
+    store = _SharedFile(folder / weights_file)
+    for file_name, model in models.items():
+        _shrink(model.graph, policy)
+        for tensor in model.graph.initializer:
+            raw = numpy_helper.to_array(tensor).tobytes()
+            if len(raw) > _INLINE_BYTES:
+                _point_to(tensor, weights_file, store.add(raw), len(raw))
+        onnx.save(model, str(folder / file_name))
+    store.close()
+
+
+def quantise_per_channel(values: Array, axis: int) -> tuple[Array, Array]:
+    """Symmetric int8 with one scale per slice along `axis`.
+
+    Returns:
+        int8 values, and float32 scales that broadcast against them.
+    """
+    others = tuple(index for index in range(values.ndim) if index != axis)
+    scales = np.abs(values).max(axis=others, keepdims=True) / 127.0
+    scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
+    return np.clip(np.rint(values / scales), -127, 127).astype(np.int8), scales
+
+
+def _shrink(graph: onnx.GraphProto, policy: Policy) -> None:
+    """Replace initialisers by smaller ones and a Cast (and Mul) that gives the old name its value back."""
+    kept, nodes = [], []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        precision = policy(tensor.name, values) if values.dtype == np.float32 else "fp32"
+        if precision == "fp32":
+            kept.append(tensor)
+        elif precision == "fp16":
+            kept.append(numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.half"))
+            nodes.append(helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT))
+        else:
+            small, scales = quantise_per_channel(values, _channel_axis(graph, tensor.name, values.ndim))
+            kept.append(numpy_helper.from_array(small, f"{tensor.name}.int8"))
+            kept.append(numpy_helper.from_array(scales, f"{tensor.name}.scale"))
+            wide = f"{tensor.name}.wide"
+            nodes.append(helper.make_node("Cast", [f"{tensor.name}.int8"], [wide], to=TensorProto.FLOAT))
+            nodes.append(helper.make_node("Mul", [wide, f"{tensor.name}.scale"], [tensor.name]))
+    body = list(graph.node)
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(kept)
+    graph.node.extend([*nodes, *body])
+
+
+def _channel_axis(graph: onnx.GraphProto, name: str, dimensions: int) -> int:
+    """Rows for a lookup table and a convolution (and Gemm with transB), columns for the right side of a MatMul."""
+    for node in graph.node:
+        if name in node.input and node.op_type == "MatMul":
+            return dimensions - 1
+    return 0
+
+
+def _point_to(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
+    del tensor.external_data[:]
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+
+
+class _SharedFile:
+    """Appends byte strings at aligned offsets; a string that was added before keeps its first place."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._offsets: dict[str, int] = {}
+
+    def add(self, raw: bytes) -> int:
+        digest = hashlib.sha256(raw).hexdigest()
+        if digest not in self._offsets:
+            end = self._file.tell()
+            self._file.write(b"\0" * (-end % _ALIGNMENT))
+            self._offsets[digest] = self._file.tell()
+            self._file.write(raw)
+        return self._offsets[digest]
+
+    def close(self) -> None:
+        self._file.close()

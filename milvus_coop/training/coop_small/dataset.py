@@ -1,0 +1,107 @@
+"""Everything the training reads, in arrays: features of pictures, vectors of texts, who is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from milvus_coop.training.coop_small.features import feature_file
+from milvus_coop.training.coop_small.records import Record, normalise, read_records
+from milvus_coop.training.coop_small.split import folds, group_records, read_test_ids, without_leaks
+from milvus_coop.training.coop_small.text_features import TextTable
+from milvus_coop.training.coop_small.workspace import Workspace
+from milvus_coop.training.efficientnet_lite import Variant
+from milvus_coop.types import Array
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Aligned over pictures (n of them): `records`, `pooled` float32 (n, 1280), `cells` float16 (n, 16, 1280),
+    `hashes` bool (n, 64), and restyled views' `extra` float16 (n, views, 1280); `texts` holds every text once.
+    """
+
+    records: list[Record]
+    pooled: Array
+    cells: Array
+    hashes: Array
+    extra: Array
+    texts: TextTable
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @cached_property
+    def sources(self) -> Array:
+        """Source name per picture."""
+        return np.array([record.source for record in self.records])
+
+    @cached_property
+    def labels(self) -> Array:
+        """A number per distinct normalised caption, int64 (n,)."""
+        _, numbers = np.unique([normalise(record.caption) for record in self.records], return_inverse=True)
+        return numbers.astype(np.int64)
+
+    @cached_property
+    def caption_rows(self) -> Array:
+        """Row of each picture's caption in `texts`, int64 (n,)."""
+        return self.texts.rows([record.caption for record in self.records])
+
+    def where(self, keep: Callable[[Record], bool]) -> Array:
+        """Positions of the records that `keep` accepts, int64."""
+        return np.array([index for index, record in enumerate(self.records) if keep(record)], dtype=np.int64)
+
+    def select(self, positions: Array, records: Sequence[Record] | None = None) -> Dataset:
+        """The pictures at `positions`, with `records` in place of theirs where texts were cut."""
+        chosen = list(records) if records is not None else [self.records[index] for index in positions]
+        return Dataset(
+            chosen,
+            self.pooled[positions],
+            self.cells[positions],
+            self.hashes[positions],
+            self.extra[positions],
+            self.texts,
+        )
+
+    def train_without(self, held_out: Dataset) -> Dataset:
+        """The pictures that share neither caption nor look with a held-out one (see `split.without_leaks`)."""
+        kept = without_leaks(self.records, self.hashes, held_out.records, held_out.hashes)
+        return self.select(np.array([index for index, _ in kept], dtype=np.int64), [record for _, record in kept])
+
+
+def load_dataset(workspace: Workspace, variant: Variant, views: int) -> Dataset:
+    """Read the cached features of every record, in the order of the records file."""
+    folder = workspace.features / variant
+    records = read_records(workspace.root / "records.jsonl")
+    sources = list(dict.fromkeys(record.source for record in records))
+
+    def column(view: int, name: str) -> Array:
+        return np.concatenate([np.load(feature_file(folder, source, view, name)) for source in sources])
+
+    pooled = column(0, "pooled").astype(np.float32)
+    extra = [column(view, "pooled") for view in range(1, views)]
+    return Dataset(
+        records,
+        pooled,
+        column(0, "cells"),
+        column(0, "hash"),
+        np.stack(extra, 1) if extra else np.zeros((len(records), 0, pooled.shape[1]), np.float16),
+        TextTable.load(workspace.features / "texts.npz"),
+    )
+
+
+def split_test(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """(everything that may be trained on, the held-out stamps)."""
+    test_ids = read_test_ids()
+    test = dataset.select(dataset.where(lambda record: record.id in test_ids))
+    return dataset.train_without(test), test
+
+
+def stamp_folds(dataset: Dataset, count: int) -> list[Dataset]:
+    """The stamps of `dataset` in `count` folds, captions and near-copies never torn apart."""
+    stamps = dataset.select(dataset.where(lambda record: record.source == "stamps"))
+    groups = group_records(stamps.records, stamps.hashes)
+    numbers = folds(groups, [record.id for record in stamps.records], count)
+    return [stamps.select(np.flatnonzero(numbers == fold)) for fold in range(count)]

@@ -1,0 +1,121 @@
+"""Write the bundle: three graphs, one weights file, the tokenizer, and the record that describes them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from milvus_coop.bundle import BundleSpec, GraphSpec, TensorSpec, TokenSpec, write_record
+from milvus_coop.export.graphs import to_onnx
+from milvus_coop.export.weights import Precision, pack_graphs
+from milvus_coop.training.coop_small.backbone import image_spec
+from milvus_coop.training.coop_small.cross_encoder import CrossEncoder
+from milvus_coop.training.coop_small.layout import EMBEDDING_DIM, TOKEN_DIM, TOKENS
+from milvus_coop.training.coop_small.text_features import TEXT_SPEC, tower_folder
+from milvus_coop.training.coop_small.towers import ImageEncoder, TextEncoder
+from milvus_coop.training.efficientnet_lite import Variant, input_size
+from milvus_coop.training.minilm import sentence_length_axis
+from milvus_coop.types import Array
+
+WEIGHTS_FILE = "weights.bin"
+_MAX_BATCH = {"text_encoder": 64, "image_encoder": 64, "cross_encoder": 256}
+_KEEP_ELEMENTS = 4096  # smaller tensors stay float32
+_INT8_ELEMENTS = 384 * 384
+
+
+def bundle_graphs(variant: Variant) -> tuple[GraphSpec, ...]:
+    """Names, shapes and dtypes of the three graphs."""
+    size = input_size(variant)
+    ids = (TensorSpec("input_ids", "int64", (-1,)), TensorSpec("attention_mask", "int64", (-1,)))
+    embedding = TensorSpec("text_embedding", "float32", (EMBEDDING_DIM,))
+    words = TensorSpec("text_tokens", "float32", (-1, TOKEN_DIM))
+    pixels = TensorSpec("pixel_values", "uint8", (3, size, size))
+    picture = (
+        TensorSpec("image_embedding", "float32", (EMBEDDING_DIM,)),
+        TensorSpec("image_tokens", "float32", (TOKENS, TOKEN_DIM)),
+    )
+    stored = (
+        TensorSpec("image_tokens", "int8", (TOKENS, TOKEN_DIM)),
+        TensorSpec("image_token_scales", "float32", (TOKENS,)),
+    )
+    probability = (TensorSpec("match_probability", "float32", ()),)
+    return (
+        _graph("text_encoder", ids, (embedding, words)),
+        _graph("image_encoder", (pixels,), picture),
+        _graph("cross_encoder", (embedding, words, ids[1], *stored), probability),
+    )
+
+
+def write_bundle(
+    folder: Path,
+    raw: Path,
+    variant: Variant,
+    models: tuple[TextEncoder, ImageEncoder, CrossEncoder],
+    *,
+    version: str,
+    lineage: dict[str, Any],
+    metrics: dict[str, Any],
+) -> None:
+    """Export the models and write every file of the bundle into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text_encoder, image_encoder, cross_encoder = models
+    size = input_size(variant)
+    ids = torch.randint(1000, 2000, (2, 8))
+    mask = torch.ones(2, 8, dtype=torch.int64)
+    length = {1: sentence_length_axis()}
+    stored = torch.zeros(2, TOKENS, TOKEN_DIM, dtype=torch.int8)
+    graphs = {
+        "text_encoder.onnx": to_onnx(
+            text_encoder,
+            {"input_ids": ids, "attention_mask": mask},
+            ["text_embedding", "text_tokens"],
+            {"input_ids": length, "attention_mask": length},
+        ),
+        "image_encoder.onnx": to_onnx(
+            image_encoder,
+            {"pixel_values": torch.zeros(2, 3, size, size, dtype=torch.uint8)},
+            ["image_embedding", "image_tokens"],
+        ),
+        "cross_encoder.onnx": to_onnx(
+            cross_encoder,
+            {
+                "text_embedding": torch.zeros(2, EMBEDDING_DIM),
+                "text_tokens": torch.zeros(2, 8, TOKEN_DIM),
+                "attention_mask": mask,
+                "image_tokens": stored,
+                "image_token_scales": torch.ones(2, TOKENS),
+            },
+            ["match_probability"],
+            {"text_tokens": length, "attention_mask": length},
+        ),
+    }
+    pack_graphs(graphs, folder, WEIGHTS_FILE, storage_policy)
+    shutil.copyfile(tower_folder(raw) / "tokenizer.json", folder / "tokenizer.json")
+    spec = BundleSpec(
+        name="coop-small",
+        version=version,
+        kind="joint",
+        dim=EMBEDDING_DIM,
+        image=image_spec(variant),
+        text=TEXT_SPEC,
+        tokens=TokenSpec(TOKENS, TOKEN_DIM),
+        graphs=bundle_graphs(variant),
+        licence="Apache-2.0 (code and towers); see README.md for the training data",
+        lineage=lineage,
+        metrics=metrics,
+    )
+    write_record(folder, spec)
+
+
+def storage_policy(_name: str, values: Array) -> Precision:
+    """int8 for large matrices (text tower, classifier, head), fp16 for convolutions, fp32 for what is small."""
+    if values.size < _KEEP_ELEMENTS:
+        return "fp32"
+    return "int8" if values.ndim == 2 and values.size >= _INT8_ELEMENTS else "fp16"
+
+
+def _graph(name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> GraphSpec:
+    return GraphSpec(name, f"{name}.onnx", inputs, outputs, _MAX_BATCH[name])

@@ -1,0 +1,76 @@
+"""Ranking and calibration figures with their standard errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from milvus_coop.types import Array
+
+KS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Recalls:
+    """Per query, whether a right answer is among the first k: bool (n, len(KS)), columns in the order of `KS`."""
+
+    hits: Array
+
+    def percent(self, k: int) -> float:
+        """R@k in percent."""
+        return float(100 * self.hits[:, KS.index(k)].mean())
+
+    def error(self, k: int) -> float:
+        """Standard error of R@k in percentage points."""
+        return standard_error(100 * self.hits[:, KS.index(k)].astype(np.float64))
+
+
+def first_right_rank(scores: Array, relevant: Array) -> Array:
+    """Rank (from 1) of the best right answer; answers with equal scores that are wrong stand before it.
+
+    Args:
+        scores: (queries, answers).
+        relevant: bool of the same shape; at least one True per row.
+    """
+    best = np.where(relevant, scores, -np.inf).max(1, keepdims=True)
+    return 1 + ((scores >= best) & ~relevant).sum(1)
+
+
+def recalls(scores: Array, relevant: Array) -> Recalls:
+    """R@1, R@5, R@10 of every query."""
+    ranks = first_right_rank(scores, relevant)
+    return Recalls(np.stack([ranks <= k for k in KS], axis=1))
+
+
+def rerank(scores: Array, second: Array, k: int) -> Array:
+    """Scores by which the first `k` answers of each row stand in the order of `second`, above all others."""
+    if k >= scores.shape[1]:
+        return second
+    result = scores - scores.max() + second.min() - 1.0
+    best = np.argpartition(-scores, k, axis=1)[:, :k]
+    np.put_along_axis(result, best, np.take_along_axis(second, best, 1), 1)
+    return result
+
+
+def standard_error(values: Array) -> float:
+    """Standard error of the mean."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def binary_cross_entropy(probability: Array, target: Array) -> float:
+    """Mean over all pairs, in nats."""
+    clipped = np.clip(probability, 1e-7, 1 - 1e-7)
+    return float(-np.where(target, np.log(clipped), np.log1p(-clipped)).mean())
+
+
+def reliability_table(probability: Array, target: Array, edges: Array) -> list[tuple[float, float, int, float, float]]:
+    """Rows of (lower edge, upper edge, pairs, mean probability, share of matches) for the bins that are not empty."""
+    rows = []
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        inside = (probability >= low) & ((probability < high) | (high == edges[-1]))
+        if inside.any():
+            rows.append(
+                (float(low), float(high), int(inside.sum()), float(probability[inside].mean()), float(target[inside].mean()))
+            )
+    return rows
