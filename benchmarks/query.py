@@ -1,0 +1,161 @@
+"""Latency of `CoopSearch.query`, by stage, and its ratio to the sum of its bare parts measured in the same process.
+
+    python benchmarks/query.py                      10,000 items in Milvus Lite, k = 50 (about a minute)
+    python benchmarks/query.py --uri http://localhost:19530
+    python benchmarks/query.py --items 50000 -k 20 --json
+
+The items are random unit vectors with random tokens: latency does not depend on what they show. The bare parts are an ONNX Runtime
+run of the text encoder, a pymilvus search with the same output fields and parameters, and an ONNX Runtime run of the cross-encoder,
+on the same arrays; tokenisation, base64, checks and sorting are what the ratio charges to us. Both take turns, query by query.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import numpy as np
+import onnxruntime
+from pymilvus import MilvusClient
+
+from milvus_coop import Bundle, CoopSearch, Store, load_bundle
+from milvus_coop.backends.onnx import available_cores
+from milvus_coop.bundle import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TEXT_ENCODER
+from milvus_coop.bundle.folder import TOKENIZER
+from milvus_coop.preprocess.texts import Tokenizer
+from milvus_coop.store.schema import search_params
+from milvus_coop.tokens import pack, quantise
+from milvus_coop.types import Array, Row
+
+COLLECTION = "benchmark_query"
+TEXTS = ("a red apple", "two dogs playing on a sandy beach", "a boat", "an old stone bridge over a small river in autumn")
+WARM_UP = 10
+
+
+def rows(bundle: Bundle, n: int) -> Iterator[list[Row]]:
+    """`n` random items, in lists of 1,000."""
+    rng = np.random.default_rng(0)
+    spec = bundle.spec
+    for start in range(0, n, 1000):
+        vectors = rng.standard_normal((min(1000, n - start), spec.dim)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        tokens = rng.standard_normal((len(vectors), spec.tokens.count, spec.tokens.dim)).astype(np.float32)
+        payloads = pack(*quantise(tokens))
+        ids = [f"{start + i:032x}" for i in range(len(vectors))]
+        yield [Row(i, f"/photos/{i}.jpg", i, 1, 1, v, p) for i, v, p in zip(ids, vectors, payloads, strict=True)]
+
+
+def session(bundle: Bundle, graph: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = available_cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(bundle.path(bundle.spec.graph(graph).file)), options)
+
+
+def bare_query(bundle: Bundle, client: MilvusClient, k: int) -> Callable[[str], dict[str, float]]:
+    """The same work without this package: returns milliseconds per part."""
+    text_session, cross_session = session(bundle, TEXT_ENCODER), session(bundle, CROSS_ENCODER)
+    tokenizer = Tokenizer(bundle.path(TOKENIZER), bundle.spec.text)
+    text_names = [t.name for t in bundle.spec.graph(TEXT_ENCODER).outputs]
+    rng = np.random.default_rng(1)
+    spec = bundle.spec.tokens
+    images = {
+        IMAGE_TOKENS: rng.integers(-127, 127, (k, spec.count, spec.dim), dtype=np.int8),
+        IMAGE_TOKEN_SCALES: rng.random((k, spec.count)).astype(np.float32),
+    }
+
+    def run(text: str) -> dict[str, float]:
+        inputs = tokenizer([text])
+        t = [time.perf_counter()]
+        encoded = dict(zip(text_names, text_session.run(text_names, inputs), strict=True))
+        t.append(time.perf_counter())
+        client.search(
+            COLLECTION,
+            data=list(encoded["text_embedding"]),
+            limit=k,
+            anns_field="embedding",
+            output_fields=["uri", IMAGE_TOKENS],
+            search_params=search_params("HNSW", "COSINE", k),
+            consistency_level="Session",
+            timeout=10,
+        )
+        t.append(time.perf_counter())
+        side: dict[str, Array] = {name: np.repeat({**inputs, **encoded}[name], k, axis=0) for name in bundle.spec.text_side}
+        t.append(time.perf_counter())
+        cross_session.run(None, {**side, **images})
+        t.append(time.perf_counter())
+        parts = {"encode": t[1] - t[0], "retrieve": t[2] - t[1], "rerank": t[4] - t[3]}
+        return {**{name: 1000 * s for name, s in parts.items()}, "total": 1000 * sum(parts.values())}
+
+    return run
+
+
+def coop_query(search: CoopSearch, k: int) -> Callable[[str], dict[str, float]]:
+    def run(text: str) -> dict[str, float]:
+        t = search.query(text, k=k).timings
+        return {"encode": t.encode_ms, "retrieve": t.retrieve_ms, "rerank": t.rerank_ms, "total": t.total_ms}
+
+    return run
+
+
+def measure(runs: dict[str, Callable[[str], dict[str, float]]], queries: int) -> dict[str, dict[str, list[float]]]:
+    """p50 and p95 in milliseconds, by contestant and stage."""
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    for i in range(WARM_UP + queries):
+        for name, run in runs.items():
+            sample = run(TEXTS[i % len(TEXTS)])
+            if i >= WARM_UP:
+                samples[name].append(sample)
+    return {
+        name: {stage: [float(np.percentile([s[stage] for s in taken], q)) for q in (50, 95)] for stage in taken[0]}
+        for name, taken in samples.items()
+    }
+
+
+@contextmanager
+def filled(uri: str, bundle: Bundle, items: int) -> Iterator[None]:
+    with Store(uri, timeout_s=60) as store:
+        if COLLECTION in {info.name for info in store.list()}:
+            store.drop(COLLECTION)
+        collection = store.create(COLLECTION, bundle.spec)
+        for batch in rows(bundle, items):
+            collection.upsert(batch)
+        try:
+            yield
+        finally:
+            store.drop(COLLECTION)
+
+
+@click.command()
+@click.option("--items", default=10_000, show_default=True)
+@click.option("--queries", default=200, show_default=True)
+@click.option("-k", default=50, show_default=True)
+@click.option("--uri", help="A Milvus server. [default: Milvus Lite in a temporary folder]")
+@click.option("--json", "as_json", is_flag=True)
+def main(items: int, queries: int, k: int, uri: str | None, as_json: bool) -> None:
+    bundle = load_bundle("coop-small")
+    with tempfile.TemporaryDirectory() as folder:
+        target = uri or str(Path(folder, "lite.db"))
+        with filled(target, bundle, items), CoopSearch(COLLECTION, uri=target) as search:
+            client = MilvusClient(target)
+            result = measure({"CoopSearch.query": coop_query(search, k), "bare parts": bare_query(bundle, client, k)}, queries)
+            client.close()
+    ratio = result["CoopSearch.query"]["total"][0] / result["bare parts"]["total"][0]
+    if as_json:
+        print(json.dumps({"items": items, "k": k, "ms": result, "ratio": ratio}))
+        return
+    print(f"{items:,} items, k = {k}, {queries} queries, {uri or 'Milvus Lite'}, {platform.machine()}, {available_cores()} cores")
+    print(f"{'ms, p50 (p95)':18}" + "".join(f"{stage:>16}" for stage in result["bare parts"]))
+    for name, stages in result.items():
+        print(f"{name:18}" + "".join(f"{f'{p50:.1f} ({p95:.1f})':>16}" for p50, p95 in stages.values()))
+    print(f"ratio of the medians of the totals: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()
