@@ -102,13 +102,13 @@ class Pipeline:
             self._take()
         self._encode()
         self.flush()
+        self._report(always=True)
 
     def flush(self) -> None:
         """Write what is encoded, and wait until it is written."""
         self._write(at_least=1)
         while self._writing:
             self._written()
-        self._report(always=True)
 
     def stop(self) -> None:
         """End the threads; what they have not begun is dropped."""

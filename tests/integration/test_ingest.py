@@ -1,0 +1,386 @@
+"""The ingest pipeline on a collection in memory: counts, changes, failures, prune, and what breaks it off."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import tracemalloc
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from milvus_coop.backends.fake import FakeBackend
+from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, SourceError, StoreError
+from milvus_coop.ingest import IngestInterrupted, Progress, ingest
+from milvus_coop.preprocess.images import decode
+from milvus_coop.tokens import unpack
+from milvus_coop.types import Array, IngestReport, Kind
+
+from .ingest_kit import SPEC, MemorySink, encoder, picture, pictures
+
+
+@pytest.fixture
+def sink() -> MemorySink:
+    return MemorySink()
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend(SPEC)
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_left() -> Iterator[None]:
+    yield
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("milvus-coop")]
+
+
+class Run:
+    """Ingests into one sink with one backend."""
+
+    def __init__(self, sink: MemorySink, backend: FakeBackend, folder: Path) -> None:
+        self.sink = sink
+        self.encoder = encoder(backend, folder)
+        self.progress: list[Progress] = []
+
+    def __call__(
+        self, *sources: str | Path, kind: Kind = "image", prune: bool = False, force: bool = False, batch: int = 16
+    ) -> IngestReport:
+        return ingest(
+            sources,
+            sink=self.sink,
+            encoder=self.encoder,
+            kind=kind,
+            prune=prune,
+            force=force,
+            batch=batch,
+            on_progress=self.progress.append,
+        )
+
+
+@pytest.fixture
+def run(sink: MemorySink, backend: FakeBackend, tmp_path: Path) -> Run:
+    return Run(sink, backend, tmp_path)
+
+
+def counts(report: IngestReport) -> tuple[int, int, int, int, int]:
+    return report.added, report.updated, report.unchanged, report.removed, report.failed
+
+
+def test_rows_are_what_the_encoder_says_of_the_picture(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    path = picture(tmp_path / "p" / "a.png", seed=5)
+    assert counts(run(tmp_path / "p")) == (1, 0, 0, 0, 0)
+    (row,) = sink.rows.values()
+    alone = run.encoder.encode_images([decode(path)])
+    assert row.uri == str(path)
+    assert (row.size, row.mtime_ns) == (path.stat().st_size, path.stat().st_mtime_ns)
+    assert len(row.digest) == 64
+    np.testing.assert_allclose(row.embedding, alone.embeddings[0], atol=1e-6)
+    np.testing.assert_array_equal(unpack([row.payload], SPEC.tokens)[0], alone.tokens)
+
+
+def test_batches_and_threads_change_nothing(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 150)
+    assert counts(run(folder, batch=7)) == (150, 0, 0, 0, 0)
+    first, sink.rows = sink.rows, {}
+    assert counts(run(folder, batch=64)) == (150, 0, 0, 0, 0)
+    assert first.keys() == sink.rows.keys()
+    for key, row in sink.rows.items():
+        assert row.payload == first[key].payload
+        np.testing.assert_allclose(row.embedding, first[key].embedding, atol=1e-6)
+
+
+def test_a_second_run_encodes_only_what_changed(run: Run, sink: MemorySink, backend: FakeBackend, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 20)
+    run(folder)
+    backend.rows.clear()
+    assert counts(run(folder)) == (0, 0, 20, 0, 0)
+    assert backend.rows == {}
+    assert sink.upserts == [20]
+
+    changed, touched = folder / "0" / "00000.png", folder / "1" / "00001.png"
+    picture(changed, seed=999)
+    os.utime(touched, ns=(1, 1))
+    picture(folder / "new.png", seed=1000)
+    assert counts(run(folder)) == (1, 1, 19, 0, 0)
+    assert backend.rows == {"image_encoder": 2}
+    assert counts(run(folder, force=True)) == (0, 21, 0, 0, 0)
+
+
+def test_same_size_and_time_but_other_content_is_trusted(run: Run, tmp_path: Path) -> None:
+    """What `force` is for; reading every file on every run would cost too much."""
+    path = tmp_path / "p" / "a.bmp"
+    picture(path, seed=1)
+    run(tmp_path / "p")
+    before = path.stat()
+    picture(path, seed=2)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert counts(run(tmp_path / "p")) == (0, 0, 1, 0, 0)
+    assert counts(run(tmp_path / "p", force=True)) == (0, 1, 0, 0, 0)
+
+
+def test_changed_metadata_updates_and_a_folder_leaves_metadata_alone(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    path = picture(tmp_path / "p" / "a.png")
+    source = tmp_path / "list.jsonl"
+    source.write_text(json.dumps({"path": "p/a.png", "year": 1, "x": 2}))
+    assert counts(run(source)) == (1, 0, 0, 0, 0)
+    source.write_text(json.dumps({"path": "p/a.png", "x": 2, "year": 1}))
+    assert counts(run(source)) == (0, 0, 1, 0, 0)
+    source.write_text(json.dumps({"path": "p/a.png", "year": 2}))
+    assert counts(run(source)) == (0, 1, 0, 0, 0)
+    os.utime(path, ns=(1, 1))
+    assert counts(run(tmp_path / "p")) == (0, 0, 1, 0, 0)
+    (row,) = sink.rows.values()
+    assert row.metadata == {"year": 2}
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_goes_on(run: Run, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 30)
+    good = next(folder.rglob("*.png"))
+    (folder / "truncated.png").write_bytes(good.read_bytes()[:-30])
+    (folder / "text.jpg").write_text("hello")
+    (folder / "empty.gif").write_bytes(b"")
+    (folder / "folder.jpg").mkdir()
+    (folder / "dangling.jpg").symlink_to(folder / "nothing.jpg")
+    os.mkfifo(folder / "pipe.jpg")  # opening it would wait for ever
+    bomb = bytearray(picture(folder / "bomb.bmp").read_bytes())
+    bomb[18:26] = (60_000).to_bytes(4, "little") * 2
+    (folder / "bomb.bmp").write_bytes(bomb)
+    (folder / "notes.md").write_text("ignored")
+    report = run(folder)
+    assert counts(report) == (30, 0, 0, 0, 7)
+    reasons = {Path(f.uri).name: f.reason for f in report.failures}
+    assert reasons["folder.jpg"] == "is a folder"
+    assert reasons["pipe.jpg"] == "is not a regular file"
+    assert reasons["empty.gif"].startswith("the file is empty")
+    assert reasons["text.jpg"].startswith("not an image; expected: one of JPEG")
+    assert "No such file" in reasons["dangling.jpg"]
+    assert "truncated" in reasons["truncated.png"]
+    assert "60,000 x 60,000 pixels are too many; expected: at most" in reasons["bomb.bmp"]
+    assert all(str(folder) not in reason for reason in reasons.values())
+
+
+def test_an_unreadable_file_and_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pictures(tmp_path / "p", 8)
+    locked = folder / "0" / "00000.png"
+    real_open, real_scandir = Path.open, os.scandir
+
+    def refuse_open(self: Path, *args: object, **options: object) -> object:
+        if self == locked:
+            raise PermissionError(13, "Permission denied")
+        return real_open(self, *args, **options)  # type: ignore[call-overload]
+
+    def refuse_scandir(path: Path) -> object:
+        if path == folder / "3":
+            raise PermissionError(13, "Permission denied")
+        return real_scandir(path)
+
+    # Tests run as root, whom no permission stops.
+    monkeypatch.setattr(Path, "open", refuse_open)
+    monkeypatch.setattr(os, "scandir", refuse_scandir)
+    report = run(folder)
+    assert counts(report) == (6, 0, 0, 0, 2)
+    assert {(Path(f.uri).name, f.reason) for f in report.failures} == {
+        ("00000.png", "cannot be read: Permission denied"),
+        ("3", "the folder cannot be listed: Permission denied"),
+    }
+
+
+def test_a_socket_is_no_picture(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "p", 1)
+    monkeypatch.chdir(tmp_path / "p")  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("s.jpg")
+        assert counts(run(tmp_path / "p")) == (1, 0, 0, 0, 1)
+
+
+def test_prune_removes_what_is_gone_and_nothing_else(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    folder, other = pictures(tmp_path / "p", 14), pictures(tmp_path / "other", 3)
+    run(folder, other)
+    shutil.rmtree(folder / "0")
+    (other / "1" / "00001.png").unlink()
+    assert counts(run(folder)) == (0, 0, 12, 0, 0)
+    assert counts(run(folder, prune=True)) == (0, 0, 12, 2, 0)
+    assert len(sink.rows) == 15
+    assert str(other / "1" / "00001.png") in sink.uris()
+    assert counts(run(other / "**" / "*.png", folder / "1", prune=True)) == (0, 0, 4, 1, 0)
+
+
+def test_prune_never_follows_a_walk_that_failed(
+    run: Run, sink: MemorySink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures(tmp_path / "p", 14)
+    run(folder)
+    (folder / "0" / "00000.png").unlink()
+    real_scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if path == folder / "3":
+            raise PermissionError(13, "Permission denied")
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    report = run(folder, prune=True)
+    assert counts(report) == (0, 0, 11, 0, 1)
+    assert report.failures[0].reason.endswith("(and so nothing was pruned)")
+    assert len(sink.rows) == 14
+    monkeypatch.undo()
+    assert counts(run(folder, prune=True)) == (0, 0, 13, 1, 0)
+
+
+def test_an_emptied_folder_is_an_error_and_is_not_pruned(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 3)
+    run(folder)
+    shutil.rmtree(folder)
+    folder.mkdir()  # like the mount point of a disk that is away
+    with pytest.raises(SourceError, match="has no pictures"):
+        run(folder, prune=True)
+    assert len(sink.rows) == 3
+
+
+def test_a_broken_picture_keeps_its_old_row(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 3)
+    run(folder)
+    (folder / "0" / "00000.png").write_bytes(b"half")
+    assert counts(run(folder, prune=True)) == (0, 0, 2, 0, 1)
+    assert len(sink.rows) == 3
+
+
+def test_texts(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    source = tmp_path / "captions.txt"
+    source.write_text("a dog\na cat\na dog\n" + "x" * 20_001 + "\n" + "😀" * 17_000 + "\n")
+    report = run(source, kind="text")
+    assert counts(report) == (2, 0, 0, 0, 2)
+    assert ["20,001 characters" in report.failures[0].reason, "68,000 bytes" in report.failures[1].reason] == [True, True]
+    dog = next(row for row in sink.rows.values() if row.payload == "a dog")
+    np.testing.assert_allclose(dog.embedding, run.encoder.encode_texts(["a dog"]).embeddings[0], atol=1e-6)
+    assert (dog.size, dog.mtime_ns) == (5, 0)
+    source.write_text("a bird\na cat\n")
+    assert counts(run(source, kind="text", prune=True)) == (1, 0, 1, 1, 0)
+    assert sorted(row.payload for row in sink.rows.values()) == ["a bird", "a cat"]
+
+
+def test_a_text_with_a_uri_is_updated(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    source = tmp_path / "t.jsonl"
+    source.write_text('{"text": "a dog", "uri": "u", "n": 1}\n')
+    assert counts(run(source, kind="text")) == (1, 0, 0, 0, 0)
+    source.write_text('{"text": "a cat", "uri": "u", "n": 1}\n')
+    assert counts(run(source, kind="text")) == (0, 1, 0, 0, 0)
+    source.write_text('{"text": "a cat", "uri": "u", "n": 2}\n')
+    assert counts(run(source, kind="text", prune=True)) == (0, 1, 0, 0, 0)
+    (row,) = sink.rows.values()
+    assert (row.payload, row.metadata) == ("a cat", {"n": 2})
+
+
+def test_progress_ends_with_the_report(run: Run, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 40)
+    (folder / "bad.png").write_bytes(b"")
+    report = run(folder)
+    last = run.progress[-1]
+    assert (last.seen, last.done, last.added, last.failed) == (41, 41, report.added, report.failed)
+    assert last.total in (41, None)
+    assert all(a.done <= b.done and b.done <= b.seen for a, b in zip(run.progress, run.progress[1:], strict=False))
+
+
+class Flaky(FakeBackend):
+    """Fails after 48 pictures."""
+
+    error = BackendTimeoutError("the model server did not answer in time")
+
+    def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
+        if self.rows.get(graph, 0) >= 48:
+            raise self.error
+        return super().run(graph, inputs, timeout_s=timeout_s)
+
+
+def test_a_failing_encoder_ends_the_run_and_keeps_what_was_encoded(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 100)
+    with pytest.raises(BackendTimeoutError) as caught:
+        Run(sink, Flaky(SPEC), tmp_path)(folder)
+    assert caught.value is Flaky.error
+    assert len(sink.rows) == 48
+    assert counts(run(folder)) == (52, 0, 48, 0, 0)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_failing_store_ends_the_run(run: Run, sink: MemorySink, tmp_path: Path, at: int) -> None:
+    folder = pictures(tmp_path / "p", 400)
+    sink.fail_at_upsert = at
+    with pytest.raises(StoreError, match="disk is full"):
+        run(folder)
+    assert len(sink.rows) == 128 * at
+    sink.fail_at_upsert = None
+    assert counts(run(folder)) == (400 - 128 * at, 0, 128 * at, 0, 0)
+
+
+def test_a_failing_lookup_ends_the_run(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    sink.fail_lookups = True
+    with pytest.raises(StoreError, match="disk is full"):
+        run(pictures(tmp_path / "p", 30))
+
+
+def test_ctrl_c_keeps_what_was_done_and_reports_it(sink: MemorySink, backend: FakeBackend, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 300)
+    backend.delays_s["image_encoder"] = 0.02
+
+    def interrupt(progress: Progress) -> None:
+        if backend.rows.get("image_encoder", 0) >= 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(IngestInterrupted) as caught:
+        ingest([folder], sink=sink, encoder=encoder(backend, tmp_path), on_progress=interrupt)
+    done = backend.rows["image_encoder"]
+    assert 100 <= done < 300
+    assert (caught.value.report.added, len(sink.rows)) == (done, done)
+    backend.delays_s.clear()
+    report = ingest([folder], sink=sink, encoder=encoder(backend, tmp_path))
+    assert counts(report) == (300 - done, 0, done, 0, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"threads": 0}])
+def test_wrong_numbers(sink: MemorySink, backend: FakeBackend, tmp_path: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(InvalidArgumentError, match="at least 1"):
+        ingest([tmp_path], sink=sink, encoder=encoder(backend, tmp_path), **wrong)  # type: ignore[arg-type]
+
+
+def test_a_source_error_comes_before_any_work(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    with pytest.raises(SourceError):
+        run(pictures(tmp_path / "p", 3), tmp_path / "missing")
+    assert sink.looked_up == 0
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(backend: FakeBackend, tmp_path: Path) -> None:
+    class Forgetful(MemorySink):
+        def upsert(self, rows: object) -> None:
+            pass
+
+    def peak(n: int) -> int:
+        folder = pictures(tmp_path / f"{n}", n)
+        tracemalloc.start()
+        try:
+            ingest([folder], sink=Forgetful(), encoder=encoder(backend, tmp_path))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(300)  # caches of Pillow and NumPy fill
+    few, many = peak(500), peak(2500)
+    # Names of files and the looked-up chunks (at most 2,048 items) take 0.5 kB an item; the pixels of 2,000 more would take 6 MB.
+    assert many - few < 2_000_000
+
+
+def test_a_picture_of_photo_size_is_shrunk_while_it_is_decoded(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    path = tmp_path / "p" / "photo.jpg"
+    path.parent.mkdir()
+    y, x = np.mgrid[0:960, 0:1280]
+    Image.fromarray(np.stack([x / 5, y / 4, (x + y) / 9], axis=-1).astype(np.uint8)).save(path)
+    run(tmp_path / "p")
+    (row,) = sink.rows.values()
+    full = run.encoder.encode_images([decode(path)]).embeddings[0]
+    assert float(row.embedding @ full) > 0.999
