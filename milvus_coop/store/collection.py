@@ -123,20 +123,22 @@ class Collection:
         layout = self._own()
         payload = layout.payload or TEXT
         sized = records(rows, dim=layout.dim, payload_field=payload, payload_bytes=layout.payload_bytes)
-        # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's insert would add a twin.
+        # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's would add a twin.
         method = "insert" if self._connection.is_lite else "upsert"
         with self._connection.writing():
             for request in requests(sized):
                 self._connection.call(method, collection=self.name, timeout_s=self._write_timeout_s, data=request)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete the rows with these ids; unknown ids are ignored."""
+        """Delete the rows with these ids; unknown ids are ignored. Searches after this call do not find them."""
         layout = self._own()
         with self._connection.writing():
             for some in _chunks(ids):
                 self._connection.call(
                     "delete", collection=self.name, timeout_s=self._write_timeout_s, filter=among(layout.id, some)
                 )
+        if ids and not self._connection.is_lite:
+            self.count()  # a server tells no time for a delete, so Session does not wait for it; Strong does
 
     def stamps(self, ids: Sequence[str]) -> dict[str, Stamp]:
         """What the collection knows of the sources of these ids; ids that it does not have are left out."""
@@ -214,7 +216,7 @@ class Collection:
 
     def _candidate(self, hit: Mapping[str, Any], output_fields: Sequence[str]) -> Candidate:
         layout = self._layout
-        entity: Record = {layout.id: hit[layout.id], **hit["entity"]}
+        entity: Record = {layout.id: hit["id"] if layout.id not in hit else hit[layout.id], **hit["entity"]}
         score = float(hit["distance"])
         if layout.metric == "COSINE":
             score = min(1.0, max(-1.0, score))  # Milvus returns up to 1.0000001

@@ -15,11 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-import psutil
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from milvus_coop.store import Store
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -43,9 +47,14 @@ def free_ports(n: int) -> list[int]:
 
 
 class MilvusServer:
-    """One Milvus server process; `with MilvusServer() as server: ... server.uri`."""
+    """One Milvus server process; `with MilvusServer() as server: ... server.uri`.
 
-    def __init__(self) -> None:
+    Args:
+        authorization: let in only who has a password; the first one is `root:Milvus`.
+    """
+
+    def __init__(self, *, authorization: bool = False) -> None:
+        self._authorization = authorization
         self.folder = Path(tempfile.mkdtemp(prefix="milvus-server-"))
         self.port, self._etcd_port, self._etcd_peer_port = free_ports(3)
         self._process: subprocess.Popen[bytes] | None = None
@@ -61,6 +70,8 @@ class MilvusServer:
         etcd.write_text(ETCD_YAML.format(client=self._etcd_port, peer=self._etcd_peer_port))
         command = Path(sys.executable).with_name("milvus-server")
         arguments = [command, "--data", self.folder, "--proxy-port", self.port, "--etcd-port", self._etcd_port]
+        if self._authorization:
+            arguments += ["--authorization-enabled", "true"]
         with (self.folder / "output.txt").open("ab") as output:
             self._process = subprocess.Popen(
                 [str(a) for a in arguments],
@@ -126,3 +137,32 @@ class MilvusServer:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def milvus_server() -> Iterator[MilvusServer]:
+    """One server for all tests that only use it. Tests mark themselves with `server`."""
+    if sys.platform != "linux":
+        pytest.skip("the Milvus server wheel runs on Linux only")
+    with MilvusServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["lite", pytest.param("server", marks=pytest.mark.server)])
+def store_uri(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where a store can be: once on Milvus Lite, once on a server."""
+    if request.param == "lite":
+        return str(tmp_path_factory.mktemp("store") / "lite.db")
+    server: MilvusServer = request.getfixturevalue("milvus_server")
+    return server.uri
+
+
+@pytest.fixture(scope="module")
+def store(store_uri: str) -> Iterator[Store]:
+    """An open store; the collections that a module makes in it are dropped after it."""
+    with Store(store_uri, timeout_s=20) as store:
+        before = {info.name for info in store.list()}
+        yield store
+        for info in store.list():
+            if info.name not in before:
+                store.drop(info.name)
