@@ -16,7 +16,7 @@ from pymilvus import MilvusClient
 from milvus_coop.errors import InvalidArgumentError, StoreError, StoreUnavailableError
 from milvus_coop.store import lite
 from milvus_coop.store.address import Address
-from milvus_coop.store.failures import Attempt, translate
+from milvus_coop.store.failures import CONNECT, Attempt, translate
 
 RETRY_AFTER_S = 0.1
 SHORTEST_SECRET = 6
@@ -120,7 +120,7 @@ class Connection:
                 **options,
             )
         except Exception as exc:  # as in _run
-            raise translate(exc, self._attempt("connect", self.timeout_s)) from exc
+            raise translate(exc, self._attempt(CONNECT, self.timeout_s)) from exc
         client._handler._on_rpc_error = _do_not_reconnect
         return client
 

@@ -18,6 +18,9 @@ from milvus_coop.errors import (
     StoreUnavailableError,
 )
 
+CONNECT = "connect"
+"""The call that makes the connection."""
+
 _CONNECT_FAILED = 2
 _NOT_LOADED = 101
 _COLLECTION_NOT_FOUND = 100
@@ -45,46 +48,45 @@ class Attempt:
 
 def translate(exc: BaseException, attempt: Attempt) -> MilvusCoopError:
     """The error of this package that says what `exc` means."""
-    grpc_code = _grpc_code(exc)
-    if grpc_code is not None:
-        return _of_grpc(grpc_code, _message(exc, attempt), attempt)
-    message = _message(exc, attempt)
+    status = _grpc_status(exc)
+    if status is not None:
+        code, details = status
+        return _of_grpc(code, _one_line(details, attempt), attempt)
+    message = _one_line(getattr(exc, "message", "") or str(exc), attempt)
     if isinstance(exc, MilvusException):
         return _of_milvus(exc, message, attempt)
     return StoreError(f"{attempt.call} failed: {type(exc).__name__}: {message}")
 
 
-def _grpc_code(exc: BaseException) -> grpc.StatusCode | None:
+def _grpc_status(exc: BaseException) -> tuple[grpc.StatusCode, str] | None:
     """The gRPC status behind an error; pymilvus raises it bare, as its own error's code, or as the cause of its own error."""
     for candidate in (exc, exc.__cause__):
-        code = getattr(candidate, "code", None)
-        if isinstance(candidate, grpc.RpcError) and callable(code):
-            code = code()
-        if isinstance(code, grpc.StatusCode):
-            return code
-    return grpc.StatusCode.DEADLINE_EXCEEDED if isinstance(exc, grpc.FutureTimeoutError) else None
+        if isinstance(candidate, grpc.RpcError) and isinstance(candidate, grpc.Call):
+            return candidate.code(), candidate.details() or ""
+        if isinstance(candidate, MilvusException) and isinstance(candidate.code, grpc.StatusCode):
+            return candidate.code, candidate.message
+    return (grpc.StatusCode.DEADLINE_EXCEEDED, "") if isinstance(exc, grpc.FutureTimeoutError) else None
 
 
-def _message(exc: BaseException, attempt: Attempt) -> str:
-    """One line, not too long, without secrets."""
-    details = getattr(exc, "details", None)
-    text = getattr(exc, "message", None) or (details() if callable(details) else None) or str(exc)
+def _one_line(text: str, attempt: Attempt) -> str:
+    """Not too long, and without secrets."""
     for secret in attempt.secrets:
         text = text.replace(secret, "***")
     text = " ".join(text.split()).partition(" expecting {")[0]  # a server lists its whole grammar there
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
 
 
-def _of_grpc(code: grpc.StatusCode, message: str, attempt: Attempt) -> MilvusCoopError:
+def _of_grpc(code: grpc.StatusCode, details: str, attempt: Attempt) -> MilvusCoopError:
+    connecting = attempt.call == CONNECT
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        if attempt.call == "connect":
+        if connecting:
             return StoreUnavailableError(f"Milvus at {attempt.address} did not answer within {attempt.timeout_s:g} s")
-        return StoreTimeoutError(f"Milvus at {attempt.address} did not finish {attempt.call} within {attempt.timeout_s:g} s")
+        return _late(attempt)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return _refused(attempt)
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return StoreError(
-            f"{attempt.call} needs a larger message than Milvus at {attempt.address} allows, or its quota is used up: {message}",
+            f"{attempt.call} needs a larger message than Milvus at {attempt.address} allows, or its quota is used up: {details}",
             run="ask for fewer candidates or queries at a time",
         )
     if code == grpc.StatusCode.UNIMPLEMENTED:
@@ -93,9 +95,9 @@ def _of_grpc(code: grpc.StatusCode, message: str, attempt: Attempt) -> MilvusCoo
             expected="the gRPC port, by default 19530, not behind an HTTP proxy",
             run="add the host to the environment variable no_proxy",
         )
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        return _unreachable(attempt)
-    return StoreError(f"{attempt.call} failed: {code.name}: {message}")
+    if connecting or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):  # a starting server says UNKNOWN
+        return _unreachable(attempt, details)
+    return StoreError(f"{attempt.call} failed: {code.name}: {details}")
 
 
 def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCoopError:
@@ -115,9 +117,9 @@ def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCo
             run="try again in a minute, or open the collection again",
         )
     if exc.code == _CONNECT_FAILED or any(sign in lower for sign in _UNAVAILABLE_SIGNS):
-        return _unreachable(attempt)
+        return _unreachable(attempt, message)
     if "retry timeout" in lower:
-        return StoreTimeoutError(f"Milvus at {attempt.address} did not finish {attempt.call} within {attempt.timeout_s:g} s")
+        return _late(attempt)
     if attempt.call == "create_collection" and ("already exist" in lower or "duplicate collection" in lower):
         return CollectionExistsError(f"the collection '{attempt.collection}' exists in {attempt.address}")
     return StoreError(f"Milvus at {attempt.address} failed to {attempt.call}: {message} (code {int(exc.code)})")
@@ -131,7 +133,12 @@ def _refused(attempt: Attempt) -> StoreAuthError:
     )
 
 
-def _unreachable(attempt: Attempt) -> StoreUnavailableError:
+def _late(attempt: Attempt) -> StoreTimeoutError:
+    return StoreTimeoutError(f"Milvus at {attempt.address} did not finish {attempt.call} within {attempt.timeout_s:g} s")
+
+
+def _unreachable(attempt: Attempt, details: str) -> StoreUnavailableError:
     return StoreUnavailableError(
-        f"Milvus at {attempt.address} cannot be reached", expected="a running server, and http:// or https:// as it is set up"
+        f"Milvus at {attempt.address} cannot be reached or is not ready: {details}",
+        expected="a running server, and http:// or https:// as it is set up",
     )

@@ -174,7 +174,6 @@ def test_a_row_that_does_not_fit_is_refused_before_anything_is_written(shared_im
     for change in MISFITS:
         with pytest.raises(InvalidArgumentError):
             shared_images.upsert([good, replace(bad, **change)])
-            pytest.fail(f"accepted: {change}")
     assert shared_images.count() == before
 
 

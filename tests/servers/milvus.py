@@ -23,8 +23,11 @@ from types import TracebackType
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from milvus_coop.errors import StoreError
 from milvus_coop.store import Store
 
+ROOT = "root:Milvus"
+"""Whom a server with authorization knows from the start."""
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 
@@ -50,11 +53,13 @@ class MilvusServer:
     """One Milvus server process; `with MilvusServer() as server: ... server.uri`.
 
     Args:
-        authorization: let in only who has a password; the first one is `root:Milvus`.
+        authorization: let in only who has a password; see `ROOT`.
+        tls: folder with server.key and server.pem (for localhost), to be reached by https only.
     """
 
-    def __init__(self, *, authorization: bool = False) -> None:
+    def __init__(self, *, authorization: bool = False, tls: Path | None = None) -> None:
         self._authorization = authorization
+        self._tls = tls
         self.folder = Path(tempfile.mkdtemp(prefix="milvus-server-"))
         self.port, self._etcd_port, self._etcd_peer_port = free_ports(3)
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,16 +67,25 @@ class MilvusServer:
     @property
     def uri(self) -> str:
         """What a client connects to."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://localhost:{self.port}"
 
     def start(self) -> None:
-        """Start the server, on its old data if it ran before, and wait until its port answers."""
+        """Start the server, on its old data if it ran before, and wait until it answers."""
         etcd = self.folder / "etcd.yaml"
         etcd.write_text(ETCD_YAML.format(client=self._etcd_port, peer=self._etcd_peer_port))
         command = Path(sys.executable).with_name("milvus-server")
         arguments = [command, "--data", self.folder, "--proxy-port", self.port, "--etcd-port", self._etcd_port]
         if self._authorization:
             arguments += ["--authorization-enabled", "true"]
+        if self._tls is not None:
+            arguments += [
+                "--tls-mode",
+                1,
+                "--server-pem-path",
+                self._tls / "server.pem",
+                "--server-key-path",
+                self._tls / "server.key",
+            ]
         with (self.folder / "output.txt").open("ab") as output:
             self._process = subprocess.Popen(
                 [str(a) for a in arguments],
@@ -80,15 +94,20 @@ class MilvusServer:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
             )
-        self._wait_until_listening()
+        self._wait_until_ready()
 
-    def _wait_until_listening(self) -> None:
+    def connect(self, *, timeout_s: float = 10.0) -> Store:
+        """A store as its administrator."""
+        ca_file = self._tls / "server.pem" if self._tls is not None else None
+        return Store(self.uri, token=ROOT, ca_file=ca_file, timeout_s=timeout_s)
+
+    def _wait_until_ready(self) -> None:
+        """Its port listens a second before it lets anybody in."""
         assert self._process is not None
         deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with suppress(StoreError), self.connect() as store:
+                store.list()
                 return
             time.sleep(0.05)
         output = (self.folder / "output.txt").read_text(errors="replace")[-2000:]
@@ -105,6 +124,7 @@ class MilvusServer:
         """What a crash does: kill -9 to the server itself."""
         assert self._process is not None
         self._real_process().kill()
+        self._process.kill()  # the parent would not notice
         self._process.wait(STOP_TIMEOUT_S)
 
     def freeze(self) -> None:
