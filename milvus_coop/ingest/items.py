@@ -31,7 +31,7 @@ class Item:
     @property
     def id(self) -> str:
         """Primary key: 32 hex digits of SHA-256 over the uri."""
-        return hash_of(self.uri.encode())
+        return hash_of(self.uri.encode(errors="surrogatepass"))
 
 
 Entry = Item | Failure

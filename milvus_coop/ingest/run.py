@@ -16,6 +16,9 @@ from milvus_coop.ingest.sources import Source, open_sources, read_sources
 from milvus_coop.ingest.work import work_for
 from milvus_coop.types import Failure, IngestReport, Kind
 
+STOP_S = 2.0
+"""How long to wait for the thread that counts; it may be in the middle of a folder of a million names."""
+
 DELETE = 1000
 """Rows of one delete."""
 
@@ -123,11 +126,12 @@ class _Total:
 
     def _count(self) -> None:
         n = 0
-        for _ in read_sources(self._sources, set()):
-            n += 1
-            if self._stop:
-                return
-        self._total = n
+        with contextlib.suppress(Exception):  # the ingest meets the same problem, and names it
+            for _ in read_sources(self._sources, set()):
+                n += 1
+                if self._stop:
+                    return
+            self._total = n
 
     def __call__(self) -> int | None:
         return self._total
@@ -140,4 +144,4 @@ class _Total:
     def __exit__(self, *exc_info: object) -> None:
         self._stop = True
         if self._wanted:
-            self._thread.join()
+            self._thread.join(STOP_S)

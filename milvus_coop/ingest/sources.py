@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from milvus_coop.errors import SourceError
-from milvus_coop.ingest.items import Entry, Item, checked, hash_of, hash_of_metadata, uri_of
+from milvus_coop.ingest.items import Entry, Item, hash_of, hash_of_metadata, uri_of
 from milvus_coop.ingest.lists import LISTS, TEXTS, read_list
 from milvus_coop.ingest.walk import ANY_DEPTH, PICTURES, is_glob, matches, split_glob, walk
 from milvus_coop.types import Failure, Kind
@@ -36,7 +36,7 @@ class PictureFile:
 
     def entries(self) -> Iterator[Entry]:
         """The picture."""
-        yield checked(Item(self.path.as_posix(), path=self.path))
+        yield Item(self.path.as_posix(), path=self.path)
 
     def gone(self, seen: Set[str]) -> Gone:
         """Nothing: a missing file is an error when it is named."""
@@ -53,7 +53,7 @@ class Folder:
     def entries(self) -> Iterator[Entry]:
         """Its pictures."""
         for found in walk(self.root, self.parts):
-            yield found if isinstance(found, Failure) else checked(Item(found.as_posix(), path=found))
+            yield found if isinstance(found, Failure) else Item(found.as_posix(), path=found)
 
     def gone(self, seen: Set[str]) -> Gone:
         """Items below the folder whose file does not exist any more. A picture that is there but no longer named stays."""
@@ -120,18 +120,20 @@ def open_sources(sources: Sequence[str | Path], kind: Kind) -> list[Source]:
 def read_sources(sources: Sequence[Source], seen: set[str]) -> Iterator[Entry]:
     """The items of all sources, each once. Fills `seen` with their ids where an item can come twice.
 
-    A repeated text or line is skipped, and so is a picture that two sources share; a list that says two things of one uri is at
-    fault.
+    Lists come first: what they say of a picture counts, also where a folder holds it too. A repeated line is skipped; a list that
+    says two things of one uri is at fault.
     """
     alone = len(sources) == 1 and isinstance(sources[0], Folder)  # it cannot repeat itself: memory stays flat
-    for source in sources:
+    for source in sorted(sources, key=lambda source: not isinstance(source, PictureList)):
         said: dict[str, str] = {}
         for entry in source.entries():
             if isinstance(entry, Item) and not alone:
-                key, content = entry.id, hash_of(entry.text.encode()) + hash_of_metadata(entry.metadata)
-                if said.setdefault(key, content) != content:
-                    yield Failure(entry.uri, "the list names it more than once, with different content; the first line counts")
-                    continue
+                key = entry.id
+                if isinstance(source, PictureList | Texts):
+                    content = hash_of(entry.text.encode()) + hash_of_metadata(entry.metadata)
+                    if said.setdefault(key, content) != content:
+                        yield Failure(entry.uri, "the list names it more than once, with different content; the first line counts")
+                        continue
                 if key in seen:
                     continue
                 seen.add(key)

@@ -13,7 +13,7 @@ import numpy as np
 
 from milvus_coop.encoder import Encoder
 from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgumentError
-from milvus_coop.ingest.items import HALF, Item, hash_of, hash_of_metadata
+from milvus_coop.ingest.items import HALF, Item, checked, hash_of, hash_of_metadata
 from milvus_coop.preprocess.images import decode
 from milvus_coop.preprocess.texts import check_text
 from milvus_coop.store.schema import VARCHAR_BYTES
@@ -73,8 +73,10 @@ class Pictures:
 
     def prepare(self, item: Item, stamp: Stamp | None, force: bool) -> Ready | Failure | None:
         """See `Work.prepare`."""
+        if isinstance(problem := checked(item), Failure):
+            return problem
         try:
-            return self._prepare(item, None if force else stamp, stamp is not None)
+            return self._prepare(item, stamp, force)
         except ImageError as exc:
             return Failure(item.uri, str(exc).removeprefix(f"{item.path}: ").removeprefix(f"{item.path} "))
         except OSError as exc:
@@ -82,25 +84,29 @@ class Pictures:
         except (MemoryError, ValueError) as exc:
             return Failure(item.uri, f"cannot be read: {exc or type(exc).__name__}")
 
-    def _prepare(self, item: Item, stamp: Stamp | None, known: bool) -> Ready | None:
+    def _prepare(self, item: Item, stamp: Stamp | None, force: bool) -> Ready | Failure | None:
         if item.path is None:
             raise ImageUnreadableError("the item names no file")
         status = item.path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise ImageUnreadableError("is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
         metadata = hash_of_metadata(item.metadata)
-        if stamp and item.metadata is not None and stamp.digest[HALF:] != metadata:
-            stamp = None
-        if stamp and (stamp.size, stamp.mtime_ns) == (status.st_size, status.st_mtime_ns):
+        same_metadata = stamp is not None and (item.metadata is None or stamp.digest[HALF:] == metadata)
+        skip = same_metadata and not force
+        if stamp and skip and (stamp.size, stamp.mtime_ns) == (status.st_size, status.st_mtime_ns):
             return None
         with item.path.open("rb") as file:
             content = _hash_of_file(file)
-            if stamp and stamp.digest[:HALF] == content:
+            if stamp and skip and stamp.digest[:HALF] == content:
                 return None
+            if stamp and item.metadata is None and stamp.digest[HALF:] != metadata:
+                return Failure(
+                    item.uri, "it changed, and its metadata came from a list; ingest that list, which keeps them together"
+                )
             spec = self._encoder.spec.image
             image = decode(file, at_least=spec.size, background=spec.background)
         pixels = self._encoder.pixels([image])[0]
-        return Ready(item, content + metadata, status.st_size, status.st_mtime_ns, known, pixels)
+        return Ready(item, content + metadata, status.st_size, status.st_mtime_ns, stamp is not None, pixels)
 
     def encode(self, batch: Sequence[Ready]) -> list[Row]:
         """See `Work.encode`."""

@@ -136,8 +136,23 @@ def test_changed_metadata_updates_and_a_folder_leaves_metadata_alone(run: Run, s
     assert counts(run(source)) == (0, 1, 0, 0, 0)
     os.utime(path, ns=(1, 1))
     assert counts(run(tmp_path / "p")) == (0, 0, 1, 0, 0)
+    picture(path, seed=7)
+    report = run(tmp_path / "p")  # replacing the row would lose the metadata
+    assert counts(report) == (0, 0, 0, 0, 1)
+    assert "ingest that list" in report.failures[0].reason
     (row,) = sink.rows.values()
     assert row.metadata == {"year": 2}
+    assert counts(run(tmp_path / "p", source)) == (0, 1, 0, 0, 0)
+
+
+def test_a_name_that_is_no_unicode_fails_alone(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 3)
+    run(folder)
+    picture(folder / os.fsdecode(b"caf\xe9.png"))
+    (folder / "0" / "00000.png").unlink()
+    report = run(folder, prune=True)
+    assert counts(report) == (0, 0, 2, 1, 1)
+    assert "Unicode" in report.failures[0].reason
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_goes_on(run: Run, tmp_path: Path) -> None:

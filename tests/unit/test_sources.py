@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from milvus_coop.errors import SourceError
-from milvus_coop.ingest.items import Item, hash_of_metadata
+from milvus_coop.ingest.items import Item, checked, hash_of_metadata
 from milvus_coop.ingest.lists import parse_value
 from milvus_coop.ingest.sources import open_sources, read_sources
 from milvus_coop.types import Failure, Kind
@@ -240,13 +240,21 @@ def test_globs_of_texts(tmp_path: Path) -> None:
     assert [i.text for i in read(tmp_path / "**" / "*.txt", kind="text")[0]] == ["one", "two", "three"]
 
 
-def test_names_that_are_no_unicode_are_failures(tmp_path: Path) -> None:
-    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_text("x")
-    write(tmp_path / "ok.jpg")
-    items, failures = read(tmp_path)
-    assert [Path(i.uri).name for i in items] == ["ok.jpg"]
-    assert failures[0].reason == "its name or metadata is not valid Unicode"
-    assert "caf\\udce9" in failures[0].uri
+def test_what_no_collection_can_hold(tmp_path: Path) -> None:
+    latin = Item(os.fsdecode(b"/caf\xe9.jpg"))
+    assert len(latin.id) == 32
+    assert checked(latin) == Failure("/caf\\udce9.jpg", "its name or metadata is not valid Unicode")
+    assert checked(Item("/a\nb.jpg")) == Failure("/a\\nb.jpg", "its name has control characters")
+    assert isinstance(checked(Item("/" + "x" * 2048)), Failure)
+    assert isinstance(checked(Item("/a", metadata={"k": "x" * 70_000})), Failure)
+    assert checked(Item("/a")) == Item("/a")
+
+
+def test_what_a_list_says_of_a_picture_counts(album: Path) -> None:
+    source = write(album.parent / "l.jsonl", json.dumps({"path": "album/b.jpg", "year": 1}))
+    items, _ = read(album, source)
+    assert [i.metadata for i in items if i.uri.endswith("b.jpg")] == [{"year": 1}]
+    assert len(items) == 5
 
 
 def test_metadata_hash_ignores_the_order_of_keys() -> None:
