@@ -40,7 +40,7 @@ def environment() -> dict[str, str]:
 
 def test_blocks_are_of_known_languages() -> None:
     assert {language for language, _ in BLOCKS} <= {"sh", "python", "text"}
-    assert [line for line in MAKE] == [["make", "demo"], ["make", "test"]]
+    assert MAKE == [["make", "demo"], ["make", "test"]]
 
 
 @pytest.mark.parametrize("command", MAKE, ids=" ".join)

@@ -87,7 +87,9 @@ def _backend(settings: Settings) -> str:
     models = open_models(settings)
     encoded = models.encoder.encode_texts(["a red apple"])
     models.close()
-    return f"{settings.models} encodes a text to {encoded.embeddings.shape[1]} dimensions; in-process devices: {', '.join(devices())}"
+    return (
+        f"{settings.models} encodes a text to {encoded.embeddings.shape[1]} dimensions; in-process devices: {', '.join(devices())}"
+    )
 
 
 def _milvus(settings: Settings) -> str:

@@ -41,9 +41,15 @@ def print_result(result: SearchResult, title: str) -> None:
         f"retrieve {t.retrieve_ms:.1f} ms, rerank {t.rerank_ms:.1f} ms, total {t.total_ms:.1f} ms",
         style="dim",
         highlight=False,
+        soft_wrap=True,
     )
     if not result.reranked:
-        console.print(f"Order of the bi-encoder where not rescored: {escape(str(result.reason))}.", style="yellow", highlight=False)
+        console.print(
+            f"Order of the bi-encoder where not rescored: {escape(str(result.reason))}.",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def print_report(report: IngestReport, collection: str) -> None:
@@ -53,7 +59,7 @@ def print_report(report: IngestReport, collection: str) -> None:
     parts += [f"{report.removed:,} removed"] if report.removed else []
     rate = report.seen / report.seconds if report.seconds else 0.0
     parts += [f"{report.failed:,} failed in {report.seconds:.1f} s ({rate:,.0f} items/s)"]
-    console.print(f"[bold]{escape(collection)}[/]: {', '.join(parts)}", highlight=False)
+    console.print(f"[bold]{escape(collection)}[/]: {', '.join(parts)}", highlight=False, soft_wrap=True)
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in report.failures[:10]))
     if report.failed > 10:
         console.print(f"… and {report.failed - 10:,} more; --failed FILE lists them all", style="yellow")

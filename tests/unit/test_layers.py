@@ -29,6 +29,7 @@ LAYERS = {
     "export": 6,
     "training": 7,
     "cli": 8,
+    "__main__": 9,
 }
 HOMES = {
     "pymilvus": {"store"},

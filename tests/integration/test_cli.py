@@ -1,0 +1,206 @@
+"""The command line as a user meets it: real bundle, real Milvus Lite, real pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from milvus_coop.cli.main import cli
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+PICTURES = ("dog.jpg", "two_dogs.jpg", "cat.jpg", "apple.jpg", "coffee.jpg", "bicycle.png")
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "photos").mkdir()
+    for name in PICTURES:
+        shutil.copy(EXAMPLES / "images" / name, folder / "photos" / name)
+    done = run("ingest", folder / "photos", "--uri", folder / "lite.db")
+    assert done.exit_code == 0, done.output
+    assert "6 added" in done.output
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILVUS_COOP_URI", str(folder / "lite.db"))
+    monkeypatch.chdir(folder)
+
+
+def commands(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = [prefix]
+    for name, command in group.commands.items():
+        found += commands(command, (*prefix, name)) if isinstance(command, click.Group) else [(*prefix, name)]
+    return found
+
+
+@pytest.mark.parametrize("command", commands(cli), ids=" ".join)
+def test_every_command_and_option_has_help(command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    target: click.Command = cli
+    for name in command:
+        assert isinstance(target, click.Group)
+        target = target.commands[name]
+    assert target.help
+    assert all(o.help for o in target.params if isinstance(o, click.Option))
+
+
+def test_query_table() -> None:
+    result = run("query", "a red apple", "--limit", "3")
+    assert result.exit_code == 0
+    first = next(line for line in result.output.splitlines() if "│ 1 │" in line)
+    assert "photos/apple.jpg" in first
+    assert "%" in first
+    assert "6 candidates, 6 rescored; encode" in result.output
+
+
+def test_query_json() -> None:
+    result = run("query", "a red apple", "--json")
+    hits = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5, 6]
+    assert hits[0]["uri"].endswith("photos/apple.jpg")
+    assert set(hits[0]) == {"id", "uri", "rank", "score", "be_rank", "be_score", "ce_score", "text", "fields"}
+    assert result.stderr == ""
+
+
+def test_query_options(folder: Path) -> None:
+    plain = run("query", "a dog", "--no-rerank", "--json")
+    assert {json.loads(line)["ce_score"] for line in plain.stdout.splitlines()} == {None}
+    assert plain.stderr == ""
+    image = run("query", "--image", folder / "photos" / "dog.jpg", "--json")
+    assert json.loads(image.stdout.splitlines()[0])["uri"].endswith("photos/dog.jpg")
+    assert "Not reranked: the query and the items are both images" in image.stderr
+    late = run("query", "a dog", "--deadline-ms", "0.01")
+    assert "the deadline came after 0 of 6" in " ".join(late.output.split())
+
+
+def test_metadata(folder: Path) -> None:
+    lines = [f'{{"path": "photos/{name}", "year": {2018 + i}}}\n' for i, name in enumerate(PICTURES)]
+    (folder / "list.jsonl").write_text("".join(lines), encoding="utf-8")
+    assert run("ingest", "list.jsonl", "--collection", "listed").exit_code == 0
+    result = run("query", "a dog", "--collection", "listed", "--filter", "year > 2020", "--output-fields", "year", "--json")
+    assert {json.loads(line)["fields"]["year"] for line in result.stdout.splitlines()} == {2021, 2022, 2023}
+    table = run("query", "a dog", "--collection", "listed", "--output-fields", "year, nonsense")
+    assert "year" in table.output
+    assert run("collections", "drop", "listed", "--yes").exit_code == 0
+
+
+def test_texts() -> None:
+    captions = EXAMPLES / "captions.txt"
+    assert run("ingest", captions, "--texts", "--collection", "captions").exit_code == 0
+    result = run("query", "--image", "photos/apple.jpg", "--collection", "captions", "--limit", "3")
+    assert result.exit_code == 0
+    assert "apple" in result.output
+    wrong = run("ingest", "photos", "--collection", "captions")
+    assert wrong.exit_code == 2
+    assert "holds texts" in wrong.stderr
+    assert run("collections", "drop", "captions", "--yes").exit_code == 0
+
+
+def test_ingest_again_and_with_failures(folder: Path) -> None:
+    assert "6 unchanged" in run("ingest", "photos").output
+    (folder / "bad").mkdir()
+    (folder / "bad" / "broken.jpg").write_bytes((folder / "photos" / "dog.jpg").read_bytes()[:5000])
+    shutil.copy(folder / "photos" / "cat.jpg", folder / "bad" / "fine.jpg")
+    result = run("ingest", "bad", "--collection", "bad", "--failed", "failed.jsonl")
+    assert result.exit_code == 1
+    assert "1 added" in result.output
+    assert "1 failed" in result.output
+    assert "broken.jpg" in result.output
+    (failure,) = [json.loads(line) for line in (folder / "failed.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert failure["uri"].endswith("bad/broken.jpg")
+    report = run("ingest", "bad", "--collection", "bad", "--json")
+    assert json.loads(report.stdout)["unchanged"] == 1
+    (folder / "bad" / "fine.jpg").unlink()
+    nothing = run("ingest", "bad", "--collection", "bad")
+    assert nothing.exit_code == 2
+    run("collections", "drop", "bad", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("query",), "neither a text nor an image"),
+        (("query", " "), "the text is empty"),
+        (("query", "x", "--image", "photos/dog.jpg"), "a text and an image"),
+        (("query", "--image", "missing.jpg"), "missing.jpg"),
+        (("query", "x", "--filter", "year >>"), "rejects the filter"),
+        (("query", "x", "--collection", "nonsense"), "no collection 'nonsense'"),
+        (("query", "x", "--collection", "a b"), "'a b'"),
+        (("query", "x", "--limit", "99999"), "limit is 99999"),
+        (("query", "x", "--uri", "http://127.0.0.1:1"), "cannot be reached"),
+        (("query", "x", "--uri", "ftp://x"), "ftp"),
+        (("query", "x", "--uri", "no/such/folder/lite.db"), "no/such/folder"),
+        (("query", "x", "--bundle", "nonsense"), "no bundle 'nonsense'"),
+        (("query", "x", "--models", "nonsense"), "models 'nonsense'"),
+        (("ingest", "missing"), "missing"),
+        (("ingest", "photos", "--models", "onnx:quantum"), "no device 'quantum'"),
+        (("collections", "describe", "nonsense"), "nonsense"),
+        (("bundle", "show", "nonsense"), "no bundle"),
+    ],
+)
+def test_a_mistake_gets_an_error_not_a_traceback(arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: ")
+    assert message in result.stderr
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def test_a_failed_query_makes_no_database(folder: Path) -> None:
+    assert run("query", "x", "--uri", "new.db").exit_code == 2
+    assert not (folder / "new.db").exists()
+
+
+def test_collections() -> None:
+    assert "images" in run("collections", "list").output
+    (listed,) = [json.loads(line) for line in run("collections", "list", "--json").stdout.splitlines()]
+    assert (listed["name"], listed["kind"], listed["count"]) == ("images", "image", 6)
+    assert json.loads(run("collections", "describe", "images", "--json").stdout) == listed
+    assert "HNSW COSINE" in run("collections", "describe", "images").output
+    refused = CliRunner().invoke(cli, ["collections", "drop", "images"], input="n\n")
+    assert refused.exit_code == 1
+    assert "images" in run("collections", "list").output
+
+
+def test_bundle_and_doctor() -> None:
+    assert run("bundle", "list").output.startswith("coop-small")
+    assert "every file verified" in run("bundle", "show", "--verify").output
+    assert json.loads(run("bundle", "show", "--json").stdout)["name"] == "coop-small"
+    doctor = run("doctor")
+    assert doctor.exit_code == 0, doctor.output
+    assert "1 collections" in doctor.output
+    broken = run("doctor", "--uri", "http://127.0.0.1:1", "--json")
+    assert broken.exit_code == 1
+    states = {line["name"]: line["state"] for line in map(json.loads, broken.stdout.splitlines())}
+    assert states["milvus"] == "broken"
+    assert states["bundle"] == "ok"
+
+
+def test_demo() -> None:
+    result = run("demo", "--images", "photos")
+    assert result.exit_code == 0, result.output
+    assert "demo: 6 added" in result.output
+    assert result.output.count("candidates, 6 rescored") == 3
+
+
+def test_a_closed_pipe_is_quiet(folder: Path) -> None:
+    command = f"{sys.executable} -m milvus_coop query 'a dog' --json | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=folder)
+    assert json.loads(done.stdout)["rank"] == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
