@@ -100,9 +100,7 @@ class Pictures:
             if stamp and skip and stamp.digest[:HALF] == content:
                 return None
             if stamp and item.metadata is None and stamp.digest[HALF:] != metadata:
-                return Failure(
-                    item.uri, "it changed, and its metadata came from a list; ingest that list, which keeps them together"
-                )
+                return Failure(item.uri, "to update it from here would lose its metadata, which came from a list; ingest that list")
             spec = self._encoder.spec.image
             image = decode(file, at_least=spec.size, background=spec.background)
         pixels = self._encoder.pixels([image])[0]
