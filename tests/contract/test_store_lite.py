@@ -1,0 +1,165 @@
+"""What is particular to Milvus Lite: a folder, a lock, one process, one writer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from milvus_coop.errors import InvalidArgumentError, StoreError, StoreLockedError
+from milvus_coop.store import Store
+from tests.contract.store_samples import SPEC, make_rows, unit_vectors
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Run code in another process, from the repository's root."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("name", ["images.db", "folder", "with space.db", "ünïcode"])
+def test_rows_and_bundle_survive_closing(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with Store(path) as store:
+        store.create("images", SPEC).upsert(make_rows(30))
+    with Store(str(path)) as store:
+        assert [(i.name, i.kind, i.bundle) for i in store.list()] == [("images", "image", "tiny 1")]
+        images = store.open("images", SPEC)
+        assert images.count() == 30
+        assert len(images.search(unit_vectors(1), 5)[0]) == 5
+
+
+def test_two_stores_share_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "shared.db"
+    with Store(path) as one:
+        with Store(tmp_path / "." / "shared.db") as two:
+            two.create("images", SPEC).upsert(make_rows(3))
+        assert one.open("images").count() == 3
+        with ThreadPoolExecutor(4) as pool:
+            for store in pool.map(Store, [path] * 8):
+                assert store.open("images").count() == 3
+                store.close()
+        assert one.open("images").count() == 3
+
+
+def test_two_stores_write_at_once(tmp_path: Path) -> None:
+    rows = make_rows(400)
+    with Store(tmp_path / "w.db") as one, Store(tmp_path / "w.db") as two:
+        one.create("images", SPEC)
+        collections = [one.open("images"), two.open("images")]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda i: collections[i % 2].upsert(rows[i * 20 : (i + 1) * 20]), range(20)))
+        assert collections[0].count() == 400
+
+
+def test_a_closed_store_says_so_and_may_be_closed_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a.db")
+    images = store.create("images", SPEC)
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        images.count()
+
+
+def test_another_process_holds_the_lock_until_it_closes(tmp_path: Path) -> None:
+    path = tmp_path / "locked.db"
+    other = run_python(
+        """
+        import sys
+        from milvus_coop.store import Store
+        store = Store(sys.argv[1])
+        print("open", flush=True)
+        sys.stdin.readline()
+        store.close()
+        print("closed", flush=True)
+        sys.stdin.readline()
+        """,
+        path,
+    )
+    assert other.stdout is not None
+    assert other.stdin is not None
+    with other:
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(StoreLockedError, match=r"locked\.db"):
+            Store(path)
+        print(file=other.stdin, flush=True)
+        assert other.stdout.readline() == "closed\n"
+        with Store(path) as store:  # while the other process still lives
+            assert store.list() == []
+        print(file=other.stdin, flush=True)
+    assert other.returncode == 0
+
+
+def test_acknowledged_rows_survive_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "killed.db"
+    other = run_python(
+        """
+        import sys
+        from milvus_coop.store import Store
+        from tests.contract.store_samples import SPEC, make_rows
+        images = Store(sys.argv[1]).create("images", SPEC)
+        rows = make_rows(500)
+        for start in range(0, 500, 50):
+            images.upsert(rows[start:start + 50])
+            print(start + 50, flush=True)
+        """,
+        path,
+    )
+    assert other.stdout is not None
+    with other:
+        acknowledged = [int(other.stdout.readline()) for _ in range(5)][-1]
+        other.kill()
+    with Store(path) as store:
+        known = store.open("images", SPEC).stamps([r.id for r in make_rows(acknowledged)])
+        assert len(known) == acknowledged == 250
+
+
+def test_an_interrupted_create_is_completed(tmp_path: Path) -> None:
+    from milvus_coop.store.schema import HEADER, Header, collection_schema
+
+    header = Header("image", SPEC.label, SPEC.fingerprint)
+    with Store(tmp_path / "half.db") as store:
+        schema = collection_schema(SPEC, "image", header)
+        store._connection.call("create_collection", collection="images", schema=schema, properties={HEADER: header.to_json()})
+        images = store.open_or_create("images", SPEC)
+        images.upsert(make_rows(3))
+        assert images.info().index == "HNSW COSINE"
+
+
+def test_paths_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="does not exist"):
+        Store(tmp_path / "missing" / "a.db")
+    old = tmp_path / "old.db"
+    old.write_bytes(b"SQLite format 3\0")
+    with pytest.raises(StoreError, match=r"Milvus Lite 2\.x.*cannot read files of version 2"):
+        Store(old)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").touch()
+    with pytest.raises(StoreError, match="other files"):
+        Store(tmp_path / "photos")
+    assert sorted(p.name for p in (tmp_path / "photos").iterdir()) == ["cat.png"]
+
+
+def test_errors_are_raised_and_not_also_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with Store(tmp_path / "quiet.db") as store:
+        images = store.create("images", SPEC)
+        with pytest.raises(StoreError):
+            images.search(unit_vectors(1), 1, filter="size >>")
+        with pytest.raises(StoreError):
+            store.open("missing")
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger().level == logging.WARNING
