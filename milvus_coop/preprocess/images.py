@@ -100,8 +100,9 @@ def _to_rgb(image: ImageFile.ImageFile, background: tuple[int, int, int]) -> Ima
         return converted or image.convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        canvas = Image.new("RGBA", rgba.size, (*background, 255))
-        return Image.alpha_composite(canvas, rgba).convert("RGB")
+        canvas = Image.new("RGB", rgba.size, background)
+        canvas.paste(rgba, mask=rgba)
+        return canvas
     return image.convert("RGB")
 
 
