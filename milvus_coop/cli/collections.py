@@ -24,7 +24,7 @@ def list_(settings: Settings, as_json: bool) -> None:
     from milvus_coop.cli.tables import print_collections
     from milvus_coop.store import Store
 
-    with Store.from_settings(settings) as store:
+    with Store.from_settings(settings, must_exist=True) as store:
         infos = store.list()
     if not as_json:
         print_collections(infos)
@@ -42,7 +42,7 @@ def describe(settings: Settings, name: str, as_json: bool) -> None:
     from milvus_coop.cli.tables import print_pairs
     from milvus_coop.store import Store
 
-    with Store.from_settings(settings) as store:
+    with Store.from_settings(settings, must_exist=True) as store:
         info = store.describe(name)
     if as_json:
         click.echo(json.dumps(asdict(info)))
@@ -60,7 +60,7 @@ def drop(settings: Settings, name: str, yes: bool) -> None:
     """Delete collection NAME with all its items; the pictures themselves stay."""
     from milvus_coop.store import Store
 
-    with Store.from_settings(settings) as store:
+    with Store.from_settings(settings, must_exist=True) as store:
         info = store.describe(name)
         if not yes:
             click.confirm(f"Drop '{name}' with {info.count:,} items?", abort=True, err=True)

@@ -108,7 +108,7 @@ class CoopIngest:
             SourceError: a source is missing, empty or malformed.
             StoreError, BackendError: Milvus or the encoder failed; what was written stays.
         """
-        return ingest(
+        report = ingest(
             sources,
             sink=self._collection,
             encoder=self._models.encoder,
@@ -118,6 +118,8 @@ class CoopIngest:
             batch=batch,
             on_progress=on_progress,
         )
+        self._collection.flush()
+        return report
 
     def close(self) -> None:
         """Free the connection and the models. Safe to call twice."""

@@ -78,7 +78,7 @@ class CoopSearch:
         self._timeout_s = settings.timeout_s
         self._models = open_models(settings, backend)
         try:
-            self._store = Store.from_settings(settings)
+            self._store = Store.from_settings(settings, must_exist=True)
             self._collection = self._store.open(settings.collection, self.encoder.spec, fields=fields)
             self._models.backend.load(_GRAPHS[self._collection.kind])
         except BaseException:

@@ -129,6 +129,16 @@ class Collection:
             for request in requests(sized):
                 self._connection.call(method, collection=self.name, timeout_s=self._write_timeout_s, data=request)
 
+    def flush(self) -> None:
+        """Make what was written fast to search. A server does that by itself; here it matters to Milvus Lite.
+
+        Milvus Lite compares a query with rows that are not flushed one by one: 0.5 s for 10,000 rows, against 0.01 s with the
+        index. It flushes by itself every 10,000 rows. Without such rows this call costs 2 ms; with 10,000 of them, 2 s.
+        """
+        if self._connection.is_lite:
+            with self._connection.writing():
+                self._connection.call("flush", collection=self.name, timeout_s=self._write_timeout_s)
+
     def delete(self, ids: Sequence[str]) -> None:
         """Delete the rows with these ids; unknown ids are ignored. Searches after this call do not find them."""
         layout = self._own()

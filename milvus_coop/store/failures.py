@@ -103,7 +103,9 @@ def _of_grpc(code: grpc.StatusCode, details: str, attempt: Attempt) -> MilvusCoo
 def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCoopError:
     lower = message.lower()
     if exc.code == _COLLECTION_NOT_FOUND or "can't find collection" in lower:
-        return CollectionNotFoundError(f"there is no collection '{attempt.collection}' in {attempt.address}")
+        return CollectionNotFoundError(
+            f"there is no collection '{attempt.collection}' in {attempt.address}", run="milvus-coop collections list"
+        )
     if attempt.filter and (exc.code == _LITE_BAD_EXPRESSION or any(sign in lower for sign in _FILTER_SIGNS)):
         return FilterError(
             f"Milvus rejects the filter {attempt.filter[:_LONGEST_MESSAGE]!r}: {message}",

@@ -15,6 +15,7 @@ from milvus_coop.errors import (
     CollectionNotFoundError,
     ForeignCollectionError,
     InvalidArgumentError,
+    StoreUnavailableError,
 )
 from milvus_coop.store.address import parse_address
 from milvus_coop.store.collection import Collection
@@ -38,6 +39,7 @@ class Store:
         password: instead of a token.
         ca_file: PEM file with the certificate authority of an https server; default the system's.
         timeout_s: limit of every call.
+        must_exist: refuse a Milvus Lite path that does not exist yet, instead of making a folder there.
 
     Raises:
         InvalidArgumentError: a parameter makes no sense.
@@ -53,15 +55,18 @@ class Store:
         password: str = "",
         ca_file: Path | None = None,
         timeout_s: float = 10.0,
+        must_exist: bool = False,
     ) -> None:
         address = parse_address(uri, token=token, user=user, password=password)
+        if must_exist and address.folder is not None and not address.folder.exists():
+            raise StoreUnavailableError(f"there is no Milvus Lite database at {address.label}", run="milvus-coop ingest PHOTOS/")
         self._connection = Connection(address, timeout_s=timeout_s, ca_file=ca_file)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Store:
+    def from_settings(cls, settings: Settings, *, must_exist: bool = False) -> Store:
         """The store that the settings name."""
         ca_file = Path(settings.ca_file) if settings.ca_file else None
-        return cls(settings.uri, token=settings.token, ca_file=ca_file, timeout_s=settings.timeout_s)
+        return cls(settings.uri, token=settings.token, ca_file=ca_file, timeout_s=settings.timeout_s, must_exist=must_exist)
 
     def __repr__(self) -> str:
         return f"<Store {self._connection.address.label}>"
@@ -126,7 +131,9 @@ class Store:
         header = read_header(description)
         layout = self._layout(name, description, header, spec, fields)
         self._connection.call("load_collection", collection=name, timeout_s=self._load_timeout_s)
-        return Collection(self._connection, name, layout, header)
+        collection = Collection(self._connection, name, layout, header)
+        collection.flush()
+        return collection
 
     def open_or_create(self, name: str, spec: BundleSpec, kind: Kind = "image", *, index: Index = "HNSW") -> Collection:
         """Open a collection of that bundle and kind, or make it if there is none of that name.
