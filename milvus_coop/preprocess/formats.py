@@ -11,6 +11,7 @@ from typing import IO
 
 from PIL import (
     BmpImagePlugin,
+    ExifTags,
     GifImagePlugin,
     Image,
     ImageFile,
@@ -98,7 +99,7 @@ def orientation(image: ImageFile.ImageFile) -> int:
         (entries,) = struct.unpack_from(f"{order}H", tiff, start)
         for i in range(entries):
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * i)
-            if tag == TiffImagePlugin.ExifTags.Base.Orientation:
+            if tag == ExifTags.Base.Orientation:
                 return int(value) if value in UPRIGHT else 1
     except struct.error:
         pass
