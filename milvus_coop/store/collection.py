@@ -80,7 +80,8 @@ class Collection:
             k: how many candidates per query, 1 to 16,384.
             filter: a Milvus boolean expression, such as `year > 2020`.
             output_fields: metadata for `Candidate.fields`; `*` is all of it. What a row does not have is left out.
-            timeout_s: limit of each call; default the store's.
+            timeout_s: limit of each call; default the store's. On Milvus Lite, the first search after many new rows takes up to a
+                second longer.
 
         Returns:
             For each query its candidates, by falling `be_score`, then by id.
@@ -92,21 +93,23 @@ class Collection:
         """
         queries = self._check_queries(embeddings, k)
         layout = self._layout
+        self._connection.before_search(self.name)
         found: list[list[Candidate]] = []
         step = self._queries_per_call(k)
         for start in range(0, len(queries), step):
-            answer = self._connection.call(
-                "search",
-                collection=self.name,
-                timeout_s=timeout_s,
-                filter=filter,
-                data=list(queries[start : start + step]),
-                limit=k,
-                anns_field=layout.embedding,
-                output_fields=self._output_fields(output_fields),
-                search_params=search_params(layout.index_type, layout.metric, k),
-                consistency_level="Session",
-            )
+            with self._connection.reading():
+                answer = self._connection.call(
+                    "search",
+                    collection=self.name,
+                    timeout_s=timeout_s,
+                    filter=filter,
+                    data=list(queries[start : start + step]),
+                    limit=k,
+                    anns_field=layout.embedding,
+                    output_fields=self._output_fields(output_fields),
+                    search_params=search_params(layout.index_type, layout.metric, k),
+                    consistency_level="Session",
+                )
             found += [self._candidates(hits, output_fields) for hits in answer]
         return found
 
@@ -126,8 +129,9 @@ class Collection:
         # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's would add a twin.
         method = "insert" if self._connection.is_lite else "upsert"
         with self._connection.writing():
-            for request in requests(sized):
+            for request, n_bytes in requests(sized):
                 self._connection.call(method, collection=self.name, timeout_s=self._write_timeout_s, data=request)
+                self._connection.wrote(self.name, len(request), n_bytes)
 
     def flush(self) -> None:
         """Make what was written fast to search. A server does that by itself; here it matters to Milvus Lite.
@@ -195,11 +199,12 @@ class Collection:
         return self._layout
 
     def _query(self, filter: str, fields: Sequence[str], **options: Any) -> list[dict[str, Any]]:
-        return list(
-            self._connection.call(
-                "query", collection=self.name, filter=filter, output_fields=list(fields), consistency_level="Strong", **options
+        with self._connection.reading():
+            return list(
+                self._connection.call(
+                    "query", collection=self.name, filter=filter, output_fields=list(fields), consistency_level="Strong", **options
+                )
             )
-        )
 
     def _check_queries(self, embeddings: Array, k: int) -> Array:
         queries = np.asarray(embeddings, dtype=np.float32)

@@ -19,6 +19,7 @@ from milvus_coop.store.address import Address
 from milvus_coop.store.failures import CONNECT, Attempt, translate
 
 RETRY_AFTER_S = 0.1
+FLUSH_TIMEOUT_S = 120.0
 SHORTEST_SECRET = 6
 """Milvus takes no shorter passwords."""
 
@@ -62,6 +63,33 @@ class Connection:
     def writing(self) -> AbstractContextManager[Any]:
         """Hold this while writing: Milvus Lite allows one writer at a time."""
         return contextlib.nullcontext() if self._server is None else self._server.write_lock
+
+    def reading(self) -> AbstractContextManager[Any]:
+        """Hold this while reading rows: Milvus Lite must not flush meanwhile."""
+        return contextlib.nullcontext() if self._server is None else self._server.read_lock
+
+    def wrote(self, collection: str, rows: int, n_bytes: int) -> None:
+        """Take note of a write, and flush Milvus Lite before too much piles up. Servers see to that themselves."""
+        if self._server is not None:
+            backlog = self._server.backlogs[collection]
+            backlog.rows += rows
+            backlog.n_bytes += n_bytes
+            if backlog.is_full:
+                self.flush(collection)
+
+    def before_search(self, collection: str) -> None:
+        """Flush Milvus Lite if that makes up for it."""
+        if self._server is not None and self._server.backlogs[collection].slows_searches:
+            with self._server.write_lock:
+                if self._server.backlogs[collection].slows_searches:  # nobody else did in the meantime
+                    self.flush(collection)
+
+    def flush(self, collection: str) -> None:
+        """Move the new rows of Milvus Lite into an indexed segment."""
+        if self._server is not None:
+            with self._server.write_lock, self._server.read_lock:
+                self.call("flush", collection=collection, timeout_s=FLUSH_TIMEOUT_S)
+                self._server.backlogs.pop(collection, None)
 
     def call(self, name: str, *, collection: str = "", timeout_s: float | None = None, filter: str = "", **arguments: Any) -> Any:
         """Call a method of MilvusClient. Every such call here may be repeated safely, so it is tried twice if the server is away.

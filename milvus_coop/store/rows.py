@@ -30,18 +30,18 @@ def records(rows: Sequence[Row], *, dim: int, payload_field: str, payload_bytes:
     return [_record(row, dim, payload_field, payload_bytes) for row in last.values()]
 
 
-def requests(sized: Sequence[tuple[Record, int]], limit_bytes: int = REQUEST_BYTES) -> Iterator[list[Record]]:
-    """Cut into runs of at most `limit_bytes` each; a row larger than that goes alone."""
+def requests(sized: Sequence[tuple[Record, int]], limit_bytes: int = REQUEST_BYTES) -> Iterator[tuple[list[Record], int]]:
+    """Cut into runs of at most `limit_bytes` each, yielded with their size; a row larger than that goes alone."""
     run: list[Record] = []
     run_bytes = 0
     for record, n_bytes in sized:
         if run and run_bytes + n_bytes > limit_bytes:
-            yield run
+            yield run, run_bytes
             run, run_bytes = [], 0
         run.append(record)
         run_bytes += n_bytes
     if run:
-        yield run
+        yield run, run_bytes
 
 
 def literal(text: str) -> str:

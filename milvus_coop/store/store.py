@@ -131,6 +131,7 @@ class Store:
         header = read_header(description)
         layout = self._layout(name, description, header, spec, fields)
         self._connection.call("load_collection", collection=name, timeout_s=self._load_timeout_s)
+        self._connection.flush(name)  # what a crash left in the log
         collection = Collection(self._connection, name, layout, header)
         collection.flush()
         return collection
@@ -209,7 +210,8 @@ class Store:
         state = self._connection.call("get_load_state", collection=name)["state"]
         if state.name != "Loaded":
             return int(self._connection.call("get_collection_stats", collection=name)["row_count"])
-        rows = self._connection.call("query", collection=name, output_fields=["count(*)"], consistency_level="Strong")
+        with self._connection.reading():
+            rows = self._connection.call("query", collection=name, output_fields=["count(*)"], consistency_level="Strong")
         return int(rows[0]["count(*)"])
 
     def _layout(

@@ -337,3 +337,27 @@ def test_eight_threads_search_while_one_writes(images: Collection) -> None:
         writer.result(60)
         assert min(s.result(60) for s in searchers) >= 3
     assert images.count() == 1400
+
+
+def test_readers_always_see_what_was_acknowledged(images: Collection) -> None:
+    rows = make_rows(3000)
+    acknowledged = 0
+    done = threading.Event()
+
+    def read() -> int:
+        rounds = 0
+        while not done.is_set():
+            before = acknowledged
+            assert images.count() >= before
+            found = images.search(unit_vectors(1), 4000)[0]
+            assert len({c.id for c in found}) == len(found) >= before
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        for start in range(0, len(rows), 600):
+            images.upsert(rows[start : start + 600])
+            acknowledged = start + 600
+        done.set()
+        assert sum(r.result(60) for r in readers) > 0

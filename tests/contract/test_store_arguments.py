@@ -92,9 +92,10 @@ def test_requests_keep_the_order_and_the_limit() -> None:
     sizes = [n for _, n in sized]
     limit = 7 * max(sizes)
     cut = list(requests(sized, limit))
-    assert [r for run in cut for r in run] == [r for r, _ in sized]
-    assert all(7 <= len(run) <= 9 for run in cut[:-1])
-    assert [len(run) for run in requests(sized, 1)] == [1] * 100
+    assert [r for run, _ in cut for r in run] == [r for r, _ in sized]
+    assert sum(n for _, n in cut) == sum(sizes)
+    assert all(n <= limit and 7 <= len(run) <= 9 for run, n in cut[:-1])
+    assert [len(run) for run, _ in requests(sized, 1)] == [1] * 100
     assert len(list(requests(sized))) == 1
     assert list(requests([])) == []
 

@@ -66,6 +66,17 @@ def test_two_stores_write_at_once(tmp_path: Path) -> None:
         assert collections[0].count() == 400
 
 
+def test_new_rows_are_indexed_before_they_slow_searches_down(tmp_path: Path) -> None:
+    with Store(tmp_path / "f.db") as store:
+        images = store.create("images", SPEC)
+        images.upsert(make_rows(100))
+        images.search(unit_vectors(1), 3)
+        assert not list(tmp_path.rglob("*.parquet"))
+        images.upsert(make_rows(600))
+        assert len(images.search(unit_vectors(1), 600)[0]) == 600
+        assert len(list(tmp_path.rglob("*.parquet"))) == 1
+
+
 def test_a_closed_store_says_so_and_may_be_closed_again(tmp_path: Path) -> None:
     store = Store(tmp_path / "a.db")
     images = store.create("images", SPEC)
