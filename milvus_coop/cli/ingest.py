@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
+
+if TYPE_CHECKING:
+    from milvus_coop.types import Kind
 
 SOME_FAILED = 1
 """Exit code when some items could not be ingested and the rest were."""
@@ -31,7 +35,7 @@ def ingest(
     texts: bool,
     prune: bool,
     force: bool,
-    index: str,
+    index: Literal["HNSW", "AUTOINDEX"],
     batch: int,
     failed: Path | None,
     as_json: bool,
@@ -57,7 +61,7 @@ def ingest(
     from milvus_coop.cli.tables import print_report
     from milvus_coop.ingest import CoopIngest
 
-    kind = "text" if texts else "image"
+    kind: Kind = "text" if texts else "image"
     with CoopIngest.from_settings(settings, kind=kind, index=index) as ingester, ingest_progress(quiet or as_json) as on_progress:
         report = ingester.run(sources, prune=prune, force=force, batch=batch, on_progress=on_progress)
     failures = [json.dumps({"uri": f.uri, "reason": f.reason}, ensure_ascii=False) for f in report.failures]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,8 +45,10 @@ def test_the_fingerprint_covers_what_changes_outputs(shipped: Bundle) -> None:
     spec = shipped.spec
     same = dataclasses.replace(spec, metrics={"r1": 99}, licence="other", lineage={})
     assert same.fingerprint == spec.fingerprint
-    for change in ({"version": "none"}, {"dim": 3}, {"files": {}}, {"text": dataclasses.replace(spec.text, max_length=9)}):
-        assert dataclasses.replace(spec, **change).fingerprint != spec.fingerprint  # type: ignore[arg-type]
+    shorter = dataclasses.replace(spec.text, max_length=9)
+    changes: list[dict[str, Any]] = [{"version": "none"}, {"dim": 3}, {"files": {}}, {"text": shorter}]
+    for change in changes:
+        assert dataclasses.replace(spec, **change).fingerprint != spec.fingerprint
 
 
 def test_by_folder(copy: Path, shipped: Bundle) -> None:
