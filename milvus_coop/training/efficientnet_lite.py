@@ -55,7 +55,8 @@ class SameConv(nn.Conv2d):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
-        return super().forward(functional.pad(image, self._same) if any(self._same) else image)
+        result: Tensor = super().forward(functional.pad(image, self._same) if any(self._same) else image)
+        return result
 
 
 class _Block(nn.Module):
@@ -111,7 +112,7 @@ def load_efficientnet_lite(variant: Variant, checkpoint: Path) -> EfficientNetLi
     model = EfficientNetLite(variant)
     _fold(model.stem, source, "_conv_stem", "_bn0")
     _fold(model.head, source, "_conv_head", "_bn1")
-    for index, block in enumerate(model.blocks):
+    for index, block in enumerate(block for block in model.blocks if isinstance(block, _Block)):
         prefix = f"_blocks.{index}."
         if block.expand is not None:
             _fold(block.expand, source, f"{prefix}_expand_conv", f"{prefix}_bn0")

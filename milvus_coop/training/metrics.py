@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -34,7 +35,8 @@ def first_right_rank(scores: Array, relevant: Array) -> Array:
         relevant: bool of the same shape; at least one True per row.
     """
     best = np.where(relevant, scores, -np.inf).max(1, keepdims=True)
-    return 1 + ((scores >= best) & ~relevant).sum(1)
+    ranks: Array = 1 + ((scores >= best) & ~relevant).sum(1)
+    return ranks
 
 
 def recalls(scores: Array, relevant: Array) -> Recalls:
@@ -67,10 +69,10 @@ def binary_cross_entropy(probability: Array, target: Array) -> float:
 def reliability_table(probability: Array, target: Array, edges: Array) -> list[tuple[float, float, int, float, float]]:
     """Rows of (lower edge, upper edge, pairs, mean probability, share of matches) for the bins that are not empty."""
     rows = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges.tolist()):
         inside = (probability >= low) & ((probability < high) | (high == edges[-1]))
         if inside.any():
             rows.append(
-                (float(low), float(high), int(inside.sum()), float(probability[inside].mean()), float(target[inside].mean()))
+                (low, high, int(inside.sum()), float(probability[inside].mean()), float(target[inside].mean()))
             )
     return rows

@@ -39,7 +39,8 @@ class _Layer(nn.Module):
         weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5 + mask).softmax(-1)  # (B, H, T, T)
         mixed = (weights @ value).transpose(1, 2).flatten(2)
         states = self.output_norm(states + self.output(mixed))
-        return self.final_norm(states + self.narrow(functional.gelu(self.widen(states))))
+        result: Tensor = self.final_norm(states + self.narrow(functional.gelu(self.widen(states))))
+        return result
 
 
 class MiniLM(nn.Module):
@@ -93,6 +94,6 @@ def load_minilm(checkpoint: Path, positions: int = 64) -> MiniLM:
     return model.eval().requires_grad_(False)
 
 
-def sentence_length_axis() -> torch.export.Dim:
+def sentence_length_axis(longest: int = 64) -> torch.export.Dim:
     """The dynamic token axis of exports."""
-    return torch.export.Dim("length", min=2, max=64)
+    return torch.export.Dim("length", min=2, max=longest)

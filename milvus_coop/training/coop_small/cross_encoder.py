@@ -13,6 +13,7 @@ from milvus_coop.training.coop_small.layout import EMBEDDING, REGIONS, TAG_ROWS,
 
 _BEST = 4
 _MASKED = -1e4
+_TINY = 1e-6
 AGREEMENT_FEATURES = 1 + 3 * TAG_ROWS + 3 + 2 * _BEST + 4
 
 
@@ -20,24 +21,28 @@ class CrossEncoder(nn.Module):
     """Text side and stored image tokens -> match probability."""
 
     basis: Tensor
+    mean: Tensor
+    deviation: Tensor
+    calibration: Tensor
 
     def __init__(self, basis: Tensor, *, hidden: int = 64, dropout: float = 0.2) -> None:
         """`basis`: orthonormal columns (384, 64), the projection that the tokens were made with."""
         super().__init__()
-        self.register_buffer("basis", basis)
+        self.register_buffer("basis", basis.contiguous())
         self.register_buffer("mean", torch.zeros(AGREEMENT_FEATURES))
         self.register_buffer("deviation", torch.ones(AGREEMENT_FEATURES))
         self.scale = nn.Parameter(torch.tensor(20.0))
+        last = nn.Linear(hidden // 2, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.net = nn.Sequential(
             nn.Linear(AGREEMENT_FEATURES, hidden),
             nn.GELU(),
             nn.Dropout(dropout),
             nn.Linear(hidden, hidden // 2),
             nn.GELU(),
-            nn.Linear(hidden // 2, 1),
+            last,
         )
-        nn.init.zeros_(self.net[-1].weight)
-        nn.init.zeros_(self.net[-1].bias)
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
 
     def forward(
@@ -55,7 +60,7 @@ class CrossEncoder(nn.Module):
 
     def score(self, features: Tensor) -> Tensor:
         """Agreement features (..., F) -> logit before calibration (...)."""
-        residual = self.net((features - self.mean) / self.deviation)[..., 0]
+        residual: Tensor = self.net((features - self.mean) / self.deviation)[..., 0]
         return self.scale * features[..., 0] + residual
 
 
@@ -77,7 +82,7 @@ def agreement(sentence: Tensor, words: Tensor, mask: Tensor, rows: Tensor, basis
     present = mask.to(words.dtype)
     tokens = functional.normalize(words, dim=-1)
     tags, regions = rows[:, TAGS], rows[:, REGIONS]
-    probability = tags.square().sum(-1).add(1e-12).sqrt()  # (B, 8)
+    probability = tags.norm(dim=-1).clamp(min=_TINY)  # (B, 8); not `+ _TINY`, which the exporter drops as zero
     directions = tags / probability[:, :, None]
     tag_sense = (directions @ sense)[..., 0]  # (B, 8)
     tag_words = _best_word(tokens, present, directions)  # (B, 8)

@@ -7,25 +7,34 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from milvus_coop.training.coop_small.features import feature_file
 from milvus_coop.training.coop_small.records import Record, normalise, read_records
 from milvus_coop.training.coop_small.split import folds, group_records, read_test_ids, without_leaks
 from milvus_coop.training.coop_small.text_features import TextTable
+from milvus_coop.training.coop_small.towers import Tagger
 from milvus_coop.training.coop_small.workspace import Workspace
 from milvus_coop.training.efficientnet_lite import Variant
 from milvus_coop.types import Array
 
+_CHUNK = 256
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Aligned over pictures (n of them): `records`, `pooled` float32 (n, 1280), `cells` float16 (n, 16, 1280),
-    `hashes` bool (n, 64), and restyled views' `extra` float16 (n, views, 1280); `texts` holds every text once.
+    """Aligned over pictures (n of them); `texts` holds every text once.
+
+    `pooled` float32 (n, 1280); the tagger's `tags` (n, 384), `regions` (n, 384), `certainty` (n, 4) and `rows`
+    (n, 24, 64), float32; `hashes` bool (n, 64); `extra` float16 (n, views, 1280), pooled features of restyled views.
     """
 
     records: list[Record]
     pooled: Array
-    cells: Array
+    tags: Array
+    regions: Array
+    certainty: Array
+    rows: Array
     hashes: Array
     extra: Array
     texts: TextTable
@@ -59,7 +68,10 @@ class Dataset:
         return Dataset(
             chosen,
             self.pooled[positions],
-            self.cells[positions],
+            self.tags[positions],
+            self.regions[positions],
+            self.certainty[positions],
+            self.rows[positions],
             self.hashes[positions],
             self.extra[positions],
             self.texts,
@@ -71,8 +83,8 @@ class Dataset:
         return self.select(np.array([index for index, _ in kept], dtype=np.int64), [record for _, record in kept])
 
 
-def load_dataset(workspace: Workspace, variant: Variant, views: int) -> Dataset:
-    """Read the cached features of every record, in the order of the records file."""
+def load_dataset(workspace: Workspace, variant: Variant, views: int, tagger: Tagger, texts: TextTable) -> Dataset:
+    """Read the cached features of every record, in the order of the records file, and let the tagger read them."""
     folder = workspace.features / variant
     records = read_records(workspace.root / "records.jsonl")
     sources = list(dict.fromkeys(record.source for record in records))
@@ -81,15 +93,33 @@ def load_dataset(workspace: Workspace, variant: Variant, views: int) -> Dataset:
         return np.concatenate([np.load(feature_file(folder, source, view, name)) for source in sources])
 
     pooled = column(0, "pooled").astype(np.float32)
+    words = [
+        _read_words(tagger, *(np.load(feature_file(folder, source, 0, name)) for name in ("pooled", "cells"))) for source in sources
+    ]
+    tags, regions, certainty, rows = (np.concatenate(parts) for parts in zip(*words, strict=True))
     extra = [column(view, "pooled") for view in range(1, views)]
     return Dataset(
         records,
         pooled,
-        column(0, "cells"),
+        tags,
+        regions,
+        certainty,
+        rows,
         column(0, "hash"),
         np.stack(extra, 1) if extra else np.zeros((len(records), 0, pooled.shape[1]), np.float16),
-        TextTable.load(workspace.features / "texts.npz"),
+        texts,
     )
+
+
+def _read_words(tagger: Tagger, pooled: Array, cells: Array) -> tuple[Array, Array, Array, Array]:
+    """The tagger over float16 features (n, 1280) and (n, 16, 1280), in chunks: the fields of `Words`."""
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(pooled), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            parts.append(tagger(torch.from_numpy(pooled[chunk]).float(), torch.from_numpy(cells[chunk]).float()))
+    tags, regions, certainty, rows = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return tags, regions, certainty, rows
 
 
 def split_test(dataset: Dataset) -> tuple[Dataset, Dataset]:

@@ -74,7 +74,7 @@ def without_leaks(
     """
     captions = {normalise(record.caption) for record in held_out}
     ids = {record.id for record in held_out}
-    copies = (hamming(hashes, held_out_hashes) <= NEAR_COPY_BITS).any(1)
+    copies: Array = np.any(hamming(hashes, held_out_hashes) <= NEAR_COPY_BITS, axis=1)
     kept = []
     for index, record in enumerate(records):
         if record.id in ids or copies[index] or normalise(record.caption) in captions:
@@ -87,7 +87,8 @@ def without_leaks(
 def hamming(left: Array, right: Array) -> Array:
     """Bits that differ between boolean rows (n, 64) and (m, 64): int of shape (n, m)."""
     a, b = left.astype(np.float32) * 2 - 1, right.astype(np.float32) * 2 - 1
-    return np.rint((left.shape[1] - a @ b.T) / 2).astype(np.int64)
+    bits: Array = np.rint((left.shape[1] - a @ b.T) / 2).astype(np.int64)
+    return bits
 
 
 def _order(name: str) -> str:

@@ -51,4 +51,5 @@ def make_tagger(backbone: EfficientNetLite, classes: Sequence[ImageNetClass], te
 def _sentence(texts: TextTable, words: Sequence[str]) -> Array:
     """Mean sentence vector of `words`, unit length."""
     mean = texts.sentences[texts.rows(words)].mean(0)
-    return mean / np.linalg.norm(mean)
+    unit: Array = mean / np.linalg.norm(mean)
+    return unit

@@ -16,9 +16,14 @@ from milvus_coop.training.coop_small.cross_encoder import CrossEncoder, agreemen
 from milvus_coop.training.coop_small.dataset import Dataset
 from milvus_coop.training.coop_small.layout import EMBEDDING, EMBEDDING_ROWS
 from milvus_coop.training.losses import softmax_over_positives
+from milvus_coop.training.optim import Descent
 from milvus_coop.types import Array
 
 logger = logging.getLogger(__name__)
+CANDIDATES = 20
+"""How many candidates of a query the probabilities are calibrated on: what Coop search rescores."""
+_OFFSET_RATE = 0.05
+_NEWTON_STEPS = 30
 
 
 @dataclass(frozen=True)
@@ -53,14 +58,13 @@ class PairSource:
         words = torch.from_numpy(texts.tokens[rows][:, :length].astype(np.float32)) @ basis
         picture_rows = torch.from_numpy(self.tokens[pictures])[grid[1]]
         flat = agreement(sentence, words[grid[0]], mask[:, :length].long()[grid[0]], picture_rows, basis)
-        return flat.unflatten(0, (len(captions), len(pictures)))
+        return flat.reshape(len(captions), len(pictures), -1)
 
 
-def stored_tokens(tokens: Array, embeddings: Array) -> Array:
-    """Put `embeddings` (n, 384) into the tokens' first rows, then round everything as the store does. (n, 30, 64)"""
-    mixed = tokens.copy()
-    mixed[:, EMBEDDING] = embeddings.reshape(len(tokens), EMBEDDING_ROWS, -1)
-    values, scales = quantise(mixed)
+def stored_tokens(embeddings: Array, rows: Array) -> Array:
+    """Image tokens (n, 30, 64) of embeddings (n, 384) and the tagger's rows (n, 24, 64), rounded as the store does."""
+    tokens = np.concatenate([embeddings.reshape(len(rows), EMBEDDING_ROWS, -1), rows], axis=1)
+    values, scales = quantise(tokens)
     return values.astype(np.float32) * scales.astype(np.float32)[..., None]
 
 
@@ -71,15 +75,12 @@ def train_cross_encoder(source: PairSource, basis: Tensor, recipe: CrossRecipe, 
     model = CrossEncoder(basis).train()
     neighbours = _neighbours(source, recipe.neighbours)
     _standardise(model, source, recipe, neighbours, dice)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: min((step + 1) / recipe.warm_up, 0.5 * (1 + np.cos(np.pi * step / recipe.steps))),
-    )
     offset = torch.nn.Parameter(torch.tensor(-8.0))
-    optimiser.add_param_group({"params": [offset], "lr": 0.05})
-    schedule.base_lrs.append(0.05)
-    schedule.lr_lambdas.append(schedule.lr_lambdas[0])
+    parameters = [
+        {"params": list(model.parameters()), "lr": recipe.learning_rate},
+        {"params": [offset], "lr": _OFFSET_RATE},
+    ]
+    descent = Descent(parameters, steps=recipe.steps, warm_up=recipe.warm_up, weight_decay=0.01)
     losses: list[float] = []
     for _ in range(recipe.steps):
         loss = torch.zeros(())
@@ -87,11 +88,7 @@ def train_cross_encoder(source: PairSource, basis: Tensor, recipe: CrossRecipe, 
             scores = model.score(source.features(members, members, basis))
             labels = torch.from_numpy(source.dataset.labels[members])
             loss = loss + pair_loss(scores, labels[:, None] == labels[None, :], offset, recipe.bce_weight)
-        optimiser.zero_grad()
-        (loss / recipe.clusters).backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item() / recipe.clusters)
+        losses.append(descent.step(loss / recipe.clusters))
     logger.info("cross-encoder: loss %.3f -> %.3f", np.mean(losses[:10]), np.mean(losses[-10:]))
     return model.eval().requires_grad_(False)
 
@@ -102,21 +99,29 @@ def pair_loss(scores: Tensor, match: Tensor, offset: Tensor, bce_weight: float) 
     return listwise + bce_weight * functional.binary_cross_entropy_with_logits(scores + offset, match.float())
 
 
-def calibrate(model: CrossEncoder, scores: Array, match: Array) -> None:
-    """Platt 1999: fit probability = sigmoid(a * score + b) on pairs that the model was not trained on."""
-    score = torch.from_numpy(scores.astype(np.float32)).flatten()
-    target = torch.from_numpy(match.astype(np.float32)).flatten()
-    line = torch.tensor([1.0, -float(score.mean())], requires_grad=True)
-    optimiser = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
+def calibrate(model: CrossEncoder, source: PairSource) -> None:
+    """Platt 1999: probability = sigmoid(a * score + b), fitted on the stamps' pairs that Coop search would rescore."""
+    chosen = source.dataset.where(lambda record: record.source == "stamps")
+    stamps = PairSource(source.dataset.select(chosen), source.tokens[chosen])
+    scores = score_matrix(model, stamps, np.arange(len(chosen)), model.basis)
+    labels = stamps.dataset.labels
+    candidates = _neighbours(stamps, CANDIDATES)
+    match = (labels[:, None] == labels[None, :]).astype(np.float32)
+    line = fit_line(*(np.take_along_axis(part, candidates, 1).ravel() for part in (scores, match)))
+    model.calibration.copy_(torch.tensor(line))
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = functional.binary_cross_entropy_with_logits(line[0] * score + line[1], target)
-        loss.backward()
-        return loss
 
-    optimiser.step(closure)
-    model.calibration.copy_(line.detach())
+def fit_line(scores: Array, match: Array) -> tuple[float, float]:
+    """Slope and offset of the logistic regression of `match` (0 or 1) on `scores`, by Newton's method."""
+    design = np.stack([scores, np.ones_like(scores)], axis=1).astype(np.float64)
+    mean = float(np.clip(match.mean(), 1e-6, 1 - 1e-6))
+    line = np.array([0.0, np.log(mean / (1 - mean))])
+    for _ in range(_NEWTON_STEPS):
+        probability = 1 / (1 + np.exp(-design @ line))
+        gradient = design.T @ (match - probability)
+        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + 1e-6 * np.eye(2)
+        line = line + np.linalg.solve(curvature, gradient)
+    return float(line[0]), float(line[1])
 
 
 def score_matrix(model: CrossEncoder, source: PairSource, captions: Array, basis: Tensor) -> Array:

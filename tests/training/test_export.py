@@ -1,0 +1,160 @@
+"""Packing and exporting: small files, the same numbers, nothing shared between batch mates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from milvus_coop.export.graphs import to_onnx
+from milvus_coop.export.parity import compare, difference
+from milvus_coop.export.sessions import open_session, run_batched, run_graph
+from milvus_coop.export.weights import pack_graphs, quantise_per_channel
+from milvus_coop.training.coop_small.cross_encoder import CrossEncoder
+from milvus_coop.training.minilm import MiniLM, sentence_length_axis
+from tests.training.toy import toy_basis
+
+SAME = 1e-5  # one float32 rounding step of a sum over 384 products
+
+
+class _TwoLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(100, 64)
+        self.first = nn.Linear(64, 48)
+        self.shared = nn.Linear(48, 48)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """int64 (B, 3) -> (B, 48)."""
+        hidden = torch.relu(self.first(self.table(ids).mean(1)))
+        result: torch.Tensor = self.shared(hidden)
+        return result
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[_TwoLayers, Path]:
+    """The same module twice in one folder, int8."""
+    torch.manual_seed(0)
+    module, folder = _TwoLayers().eval(), tmp_path_factory.mktemp("packed")
+    example = {"ids": torch.zeros(2, 3, dtype=torch.int64)}
+    models = {f"{name}.onnx": to_onnx(module, example, ["result"]) for name in "ab"}
+    pack_graphs(models, folder, "weights.bin", lambda _, values: "int8" if values.size > 1000 else "fp32")
+    return module, folder
+
+
+def test_packed_graph_agrees_with_the_module(packed: tuple[_TwoLayers, Path]) -> None:
+    module, folder = packed
+    feeds = {"ids": np.random.default_rng(0).integers(0, 100, (5, 3))}
+    [result] = compare(module, open_session(folder / "a.onnx"), feeds, ["result"]).values()
+    assert result.smallest_cosine > 0.999
+    assert result.largest < 0.02
+
+
+def test_equal_weights_are_stored_once(packed: tuple[_TwoLayers, Path]) -> None:
+    _, folder = packed
+    elements = 100 * 64 + 64 * 48 + 48 * 48
+    assert elements <= (folder / "weights.bin").stat().st_size <= elements + 1000
+    for name in "ab":
+        onnx.checker.check_model(str(folder / f"{name}.onnx"))
+
+
+def test_only_standard_operators(packed: tuple[_TwoLayers, Path]) -> None:
+    _, folder = packed
+    model = onnx.load(str(folder / "a.onnx"), load_external_data=False)
+    assert {opset.domain for opset in model.opset_import} <= {"", "ai.onnx"}
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in model.graph.node}
+
+
+def test_batches_are_concatenated_in_order(packed: tuple[_TwoLayers, Path]) -> None:
+    _, folder = packed
+    session = open_session(folder / "a.onnx")
+    feeds = {"ids": np.random.default_rng(1).integers(0, 100, (7, 3))}
+    assert np.allclose(run_batched(session, feeds, 3)["result"], run_graph(session, feeds)["result"], atol=SAME)
+
+
+def test_quantisation_per_channel_is_off_by_half_a_step() -> None:
+    values = np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32)
+    values[2] = 0
+    for axis in (0, 1):
+        small, scales = quantise_per_channel(values, axis)
+        assert (np.abs(small * scales - values) <= scales / 2 + 1e-7).all()
+
+
+def test_one_tensor_given_twice_stays_two_inputs() -> None:
+    class Sum(nn.Module):
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+            return left + 2 * right
+
+    same = torch.zeros(2, 3)
+    session = open_session(to_onnx(Sum(), {"left": same, "right": same}, ["result"]))
+    result = run_graph(session, {"left": np.ones((1, 3), np.float32), "right": np.zeros((1, 3), np.float32)})["result"]
+    assert result.tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_difference_finds_the_worst_row() -> None:
+    found = difference(np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[1.0, 0.0], [0.0, -2.0]]))
+    assert (found.largest, found.smallest_cosine) == (4.0, -1.0)
+
+
+def test_minilm_export_ignores_padding_and_batch_mates() -> None:
+    torch.manual_seed(0)
+    module = MiniLM(vocabulary=50, width=24, heads=2, layers=2, positions=16).eval()
+    ids = torch.randint(0, 50, (2, 8))
+    axis = {1: sentence_length_axis(16)}
+    session = open_session(
+        to_onnx(
+            module,
+            {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+            ["sentence", "tokens"],
+            {"input_ids": axis, "attention_mask": axis},
+        )
+    )
+    short = np.random.default_rng(0).integers(0, 50, (1, 5))
+    alone = run_graph(session, {"input_ids": short, "attention_mask": np.ones_like(short)})
+    padded = np.pad(short, ((0, 2), (0, 9)))
+    mask = np.zeros_like(padded)
+    mask[0, :5], mask[1:, :3] = 1, 1
+    mates = run_graph(session, {"input_ids": padded, "attention_mask": mask})
+    assert np.abs(mates["sentence"][:1] - alone["sentence"]).max() < SAME
+    assert np.abs(mates["tokens"][:1, :5] - alone["tokens"]).max() < SAME
+
+
+def test_cross_encoder_export_ignores_padding_and_batch_mates() -> None:
+    torch.manual_seed(0)
+    module = CrossEncoder(toy_basis()).eval()
+    nn.init.normal_(module.net[-1].weight)  # type: ignore[arg-type]
+    dice = np.random.default_rng(0)
+    pairs = {
+        "text_embedding": dice.normal(size=(3, 384)).astype(np.float32),
+        "text_tokens": dice.normal(size=(3, 5, 64)).astype(np.float32),
+        "attention_mask": np.ones((3, 5), np.int64),
+        "image_tokens": dice.integers(-127, 128, (3, 30, 64)).astype(np.int8),
+        "image_token_scales": dice.random((3, 30)).astype(np.float32) / 100,
+    }
+    pairs["image_token_scales"][:, -2:] = 0  # a zero row
+    axis = {1: sentence_length_axis()}
+    session = open_session(
+        to_onnx(
+            module,
+            {name: torch.from_numpy(value) for name, value in pairs.items()},
+            ["match_probability"],
+            {"text_tokens": axis, "attention_mask": axis},
+        )
+    )
+    [parity] = compare(module, session, pairs, ["match_probability"]).values()
+    assert parity.largest < SAME
+    together = run_graph(session, pairs)["match_probability"]
+    assert ((together >= 0) & (together <= 1)).all()
+    padded = {
+        **pairs,
+        "text_tokens": np.pad(pairs["text_tokens"], ((0, 0), (0, 59), (0, 0)), constant_values=7.0),
+        "attention_mask": np.pad(pairs["attention_mask"], ((0, 0), (0, 59))),
+    }
+    assert np.abs(run_graph(session, padded)["match_probability"] - together).max() < SAME
+    for row in range(3):
+        alone = run_graph(session, {name: value[row : row + 1] for name, value in pairs.items()})
+        assert np.abs(alone["match_probability"] - together[row]).max() < SAME
