@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -340,22 +341,26 @@ def test_eight_threads_search_while_one_writes(images: Collection) -> None:
 
 
 def test_readers_always_see_what_was_acknowledged(images: Collection) -> None:
-    rows = make_rows(3000)
+    rows = make_rows(3600)
     acknowledged = 0
     done = threading.Event()
 
-    def read() -> int:
+    def repeat(check: Callable[[int], object]) -> int:
         rounds = 0
         while not done.is_set():
-            before = acknowledged
-            assert images.count() >= before
-            found = images.search(unit_vectors(1), 4000)[0]
-            assert len({c.id for c in found}) == len(found) >= before
+            check(acknowledged)
             rounds += 1
         return rounds
 
+    def check_count(before: int) -> None:
+        assert images.count() >= before
+
+    def check_search(before: int) -> None:
+        found = images.search(unit_vectors(1), 4000)[0]
+        assert len({c.id for c in found}) == len(found) >= before
+
     with ThreadPoolExecutor(3) as pool:
-        readers = [pool.submit(read) for _ in range(3)]
+        readers = [pool.submit(repeat, check) for check in (check_count, check_count, check_search)]
         for start in range(0, len(rows), 600):
             images.upsert(rows[start : start + 600])
             acknowledged = start + 600
