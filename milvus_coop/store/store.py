@@ -132,9 +132,7 @@ class Store:
         layout = self._layout(name, description, header, spec, fields)
         self._connection.call("load_collection", collection=name, timeout_s=self._load_timeout_s)
         self._connection.flush(name)  # what a crash left in the log
-        collection = Collection(self._connection, name, layout, header)
-        collection.flush()
-        return collection
+        return Collection(self._connection, name, layout, header)
 
     def open_or_create(self, name: str, spec: BundleSpec, kind: Kind = "image", *, index: Index = "HNSW") -> Collection:
         """Open a collection of that bundle and kind, or make it if there is none of that name.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from milvus_coop.errors import InvalidArgumentError, StoreError, StoreLockedError
+from milvus_coop.errors import InvalidArgumentError, StoreError, StoreLockedError, StoreUnavailableError
 from milvus_coop.store import Store
 from tests.contract.store_samples import SPEC, make_rows, unit_vectors
 
@@ -149,6 +149,16 @@ def test_an_interrupted_create_is_completed(tmp_path: Path) -> None:
         images = store.open_or_create("images", SPEC)
         images.upsert(make_rows(3))
         assert images.info().index == "HNSW COSINE"
+
+
+def test_a_reader_makes_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    with pytest.raises(StoreUnavailableError, match="no Milvus Lite database"):
+        Store(path, must_exist=True)
+    assert not path.exists()
+    Store(path).close()
+    with Store(path, must_exist=True) as store:
+        assert store.list() == []
 
 
 def test_paths_that_cannot_be(tmp_path: Path) -> None:
