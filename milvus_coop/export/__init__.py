@@ -1,0 +1,1 @@
+"""PyTorch models to small ONNX graphs. Needs the `train` extra (PyTorch, ONNX)."""

@@ -73,7 +73,8 @@ class _Block(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         hidden = functional.relu6(self.expand(image)) if self.expand is not None else image
         hidden = self.project(functional.relu6(self.depthwise(hidden)))
-        return image + hidden if self.residual else hidden
+        result: Tensor = image + hidden if self.residual else hidden
+        return result
 
 
 class EfficientNetLite(nn.Module):

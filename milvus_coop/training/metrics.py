@@ -45,16 +45,6 @@ def recalls(scores: Array, relevant: Array) -> Recalls:
     return Recalls(np.stack([ranks <= k for k in KS], axis=1))
 
 
-def rerank(scores: Array, second: Array, k: int) -> Array:
-    """Scores by which the first `k` answers of each row stand in the order of `second`, above all others."""
-    if k >= scores.shape[1]:
-        return second
-    result = scores - scores.max() + second.min() - 1.0
-    best = np.argpartition(-scores, k, axis=1)[:, :k]
-    np.put_along_axis(result, best, np.take_along_axis(second, best, 1), 1)
-    return result
-
-
 def standard_error(values: Array) -> float:
     """Standard error of the mean."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
@@ -72,7 +62,5 @@ def reliability_table(probability: Array, target: Array, edges: Array) -> list[t
     for low, high in pairwise(edges.tolist()):
         inside = (probability >= low) & ((probability < high) | (high == edges[-1]))
         if inside.any():
-            rows.append(
-                (low, high, int(inside.sum()), float(probability[inside].mean()), float(target[inside].mean()))
-            )
+            rows.append((low, high, int(inside.sum()), float(probability[inside].mean()), float(target[inside].mean())))
     return rows

@@ -16,6 +16,7 @@ from milvus_coop.export.sessions import open_session, run_batched, run_graph
 from milvus_coop.export.weights import pack_graphs, quantise_per_channel
 from milvus_coop.training.coop_small.cross_encoder import CrossEncoder
 from milvus_coop.training.minilm import MiniLM, sentence_length_axis
+from milvus_coop.types import Array
 from tests.training.toy import toy_basis
 
 SAME = 1e-5  # one float32 rounding step of a sum over 384 products
@@ -128,7 +129,7 @@ def test_cross_encoder_export_ignores_padding_and_batch_mates() -> None:
     module = CrossEncoder(toy_basis()).eval()
     nn.init.normal_(module.net[-1].weight)  # type: ignore[arg-type]
     dice = np.random.default_rng(0)
-    pairs = {
+    pairs: dict[str, Array] = {
         "text_embedding": dice.normal(size=(3, 384)).astype(np.float32),
         "text_tokens": dice.normal(size=(3, 5, 64)).astype(np.float32),
         "attention_mask": np.ones((3, 5), np.int64),

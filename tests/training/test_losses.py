@@ -57,15 +57,6 @@ def test_equal_scores_do_not_flatter() -> None:
     assert metrics.first_right_rank(scores, relevant).tolist() == [4]
 
 
-def test_rerank_moves_only_the_first_k() -> None:
-    dice = np.random.default_rng(3)
-    scores, second = dice.normal(size=(6, 12)), dice.normal(size=(6, 12))
-    for row, other, result in zip(scores, second, metrics.rerank(scores, second, 4), strict=True):
-        order = sorted(range(12), key=lambda j: -row[j])
-        expected = sorted(order[:4], key=lambda j: -other[j]) + order[4:]
-        assert sorted(range(12), key=lambda j: -result[j]) == expected
-
-
 def test_reliability_table_counts_every_pair_once() -> None:
     probability = np.array([0.0, 0.05, 0.3, 0.99, 1.0])
     target = np.array([False, False, True, True, True])

@@ -13,7 +13,7 @@ from milvus_coop.training.coop_small.text_features import TRAINED_LENGTH, TextTa
 from milvus_coop.training.coop_small.towers import Tagger
 from milvus_coop.types import Array
 
-CONCEPTS = tuple("ant bee cat dog elk fox gnu hen".split())
+CONCEPTS = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen")
 _PER_CONCEPT = 12
 _FEATURES = 1280
 
@@ -26,7 +26,8 @@ def unit(values: Array) -> Array:
 
 def toy_basis() -> torch.Tensor:
     """Orthonormal columns (384, 64)."""
-    return torch.linalg.qr(torch.randn(EMBEDDING_DIM, TOKEN_DIM, generator=torch.Generator().manual_seed(0))).Q
+    columns: torch.Tensor = torch.linalg.qr(torch.randn(EMBEDDING_DIM, TOKEN_DIM, generator=torch.Generator().manual_seed(0))).Q
+    return columns
 
 
 def toy_tagger(classes: int = 10) -> Tagger:

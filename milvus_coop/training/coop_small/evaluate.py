@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from milvus_coop.ingest import CoopIngest
 from milvus_coop.search import CoopSearch
+from milvus_coop.training.coop_small.figures import describe
 from milvus_coop.training.coop_small.judge import COOP_K, Verdict
 from milvus_coop.training.coop_small.pictures import on_background, open_picture
 from milvus_coop.training.coop_small.records import Record, normalise, read_records
@@ -36,6 +38,26 @@ class Report:
     base_cross_entropy: float
     """Of always answering those pairs' share of matches."""
     reliability: list[tuple[float, float, int, float, float]]
+
+    def figures(self) -> dict[str, Any]:
+        """For the card."""
+        return {
+            "pictures": self.pictures,
+            "captions": self.captions,
+            **describe(self.verdict),
+            "cross_entropy": round(self.cross_entropy, 4),
+            "base_cross_entropy": round(self.base_cross_entropy, 4),
+            "reliability": [[round(value, 3) for value in row] for row in self.reliability],
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        figures = self.figures()
+        head = f"{self.pictures} pictures, {self.captions} captions; R@1/R@5/R@10 and the standard error of R@1"
+        rows = [f"{name:10} {figures[name]}" for name in ("be_text", "be_image", "coop_text", "coop_image")]
+        gain = f"Coop - BE, R@1, both directions: {figures['gain']:+.2f} +- {figures['gain_se']:.2f}"
+        entropy = f"cross-entropy of rescored pairs {self.cross_entropy:.4f}, of their base rate {self.base_cross_entropy:.4f}"
+        return [head, *rows, gain, entropy]
 
 
 def evaluate_bundle(workspace: Workspace, bundle: str | Path) -> Report:
@@ -83,7 +105,8 @@ class _Side:
     @classmethod
     def of(cls, results: Sequence[SearchResult], labels: Sequence[str]) -> _Side:
         """From the results of queries with these right labels."""
-        ranks, pairs = [], []
+        ranks: list[tuple[int, ...]] = []
+        pairs: list[tuple[float, bool]] = []
         for result, label in zip(results, labels, strict=True):
             right = [hit for hit in result.hits if hit.fields["label"] == label]
             ranks.append(tuple(min((getattr(hit, name) for hit in right), default=_NOWHERE) for name in ("be_rank", "rank")))
@@ -95,7 +118,8 @@ class _Side:
 
 def _write_lists(records: Sequence[Record], raw: Path, folder: Path) -> None:
     """Pictures as PNG files, a list of them with their labels, and a list of the distinct captions."""
-    pictures, captions = [], {}
+    pictures: list[dict[str, str]] = []
+    captions: dict[str, dict[str, str]] = {}
     for index, record in enumerate(records):
         path = folder / f"{index}.png"
         if not path.is_file():

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
-from milvus_coop.bundle import BundleSpec, GraphSpec, TensorSpec, TokenSpec, write_record
+from milvus_coop.bundle import BundleSpec, GraphSpec, TensorSpec, TokenSpec, load_bundle, write_record
 from milvus_coop.export.graphs import to_onnx
+from milvus_coop.export.parity import compare
+from milvus_coop.export.sessions import open_session, run_graph
 from milvus_coop.export.weights import Precision, pack_graphs
+from milvus_coop.preprocess.images import to_pixels
+from milvus_coop.preprocess.texts import Tokenizer
+from milvus_coop.tokens import quantise
 from milvus_coop.training.coop_small.backbone import image_spec
 from milvus_coop.training.coop_small.cross_encoder import CrossEncoder
 from milvus_coop.training.coop_small.layout import EMBEDDING_DIM, TOKEN_DIM, TOKENS
@@ -57,7 +66,6 @@ def write_bundle(
     *,
     version: str,
     lineage: dict[str, Any],
-    metrics: dict[str, Any],
 ) -> None:
     """Export the models and write every file of the bundle into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,9 +113,30 @@ def write_bundle(
         graphs=bundle_graphs(variant),
         licence="Apache-2.0 (code and towers); see README.md for the training data",
         lineage=lineage,
-        metrics=metrics,
     )
     write_record(folder, spec)
+
+
+def check_bundle(
+    folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str], models: tuple[TextEncoder, ImageEncoder, CrossEncoder]
+) -> dict[str, dict[str, float]]:
+    """Largest difference and smallest cosine per output between the packed graphs and PyTorch in float32, on real inputs."""
+    bundle = load_bundle(folder)
+    sessions = {graph.name: open_session(bundle.path(graph.file)) for graph in bundle.spec.graphs}
+    text_encoder, image_encoder, cross_encoder = models
+    words = Tokenizer(bundle.path("tokenizer.json"), bundle.spec.text)(texts)
+    pixels = {"pixel_values": np.stack([to_pixels(picture, bundle.spec.image) for picture in pictures])}
+    found = compare(text_encoder, sessions["text_encoder"], words, ["text_embedding", "text_tokens"])
+    found |= compare(image_encoder, sessions["image_encoder"], pixels, ["image_embedding", "image_tokens"])
+    values, scales = quantise(run_graph(sessions["image_encoder"], pixels)["image_tokens"])
+    pairs = {
+        **run_graph(sessions["text_encoder"], words),
+        "attention_mask": words["attention_mask"],
+        "image_tokens": values,
+        "image_token_scales": scales.astype(np.float32),
+    }
+    found |= compare(cross_encoder, sessions["cross_encoder"], pairs, ["match_probability"])
+    return {name: asdict(difference) for name, difference in found.items()}
 
 
 def storage_policy(_name: str, values: Array) -> Precision:

@@ -49,10 +49,11 @@ def _download(package: Package, folder: Path) -> Path:
 
 def _unpack(archive: Path, target: Path) -> None:
     if archive.suffix == ".deb":
-        subprocess.run(["dpkg", "-x", str(archive), str(target)], check=True, timeout=_TIMEOUT_S)
+        command = ["dpkg", "-x", str(archive), str(target)]
+        subprocess.run(command, check=True, timeout=_TIMEOUT_S)
     elif archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(target)
+            wheel.extractall(target)  # noqa: S202 - zipfile keeps members below the target
     else:
         with tarfile.open(archive) as tar:
             tar.extractall(target, filter="data")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from milvus_coop.training.coop_small.dataset import Dataset
+from milvus_coop.training.coop_small.layout import EMBEDDING
 from milvus_coop.training.coop_small.pipeline import Trained
-from milvus_coop.training.coop_small.train_cross import PairSource, score_matrix, stored_tokens
-from milvus_coop.training.metrics import Recalls, recalls, rerank
+from milvus_coop.training.coop_small.train_cross import PairSource, score_pairs, stored_tokens
+from milvus_coop.training.metrics import Recalls, recalls
 from milvus_coop.types import Array
 
 COOP_K = 20
@@ -40,17 +42,36 @@ def joined(verdicts: list[Verdict]) -> Verdict:
 def judge(dataset: Dataset, trained: Trained) -> Verdict:
     """Search within `dataset`: every distinct caption against all pictures, every picture against all captions."""
     tokens = stored_tokens(trained.embedder(dataset), dataset.rows)
-    first, relevant = caption_queries(dataset)
-    embeddings = tokens[:, :6].reshape(len(dataset), -1)
-    cosines = dataset.texts.sentences[dataset.caption_rows[first]] @ embeddings.T
-    basis = trained.cross_encoder.basis
-    scores = score_matrix(trained.cross_encoder, PairSource(dataset, tokens), first, basis)
-    return Verdict(
-        recalls(cosines, relevant),
-        recalls(cosines.T, relevant.T),
-        recalls(rerank(cosines, scores, COOP_K), relevant),
-        recalls(rerank(cosines.T, scores.T, COOP_K), relevant.T),
-    )
+    source = PairSource(dataset, tokens)
+    queries, relevant = caption_queries(dataset)
+    cosines = dataset.texts.sentences[dataset.caption_rows[queries]] @ tokens[:, EMBEDDING].reshape(len(dataset), -1).T
+
+    def by_coop(scores: Array, of_pair: Callable[[Array, Array], Array]) -> Array:
+        """Replace each row's first COOP_K scores by the cross-encoder's, above all others."""
+        k = min(COOP_K, scores.shape[1] - 1)
+        best = np.argpartition(-scores, k, axis=1)[:, :k]
+        second = of_pair(np.repeat(np.arange(len(scores)), k), best.ravel()).reshape(best.shape)
+        result: Array = scores - scores.max() + second.min() - 1.0
+        np.put_along_axis(result, best, second, 1)
+        return result
+
+    def score(pictures: Array, captions: Array) -> Array:
+        return score_pairs(trained.cross_encoder, source, pictures, queries[captions])
+
+    text = by_coop(cosines, lambda row, column: score(column, row))
+    image = by_coop(cosines.T, score)
+    return Verdict(*judge_cosines(cosines, relevant), recalls(text, relevant), recalls(image, relevant.T))
+
+
+def judge_embeddings(dataset: Dataset, embeddings: Array) -> tuple[Recalls, Recalls]:
+    """The bi-encoder alone, both directions; `embeddings` unit (n, 384)."""
+    queries, relevant = caption_queries(dataset)
+    return judge_cosines(dataset.texts.sentences[dataset.caption_rows[queries]] @ embeddings.T, relevant)
+
+
+def judge_cosines(cosines: Array, relevant: Array) -> tuple[Recalls, Recalls]:
+    """Text to image and image to text, from (captions, pictures)."""
+    return recalls(cosines, relevant), recalls(cosines.T, relevant.T)
 
 
 def caption_queries(dataset: Dataset) -> tuple[Array, Array]:

@@ -24,6 +24,7 @@ CANDIDATES = 20
 """How many candidates of a query the probabilities are calibrated on: what Coop search rescores."""
 _OFFSET_RATE = 0.05
 _NEWTON_STEPS = 30
+_CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,25 @@ class PairSource:
     tokens: Array
 
     def features(self, pictures: Array, captions: Array, basis: Tensor) -> Tensor:
-        """Agreement of every given picture with every given caption (positions): (captions, pictures, F)."""
-        texts, rows = self.dataset.texts, self.dataset.caption_rows[captions]
-        grid = np.indices((len(captions), len(pictures))).reshape(2, -1)
-        sentence = torch.from_numpy(texts.sentences[rows])[grid[0]]
-        mask = torch.from_numpy(texts.mask[rows])
+        """Agreement of picture i with the caption of picture `captions[i]`, both positions (n,): (n, F)."""
+        texts = self.dataset.texts
+        unique, place = np.unique(self.dataset.caption_rows[captions], return_inverse=True)
+        mask = texts.mask[unique]
         length = int(mask.sum(1).max())
-        words = torch.from_numpy(texts.tokens[rows][:, :length].astype(np.float32)) @ basis
-        picture_rows = torch.from_numpy(self.tokens[pictures])[grid[1]]
-        flat = agreement(sentence, words[grid[0]], mask[:, :length].long()[grid[0]], picture_rows, basis)
-        return flat.reshape(len(captions), len(pictures), -1)
+        words = torch.from_numpy(texts.tokens[unique, :length].astype(np.float32)) @ basis
+        return agreement(
+            torch.from_numpy(texts.sentences[unique])[place],
+            words[place],
+            torch.from_numpy(mask[:, :length]).long()[place],
+            torch.from_numpy(self.tokens[pictures]),
+            basis,
+        )
+
+    def grid(self, members: Array, basis: Tensor) -> Tensor:
+        """Agreement of every member's caption with every member's picture: (captions, pictures, F)."""
+        captions, pictures = np.indices((len(members), len(members))).reshape(2, -1)
+        flat = self.features(members[pictures], members[captions], basis)
+        return flat.reshape(len(members), len(members), -1)
 
 
 def stored_tokens(embeddings: Array, rows: Array) -> Array:
@@ -85,7 +95,7 @@ def train_cross_encoder(source: PairSource, basis: Tensor, recipe: CrossRecipe, 
     for _ in range(recipe.steps):
         loss = torch.zeros(())
         for members in _clusters(source, recipe, neighbours, dice):
-            scores = model.score(source.features(members, members, basis))
+            scores = model.score(source.grid(members, basis))
             labels = torch.from_numpy(source.dataset.labels[members])
             loss = loss + pair_loss(scores, labels[:, None] == labels[None, :], offset, recipe.bce_weight)
         losses.append(descent.step(loss / recipe.clusters))
@@ -103,11 +113,10 @@ def calibrate(model: CrossEncoder, source: PairSource) -> None:
     """Platt 1999: probability = sigmoid(a * score + b), fitted on the stamps' pairs that Coop search would rescore."""
     chosen = source.dataset.where(lambda record: record.source == "stamps")
     stamps = PairSource(source.dataset.select(chosen), source.tokens[chosen])
-    scores = score_matrix(model, stamps, np.arange(len(chosen)), model.basis)
+    pictures = _neighbours(stamps, CANDIDATES).ravel()
+    captions = np.repeat(np.arange(len(chosen)), CANDIDATES)
     labels = stamps.dataset.labels
-    candidates = _neighbours(stamps, CANDIDATES)
-    match = (labels[:, None] == labels[None, :]).astype(np.float32)
-    line = fit_line(*(np.take_along_axis(part, candidates, 1).ravel() for part in (scores, match)))
+    line = fit_line(score_pairs(model, stamps, pictures, captions), (labels[pictures] == labels[captions]).astype(np.float32))
     model.calibration.copy_(torch.tensor(line))
 
 
@@ -124,12 +133,12 @@ def fit_line(scores: Array, match: Array) -> tuple[float, float]:
     return float(line[0]), float(line[1])
 
 
-def score_matrix(model: CrossEncoder, source: PairSource, captions: Array, basis: Tensor) -> Array:
-    """Scores before calibration of the given captions (positions) against all pictures: (captions, n)."""
-    everything = np.arange(len(source.dataset))
+def score_pairs(model: CrossEncoder, source: PairSource, pictures: Array, captions: Array) -> Array:
+    """Scores before calibration of pairs of positions (n,): (n,)."""
     with torch.no_grad():
         parts = [
-            model.score(source.features(everything, captions[start : start + 8], basis)) for start in range(0, len(captions), 8)
+            model.score(source.features(pictures[i : i + _CHUNK], captions[i : i + _CHUNK], model.basis))
+            for i in range(0, len(pictures), _CHUNK)
         ]
     return torch.cat(parts).numpy()
 
@@ -139,7 +148,7 @@ def _neighbours(source: PairSource, count: int) -> Array:
     dataset = source.dataset
     vectors = source.tokens[:, EMBEDDING].reshape(len(dataset), -1)
     scores = dataset.texts.sentences[dataset.caption_rows] @ vectors.T
-    return np.argsort(-scores, axis=1)[:, :count]
+    return np.argpartition(-scores, count, axis=1)[:, :count]
 
 
 def _clusters(source: PairSource, recipe: CrossRecipe, neighbours: Array, dice: np.random.Generator) -> Sequence[Array]:
@@ -158,7 +167,7 @@ def _standardise(
     """Set the input statistics from a few clusters."""
     sample = torch.cat(
         [
-            source.features(members, members, model.basis).flatten(0, 1)
+            source.grid(members, model.basis).flatten(0, 1)
             for _ in range(4)
             for members in _clusters(source, recipe, neighbours, dice)
         ]

@@ -94,6 +94,13 @@ def train_head(dataset: Dataset, recipe: EmbeddingRecipe, seed: int) -> ImageHea
     return head.eval().requires_grad_(False)
 
 
+def plain_embeddings(head: ImageHead, dataset: Dataset) -> Array:
+    """Head plus tag vector, without a blend: unit float32 (n, 384)."""
+    with torch.no_grad():
+        vectors = head(torch.from_numpy(dataset.pooled)) + torch.from_numpy(dataset.tags)
+        return functional.normalize(vectors, dim=-1).numpy()
+
+
 def train_blend(dataset: Dataset, vectors: Tensor, recipe: EmbeddingRecipe, seed: int) -> Blend:
     """The blend over heads' `vectors` (n, 384) of captions that they never saw: it learns whom to trust when."""
     torch.manual_seed(seed)
