@@ -136,16 +136,15 @@ class MilvusServer:
         self._real_process().resume()
 
     def stop(self) -> None:
-        """Stop the server; its data stays until `remove`."""
+        """End both processes. Not gently: that takes Milvus 20 s, and what it acknowledged survives anyway."""
         if self._process is None or self._process.poll() is not None:
             return
         children = psutil.Process(self._process.pid).children(recursive=True)
         for child in children:
-            child.terminate()
-        for child in psutil.wait_procs(children, STOP_TIMEOUT_S)[1]:
             child.kill()
         self._process.kill()  # the parent would not notice
         self._process.wait(STOP_TIMEOUT_S)
+        psutil.wait_procs(children, STOP_TIMEOUT_S)
 
     def __enter__(self) -> MilvusServer:
         self.start()
