@@ -26,11 +26,21 @@ class Settings:
     bundle: str = "coop-small"
     """Name of a shipped bundle, or a folder."""
     models: str = "onnx"
-    """What runs the bundle."""
+    """What runs the bundle: `onnx` (in this process), `onnx:cuda` and the like, or triton://host:8001."""
     timeout_s: float = 10.0
     """Limit for each call to Milvus and to a model server."""
     threads: int = 0
     """Threads of the in-process backend; 0: one per core."""
+    triton_token: str = field(default="", repr=False)
+    """Bearer token for a gateway in front of Triton."""
+    triton_headers: str = field(default="", repr=False)
+    """More gRPC headers for Triton, `name=value,name=value`; its restricted protocols ask for such."""
+    triton_ca_file: str = ""
+    """PEM file with the certificate authority of a tritons:// server; '': the system's."""
+    triton_cert_file: str = ""
+    """PEM file with this client's certificate chain, for mutual TLS."""
+    triton_key_file: str = ""
+    """PEM file with this client's private key, for mutual TLS."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

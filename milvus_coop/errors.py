@@ -22,6 +22,7 @@
     ├── ImageError (ValueError)
     │   ├── ImageUnreadableError                       missing, truncated, or not an image
     │   └── ImageTooLargeError                         more pixels than the limit
+    ├── TritonError                                    a Triton server cannot be installed, started or prepared
     ├── SourceError (ValueError)                       an ingest source is missing, empty or malformed
     └── TokensError (ValueError)                       a stored token string does not fit the bundle
 
@@ -138,6 +139,10 @@ class ImageUnreadableError(ImageError):
 
 class ImageTooLargeError(ImageError):
     """The picture has more pixels than the limit."""
+
+
+class TritonError(MilvusCoopError):
+    """A Triton server cannot be installed, started or prepared."""
 
 
 class SourceError(MilvusCoopError, ValueError):

@@ -38,7 +38,7 @@ def open_models(settings: Settings, backend: Backend | None = None) -> Models:
         InvalidArgumentError, BackendUnavailableError: see `open_backend`.
     """
     bundle = load_bundle(settings.bundle)
-    opened = backend or open_backend(settings.models, bundle, threads=settings.threads or None)
+    opened = backend or open_backend(settings, bundle)
     if opened.spec.fingerprint != bundle.spec.fingerprint:
         raise BundleMismatchError(
             f"the backend runs {opened.spec.label} ({opened.spec.fingerprint})",

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-pytest_plugins = ["tests.servers.milvus"]
+pytest_plugins = ["tests.servers.milvus", "tests.servers.triton"]
 
 
 @pytest.fixture(autouse=True)

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 from milvus_coop.backends.base import Backend
 from milvus_coop.bundle.folder import Bundle
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.config import Settings
+from milvus_coop.errors import BackendUnavailableError, InvalidArgumentError
 
 __all__ = ["Backend", "open_backend"]
 
 
-def open_backend(models: str, bundle: Bundle, *, threads: int | None = None) -> Backend:
-    """The backend that `--models` names.
+def open_backend(settings: Settings, bundle: Bundle) -> Backend:
+    """The backend that `settings.models` names.
 
-    Args:
-        models: `onnx` (in this process, on the CPU), or `onnx:cuda`, `onnx:tensorrt`, ... (on that provider of ONNX Runtime).
-        bundle: what to run.
-        threads: of one in-process run; None: one per core.
+    `onnx` runs in this process on the CPU; `onnx:cuda`, `onnx:tensorrt`, ... on that provider of ONNX Runtime; triton://host:8001
+    and tritons://host:8001 (TLS) on a Triton server.
 
     Raises:
-        InvalidArgumentError: `models` is none of these.
-        BackendUnavailableError: the provider is not there; nothing falls back to the CPU.
+        InvalidArgumentError: `settings.models` is none of these.
+        BackendUnavailableError: the provider or the client library is not there; nothing falls back to the CPU.
     """
-    scheme, _, device = models.partition(":")
+    scheme, _, device = settings.models.partition(":")
+    if scheme in ("triton", "tritons"):
+        return _open_triton(settings, bundle)
     if scheme != "onnx":
-        raise InvalidArgumentError(f"models '{models}'", expected="onnx, or onnx:PROVIDER such as onnx:cuda")
+        expected = "onnx, onnx:PROVIDER such as onnx:cuda, triton://host:8001, or tritons://host:8001"
+        raise InvalidArgumentError(f"models '{settings.models}'", expected=expected)
     from milvus_coop.backends.onnx import CPU, OnnxBackend, provider_of
 
-    if device in ("", "cpu"):
-        return OnnxBackend(bundle, threads=threads)
-    return OnnxBackend(bundle, threads=threads, providers=(provider_of(device), CPU))
+    providers = (CPU,) if device in ("", "cpu") else (provider_of(device), CPU)
+    return OnnxBackend(bundle, threads=settings.threads or None, providers=providers)
+
+
+def _open_triton(settings: Settings, bundle: Bundle) -> Backend:
+    try:
+        from milvus_coop.backends.triton import TritonBackend
+        from milvus_coop.backends.triton.options import options_of
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not exc.name.startswith("tritonclient"):
+            raise
+        raise BackendUnavailableError("tritonclient is not installed", run="pip install 'milvus-coop[triton]'") from exc
+    return TritonBackend(bundle.spec, options_of(settings.models, settings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -73,7 +73,12 @@ def check_inputs(graph: GraphSpec, inputs: Mapping[str, Array]) -> int:
 
 
 def run_in_batches(
-    graph: GraphSpec, inputs: Mapping[str, Array], batch: int, run: Callable[[Mapping[str, Array]], dict[str, Array]]
+    graph: GraphSpec,
+    inputs: Mapping[str, Array],
+    batch: int,
+    run: Callable[[Mapping[str, Array]], dict[str, Array]],
+    *,
+    map_parts: Callable[..., Iterable[dict[str, Array]]] = map,
 ) -> dict[str, Array]:
     """Run a batch of any size in parts of at most `graph.max_batch` rows and join the outputs.
 
@@ -82,12 +87,13 @@ def run_in_batches(
         inputs: arrays of shape (batch, ...); others than the graph's are left out.
         batch: number of rows; 0 gives empty outputs without a run.
         run: runs one part.
+        map_parts: how to apply `run` to all parts; the results come in order.
     """
     wanted = {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
     if batch == 0:
         return {t.name: np.empty((0, *(max(n, 0) for n in t.shape)), dtype=t.dtype) for t in graph.outputs}
     starts = range(0, batch, graph.max_batch)
-    parts = [run({name: array[i : i + graph.max_batch] for name, array in wanted.items()}) for i in starts]
+    parts = list(map_parts(run, [{name: array[i : i + graph.max_batch] for name, array in wanted.items()} for i in starts]))
     if len(parts) == 1:
         return parts[0]
     return {t.name: np.concatenate([part[t.name] for part in parts]) for t in graph.outputs}

@@ -110,6 +110,8 @@ def provider_of(device: str) -> str:
     """
     if device.lower() not in devices():
         raise BackendUnavailableError(
-            f"ONNX Runtime has no device '{device}' here", expected=f"one of {', '.join(sorted(devices()))}", run="milvus-coop doctor"
+            f"ONNX Runtime has no device '{device}' here",
+            expected=f"one of {', '.join(sorted(devices()))}",
+            run="milvus-coop doctor",
         )
     return devices()[device.lower()]

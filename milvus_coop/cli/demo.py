@@ -32,10 +32,10 @@ def demo(settings: Settings, images: Path | None, keep: bool) -> None:
 
     with tempfile.TemporaryDirectory(prefix="milvus-coop-demo-") as folder:
         chosen = settings if keep else settings.override(uri=Path(folder, "demo.db"), token="", collection="demo")
-        with CoopIngest.from_settings(chosen) as ingester, ingest_progress(quiet=False) as on_progress:
+        with CoopIngest(settings=chosen) as ingester, ingest_progress(quiet=False) as on_progress:
             report = ingester.run([images or sample_images()], on_progress=on_progress)
         print_report(report, chosen.collection)
-        with CoopSearch.from_settings(chosen) as search:
+        with CoopSearch(settings=chosen) as search:
             for text in QUERIES:
                 print_result(search.query(text, limit=5), title=text)
     click.echo('\nNow your own pictures:\n  milvus-coop ingest PHOTOS/\n  milvus-coop query "what you are looking for"')

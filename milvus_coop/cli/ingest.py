@@ -12,10 +12,15 @@ from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 
 if TYPE_CHECKING:
-    from milvus_coop.types import Kind
+    from milvus_coop.types import IngestReport, Kind
 
 SOME_FAILED = 1
 """Exit code when some items could not be ingested and the rest were."""
+
+NOTHING_DONE = 2
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 @click.command()
@@ -48,7 +53,7 @@ def ingest(
     at any time, also after it was killed.
 
     \b
-    Exit code: 0 all fine, 1 some items failed, 2 nothing could be done.
+    Exit code: 0 all fine, 1 some items failed, 2 nothing could be done, 130 interrupted.
 
     \b
     Examples:
@@ -59,18 +64,31 @@ def ingest(
     """
     from milvus_coop.cli.progress import ingest_progress
     from milvus_coop.cli.tables import print_report
-    from milvus_coop.ingest import CoopIngest
+    from milvus_coop.ingest import CoopIngest, IngestInterrupted
 
     kind: Kind = "text" if texts else "image"
-    with CoopIngest.from_settings(settings, kind=kind, index=index) as ingester, ingest_progress(quiet or as_json) as on_progress:
-        report = ingester.run(sources, prune=prune, force=force, batch=batch, on_progress=on_progress)
-    failures = [json.dumps({"uri": f.uri, "reason": f.reason}, ensure_ascii=False) for f in report.failures]
+    with CoopIngest(settings=settings, kind=kind, index=index) as ingester, ingest_progress(quiet or as_json) as on_progress:
+        try:
+            report = ingester.run(sources, prune=prune, force=force, batch=batch, on_progress=on_progress)
+            interrupted = False
+        except IngestInterrupted as exc:
+            report, interrupted = exc.report, True
     if failed is not None:
-        failed.write_text("".join(line + "\n" for line in failures), encoding="utf-8")
+        lines = [json.dumps({"uri": f.uri, "reason": f.reason}, ensure_ascii=False) + "\n" for f in report.failures]
+        failed.write_text("".join(lines), encoding="utf-8")
     if as_json:
         counts = {n: getattr(report, n) for n in ("added", "updated", "unchanged", "removed", "failed")}
         click.echo(json.dumps({**counts, "seconds": round(report.seconds, 3)}))
     else:
         print_report(report, settings.collection)
+    if interrupted:
+        click.echo("Interrupted. What is counted above is kept; the same command goes on from there.", err=True)
+    raise click.exceptions.Exit(_exit_code(report, interrupted))
+
+
+def _exit_code(report: IngestReport, interrupted: bool) -> int:
+    if interrupted:
+        return INTERRUPTED
     if report.failed:
-        raise click.exceptions.Exit(SOME_FAILED if report.failed < report.seen else 2)
+        return SOME_FAILED if report.failed < report.seen else NOTHING_DONE
+    return 0

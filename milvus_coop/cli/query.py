@@ -45,7 +45,7 @@ def query(
     from milvus_coop.cli.tables import hit_lines, print_result
     from milvus_coop.search import CoopSearch
 
-    with CoopSearch.from_settings(settings) as search:
+    with CoopSearch(settings=settings) as search:
         result = search.query(
             text,
             image=image,

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 from milvus_coop.backends import Backend
 from milvus_coop.config import Settings
 from milvus_coop.ingest.run import ingest
 from milvus_coop.ingest.sink import Progress
+from milvus_coop.ingest.sources import check_sources
 from milvus_coop.models import open_models
-from milvus_coop.store import Store
-from milvus_coop.types import CollectionInfo, IngestReport, Kind
+from milvus_coop.store import Index, Store
+from milvus_coop.types import IngestReport, Kind
 
 
 class CoopIngest:
-    """Fills one collection, which is made when it is not there yet.
+    """Fills one collection. If it is not there yet, the first `run` makes it.
 
     Close it, or use it as a context manager, to free a Milvus Lite path.
     """
@@ -28,7 +27,7 @@ class CoopIngest:
         collection: str | None = None,
         *,
         kind: Kind = "image",
-        index: Literal["HNSW", "AUTOINDEX"] = "HNSW",
+        index: Index = "HNSW",
         uri: str | Path | None = None,
         token: str | None = None,
         ca_file: str | Path | None = None,
@@ -36,8 +35,9 @@ class CoopIngest:
         models: str | Backend | None = None,
         timeout_s: float | None = None,
         threads: int | None = None,
+        settings: Settings | None = None,
     ) -> None:
-        """Open or make a collection. What is None comes from the environment (MILVUS_COOP_URI, ...) or the defaults.
+        """Open a collection, or prepare to make it. What is None comes from `settings`: the environment or the defaults.
 
         Args:
             collection: name of the collection; default `images`.
@@ -47,9 +47,10 @@ class CoopIngest:
             token: API key, or `user:password`, of a Milvus server.
             ca_file: certificate of the authority that signed the server's, where it is a private one.
             bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
-            models: what runs the bundle: `onnx`, `onnx:cuda`, or a backend object (which stays yours to close).
+            models: what runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object (which stays yours to close).
             timeout_s: limit for each call to Milvus and to a model server; default 10.
             threads: of the in-process backend; default one per core.
+            settings: instead of those that the environment makes.
 
         Raises:
             CollectionExistsError, ForeignCollectionError, BundleMismatchError: the collection of that name does not fit.
@@ -57,7 +58,7 @@ class CoopIngest:
             BundleError: the bundle cannot be used.
         """
         named, backend = (models, None) if isinstance(models, str) else (None, models)
-        settings = Settings.from_env().override(
+        settings = (settings or Settings.from_env()).override(
             collection=collection,
             uri=uri,
             token=token,
@@ -67,24 +68,16 @@ class CoopIngest:
             timeout_s=timeout_s,
             threads=threads,
         )
+        self._name = settings.collection
         self._kind = kind
+        self._index: Index = index
         self._models = open_models(settings, backend)
         try:
             self._store = Store.from_settings(settings)
-            spec = self._models.encoder.spec
-            self._collection = self._store.open_or_create(settings.collection, spec, kind, index=index)
+            self._collection = self._store.open_if_there(self._name, self._models.encoder.spec, kind)
         except BaseException:
             self.close()
             raise
-
-    @classmethod
-    def from_settings(cls, settings: Settings, *, kind: Kind = "image", index: Literal["HNSW", "AUTOINDEX"] = "HNSW") -> CoopIngest:
-        """Open what the settings name, whatever the environment says."""
-        return cls(kind=kind, index=index, **asdict(settings))
-
-    def info(self) -> CollectionInfo:
-        """The collection that is filled."""
-        return self._collection.info()
 
     def run(
         self,
@@ -108,10 +101,14 @@ class CoopIngest:
             SourceError: a source is missing, empty or malformed.
             StoreError, BackendError: Milvus or the encoder failed; what was written stays.
         """
+        check_sources(sources, self._kind)  # before a collection is made: a mistyped path should leave none behind
+        encoder = self._models.encoder
+        if self._collection is None:
+            self._collection = self._store.create(self._name, encoder.spec, self._kind, index=self._index)
         report = ingest(
             sources,
             sink=self._collection,
-            encoder=self._models.encoder,
+            encoder=encoder,
             kind=self._kind,
             prune=prune,
             force=force,

@@ -117,6 +117,11 @@ def open_sources(sources: Sequence[str | Path], kind: Kind) -> list[Source]:
     return [_checked(str(source), _open(str(source), kind), kind) for source in sources]
 
 
+def check_sources(sources: Sequence[str | Path], kind: Kind) -> None:
+    """Only check what was named; see `open_sources` for the errors."""
+    open_sources(sources, kind)
+
+
 def read_sources(sources: Sequence[Source], seen: set[str]) -> Iterator[Entry]:
     """The items of all sources, each once. Fills `seen` with their ids where an item can come twice.
 

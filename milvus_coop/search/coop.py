@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +12,7 @@ from milvus_coop.backends import Backend
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
 from milvus_coop.encoder import Encoder
+from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError
 from milvus_coop.models import open_models
 from milvus_coop.search.queries import Options, Picture, check_options, encode_queries
 from milvus_coop.search.ranking import rank
@@ -19,12 +20,8 @@ from milvus_coop.search.rescoring import Rescorer, Scores
 from milvus_coop.store import Fields, Store
 from milvus_coop.types import Candidate, CollectionInfo, Kind, SearchResult, Timings
 
-_GRAPHS: Mapping[Kind | None, Sequence[str]] = {
-    "image": (TEXT_ENCODER, CROSS_ENCODER),
-    "text": (IMAGE_ENCODER, TEXT_ENCODER, CROSS_ENCODER),
-    None: (TEXT_ENCODER,),
-}
-"""What the usual query of a collection of each kind runs."""
+_ENCODERS: Mapping[Kind, Sequence[str]] = {"image": (TEXT_ENCODER,), "text": (IMAGE_ENCODER, TEXT_ENCODER)}
+"""What the usual query of a collection of each kind runs before the cross-encoder."""
 
 
 class CoopSearch:
@@ -45,8 +42,9 @@ class CoopSearch:
         fields: Fields | None = None,
         timeout_s: float | None = None,
         threads: int | None = None,
+        settings: Settings | None = None,
     ) -> None:
-        """Open a collection. What is None comes from the environment (MILVUS_COOP_URI, ...) or the defaults.
+        """Open a collection. What is None comes from `settings`: the environment (MILVUS_COOP_URI, ...) or the defaults.
 
         Args:
             collection: name of the collection; default `images`.
@@ -54,10 +52,11 @@ class CoopSearch:
             token: API key, or `user:password`, of a Milvus server.
             ca_file: certificate authority (PEM) of a Milvus server behind https://; default the system's.
             bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
-            models: what runs the bundle: `onnx`, `onnx:cuda`, or a backend object (which stays yours to close).
+            models: what runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object (which stays yours to close).
             fields: names of the fields of a collection that milvus-coop did not make.
             timeout_s: limit for each call to Milvus and to a model server; default 10.
             threads: of the in-process backend; default one per core.
+            settings: instead of those that the environment makes.
 
         Raises:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
@@ -65,7 +64,7 @@ class CoopSearch:
             BundleError: the bundle cannot be used.
         """
         named, backend = (models, None) if isinstance(models, str) else (None, models)
-        settings = Settings.from_env().override(
+        settings = (settings or Settings.from_env()).override(
             collection=collection,
             uri=uri,
             token=token,
@@ -80,16 +79,13 @@ class CoopSearch:
         try:
             self._store = Store.from_settings(settings, must_exist=True)
             self._collection = self._store.open(settings.collection, self.encoder.spec, fields=fields)
-            self._models.backend.load(_GRAPHS[self._collection.kind])
+            self._models.backend.load(_ENCODERS[self._collection.kind])
+            with suppress(BackendUnavailableError, BackendTimeoutError):  # a search then answers in BE order and says why
+                self._models.backend.load((CROSS_ENCODER,))
         except BaseException:
             self.close()
             raise
         self._rescorer = Rescorer(self.encoder, self._models.reranker, self._collection.kind, settings.timeout_s)
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> CoopSearch:
-        """Open what the settings name, whatever the environment says."""
-        return cls(**asdict(settings))
 
     @property
     def encoder(self) -> Encoder:

@@ -2,6 +2,7 @@
 
 from milvus_coop.store.collection import Collection
 from milvus_coop.store.layout import Fields
+from milvus_coop.store.schema import Index
 from milvus_coop.store.store import Store
 
-__all__ = ["Collection", "Fields", "Store"]
+__all__ = ["Collection", "Fields", "Index", "Store"]

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 from pymilvus import MilvusClient
 
 from milvus_coop.errors import InvalidArgumentError, StoreError, StoreUnavailableError
@@ -19,6 +19,8 @@ from milvus_coop.store.address import Address
 from milvus_coop.store.failures import CONNECT, Attempt, translate
 
 RETRY_AFTER_S = 0.1
+NEVER_MS = 2**31 - 1
+"""gRPC's own value for `no keepalive`."""
 FLUSH_TIMEOUT_S = 120.0
 SHORTEST_SECRET = 6
 """Milvus takes no shorter passwords."""
@@ -137,7 +139,10 @@ class Connection:
 
     def _connect(self, ca_file: Path | None) -> MilvusClient:
         endpoint = self.address.endpoint if self._server is None else self._server.endpoint
-        options = {"server_pem_path": str(ca_file)} if ca_file is not None else {}
+        options: dict[str, Any] = {"server_pem_path": str(ca_file)} if ca_file is not None else {}
+        if self._server is not None:
+            # pymilvus pings every 10 s; Milvus Lite's gRPC server takes that for abuse and closes idle connections.
+            options["grpc_options"] = {"grpc.keepalive_time_ms": NEVER_MS}
         try:
             client = MilvusClient(
                 endpoint,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 from pymilvus.exceptions import MilvusException
 
 from milvus_coop.errors import (

@@ -134,8 +134,8 @@ class Store:
         self._connection.flush(name)  # what a crash left in the log
         return Collection(self._connection, name, layout, header)
 
-    def open_or_create(self, name: str, spec: BundleSpec, kind: Kind = "image", *, index: Index = "HNSW") -> Collection:
-        """Open a collection of that bundle and kind, or make it if there is none of that name.
+    def open_if_there(self, name: str, spec: BundleSpec, kind: Kind) -> Collection | None:
+        """Open a collection of that bundle and kind; None if there is none of that name.
 
         Raises:
             BundleMismatchError: it exists with another bundle.
@@ -143,13 +143,17 @@ class Store:
             ForeignCollectionError: it exists, and milvus-coop did not make it.
         """
         if not self._has(check_name(name)):
-            return self.create(name, spec, kind, index=index)
+            return None
         collection = self.open(name, spec)
         if collection.kind != kind:
             raise CollectionExistsError(
                 f"the collection '{name}' holds {collection.kind}s", expected=f"one of {kind}s", run="another collection name"
             )
         return collection
+
+    def open_or_create(self, name: str, spec: BundleSpec, kind: Kind = "image", *, index: Index = "HNSW") -> Collection:
+        """Open a collection of that bundle and kind, or make it if there is none of that name; errors as `open_if_there`."""
+        return self.open_if_there(name, spec, kind) or self.create(name, spec, kind, index=index)
 
     def list(self) -> list[CollectionInfo]:
         """All collections, by name; also those that milvus-coop did not make (`kind` None)."""

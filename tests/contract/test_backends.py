@@ -13,6 +13,7 @@ from milvus_coop.backends import Backend, open_backend
 from milvus_coop.backends.fake import FakeBackend
 from milvus_coop.bundle import CROSS_ENCODER, GRAPHS, IMAGE_ENCODER, IMAGE_TOKENS, TEXT_ENCODER, load_bundle
 from milvus_coop.bundle.folder import TOKENIZER, Bundle
+from milvus_coop.config import Settings
 from milvus_coop.encoder import EncodedImages, EncodedTexts, Encoder
 from milvus_coop.errors import BackendInputError, BackendUnavailableError, InvalidArgumentError
 from milvus_coop.preprocess.images import decode
@@ -28,9 +29,14 @@ def bundle() -> Bundle:
     return load_bundle("coop-small")
 
 
-@pytest.fixture(scope="module", params=["fake", "onnx"])
+@pytest.fixture(scope="module", params=["fake", "onnx", pytest.param("triton", marks=pytest.mark.triton)])
 def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Backend]:
-    opened = FakeBackend(bundle.spec) if request.param == "fake" else open_backend("onnx", bundle)
+    if request.param == "fake":
+        opened: Backend = FakeBackend(bundle.spec)
+    elif request.param == "onnx":
+        opened = open_backend(Settings(), bundle)
+    else:
+        opened = open_backend(Settings(models=request.getfixturevalue("triton_server").uri), bundle)
     yield opened
     opened.close()
     opened.close()  # twice is fine
@@ -142,9 +148,9 @@ def test_load_makes_every_graph_ready(backend: Backend) -> None:
 
 def test_unknown_backends(bundle: Bundle) -> None:
     with pytest.raises(InvalidArgumentError, match="models 'magic'; expected: onnx"):
-        open_backend("magic", bundle)
+        open_backend(Settings(models="magic"), bundle)
     with pytest.raises(BackendUnavailableError, match=r"no device 'quantum' here; expected: one of .*cpu"):
-        open_backend("onnx:quantum", bundle)
+        open_backend(Settings(models="onnx:quantum"), bundle)
 
 
 def test_the_tokens_a_collection_stores_are_small(bundle: Bundle) -> None:

@@ -1,0 +1,90 @@
+"""Where a Triton server is and how to talk to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from milvus_coop.config import Settings
+from milvus_coop.errors import InvalidArgumentError
+
+SCHEMES = ("triton", "tritons")
+DEFAULT_PORT = 8001
+EXPECTED = "triton://host:8001, or tritons://host:8001 (TLS)"
+
+
+@dataclass(frozen=True, slots=True)
+class TritonOptions:
+    """How to reach a Triton server."""
+
+    address: str
+    """`host:port` of its gRPC endpoint, or a gRPC target such as `dns:///triton:8001`."""
+    tls: bool = False
+    ca_file: Path | None = None
+    """Certificate authority (PEM); None: the system's."""
+    cert_file: Path | None = None
+    """Certificate chain (PEM) of this client, for mutual TLS."""
+    key_file: Path | None = None
+    """Private key (PEM) of this client, for mutual TLS."""
+    token: str = field(default="", repr=False)
+    """Bearer token for a gateway in front."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """More gRPC metadata, such as `{"triton-grpc-protocol-admin-key": "..."}` for Triton's restricted protocols."""
+    timeout_s: float = 10.0
+    """Limit of a call that names no other."""
+    in_flight: int = 4
+    """Requests that one call has under way at a time, when its batch is larger than the model's."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What goes with every request."""
+        return {**self.headers, **({"authorization": f"Bearer {self.token}"} if self.token else {})}
+
+
+def options_of(models: str, settings: Settings) -> TritonOptions:
+    """The options in `--models triton://...` and the settings beside it.
+
+    Raises:
+        InvalidArgumentError: it is no such address, a file is missing, or TLS files are given without TLS.
+    """
+    try:
+        parts = urlsplit(models)
+        host, port = parts.hostname, parts.port or DEFAULT_PORT
+    except ValueError as exc:
+        raise InvalidArgumentError(f"models '{models}' has no valid host and port", expected=EXPECTED) from exc
+    if parts.scheme not in SCHEMES or not host or parts.path.strip("/") or parts.query or parts.username:
+        raise InvalidArgumentError(f"models '{models}'", expected=EXPECTED)
+    ca_file, cert_file, key_file = map(_file, (settings.triton_ca_file, settings.triton_cert_file, settings.triton_key_file))
+    tls = parts.scheme == "tritons"
+    if not tls and (ca_file or cert_file or key_file):
+        raise InvalidArgumentError(f"TLS files are given, but models is '{models}'", expected="tritons://host:8001")
+    if (cert_file is None) != (key_file is None):
+        raise InvalidArgumentError("a client certificate and its key belong together", expected="both, or neither")
+    host = f"[{host}]" if ":" in host else host
+    return TritonOptions(
+        f"{host}:{port}",
+        tls=tls,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+        token=settings.triton_token,
+        headers=_headers(settings.triton_headers),
+        timeout_s=settings.timeout_s,
+    )
+
+
+def _file(name: str) -> Path | None:
+    if not name:
+        return None
+    if not Path(name).is_file():
+        raise InvalidArgumentError(f"there is no file {name}", expected="a PEM file")
+    return Path(name)
+
+
+def _headers(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if any(not sign for _, sign, _ in pairs):
+        raise InvalidArgumentError("the Triton headers are not well formed", expected="name=value,name=value")
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}

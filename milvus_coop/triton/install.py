@@ -1,0 +1,113 @@
+"""Where tritonserver comes from: the PATH (NVIDIA's container), or the wheel of nvidia-pytriton in an environment of its own.
+
+The wheel bundles a real tritonserver with its Python backend, and needs numpy < 2, which Milvus Lite's newest dependencies do not
+allow beside it. So it gets a virtual environment in the user's cache folder, made once.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from milvus_coop.errors import TritonError
+
+REQUIREMENTS = ("nvidia-pytriton==0.7.0", "onnxruntime==1.23.2", "numpy==1.26.4")
+"""What the environment holds. The graphs use ONNX opset 20 or less, which this ONNX Runtime runs."""
+MARK = "complete.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class TritonInstall:
+    """A tritonserver that can be started."""
+
+    binary: Path
+    backends: Path | None
+    """Folder of its backends; None: where it was built to look."""
+    environment: Mapping[str, str]
+    """Variables to add when it is started."""
+
+
+def cache_folder() -> Path:
+    """MILVUS_COOP_CACHE, or `milvus-coop` in the user's cache folder."""
+    if given := os.environ.get("MILVUS_COOP_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "milvus-coop"
+
+
+def find_triton(*, install: bool = True, on_progress: Callable[[str], None] = lambda _: None) -> TritonInstall:
+    """The tritonserver on the PATH, or else the one of the wheel.
+
+    Args:
+        install: make the wheel's environment where it is missing (about 500 MB, a minute).
+        on_progress: told what takes time.
+
+    Raises:
+        TritonError: there is none and none can be installed.
+    """
+    if found := shutil.which("tritonserver"):
+        return TritonInstall(Path(found), None, {})
+    folder = cache_folder() / f"triton-{REQUIREMENTS[0].partition('==')[2]}-py{sys.version_info.major}{sys.version_info.minor}"
+    if not (folder / MARK).is_file():
+        if not install:
+            raise TritonError("Triton is not installed", run="milvus-coop triton install")
+        _check_machine()
+        _install(folder, on_progress)
+    return _from_wheel(folder)
+
+
+def _check_machine() -> None:
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) != ("Linux", "x86_64"):
+        raise TritonError(
+            f"there is no tritonserver on the PATH and no wheel of it for {system} {machine}",
+            expected="Linux on x86_64",
+            run="NVIDIA's container image, or --models onnx",
+        )
+
+
+def _install(folder: Path, on_progress: Callable[[str], None]) -> None:
+    on_progress(f"installing Triton into {folder} (once, about 500 MB)")
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, with_pip=True)
+    command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), done.stderr[-500:])
+        raise TritonError(f"the Triton wheel could not be installed: {reason.strip()}", run=" ".join(command))
+    _stage_backend(folder)
+    (folder / MARK).write_text("\n".join(REQUIREMENTS) + "\n", encoding="utf-8")
+
+
+def _stage_backend(folder: Path) -> None:
+    """The Python backend with the stub of this Python version beside it, as Triton wants them in one folder."""
+    triton = _site_packages(folder) / "pytriton" / "tritonserver"
+    stub = triton / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}" / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise TritonError(f"the Triton wheel has no Python backend for Python {platform.python_version()}", expected="3.8 to 3.13")
+    backend = folder / "backends" / "python"
+    shutil.copytree(triton / "backends" / "python", backend)
+    shutil.copy(stub, backend)
+
+
+def _from_wheel(folder: Path) -> TritonInstall:
+    packages = _site_packages(folder)
+    binary = packages / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+    libraries = [packages / "nvidia_pytriton.libs", folder / "backends" / "python"]
+    environment = {
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+        "VIRTUAL_ENV": str(folder),
+        "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": "",
+    }
+    return TritonInstall(binary, folder / "backends", environment)
+
+
+def _site_packages(folder: Path) -> Path:
+    return folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"

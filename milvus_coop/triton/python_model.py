@@ -1,0 +1,71 @@
+"""What Triton's Python backend runs for every model of the `python` platform: an ONNX graph with ONNX Runtime on the CPU.
+
+`milvus-coop triton export` copies this file as `model.py`. It runs in Triton's own environment: it imports nothing of milvus_coop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils  # provided by Triton
+
+
+class TritonPythonModel:
+    """One ONNX graph; the requests of one `execute` call share session runs."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the graph that the model's configuration names."""
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(parameters["threads"])
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = Path(args["model_repository"]) / args["model_version"] / parameters["graph"]
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._inputs = [tensor["name"] for tensor in config["input"]]
+        self._outputs = [(tensor["name"], [int(n) for n in tensor["dims"]]) for tensor in config["output"]]
+        self._max_batch = int(config["max_batch_size"])
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer the requests, in order. Those with equal shapes are run together; one that fails does not harm the others."""
+        responses: list[Any] = [None] * len(requests)
+        groups: dict[Any, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
+        for position, request in enumerate(requests):
+            arrays = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
+            groups[tuple(array.shape[1:] for array in arrays.values())].append((position, arrays))
+        for group in groups.values():
+            for position, response in self._answer(group):
+                responses[position] = response
+        return responses
+
+    def _answer(self, group: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, Any]]:
+        try:
+            together = {name: np.concatenate([arrays[name] for _, arrays in group]) for name in self._inputs}
+            results = self._run(together)
+        except Exception as exc:  # the error of one request: tell it; of several: find the culprit
+            if len(group) == 1:
+                error = pb_utils.TritonError(f"{type(exc).__name__}: {exc}")
+                return [(group[0][0], pb_utils.InferenceResponse(error=error))]
+            return [answer for item in group for answer in self._answer([item])]
+        answers = []
+        start = 0
+        for position, arrays in group:
+            end = start + len(arrays[self._inputs[0]])
+            tensors = [pb_utils.Tensor(name, np.ascontiguousarray(result[start:end])) for name, result in results.items()]
+            answers.append((position, pb_utils.InferenceResponse(output_tensors=tensors)))
+            start = end
+        return answers
+
+    def _run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        total = len(inputs[self._inputs[0]])
+        names = [name for name, _ in self._outputs]
+        starts = range(0, total, self._max_batch)
+        parts = [self._session.run(names, {k: v[i : i + self._max_batch] for k, v in inputs.items()}) for i in starts]
+        joined = [np.concatenate(columns) for columns in zip(*parts)]  # noqa: B905 - Triton's interpreter may be older than 3.10
+        # A scalar per item travels as one value: see config.pbtxt.
+        return {name: a[:, None] if a.ndim == 1 and dims == [1] else a for (name, dims), a in zip(self._outputs, joined)}  # noqa: B905

@@ -1,0 +1,179 @@
+"""One tritonserver process on this machine: start it, wait until every model is ready, watch it, stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from milvus_coop.bundle.spec import GRAPHS
+from milvus_coop.errors import TritonError
+from milvus_coop.triton.install import TritonInstall
+
+EXIT_TIMEOUT_S = 5
+"""How long Triton waits for requests under way when it is told to stop."""
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a server listens."""
+
+    host: str = "127.0.0.1"
+    grpc: int = 8001
+    http: int = 8000
+    metrics: int = 8002
+
+
+class TritonServer:
+    """A server with a model repository; `with TritonServer(...) as server:` starts and stops it.
+
+    Args:
+        install: which tritonserver; see `find_triton`.
+        repository: what `export_repository` wrote.
+        endpoints: where to listen; loopback unless asked otherwise.
+        start_timeout_s: for all models to be ready.
+        arguments: more arguments for tritonserver, such as `--model-control-mode=explicit`.
+    """
+
+    def __init__(
+        self,
+        install: TritonInstall,
+        repository: Path,
+        *,
+        endpoints: Endpoints | None = None,
+        start_timeout_s: float = 120.0,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.endpoints = endpoints or Endpoints()
+        self._install = install
+        self._repository = repository
+        self._start_timeout_s = start_timeout_s
+        self._arguments = tuple(arguments)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = Path(tempfile.mkstemp(prefix="milvus-coop-triton-", suffix=".log")[1])
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the running server; None while it does not run."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the server and wait until every model is ready.
+
+        Raises:
+            TritonError: a port is taken, a model does not load (with Triton's reason), or the time is up.
+        """
+        for port in (self.endpoints.grpc, self.endpoints.http, self.endpoints.metrics):
+            _check_port(self.endpoints.host, port)
+        with self._log.open("wb") as log:
+            process = self._process = subprocess.Popen(
+                self._command(),
+                env={**os.environ, **self._install.environment},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C goes to us; we stop it in order
+            )
+        try:
+            self._wait_until_ready(process)
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait(self) -> int:
+        """Wait until the server ends by itself; its exit code."""
+        return self._process.wait() if self._process is not None else 0
+
+    def problems(self) -> list[str]:
+        """Triton's own error lines so far."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line for line in lines if line.startswith("E") and line[1:5].isdigit()] or lines[-5:]
+
+    def stop(self) -> None:
+        """Let requests under way finish, then stop. Safe to call twice."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(EXIT_TIMEOUT_S + 5)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        self._process = None
+        with contextlib.suppress(OSError):
+            self._log.unlink()
+
+    def __enter__(self) -> TritonServer:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _command(self) -> list[str]:
+        e = self.endpoints
+        flags: dict[str, object] = {
+            "model-repository": self._repository,
+            "http-address": e.host,
+            "grpc-address": e.host,
+            "metrics-address": e.host,
+            "http-port": e.http,
+            "grpc-port": e.grpc,
+            "metrics-port": e.metrics,
+            "exit-timeout-secs": EXIT_TIMEOUT_S,
+        }
+        if self._install.backends is not None:
+            flags["backend-directory"] = self._install.backends
+        return [
+            str(self._install.binary),
+            *(f"--{name}={value}" for name, value in flags.items()),
+            "--disable-auto-complete-config",
+            *self._arguments,
+        ]
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + self._start_timeout_s
+        while not all(self.is_ready(model) for model in GRAPHS):
+            if process.poll() is not None:
+                raise TritonError(f"Triton stopped while starting: {_join(self.problems())}")
+            if time.monotonic() > deadline:
+                missing = [model for model in GRAPHS if not self.is_ready(model)]
+                raise TritonError(f"{', '.join(missing)} not ready after {self._start_timeout_s:g} s: {_join(self.problems())}")
+            time.sleep(POLL_S)
+
+    def is_ready(self, model: str) -> bool:
+        """Whether one model can be run. A server can be ready while a model is not."""
+        return self._get(f"v2/models/{model}/ready")
+
+    def _get(self, path: str) -> bool:
+        url = f"http://{self.endpoints.host}:{self.endpoints.http}/{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise TritonError(f"port {port} on {host} cannot be used: {exc.strerror}", run="another port") from exc
+
+
+def _join(lines: Sequence[str]) -> str:
+    return " | ".join(line.partition("] ")[2] or line for line in lines[:3])
