@@ -14,6 +14,7 @@ from milvus_coop.cli.demo import demo
 from milvus_coop.cli.doctor import doctor
 from milvus_coop.cli.ingest import ingest
 from milvus_coop.cli.query import query
+from milvus_coop.cli.triton import triton
 from milvus_coop.errors import MilvusCoopError
 
 FAILED = 2
@@ -52,7 +53,7 @@ def cli() -> None:
     """
 
 
-for command in (ingest, query, collections, bundle, demo, doctor):
+for command in (ingest, query, collections, bundle, triton, demo, doctor):
     cli.add_command(command)
 
 

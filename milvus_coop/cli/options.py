@@ -32,7 +32,7 @@ _STORE = (
 _COLLECTION = (_option("--collection", "Name of the collection."),)
 _MODELS = (
     _option("--bundle", "Name of a shipped bundle, or a bundle's folder."),
-    _option("--models", "What runs the bundle: onnx, or onnx:cuda and the like."),
+    _option("--models", "What runs the bundle: onnx (in this process), onnx:cuda and the like, or triton://host:8001."),
     _option("--threads", "Threads of the model in this process; 0: one per core."),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -11,7 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +22,9 @@ from milvus_coop.triton.install import TritonInstall
 EXIT_TIMEOUT_S = 5
 """How long Triton waits for requests under way when it is told to stop."""
 POLL_S = 0.1
+WATCH_S = 1.0
+HARMLESS = "CudaDriverHelper has not been initialized"
+"""What Triton logs as an error on every machine without a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class TritonServer:
         endpoints: where to listen; loopback unless asked otherwise.
         start_timeout_s: for all models to be ready.
         arguments: more arguments for tritonserver, such as `--model-control-mode=explicit`.
+        on_problem: told every error line that Triton logs while `wait` waits.
     """
 
     def __init__(
@@ -54,14 +57,16 @@ class TritonServer:
         endpoints: Endpoints | None = None,
         start_timeout_s: float = 120.0,
         arguments: Sequence[str] = (),
+        on_problem: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.endpoints = endpoints or Endpoints()
         self._install = install
         self._repository = repository
         self._start_timeout_s = start_timeout_s
         self._arguments = tuple(arguments)
+        self._on_problem = on_problem
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = Path(tempfile.mkstemp(prefix="milvus-coop-triton-", suffix=".log")[1])
+        self._log: Path | None = None
 
     @property
     def pid(self) -> int | None:
@@ -76,7 +81,9 @@ class TritonServer:
         """
         for port in (self.endpoints.grpc, self.endpoints.http, self.endpoints.metrics):
             _check_port(self.endpoints.host, port)
-        with self._log.open("wb") as log:
+        handle, name = tempfile.mkstemp(prefix="milvus-coop-triton-", suffix=".log")
+        self._log = Path(name)
+        with open(handle, "wb") as log:
             process = self._process = subprocess.Popen(
                 self._command(),
                 env={**os.environ, **self._install.environment},
@@ -92,13 +99,27 @@ class TritonServer:
             raise
 
     def wait(self) -> int:
-        """Wait until the server ends by itself; its exit code."""
-        return self._process.wait() if self._process is not None else 0
+        """Wait until the server ends by itself, telling its problems; its exit code."""
+        if self._process is None:
+            return 0
+        told = len(self._errors())
+        while (code := self._process.poll()) is None:
+            time.sleep(WATCH_S)
+            errors = self._errors()
+            for line in errors[told:]:
+                self._on_problem(line)
+            told = len(errors)
+        return code
 
     def problems(self) -> list[str]:
         """Triton's own error lines so far."""
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [line for line in lines if line.startswith("E") and line[1:5].isdigit()] or lines[-5:]
+        return self._errors() or self._lines()[-5:]
+
+    def _errors(self) -> list[str]:
+        return [line for line in self._lines() if line.startswith("E") and line[1:5].isdigit() and HARMLESS not in line]
+
+    def _lines(self) -> list[str]:
+        return self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log else []
 
     def stop(self) -> None:
         """Let requests under way finish, then stop. Safe to call twice."""
@@ -112,8 +133,9 @@ class TritonServer:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
         self._process = None
-        with contextlib.suppress(OSError):
-            self._log.unlink()
+        if self._log is not None:
+            self._log.unlink(missing_ok=True)
+            self._log = None
 
     def __enter__(self) -> TritonServer:
         self.start()

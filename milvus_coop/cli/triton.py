@@ -1,0 +1,150 @@
+"""`milvus-coop triton`: serve a bundle from Triton."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from milvus_coop.config import PREFIX, Settings
+
+_bundle = click.option(
+    "--bundle",
+    default=lambda: Settings.from_env().bundle,
+    help=f"Name or folder of the bundle. [default coop-small; {PREFIX}BUNDLE]",
+)
+
+
+@click.group()
+def triton() -> None:
+    """Serve a bundle from Triton Inference Server.
+
+    \b
+    Examples:
+      milvus-coop triton serve                          a server on this machine, without a GPU
+      milvus-coop query "a dog" --models triton://localhost:8001
+      milvus-coop triton export --platform tensorrt --out models/
+    """
+
+
+@triton.command()
+@_bundle
+@click.option(
+    "--platform", type=click.Choice(["tensorrt", "onnxruntime", "python"]), required=True, help="How Triton runs the graphs."
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the new repository.")
+@click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True, help="Of graphs on GPUs.")
+@click.option("--gpu", is_flag=True, help="onnxruntime: on GPUs, with the TensorRT accelerator.")
+@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Copies of each model.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Per instance, on CPUs.")
+@click.option("--cuda-graphs", is_flag=True, help="tensorrt: use CUDA graphs.")
+@click.option(
+    "--plan", "plans", multiple=True, metavar="CAPABILITY=FILE", help="tensorrt: plan for one kind of GPU, as 8.9=sm89.plan."
+)
+def export(
+    bundle: str,
+    platform: str,
+    out: Path,
+    precision: str,
+    gpu: bool,
+    instances: int,
+    threads: int,
+    cuda_graphs: bool,
+    plans: tuple[str, ...],
+) -> None:
+    """Write a model repository with the text encoder, the image encoder and the cross-encoder.
+
+    `python` runs anywhere Triton's Python backend has ONNX Runtime; `onnxruntime` is Triton's own ONNX backend; `tensorrt` needs
+    `triton build-plans` on the GPU that will run it.
+
+    \b
+    Examples:
+      milvus-coop triton export --platform python --out models/
+      milvus-coop triton export --platform tensorrt --out models/ && milvus-coop triton build-plans models/
+    """
+    from typing import get_args
+
+    from milvus_coop.bundle import load_bundle
+    from milvus_coop.errors import InvalidArgumentError
+    from milvus_coop.triton import Platform, Tuning, export_repository
+    from milvus_coop.triton.repository import Precision
+
+    if bad := [plan for plan in plans if "=" not in plan]:
+        raise InvalidArgumentError(f"--plan is '{bad[0]}'", expected="CAPABILITY=FILE, such as 8.9=sm89.plan")
+    files = dict(plan.split("=", 1) for plan in plans)
+    tuning = Tuning(instances=instances, threads=threads, gpu=gpu, cuda_graphs=cuda_graphs, plans_by_capability=files)
+    chosen: Platform = next(p for p in get_args(Platform) if p == platform)
+    exact: Precision = next(p for p in get_args(Precision) if p == precision)
+    opened = load_bundle(bundle)
+    export_repository(opened, out, chosen, tuning=tuning, precision=exact)
+    click.echo(f"{out}: {opened.spec.label} for Triton's {platform} platform", err=True)
+    if platform == "tensorrt":
+        click.echo(f"Now, on the GPU that will run it: milvus-coop triton build-plans {out}", err=True)
+
+
+@triton.command()
+@_bundle
+@click.option("--repository", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Serve this one as it is.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; other machines need another one.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8001, show_default=True, help="gRPC, what --models uses.")
+@click.option("--http-port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="HTTP and health.")
+@click.option("--metrics-port", type=click.IntRange(1, 65535), default=8002, show_default=True, help="Prometheus metrics.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Per model.")
+@click.argument("arguments", nargs=-1)
+def serve(
+    bundle: str,
+    repository: Path | None,
+    host: str,
+    port: int,
+    http_port: int,
+    metrics_port: int,
+    threads: int,
+    arguments: tuple[str, ...],
+) -> None:
+    """Run Triton on this machine until Ctrl-C, with the bundle's models on the CPU (platform `python`).
+
+    Uses the tritonserver on the PATH, as in NVIDIA's container; where there is none, installs one from a Python wheel into the
+    cache folder first (Linux on x86_64, about 500 MB, once). What follows `--` goes to tritonserver.
+
+    \b
+    Examples:
+      milvus-coop triton serve
+      milvus-coop triton serve --port 9001 --http-port 9000 --metrics-port 9002
+      milvus-coop triton serve --repository models/ -- --log-verbose=1
+    """
+    from milvus_coop.bundle import load_bundle
+    from milvus_coop.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
+    with tempfile.TemporaryDirectory(prefix="milvus-coop-triton-") as folder:
+        install = find_triton(on_progress=tell)
+        served = repository or export_repository(
+            load_bundle(bundle), Path(folder, "models"), "python", tuning=Tuning(threads=threads)
+        )
+        endpoints = Endpoints(host, port, http_port, metrics_port)
+        server = TritonServer(install, served, endpoints=endpoints, arguments=arguments, on_problem=tell)
+        try:
+            with server:
+                tell(f"Triton is ready. Models: --models triton://{host}:{port}")
+                tell(f"HTTP: http://{host}:{http_port}/v2  metrics: http://{host}:{metrics_port}/metrics  Ctrl-C stops.")
+                code = server.wait()
+        except KeyboardInterrupt:
+            tell("Stopped.")
+            return
+    tell(f"Triton ended by itself with exit code {code}.")
+    sys.exit(1)
+
+
+@triton.command()
+def install() -> None:
+    """Install Triton from a Python wheel into the cache folder, if there is none on the PATH."""
+    from milvus_coop.triton import find_triton
+
+    found = find_triton(on_progress=lambda line: click.echo(line, err=True))
+    click.echo(str(found.binary))
