@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
+
+from tests.servers.milvus import free_ports
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,12 +65,32 @@ def test_python_blocks(folder: Path, environment: dict[str, str]) -> None:
 
 
 def test_commands(folder: Path, environment: dict[str, str]) -> None:
-    lines = [
-        line for language, block in BLOCKS if language == "sh" for line in block.splitlines() if line not in map(" ".join, MAKE)
-    ]
+    lines = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines() if line.split() not in MAKE]
     assert len(lines) > 10
-    for line in lines:
-        assert line.startswith("milvus-coop "), line
-        done = subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
+    with ExitStack() as stack:
+        ports = dict(zip(("8001", "8000", "8002"), map(str, free_ports(3)), strict=True))
+        for line in lines:
+            assert line.startswith("milvus-coop "), line
+            if line.startswith("milvus-coop triton serve"):
+                stack.enter_context(serving(line, ports, folder, environment))
+                continue
+            command = line.replace(":8001", f":{ports['8001']}")
+            done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            assert "Traceback" not in done.stderr
+
+
+@contextmanager
+def serving(line: str, ports: dict[str, str], folder: Path, environment: dict[str, str]) -> Iterator[None]:
+    """Run the line that starts Triton beside the others, on free ports, until Ctrl-C."""
+    flags = ["--port", ports["8001"], "--http-port", ports["8000"], "--metrics-port", ports["8002"]]
+    with subprocess.Popen([*line.split(), *flags], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = list(takewhile(lambda text: "Triton is ready" not in text, process.stderr))
+        assert process.poll() is None, said
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert "Stopped." in process.stderr.read()
+    assert process.returncode == 0

@@ -15,7 +15,10 @@ from milvus_coop.config import Settings
 from milvus_coop.errors import MilvusCoopError
 
 PACKAGES = ("milvus-coop", "pymilvus", "milvus-lite", "onnxruntime", "tokenizers", "numpy", "pillow")
-EXTRAS = {"training": ("torch", "pip install 'milvus-coop[train]'")}
+EXTRAS = {
+    "triton": ("tritonclient", "pip install 'milvus-coop[triton]'"),
+    "training": ("torch", "pip install 'milvus-coop[train]'"),
+}
 
 
 @dataclass(frozen=True, slots=True)

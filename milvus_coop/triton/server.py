@@ -83,7 +83,8 @@ class TritonServer:
             _check_port(self.endpoints.host, port)
         handle, name = tempfile.mkstemp(prefix="milvus-coop-triton-", suffix=".log")
         self._log = Path(name)
-        with open(handle, "wb") as log:
+        os.close(handle)
+        with self._log.open("wb") as log:
             process = self._process = subprocess.Popen(
                 self._command(),
                 env={**os.environ, **self._install.environment},
