@@ -12,7 +12,6 @@ from milvus_coop.training.coop_small.features import perceptual_hash
 from milvus_coop.training.coop_small.packages import PACKAGES
 from milvus_coop.training.coop_small.records import Record, normalise, read_records, unique_texts, write_records
 from milvus_coop.training.coop_small.split import folds, group_records, hamming, read_test_ids, without_leaks
-from milvus_coop.training.coop_small.views import restyled
 
 
 def _hashes(*rows: str) -> np.ndarray:
@@ -93,8 +92,3 @@ def test_perceptual_hash_forgives_size_and_not_content() -> None:
     ImageDraw.Draw(other).rectangle((0, 0, 60, 40), fill=(0, 0, 0, 255))
     first, small, turned = (perceptual_hash(p.convert("RGB")) for p in (drawing, drawing.resize((45, 60)), other))
     assert (first != small).sum() <= 6 < (first != turned).sum()
-
-
-def test_restyled_views_repeat_with_their_seed() -> None:
-    first, second, third = (restyled(_drawing(), seed).tobytes() for seed in ("a/1", "a/1", "a/2"))
-    assert first == second != third

@@ -11,11 +11,11 @@ from milvus_coop.training.coop_small.judge import judge
 from milvus_coop.training.coop_small.pipeline import Recipe, load_trained, save_trained, train_model
 from milvus_coop.training.coop_small.towers import ImageHead, merged_heads
 from milvus_coop.training.coop_small.train_cross import CrossRecipe, fit_line, pair_loss, stored_tokens
-from milvus_coop.training.coop_small.train_embedding import EmbeddingRecipe, train_embedding
+from milvus_coop.training.coop_small.train_embedding import EmbeddingRecipe, embeddings, train_embedding
 from milvus_coop.training.losses import info_nce
 from tests.training.toy import toy_basis, toy_dataset, toy_tagger
 
-SMALL = EmbeddingRecipe(parts=2, epochs=30, batch=48, hidden=64, blend_steps=20)
+SMALL = EmbeddingRecipe(parts=2, epochs=30, batch=48, hidden=64, source_weights={})
 
 
 def _loss(embeddings: np.ndarray, seed: int = 0) -> float:
@@ -28,9 +28,9 @@ def _loss(embeddings: np.ndarray, seed: int = 0) -> float:
 
 def test_the_embedding_learns_the_toy_set_and_new_pictures_of_it() -> None:
     dataset, fresh = toy_dataset(0), toy_dataset(1)
-    embedder, unseen = train_embedding(dataset, SMALL, seed=1)
-    assert _loss(embedder(dataset)) < 0.5 * _loss(dataset.tags)
-    nearest = (embedder(fresh) @ fresh.texts.sentences.T).argmax(1)
+    head, unseen = train_embedding(dataset, SMALL, seed=1)
+    assert _loss(embeddings(head, dataset)) < 0.5 * _loss(dataset.tags)
+    nearest = (embeddings(head, fresh) @ fresh.texts.sentences.T).argmax(1)
     assert (nearest == fresh.caption_rows).mean() > 0.9
     assert np.allclose(np.linalg.norm(unseen, axis=1), 1.0, atol=1e-5)
 

@@ -45,7 +45,7 @@ def toy_dataset(seed: int = 0, source: str = "stamps") -> Dataset:
     dice = np.random.default_rng(seed)
     numbers = np.repeat(np.arange(len(CONCEPTS)), _PER_CONCEPT)
     pooled = np.abs(sentences[numbers] @ mixing + 0.05 * dice.normal(size=(len(numbers), _FEATURES))).astype(np.float32)
-    tags, regions = (unit(dice.normal(size=(len(numbers), EMBEDDING_DIM))) for _ in range(2))
+    tags = unit(dice.normal(size=(len(numbers), EMBEDDING_DIM)))
     tokens = np.zeros((len(CONCEPTS), TRAINED_LENGTH, EMBEDDING_DIM), np.float16)
     tokens[:, :3] = sentences[:, None]
     mask = np.zeros((len(CONCEPTS), TRAINED_LENGTH), bool)
@@ -54,10 +54,7 @@ def toy_dataset(seed: int = 0, source: str = "stamps") -> Dataset:
         [Record(f"{source}/{i}", source, "", (CONCEPTS[n],)) for i, n in enumerate(numbers)],
         pooled,
         tags,
-        regions,
-        dice.random((len(numbers), 4)).astype(np.float32),
         dice.normal(size=(len(numbers), 24, TOKEN_DIM)).astype(np.float32),
         dice.random((len(numbers), 64)) < 0.5,
-        np.zeros((len(numbers), 0, _FEATURES), np.float16),
         TextTable({text: row for row, text in enumerate(CONCEPTS)}, sentences, tokens, mask),
     )

@@ -27,7 +27,7 @@ CELLS = GRID * GRID
 def image_spec(variant: Variant) -> ImageSpec:
     """Preprocessing facts of the tower; the fit was chosen on dev (see the model card)."""
     mean, std = PIXEL_MEAN / 255, PIXEL_STD / 255
-    return ImageSpec(size=input_size(variant), mean=(mean,) * 3, std=(std,) * 3, resampling="bicubic", fit="pad")
+    return ImageSpec(size=input_size(variant), mean=(mean,) * 3, std=(std,) * 3, resampling="bicubic", fit="stretch")
 
 
 def load_backbone(raw: Path, variant: Variant) -> EfficientNetLite:

@@ -25,18 +25,14 @@ _CHUNK = 256
 class Dataset:
     """Aligned over pictures (n of them); `texts` holds every text once.
 
-    `pooled` float32 (n, 1280); the tagger's `tags` (n, 384), `regions` (n, 384), `certainty` (n, 4) and `rows`
-    (n, 24, 64), float32; `hashes` bool (n, 64); `extra` float16 (n, views, 1280), pooled features of restyled views.
+    `pooled` float32 (n, 1280); the tagger's `tags` (n, 384) and `rows` (n, 24, 64), float32; `hashes` bool (n, 64).
     """
 
     records: list[Record]
     pooled: Array
     tags: Array
-    regions: Array
-    certainty: Array
     rows: Array
     hashes: Array
-    extra: Array
     texts: TextTable
 
     def __len__(self) -> int:
@@ -69,11 +65,8 @@ class Dataset:
             chosen,
             self.pooled[positions],
             self.tags[positions],
-            self.regions[positions],
-            self.certainty[positions],
             self.rows[positions],
             self.hashes[positions],
-            self.extra[positions],
             self.texts,
         )
 
@@ -83,43 +76,23 @@ class Dataset:
         return self.select(np.array([index for index, _ in kept], dtype=np.int64), [record for _, record in kept])
 
 
-def load_dataset(workspace: Workspace, variant: Variant, views: int, tagger: Tagger, texts: TextTable) -> Dataset:
+def load_dataset(workspace: Workspace, variant: Variant, tagger: Tagger, texts: TextTable) -> Dataset:
     """Read the cached features of every record, in the order of the records file, and let the tagger read them."""
     folder = workspace.features / variant
     records = read_records(workspace.root / "records.jsonl")
     sources = list(dict.fromkeys(record.source for record in records))
-
-    def column(view: int, name: str) -> Array:
-        return np.concatenate([np.load(feature_file(folder, source, view, name)) for source in sources])
-
-    pooled = column(0, "pooled").astype(np.float32)
-    words = [
-        _read_words(tagger, *(np.load(feature_file(folder, source, 0, name)) for name in ("pooled", "cells"))) for source in sources
-    ]
-    tags, regions, certainty, rows = (np.concatenate(parts) for parts in zip(*words, strict=True))
-    extra = [column(view, "pooled") for view in range(1, views)]
-    return Dataset(
-        records,
-        pooled,
-        tags,
-        regions,
-        certainty,
-        rows,
-        column(0, "hash"),
-        np.stack(extra, 1) if extra else np.zeros((len(records), 0, pooled.shape[1]), np.float16),
-        texts,
-    )
-
-
-def _read_words(tagger: Tagger, pooled: Array, cells: Array) -> tuple[Array, Array, Array, Array]:
-    """The tagger over float16 features (n, 1280) and (n, 16, 1280), in chunks: the fields of `Words`."""
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(pooled), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            parts.append(tagger(torch.from_numpy(pooled[chunk]).float(), torch.from_numpy(cells[chunk]).float()))
-    tags, regions, certainty, rows = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return tags, regions, certainty, rows
+    pooled, hashes, tags, rows = [], [], [], []
+    for source in sources:
+        features, cells, bits = (np.load(feature_file(folder, source, name)) for name in ("pooled", "cells", "hash"))
+        pooled.append(features.astype(np.float32))
+        hashes.append(bits)
+        with torch.no_grad():
+            for start in range(0, len(features), _CHUNK):
+                chunk = slice(start, start + _CHUNK)
+                words = tagger(torch.from_numpy(features[chunk]).float(), torch.from_numpy(cells[chunk]).float())
+                tags.append(words.tags.numpy())
+                rows.append(words.rows.numpy())
+    return Dataset(records, *map(np.concatenate, (pooled, tags, rows, hashes)), texts=texts)
 
 
 def split_test(dataset: Dataset) -> tuple[Dataset, Dataset]:

@@ -9,14 +9,14 @@ from milvus_coop.training.coop_small.dataset import Dataset, stamp_folds
 from milvus_coop.training.coop_small.judge import Verdict, joined, judge, judge_embeddings
 from milvus_coop.training.coop_small.pipeline import Recipe, train_model, training_sources
 from milvus_coop.training.coop_small.towers import Tagger
-from milvus_coop.training.coop_small.train_embedding import EmbeddingRecipe, plain_embeddings, train_embedding, train_head
+from milvus_coop.training.coop_small.train_embedding import EmbeddingRecipe, embeddings, train_embedding, train_head
 from milvus_coop.training.metrics import KS, Recalls
 
 logger = logging.getLogger(__name__)
 FOLDS = 3
 PROTOTYPE_SOURCES = frozenset({"stamps", "clipart", "noto"})
 """What the prototype was trained on: stamps, clip art, one emoji vendor."""
-PROTOTYPE = EmbeddingRecipe(epochs=20, hidden=1024)
+PROTOTYPE = EmbeddingRecipe(epochs=20, hidden=1024, source_weights={})
 JUDGED_SET = "openmoji"
 Figures = dict[str, Any]
 
@@ -39,10 +39,10 @@ def leave_styles_out(trainable: Dataset, everything: Dataset, tagger: Tagger, re
     figures: Figures = {}
     for style in (JUDGED_SET, "clipart"):
         judged = _of(everything, {style})
-        embedder, _ = train_embedding(_of(trainable, training_sources() - {style}), recipe.embedding, recipe.seed)
-        figures[f"{style}, ours"] = _be_figures(judge_embeddings(judged, embedder(judged)))
+        head, _ = train_embedding(_of(trainable, training_sources() - {style}), recipe.embedding, recipe.seed)
+        figures[f"{style}, ours"] = _be_figures(judge_embeddings(judged, embeddings(head, judged)))
         head = train_head(_of(trainable, PROTOTYPE_SOURCES - {style}), PROTOTYPE, recipe.seed)
-        figures[f"{style}, prototype"] = _be_figures(judge_embeddings(judged, plain_embeddings(head, judged)))
+        figures[f"{style}, prototype"] = _be_figures(judge_embeddings(judged, embeddings(head, judged)))
         logger.info("%s: %s", style, figures)
     return figures
 

@@ -11,6 +11,7 @@ from milvus_coop.training.coop_small.dataset import Dataset
 from milvus_coop.training.coop_small.layout import EMBEDDING
 from milvus_coop.training.coop_small.pipeline import Trained
 from milvus_coop.training.coop_small.train_cross import PairSource, score_pairs, stored_tokens
+from milvus_coop.training.coop_small.train_embedding import embeddings
 from milvus_coop.training.metrics import Recalls, recalls
 from milvus_coop.types import Array
 
@@ -41,7 +42,7 @@ def joined(verdicts: list[Verdict]) -> Verdict:
 
 def judge(dataset: Dataset, trained: Trained) -> Verdict:
     """Search within `dataset`: every distinct caption against all pictures, every picture against all captions."""
-    tokens = stored_tokens(trained.embedder(dataset), dataset.rows)
+    tokens = stored_tokens(embeddings(trained.head, dataset), dataset.rows)
     source = PairSource(dataset, tokens)
     queries, relevant = caption_queries(dataset)
     cosines = dataset.texts.sentences[dataset.caption_rows[queries]] @ tokens[:, EMBEDDING].reshape(len(dataset), -1).T
@@ -63,10 +64,10 @@ def judge(dataset: Dataset, trained: Trained) -> Verdict:
     return Verdict(*judge_cosines(cosines, relevant), recalls(text, relevant), recalls(image, relevant.T))
 
 
-def judge_embeddings(dataset: Dataset, embeddings: Array) -> tuple[Recalls, Recalls]:
-    """The bi-encoder alone, both directions; `embeddings` unit (n, 384)."""
+def judge_embeddings(dataset: Dataset, vectors: Array) -> tuple[Recalls, Recalls]:
+    """The bi-encoder alone, both directions; `vectors` unit (n, 384)."""
     queries, relevant = caption_queries(dataset)
-    return judge_cosines(dataset.texts.sentences[dataset.caption_rows[queries]] @ embeddings.T, relevant)
+    return judge_cosines(dataset.texts.sentences[dataset.caption_rows[queries]] @ vectors.T, relevant)
 
 
 def judge_cosines(cosines: Array, relevant: Array) -> tuple[Recalls, Recalls]:

@@ -15,7 +15,7 @@ from milvus_coop.training.coop_small.packages import PACKAGES
 from milvus_coop.training.coop_small.sources import ICON_PREFIX
 from milvus_coop.training.coop_small.tags import make_tagger
 from milvus_coop.training.coop_small.text_features import TextTable, load_text_tower
-from milvus_coop.training.coop_small.towers import Blend, ImageEncoder, ImageHead, Tagger, TextEncoder
+from milvus_coop.training.coop_small.towers import ImageEncoder, ImageHead, Tagger, TextEncoder
 from milvus_coop.training.coop_small.train_cross import (
     CrossRecipe,
     PairSource,
@@ -23,7 +23,7 @@ from milvus_coop.training.coop_small.train_cross import (
     stored_tokens,
     train_cross_encoder,
 )
-from milvus_coop.training.coop_small.train_embedding import Embedder, EmbeddingRecipe, train_embedding
+from milvus_coop.training.coop_small.train_embedding import EmbeddingRecipe, train_embedding
 from milvus_coop.training.efficientnet_lite import Variant
 
 
@@ -31,8 +31,7 @@ from milvus_coop.training.efficientnet_lite import Variant
 class Recipe:
     """The whole recipe."""
 
-    variant: Variant = "lite2"
-    views: int = 1
+    variant: Variant = "lite0"
     seed: int = 1
     embedding: EmbeddingRecipe = field(default_factory=EmbeddingRecipe)
     cross: CrossRecipe = field(default_factory=CrossRecipe)
@@ -42,7 +41,7 @@ class Recipe:
 class Trained:
     """The trained parts."""
 
-    embedder: Embedder
+    head: ImageHead
     cross_encoder: CrossEncoder
 
 
@@ -59,17 +58,16 @@ def frozen_tagger(raw: Path, variant: Variant, texts: TextTable) -> Tagger:
 
 def train_model(dataset: Dataset, tagger: Tagger, recipe: Recipe) -> Trained:
     """Train everything on `dataset`; nothing of a held-out picture may be in it."""
-    embedder, unseen = train_embedding(dataset, recipe.embedding, recipe.seed)
+    head, unseen = train_embedding(dataset, recipe.embedding, recipe.seed)
     source = PairSource(dataset, stored_tokens(unseen, dataset.rows))
     cross_encoder = train_cross_encoder(source, tagger.basis, recipe.cross, recipe.seed)
     calibrate(cross_encoder, source)
-    return Trained(embedder, cross_encoder)
+    return Trained(head, cross_encoder)
 
 
 def save_trained(trained: Trained, folder: Path) -> None:
     """Write the parts as safetensors."""
-    save_file(trained.embedder.head.state_dict(), folder / "head.safetensors")
-    save_file(trained.embedder.blend.state_dict(), folder / "blend.safetensors")
+    save_file(trained.head.state_dict(), folder / "head.safetensors")
     save_file(trained.cross_encoder.state_dict(), folder / "cross_encoder.safetensors")
 
 
@@ -78,18 +76,16 @@ def load_trained(folder: Path, tagger: Tagger) -> Trained:
     weights = load_file(folder / "head.safetensors")
     head = ImageHead(hidden=len(weights["widen.bias"]))
     head.load_state_dict(weights)
-    blend = Blend()
-    blend.load_state_dict(load_file(folder / "blend.safetensors"))
     cross_encoder = CrossEncoder(tagger.basis)
     cross_encoder.load_state_dict(load_file(folder / "cross_encoder.safetensors"))
-    for module in (head, blend, cross_encoder):
+    for module in (head, cross_encoder):
         module.eval().requires_grad_(False)
-    return Trained(Embedder(head, blend), cross_encoder)
+    return Trained(head, cross_encoder)
 
 
 def assemble(raw: Path, variant: Variant, tagger: Tagger, trained: Trained) -> tuple[TextEncoder, ImageEncoder, CrossEncoder]:
     """The bundle's three networks: frozen towers and trained parts."""
     backbone = PooledBackbone(load_backbone(raw, variant), variant)
-    image_encoder = ImageEncoder(backbone, tagger, trained.embedder.head, trained.embedder.blend)
+    image_encoder = ImageEncoder(backbone, tagger, trained.head)
     text_encoder = TextEncoder(load_text_tower(raw), tagger.basis)
     return text_encoder.eval(), image_encoder.eval(), trained.cross_encoder

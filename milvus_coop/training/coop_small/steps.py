@@ -58,7 +58,7 @@ def features(workspace: Workspace) -> None:
     texts = [text for record in read_records(workspace.root / "records.jsonl") for text in record.texts]
     texts += class_texts(read_classes(workspace.raw))
     encode_texts(workspace.raw, texts).save(workspace.features / "texts.npz")
-    extract_features(workspace, RECIPE.variant, RECIPE.views)
+    extract_features(workspace, RECIPE.variant)
 
 
 def train(workspace: Workspace) -> None:
@@ -132,5 +132,5 @@ def _load(workspace: Workspace) -> tuple[Dataset, Dataset, Tagger]:
     """(what may be trained on, everything, the tagger)."""
     texts = TextTable.load(workspace.features / "texts.npz")
     tagger = frozen_tagger(workspace.raw, RECIPE.variant, texts)
-    everything = load_dataset(workspace, RECIPE.variant, RECIPE.views, tagger, texts)
+    everything = load_dataset(workspace, RECIPE.variant, tagger, texts)
     return split_test(everything)[0], everything, tagger

@@ -1,4 +1,4 @@
-"""Train the picture side of the bi-encoder on cached features: heads, cross-fitted, then the blend over them."""
+"""Train the picture side of the bi-encoder on cached features: heads that are cross-fitted, then averaged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from milvus_coop.training.coop_small.dataset import Dataset
-from milvus_coop.training.coop_small.towers import Blend, ImageHead, merged_heads
+from milvus_coop.training.coop_small.towers import ImageHead, embed, merged_heads
 from milvus_coop.training.losses import info_nce
 from milvus_coop.training.optim import Descent
 from milvus_coop.types import Array
@@ -34,32 +34,15 @@ class EmbeddingRecipe:
     dropout: float = 0.3
     variant_share: float = 0.5
     """How often a picture goes with a tag, keyword or synonym in place of its caption."""
-    restyled_share: float = 0.5
-    """How often a picture is shown in a restyled view, where there are any."""
-    blend_steps: int = 200
-    blend_rate: float = 3e-3
-    source_weights: Mapping[str, float] = field(default_factory=dict)
-    """How often a source's pictures are drawn, relative to 1."""
+    source_weights: Mapping[str, float] = field(default_factory=lambda: {"stamps": 5.0, "clipart": 1.7})
+    """How often a source's pictures are drawn, relative to 1 for the icons."""
 
 
-@dataclass(frozen=True)
-class Embedder:
-    """The trained picture side: the mean of all heads, and the blend."""
-
-    head: ImageHead
-    blend: Blend
-
-    def __call__(self, dataset: Dataset) -> Array:
-        """Embeddings of all pictures, unit float32 (n, 384)."""
-        with torch.no_grad():
-            return _blended(self.blend, self.head(torch.from_numpy(dataset.pooled)), dataset).numpy()
-
-
-def train_embedding(dataset: Dataset, recipe: EmbeddingRecipe, seed: int) -> tuple[Embedder, Array]:
-    """Train heads and blend.
+def train_embedding(dataset: Dataset, recipe: EmbeddingRecipe, seed: int) -> tuple[ImageHead, Array]:
+    """Train the heads.
 
     Returns:
-        the embedder, and cross-fitted embeddings of `dataset`, unit float32 (n, 384): each from a head that never saw
+        their mean, and cross-fitted embeddings of `dataset`, unit float32 (n, 384): each from a head that never saw
         the picture's caption, as for a picture of a user.
     """
     part_of_label = np.random.default_rng(seed).integers(0, recipe.parts, int(dataset.labels.max()) + 1)
@@ -71,8 +54,13 @@ def train_embedding(dataset: Dataset, recipe: EmbeddingRecipe, seed: int) -> tup
         head = train_head(dataset.select(np.flatnonzero(part != number)), recipe, seed + number)
         unseen_vectors[unseen] = head(torch.from_numpy(dataset.pooled[unseen]))
         heads.append(head)
-    blend = train_blend(dataset, unseen_vectors, recipe, seed)
-    return Embedder(merged_heads(heads), blend), _blended(blend, unseen_vectors, dataset).numpy()
+    return merged_heads(heads), embed(unseen_vectors, torch.from_numpy(dataset.tags)).numpy()
+
+
+def embeddings(head: ImageHead, dataset: Dataset) -> Array:
+    """Image embeddings of all pictures, unit float32 (n, 384)."""
+    with torch.no_grad():
+        return embed(head(torch.from_numpy(dataset.pooled)), torch.from_numpy(dataset.tags)).numpy()
 
 
 def train_head(dataset: Dataset, recipe: EmbeddingRecipe, seed: int) -> ImageHead:
@@ -83,12 +71,11 @@ def train_head(dataset: Dataset, recipe: EmbeddingRecipe, seed: int) -> ImageHea
     steps = max(1, recipe.epochs * len(dataset) // recipe.batch)
     parameters = [{"params": [*head.parameters(), log_scale], "lr": recipe.learning_rate}]
     descent = Descent(parameters, steps=steps, warm_up=steps // 4)
-    tags = torch.from_numpy(dataset.tags)
+    pooled, tags = torch.from_numpy(dataset.pooled), torch.from_numpy(dataset.tags)
     dice = np.random.default_rng(seed)
     value = 0.0
     for batch, captions, same in _batches(dataset, recipe, steps, dice):
-        pooled = torch.from_numpy(_pick_view(dataset, batch, recipe.restyled_share, dice))
-        pictures = functional.normalize(head(pooled) + tags[batch], dim=-1)
+        pictures = functional.normalize(head(pooled[batch]) + tags[batch], dim=-1)
         value = descent.step(info_nce(log_scale.exp().clamp(max=_MAX_SCALE) * pictures @ captions.T, same))
     logger.info("head: %d pictures, %d steps, last loss %.3f", len(dataset), steps, value)
     return head.eval().requires_grad_(False)
@@ -99,22 +86,6 @@ def plain_embeddings(head: ImageHead, dataset: Dataset) -> Array:
     with torch.no_grad():
         vectors = head(torch.from_numpy(dataset.pooled)) + torch.from_numpy(dataset.tags)
         return functional.normalize(vectors, dim=-1).numpy()
-
-
-def train_blend(dataset: Dataset, vectors: Tensor, recipe: EmbeddingRecipe, seed: int) -> Blend:
-    """The blend over heads' `vectors` (n, 384) of captions that they never saw: it learns whom to trust when."""
-    torch.manual_seed(seed)
-    blend = Blend().train()
-    log_scale = torch.nn.Parameter(torch.tensor(3.0))
-    parameters = [{"params": [*blend.parameters(), log_scale], "lr": recipe.blend_rate}]
-    descent = Descent(parameters, steps=recipe.blend_steps, warm_up=20)
-    columns = [vectors, *(torch.from_numpy(part) for part in (dataset.tags, dataset.regions, dataset.certainty))]
-    losses = []
-    for batch, captions, same in _batches(dataset, recipe, recipe.blend_steps, np.random.default_rng(seed)):
-        pictures = blend(*(column[batch] for column in columns))
-        losses.append(descent.step(info_nce(log_scale.exp().clamp(max=_MAX_SCALE) * pictures @ captions.T, same)))
-    logger.info("blend: loss %.3f -> %.3f", np.mean(losses[:10]), np.mean(losses[-10:]))
-    return blend.eval().requires_grad_(False)
 
 
 def _batches(
@@ -138,23 +109,3 @@ def _pick_text(rows: Array, variant_share: float, dice: np.random.Generator) -> 
     if len(rows) > 1 and dice.random() < variant_share:
         return int(rows[dice.integers(1, len(rows))])
     return int(rows[0])
-
-
-def _pick_view(dataset: Dataset, batch: Array, restyled_share: float, dice: np.random.Generator) -> Array:
-    """Pooled features (batch, 1280) float32 of the canonical view, or now and then of a restyled one."""
-    pooled = dataset.pooled[batch]
-    views = dataset.extra.shape[1]
-    if views:
-        chosen = np.flatnonzero(dice.random(len(batch)) < restyled_share)
-        pooled[chosen] = dataset.extra[batch[chosen], dice.integers(0, views, len(chosen))]
-    return pooled
-
-
-def _blended(blend: Blend, vectors: Tensor, dataset: Dataset) -> Tensor:
-    result: Tensor = blend(
-        vectors,
-        torch.from_numpy(dataset.tags),
-        torch.from_numpy(dataset.regions),
-        torch.from_numpy(dataset.certainty),
-    )
-    return result
