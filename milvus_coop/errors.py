@@ -23,6 +23,7 @@
     │   ├── ImageUnreadableError                       missing, truncated, or not an image
     │   └── ImageTooLargeError                         more pixels than the limit
     ├── TritonError                                    a Triton server cannot be installed, started or prepared
+    ├── PlanError                                      TensorRT cannot build or check a plan
     ├── SourceError (ValueError)                       an ingest source is missing, empty or malformed
     └── TokensError (ValueError)                       a stored token string does not fit the bundle
 
@@ -143,6 +144,10 @@ class ImageTooLargeError(ImageError):
 
 class TritonError(MilvusCoopError):
     """A Triton server cannot be installed, started or prepared."""
+
+
+class PlanError(MilvusCoopError):
+    """TensorRT cannot build or check a plan."""
 
 
 class SourceError(MilvusCoopError, ValueError):

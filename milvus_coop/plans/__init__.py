@@ -1,0 +1,12 @@
+"""TensorRT plans of a bundle's graphs: checked without a GPU, built on the GPU that serves them.
+
+profiles   the shapes that a plan must serve    compiler  one TensorRT library, and the GPU it compiles for
+check      does TensorRT take these graphs?     build     the plans of a Triton model repository, only where one is due
+"""
+
+from __future__ import annotations
+
+from milvus_coop.plans.build import BuiltPlan, build_plans
+from milvus_coop.plans.check import CheckedGraph, check_bundle, check_repository
+
+__all__ = ["BuiltPlan", "CheckedGraph", "build_plans", "check_bundle", "check_repository"]

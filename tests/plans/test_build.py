@@ -1,0 +1,126 @@
+"""Plans of a repository: built when due, with the reason; never without TensorRT and a GPU."""
+
+from __future__ import annotations
+
+import ctypes.util
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from milvus_coop.bundle import CROSS_ENCODER
+from milvus_coop.bundle.folder import RECORD, Bundle
+from milvus_coop.errors import BundleInvalidError, PlanError
+from milvus_coop.export.materialise import materialise
+from milvus_coop.plans import build_plans, check_repository
+from milvus_coop.plans.compiler import Compiler, open_tensorrt
+from milvus_coop.plans.repository import read_repository
+
+TIMINGS_DO_NOTHING_IN_RTX = pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
+
+
+@pytest.fixture
+def repository(bundle: Bundle, tmp_path: Path) -> Path:
+    """A repository of one graph, the smallest; its bundle.json says so."""
+    spec = dataclasses.replace(bundle.spec, graphs=(bundle.spec.graph(CROSS_ENCODER),))
+    (tmp_path / RECORD).write_text(spec.to_json())
+    facts = {"platform": "tensorrt", "precision": "fp16", "bundle": spec.label, "fingerprint": spec.fingerprint}
+    (tmp_path / "repository.json").write_text(json.dumps(facts))
+    materialise(bundle, CROSS_ENCODER, tmp_path / CROSS_ENCODER / "source" / "model.onnx", "fp16")
+    return tmp_path
+
+
+def change_facts(repository: Path, **changes: str) -> None:
+    path = repository / "repository.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.skipif(ctypes.util.find_library("cuda") is not None, reason="there is an NVIDIA driver")
+def test_without_a_gpu(repository: Path) -> None:
+    with pytest.raises(
+        PlanError, match=r"no NVIDIA driver here.*expected: the machine with the GPU.*try: milvus-coop triton check-plans"
+    ):
+        build_plans(repository)
+    assert not (repository / CROSS_ENCODER / "1").exists()
+
+
+@pytest.mark.skipif(ctypes.util.find_library("cuda") is None, reason="there is no NVIDIA driver")
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_without_tensorrt() -> None:
+    with pytest.raises(PlanError, match="package tensorrt cannot be imported"):
+        open_tensorrt()
+
+
+@pytest.mark.tensorrt
+@TIMINGS_DO_NOTHING_IN_RTX
+def test_a_plan_is_built_once(repository: Path, rtx: Compiler) -> None:
+    told: list[str] = []
+    [first] = build_plans(repository, compiler=rtx, on_progress=told.append)
+    assert first.reason == "there is no plan"
+    assert first.path == repository / CROSS_ENCODER / "1" / "model.plan"
+    assert first.path.stat().st_size == first.plan_bytes
+    assert sorted(path.name for path in first.path.parent.iterdir()) == ["model.plan", "plan.json"]
+    assert (repository / "timing.cache").is_file()
+    [again] = build_plans(repository, compiler=rtx, on_progress=told.append)
+    assert again == dataclasses.replace(first, reason=None)
+    assert told == ["cross_encoder: building, since there is no plan", "cross_encoder: up to date"]
+    [forced] = build_plans(repository, compiler=rtx, force=True)
+    assert forced.reason == "asked to"
+
+
+@pytest.mark.tensorrt
+@TIMINGS_DO_NOTHING_IN_RTX
+def test_a_plan_is_built_again_when_it_no_longer_fits(repository: Path, rtx: Compiler, bundle: Bundle) -> None:
+    def reason(compiler: Compiler) -> str:
+        [built] = build_plans(repository, compiler=compiler)
+        return str(built.reason)
+
+    assert reason(rtx) == "there is no plan"
+    assert reason(dataclasses.replace(rtx, gpu="NVIDIA L4")) == "GPU was any, is NVIDIA L4"
+    materialise(bundle, CROSS_ENCODER, repository / CROSS_ENCODER / "source" / "model.onnx", "fp32")
+    assert reason(rtx).startswith("graph was ")
+    change_facts(repository, precision="fp32")
+    assert reason(rtx) == "precision was fp16, is fp32"
+    assert reason(rtx) == "None"
+
+
+@pytest.mark.tensorrt
+@pytest.mark.usefixtures("rtx")
+def test_the_sources_are_checked_without_building(repository: Path) -> None:
+    [checked] = check_repository(repository)
+    assert (checked.graph, checked.precision) == (CROSS_ENCODER, "fp16")
+    assert not (repository / CROSS_ENCODER / "1").exists()
+
+
+def test_no_repository(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"is no repository .*expected: a folder with repository.json and bundle.json"):
+        read_repository(tmp_path)
+    (tmp_path / "repository.json").write_text("[]")
+    with pytest.raises(PlanError, match="is no repository"):
+        read_repository(tmp_path)
+
+
+def test_a_repository_for_something_else(repository: Path) -> None:
+    change_facts(repository, platform="python")
+    with pytest.raises(PlanError, match="is a repository for python; expected: one for tensorrt"):
+        read_repository(repository)
+
+
+def test_two_bundles_mixed_up(repository: Path) -> None:
+    change_facts(repository, fingerprint="0" * 32)
+    with pytest.raises(PlanError, match=r"repository\.json and bundle\.json are of different bundles"):
+        read_repository(repository)
+
+
+def test_a_source_is_missing(repository: Path) -> None:
+    (repository / CROSS_ENCODER / "source" / "model.onnx").unlink()
+    with pytest.raises(PlanError, match=r"model\.onnx is missing"):
+        read_repository(repository)
+
+
+def test_a_broken_spec(repository: Path) -> None:
+    (repository / RECORD).write_text("{}")
+    with pytest.raises(BundleInvalidError, match=RECORD):
+        read_repository(repository)
