@@ -7,7 +7,13 @@ from tritonclient.utils import InferenceServerException
 from milvus_coop.errors import BackendError, BackendInputError, BackendTimeoutError, BackendUnavailableError
 
 OVERLOADED = "exceeds maximum queue size"
-"""In Triton's refusal when a model's queue is full: not worth a retry."""
+"""In Triton's refusal when a model's queue is full. Its gRPC status is that of a server that is away."""
+RESTRICTED = "protocol is restricted"
+"""In Triton's refusal of a request without the header of a restricted protocol; the status is the same once more."""
+
+
+class ConnectionLostError(BackendUnavailableError):
+    """No server answered: worth another try, and another server may answer then."""
 
 
 def status_of(exc: InferenceServerException) -> str:
@@ -26,12 +32,12 @@ def translate(exc: InferenceServerException, address: str, model: str, timeout_s
         return BackendUnavailableError(
             f"Triton at {address} does not serve {model}", expected="the models of `milvus-coop triton export`"
         )
-    if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+    if status in ("UNAUTHENTICATED", "PERMISSION_DENIED") or RESTRICTED in message.lower():
         return BackendUnavailableError(
             f"Triton at {address} refuses the request: {message}", run="set MILVUS_COOP_TRITON_TOKEN or MILVUS_COOP_TRITON_HEADERS"
         )
     if status in ("UNAVAILABLE", "CANCELLED", ""):
-        return BackendUnavailableError(f"Triton at {address} cannot be reached: {message}", run="milvus-coop triton serve")
+        return ConnectionLostError(f"Triton at {address} cannot be reached: {message}", run="milvus-coop triton serve")
     if status in ("INVALID_ARGUMENT", "OUT_OF_RANGE"):
         return BackendInputError(f"{model} on Triton at {address} refuses its input: {message}")
     # What is left (INTERNAL, UNKNOWN, ...) is the server's own trouble, such as a dead process of its Python backend.
