@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ POLL_S = 0.1
 WATCH_S = 1.0
 HARMLESS = "CudaDriverHelper has not been initialized"
 """What Triton logs as an error on every machine without a GPU."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our own process is not behind the machine's HTTP proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class TritonServer:
         self._on_problem = on_problem
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Path | None = None
+        self._shared_memory = f"milvus-coop-{uuid.uuid4().hex}"
 
     @property
     def pid(self) -> int | None:
@@ -128,11 +133,14 @@ class TritonServer:
             return
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(EXIT_TIMEOUT_S + 5)
-            except subprocess.TimeoutExpired:
+        if self._process.returncode != 0:  # hangs or was killed: the processes of its Python backend and their memory are left
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+            self._process.wait()
+            for leftover in SHARED_MEMORY.glob(f"{self._shared_memory}*"):
+                leftover.unlink(missing_ok=True)
         self._process = None
         if self._log is not None:
             self._log.unlink(missing_ok=True)
@@ -156,6 +164,7 @@ class TritonServer:
             "grpc-port": e.grpc,
             "metrics-port": e.metrics,
             "exit-timeout-secs": EXIT_TIMEOUT_S,
+            "backend-config": f"python,shm-region-prefix-name={self._shared_memory}",
         }
         if self._install.backends is not None:
             flags["backend-directory"] = self._install.backends
@@ -183,7 +192,7 @@ class TritonServer:
     def _get(self, path: str) -> bool:
         url = f"http://{self.endpoints.host}:{self.endpoints.http}/{path}"
         try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
+            with _OPENER.open(url, timeout=2) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
