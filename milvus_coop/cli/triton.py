@@ -85,6 +85,46 @@ def export(
         click.echo(f"Now, on the GPU that will run it: milvus-coop triton build-plans {out}", err=True)
 
 
+@triton.command("build-plans")
+@click.argument("repository", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--force", is_flag=True, help="Build also what is up to date.")
+def build_plans_(repository: Path, force: bool) -> None:
+    """Build the TensorRT plans of REPOSITORY for the GPU of this machine, where they are missing or no longer fit.
+
+    Run it in the image that serves the plans: they fit only that TensorRT version and that kind of GPU.
+
+    \b
+    Example:
+      milvus-coop triton export --platform tensorrt --out models/ && milvus-coop triton build-plans models/
+    """
+    from milvus_coop.plans import build_plans
+
+    for plan in build_plans(repository, force=force, on_progress=lambda line: click.echo(line, err=True)):
+        state = "built" if plan.reason else "up to date"
+        facts = f"{plan.layers} layers, {plan.plan_bytes / 1e6:.1f} MB, {plan.build_s:.1f} s, {plan.compiler}, {plan.gpu}"
+        click.echo(f"{plan.graph}\t{state}\t{facts}")
+
+
+@triton.command("check-plans")
+@_bundle
+@click.option("--target", default="SM89", show_default=True, help="Compute capability to compile for.")
+def check_plans(bundle: str, target: str) -> None:
+    """Check that TensorRT takes a bundle's graphs, in fp32 and fp16, without a GPU.
+
+    TensorRT-RTX parses and compiles them, with the shapes that Triton will serve; nothing is run, and the plans are thrown away.
+
+    \b
+    Example:
+      milvus-coop triton check-plans
+    """
+    from milvus_coop.bundle import load_bundle
+    from milvus_coop.plans import check_bundle
+
+    for graph in check_bundle(load_bundle(bundle), target=target, on_progress=lambda line: click.echo(line, err=True)):
+        facts = f"{graph.layers} layers, {graph.source_bytes / 1e6:.1f} MB -> {graph.plan_bytes / 1e6:.1f} MB"
+        click.echo(f"{graph.graph}\t{graph.precision}\tok for {graph.target}\t{facts}\t{graph.parse_s:.1f} + {graph.build_s:.1f} s")
+
+
 @triton.command()
 @_bundle
 @click.option("--repository", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Serve this one as it is.")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal, get_args
 
 from milvus_coop.bundle.spec import BundleSpec, GraphSpec, TensorSpec
+from milvus_coop.plans.profiles import profile_of
 
 Platform = Literal["tensorrt", "onnxruntime", "python"]
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
@@ -31,8 +33,8 @@ class Tuning:
     """Intra-op threads per instance on a CPU; measured: one is best when instances and clients share the cores."""
     gpu: bool = False
     """Run the `onnxruntime` platform on GPUs, with the TensorRT accelerator. (`tensorrt` is always on GPUs, `python` never.)"""
-    queue_delay_us: int = 500
-    """How long a request may wait for others to share a batch with."""
+    queue_delay_us: int | None = 500
+    """How long a request may wait for others to share a batch with; None: requests are never joined, and the queue has no limit."""
     queue_size: int = 128
     """Requests beyond it are refused at once."""
     queue_timeout_us: int = 2_000_000
@@ -51,10 +53,10 @@ def model_config(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning:
         *(_tensor("input", tensor, platform) for tensor in graph.inputs),
         *(_tensor("output", tensor, platform) for tensor in graph.outputs),
         _instances(platform, tuning),
-        _batching(tuning),
+        *_batching(tuning),
         _warm_up(graph),
         *_parameters(spec, graph, platform, tuning),
-        *_optimization(graph, platform, tuning),
+        *_optimization(spec, graph, platform, tuning),
         *_plan_files(platform, tuning),
     ]
     return "# Written by `milvus-coop triton export`; change the bundle or the options, not this file.\n" + "\n".join(blocks) + "\n"
@@ -77,8 +79,9 @@ def _instances(platform: Platform, tuning: Tuning) -> str:
     return f"instance_group {{\n  count: {tuning.instances}\n  kind: {'KIND_GPU' if on_gpu else 'KIND_CPU'}{profile}\n}}"
 
 
-def _batching(tuning: Tuning) -> str:
-    return f"""dynamic_batching {{
+def _batching(tuning: Tuning) -> Iterator[str]:
+    if tuning.queue_delay_us is not None:
+        yield f"""dynamic_batching {{
   max_queue_delay_microseconds: {tuning.queue_delay_us}
   default_queue_policy {{
     timeout_action: REJECT
@@ -114,7 +117,7 @@ def _parameters(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning: 
         yield f'parameters {{\n  key: "{key}"\n  value {{ string_value: "{value}" }}\n}}'
 
 
-def _optimization(graph: GraphSpec, platform: Platform, tuning: Tuning) -> Iterator[str]:
+def _optimization(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning: Tuning) -> Iterator[str]:
     if platform == "tensorrt" and tuning.cuda_graphs:
         yield "optimization {\n  cuda { graphs: true }\n}"
     if platform == "onnxruntime" and tuning.gpu:
@@ -124,20 +127,18 @@ def _optimization(graph: GraphSpec, platform: Platform, tuning: Tuning) -> Itera
             "trt_engine_cache_prefix": graph.name,
             "trt_timing_cache_enable": "true",
             "trt_timing_cache_path": PLAN_CACHE,
-            **{f"trt_profile_{name}_shapes": value for name, value in _profile_shapes(graph).items()},
+            **{f"trt_profile_{name}_shapes": value for name, value in _profile_shapes(spec, graph).items()},
         }
         lines = "\n".join(f'      parameters {{ key: "{key}" value: "{value}" }}' for key, value in options.items())
         accelerator = f'    gpu_execution_accelerator {{\n      name: "tensorrt"\n{lines}\n    }}'
         yield f"optimization {{\n  execution_accelerators {{\n{accelerator}\n  }}\n}}"
 
 
-def _profile_shapes(graph: GraphSpec) -> dict[str, str]:
+def _profile_shapes(spec: BundleSpec, graph: GraphSpec) -> dict[str, str]:
     """`min`, `opt` and `max` shapes of all inputs in the accelerator's notation: `input_ids:1x8,attention_mask:1x8`."""
-    sizes = {"min": (1, 8), "opt": (min(16, graph.max_batch), 16), "max": (graph.max_batch, 64)}
-    return {
-        name: ",".join(f"{t.name}:" + "x".join(str(length if n == -1 else n) for n in (batch, *t.shape)) for t in graph.inputs)
-        for name, (batch, length) in sizes.items()
-    }
+    ranges = profile_of(spec, graph.name).ranges
+    kinds = {"min": attrgetter("smallest"), "opt": attrgetter("typical"), "max": attrgetter("largest")}
+    return {kind: ",".join(f"{r.name}:{'x'.join(map(str, shape(r)))}" for r in ranges) for kind, shape in kinds.items()}
 
 
 def _plan_files(platform: Platform, tuning: Tuning) -> Iterator[str]:

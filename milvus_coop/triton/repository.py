@@ -15,6 +15,8 @@ from milvus_coop.triton.config import PLATFORMS, Platform, Tuning, model_config
 
 MARK = "repository.json"
 """Says that a folder is a repository of ours, and of what."""
+KEPT = {"model.plan", "plan.json", "timing.cache"}
+"""What a new export leaves in place: plans take long to build, and `build_plans` knows whether they still fit."""
 VERSION = "1"
 """Triton's version folder; a bundle's own version is in the models' parameters."""
 MODEL_FILE = Path(__file__).with_name("python_model.py")
@@ -50,7 +52,7 @@ def export_repository(
     _make_room(out)
     for graph in bundle.spec.graphs:
         folder = out / graph.name / VERSION
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder.parent / "config.pbtxt").write_text(model_config(bundle.spec, graph, platform, tuning), encoding="utf-8")
         _write_graph(bundle, graph, folder, platform, tuning, precision)
     shutil.copyfile(bundle.path(RECORD), out / RECORD)
@@ -71,7 +73,9 @@ def _make_room(out: Path) -> None:
     if out.is_dir() and any(out.iterdir()):
         if not (out / MARK).is_file():
             raise InvalidArgumentError(f"{out} holds other files", expected="an empty folder, or an earlier export")
-        shutil.rmtree(out)
+        for path in out.rglob("*"):
+            if path.is_file() and path.name not in KEPT:
+                path.unlink()
     out.mkdir(parents=True, exist_ok=True)
 
 
