@@ -6,8 +6,8 @@ from tritonclient.utils import InferenceServerException
 
 from milvus_coop.errors import BackendError, BackendInputError, BackendTimeoutError, BackendUnavailableError
 
-OVERLOADED = "exceeds maximum queue size"
-"""In Triton's refusal when a model's queue is full. Its gRPC status is that of a server that is away."""
+OVERLOADED = ("exceeds maximum queue size", "request timeout expired")
+"""In Triton's refusals when a model's queue is full or too slow. Their gRPC status is that of a server that is away."""
 RESTRICTED = "protocol is restricted"
 """In Triton's refusal of a request without the header of a restricted protocol; the status is the same once more."""
 
@@ -26,7 +26,7 @@ def translate(exc: InferenceServerException, address: str, model: str, timeout_s
     status, message = status_of(exc), " ".join(str(exc.message()).split())
     if status == "DEADLINE_EXCEEDED":
         return BackendTimeoutError(f"{model} on Triton at {address} did not answer within {timeout_s:.3g} s")
-    if OVERLOADED in message.lower():
+    if any(words in message.lower() for words in OVERLOADED):
         return BackendUnavailableError(f"{model} on Triton at {address} is overloaded: {message}")
     if status == "NOT_FOUND" or "unknown model" in message.lower() or "no available versions" in message.lower():
         return BackendUnavailableError(

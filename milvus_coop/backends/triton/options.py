@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,9 @@ from milvus_coop.errors import InvalidArgumentError
 SCHEMES = ("triton", "tritons")
 DEFAULT_PORT = 8001
 EXPECTED = "triton://host:8001, or tritons://host:8001 (TLS)"
+_NAME = re.compile("[0-9a-z_.-]+")
+_VALUE = re.compile("[ -~]*")
+"""What gRPC takes as the name and the value of a header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,12 @@ def options_of(models: str, settings: Settings) -> TritonOptions:
     """
     try:
         parts = urlsplit(models)
-        host, port = parts.hostname, parts.port or DEFAULT_PORT
+        host, port = parts.hostname, DEFAULT_PORT if parts.port is None else parts.port
     except ValueError as exc:
         raise InvalidArgumentError(f"models '{models}' has no valid host and port", expected=EXPECTED) from exc
-    if parts.scheme not in SCHEMES or not host or parts.path.strip("/") or parts.query or parts.username:
+    if "@" in models:
+        raise InvalidArgumentError("models names a user, and perhaps a password", expected=EXPECTED, run="MILVUS_COOP_TRITON_TOKEN")
+    if parts.scheme not in SCHEMES or not host or not port or parts.path.strip("/") or parts.query:
         raise InvalidArgumentError(f"models '{models}'", expected=EXPECTED)
     ca_file, cert_file, key_file = map(_file, (settings.triton_ca_file, settings.triton_cert_file, settings.triton_key_file))
     tls = parts.scheme == "tritons"
@@ -62,6 +68,9 @@ def options_of(models: str, settings: Settings) -> TritonOptions:
         raise InvalidArgumentError(f"TLS files are given, but models is '{models}'", expected="tritons://host:8001")
     if (cert_file is None) != (key_file is None):
         raise InvalidArgumentError("a client certificate and its key belong together", expected="both, or neither")
+    token = settings.triton_token.strip()  # a secret's file often ends with a line break
+    if not _VALUE.fullmatch(token):
+        raise InvalidArgumentError("the Triton token has characters that no header can hold", expected="printable ASCII")
     host = f"[{host}]" if ":" in host else host
     return TritonOptions(
         f"{host}:{port}",
@@ -69,7 +78,7 @@ def options_of(models: str, settings: Settings) -> TritonOptions:
         ca_file=ca_file,
         cert_file=cert_file,
         key_file=key_file,
-        token=settings.triton_token,
+        token=token,
         headers=_headers(settings.triton_headers),
         timeout_s=settings.timeout_s,
     )
@@ -84,7 +93,11 @@ def _file(name: str) -> Path | None:
 
 
 def _headers(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
-    if any(not sign for _, sign, _ in pairs):
-        raise InvalidArgumentError("the Triton headers are not well formed", expected="name=value,name=value")
-    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+    pairs = (pair.partition("=") for pair in text.split(",") if pair.strip())
+    headers = {name.strip().lower(): value.strip() if sign else None for name, sign, value in pairs}
+    given = {
+        name: value for name, value in headers.items() if value is not None and _NAME.fullmatch(name) and _VALUE.fullmatch(value)
+    }
+    if len(given) < len(headers):
+        raise InvalidArgumentError("the Triton headers are not well formed", expected="name=value,name=value in printable ASCII")
+    return given
