@@ -1,0 +1,170 @@
+"""Every configuration that can be generated, read by Triton's own schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2
+
+from milvus_coop.bundle import GRAPHS, Bundle, load_bundle
+from milvus_coop.bundle.spec import BundleSpec, GraphSpec
+from milvus_coop.triton.config import DATA_TYPES, PLATFORMS, Platform, Tuning, model_config
+from tests.unit import regenerate_triton_models
+from tests.unit.regenerate_triton_models import FOLDER
+
+TUNINGS = {
+    f"{'gpu' if gpu else 'cpu'} graphs={graphs} plans={len(plans)}": Tuning(
+        instances=2, threads=3, gpu=gpu, cuda_graphs=graphs, plans_by_capability=plans
+    )
+    for gpu, graphs, plans in itertools.product((False, True), (False, True), ({}, {"8.9": "sm89.plan", "10.0": "sm100.plan"}))
+}
+CASES = list(itertools.product(PLATFORMS, GRAPHS, TUNINGS))
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle("coop-small")
+
+
+@pytest.fixture(scope="module")
+def spec(bundle: Bundle) -> BundleSpec:
+    return bundle.spec
+
+
+def parse(text: str) -> Any:
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def parameters(config: Any) -> dict[str, str]:
+    return {key: value.string_value for key, value in config.parameters.items()}
+
+
+@pytest.mark.parametrize(("platform", "name", "tuning"), CASES)
+def test_names_shapes_and_limits_are_those_of_the_spec(spec: BundleSpec, platform: Platform, name: str, tuning: str) -> None:
+    graph, options = spec.graph(name), TUNINGS[tuning]
+    config = parse(model_config(spec, graph, platform, options))
+    assert (config.name, config.max_batch_size) == (graph.name, graph.max_batch)
+    assert (config.platform, config.backend) == {
+        "tensorrt": ("tensorrt_plan", ""),
+        "onnxruntime": ("", "onnxruntime"),
+        "python": ("", "python"),
+    }[platform]
+    for tensors, written in ((graph.inputs, config.input), (graph.outputs, config.output)):
+        assert [t.name for t in written] == [t.name for t in tensors]
+        for spec_tensor, tensor in zip(tensors, written, strict=True):
+            assert model_config_pb2.DataType.Name(tensor.data_type) == DATA_TYPES[spec_tensor.dtype]
+            if spec_tensor.shape:
+                assert tuple(tensor.dims) == spec_tensor.shape
+                assert not tensor.HasField("reshape")
+            else:  # a scalar per item: one value on the wire, none in the graph
+                assert tuple(tensor.dims) == (1,)
+                assert tensor.HasField("reshape") == (platform != "python")
+                assert not tensor.reshape.shape
+    assert parameters(config)["fingerprint"] == spec.fingerprint
+    assert parameters(config)["bundle"] == spec.label
+
+
+@pytest.mark.parametrize(("platform", "name", "tuning"), CASES)
+def test_instances_and_accelerators(spec: BundleSpec, platform: Platform, name: str, tuning: str) -> None:
+    options = TUNINGS[tuning]
+    config = parse(model_config(spec, spec.graph(name), platform, options))
+    (group,) = config.instance_group
+    on_gpu = platform == "tensorrt" or (platform == "onnxruntime" and options.gpu)
+    assert (group.count, group.kind) == (2, group.KIND_GPU if on_gpu else group.KIND_CPU)
+    assert list(group.profile) == (["0"] if platform == "tensorrt" else [])
+    assert config.optimization.cuda.graphs == (platform == "tensorrt" and options.cuda_graphs)
+    assert dict(config.cc_model_filenames) == (options.plans_by_capability if platform == "tensorrt" else {})
+    accelerators = [a.name for a in config.optimization.execution_accelerators.gpu_execution_accelerator]
+    assert accelerators == (["tensorrt"] if platform == "onnxruntime" and options.gpu else [])
+    threads = {"python": "threads", "onnxruntime": "intra_op_thread_count"}.get(platform, "")
+    assert parameters(config).get(threads) == (None if on_gpu else "3")
+    assert parameters(config).get("graph") == (spec.graph(name).file if platform == "python" else None)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_full_queue_refuses_at_once(spec: BundleSpec, platform: Platform) -> None:
+    config = parse(
+        model_config(spec, spec.graph("cross_encoder"), platform, Tuning(queue_delay_us=7, queue_size=3, queue_timeout_us=11))
+    )
+    policy = config.dynamic_batching.default_queue_policy
+    assert config.dynamic_batching.max_queue_delay_microseconds == 7
+    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (3, 11)
+    assert policy.timeout_action == policy.REJECT
+    assert policy.allow_timeout_override
+    alone = parse(model_config(spec, spec.graph("cross_encoder"), platform, Tuning(queue_delay_us=None)))
+    assert not alone.HasField("dynamic_batching")
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_warm_up_is_a_request_that_fits(spec: BundleSpec, name: str) -> None:
+    graph = spec.graph(name)
+    (warm_up,) = parse(model_config(spec, graph, "python", Tuning())).model_warmup
+    assert warm_up.batch_size == 1
+    assert set(warm_up.inputs) == {t.name for t in graph.inputs}
+    for tensor in graph.inputs:
+        written = warm_up.inputs[tensor.name]
+        assert written.zero_data
+        assert model_config_pb2.DataType.Name(written.data_type) == DATA_TYPES[tensor.dtype]
+        assert tuple(written.dims) == tuple(8 if n == -1 else n for n in tensor.shape)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("max_length", [64, 77])
+def test_the_accelerator_knows_every_shape_that_can_come(spec: BundleSpec, name: str, max_length: int) -> None:
+    """ONNX Runtime wants all dynamic inputs in all three profiles; a text has up to the bundle's length, padded to 8."""
+    longer = dataclasses.replace(spec, text=dataclasses.replace(spec.text, max_length=max_length))
+    graph = spec.graph(name)
+    config = parse(model_config(longer, graph, "onnxruntime", Tuning(gpu=True)))
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    shapes = {kind: dict(_shapes(accelerator.parameters[f"trt_profile_{kind}_shapes"])) for kind in ("min", "opt", "max")}
+    longest = {64: 64, 77: 80}[max_length]
+    for tensor in graph.inputs:
+        assert shapes["min"][tensor.name] == (1, *(8 if n == -1 else n for n in tensor.shape))
+        assert shapes["max"][tensor.name] == (graph.max_batch, *(longest if n == -1 else n for n in tensor.shape))
+        sizes = [shapes[kind][tensor.name] for kind in ("min", "opt", "max")]
+        assert all(low <= typical <= high for low, typical, high in zip(*sizes, strict=True))
+    assert all(set(named) == {t.name for t in graph.inputs} for named in shapes.values())
+
+
+def _shapes(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for item in text.split(","):
+        name, _, shape = item.partition(":")
+        yield name, tuple(map(int, shape.split("x")))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("max_batch_size", "max_batch"),
+        ("TYPE_FP32", "TYPE_FLOAT32"),
+        ("REJECT", "REFUSE"),
+        ("kind: KIND_CPU", "kind: CPU"),
+        ("max_queue_size: 128", 'max_queue_size: "128"'),
+        ("dims: [ 384 ]", "dims: [ 3.5 ]"),
+    ],
+)
+def test_the_schema_has_teeth(spec: BundleSpec, right: str, wrong: str) -> None:
+    text = model_config(spec, spec.graph("text_encoder"), "python", Tuning())
+    assert right in text
+    with pytest.raises(text_format.ParseError):
+        parse(text.replace(right, wrong))
+
+
+def test_any_dtype_that_a_spec_can_have(spec: BundleSpec) -> None:
+    for dtype, written in DATA_TYPES.items():
+        tensors = tuple(dataclasses.replace(t, dtype=dtype) for t in spec.graph("image_encoder").inputs)
+        graph: GraphSpec = dataclasses.replace(spec.graph("image_encoder"), inputs=tensors)
+        config = parse(model_config(spec, graph, "python", Tuning()))
+        assert model_config_pb2.DataType.Name(config.input[0].data_type) == written
+
+
+def test_committed_configurations_are_the_generated_ones(bundle: Bundle) -> None:
+    """After a change of the bundle or of the generator: `make triton-models`."""
+    committed = {str(p.relative_to(FOLDER)): p.read_text(encoding="utf-8") for p in FOLDER.rglob("*") if p.is_file()}
+    committed.pop("README.md")
+    assert committed == regenerate_triton_models.generated(bundle)

@@ -1,0 +1,104 @@
+"""The model repositories that are written: complete, self-contained, the weights on disk once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from milvus_coop.bundle import GRAPHS, Bundle, load_bundle
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.triton import PLATFORMS, Platform, Tuning, export_repository
+from milvus_coop.triton.config import model_config
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle("coop-small")
+
+
+def files(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+EVERYWHERE = {"bundle.json", "repository.json", *(f"{graph}/config.pbtxt" for graph in GRAPHS)}
+INSIDE: dict[Platform, set[str]] = {
+    "python": {f"{graph}/1/{name}" for graph in GRAPHS for name in ("model.py", f"{graph}.onnx", "weights.bin")},
+    "onnxruntime": {f"{graph}/1/{name}" for graph in GRAPHS for name in ("model.onnx", "weights.bin")},
+    "tensorrt": {f"{graph}/source/model.onnx" for graph in GRAPHS},
+}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_repository_is_complete(bundle: Bundle, tmp_path: Path, platform: Platform) -> None:
+    if platform == "tensorrt":
+        pytest.importorskip("onnx")
+    out = export_repository(bundle, tmp_path / "models", platform)
+    assert files(out) == EVERYWHERE | INSIDE[platform]
+    for graph in bundle.spec.graphs:
+        written = (out / graph.name / "config.pbtxt").read_text(encoding="utf-8")
+        assert written == model_config(bundle.spec, graph, platform, Tuning())
+        assert (out / graph.name / "1").is_dir()
+    facts = json.loads((out / "repository.json").read_text(encoding="utf-8"))
+    assert facts == {
+        "platform": platform,
+        "precision": "fp16" if platform == "tensorrt" else "fp32",
+        "bundle": bundle.spec.label,
+        "fingerprint": bundle.spec.fingerprint,
+    }
+
+
+@pytest.mark.parametrize("platform", ["python", "onnxruntime"])
+def test_the_weights_are_on_disk_once(bundle: Bundle, tmp_path: Path, platform: Platform) -> None:
+    out = export_repository(bundle, tmp_path / "models", platform)
+    if bundle.folder.stat().st_dev == tmp_path.stat().st_dev:
+        assert {p.stat().st_ino for p in out.glob("*/1/weights.bin")} == {bundle.path("weights.bin").stat().st_ino}
+    own = {p.stat().st_ino: p.stat().st_size for p in out.rglob("*") if p.is_file()}
+    assert sum(own.values()) < 1.1 * sum(f.n_bytes for f in bundle.spec.files.values())
+
+
+@pytest.mark.parametrize("platform", ["python", "onnxruntime"])
+def test_each_graph_loads_from_where_it_lies(bundle: Bundle, tmp_path: Path, platform: Platform) -> None:
+    """Triton hands a backend one model's folder: nothing may lie outside it."""
+    out = export_repository(bundle, tmp_path / "models", platform)
+    for graph in bundle.spec.graphs:
+        (path,) = (out / graph.name / "1").glob("*.onnx")
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        assert [t.name for t in session.get_inputs()] == [t.name for t in graph.inputs]
+        assert {t.name for t in graph.outputs} <= {t.name for t in session.get_outputs()}
+
+
+def test_gpu_graphs_are_plain(bundle: Bundle, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    out = export_repository(bundle, tmp_path / "models", "onnxruntime", tuning=Tuning(gpu=True), precision="fp16")
+    for graph in bundle.spec.graphs:
+        model = onnx.load(str(out / graph.name / "1" / "model.onnx"))
+        assert {node.domain for node in model.graph.node} == {""}
+        assert [t.name for t in model.graph.input] == [t.name for t in graph.inputs]
+    assert json.loads((out / "repository.json").read_text(encoding="utf-8"))["precision"] == "fp16"
+
+
+def test_an_earlier_export_is_replaced(bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "models"
+    out.mkdir()
+    export_repository(bundle, out, "onnxruntime")
+    export_repository(bundle, out, "python", tuning=Tuning(threads=2))
+    assert files(out) == EVERYWHERE | INSIDE["python"]
+    bundle.verify()  # what was removed were links: the bundle is whole
+
+
+def test_other_files_are_left_alone(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(InvalidArgumentError, match="holds other files; expected: an empty folder, or an earlier export"):
+        export_repository(bundle, tmp_path, "python")
+    assert files(tmp_path) == {"thesis.txt"}
+    with pytest.raises(InvalidArgumentError, match=r"thesis\.txt is a file"):
+        export_repository(bundle, tmp_path / "thesis.txt", "python")
+
+
+def test_an_unknown_platform(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="the platform is 'magic'; expected: one of tensorrt, onnxruntime, python"):
+        export_repository(bundle, tmp_path / "models", "magic")  # type: ignore[arg-type]
+    assert not (tmp_path / "models").exists()
