@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from milvus_coop.bundle.folder import hash_file
 from milvus_coop.bundle.spec import GraphSpec
-from milvus_coop.plans.compiler import Compiler, open_tensorrt
+from milvus_coop.plans.compiler import Compiler
+from milvus_coop.plans.libraries import open_tensorrt
 from milvus_coop.plans.profiles import Profile, profile_of
 from milvus_coop.plans.record import PlanRecord, read_record, why_due
 from milvus_coop.plans.repository import Repository, read_repository
@@ -72,8 +74,9 @@ def _compile(repository: Repository, graph: GraphSpec, compiler: Compiler, profi
     record = PlanRecord(facts, len(plan.content), plan.layers, round(plan.build_s, 3))
     path = repository.plan(graph)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # two builders may share the folder
     unfinished.write_bytes(plan.content)
+    repository.record(graph).unlink(missing_ok=True)  # killed after this line, the plan has no record and is due
     unfinished.replace(path)  # a server that is starting sees the old plan or the new one
     record.write(repository.record(graph))
     return record

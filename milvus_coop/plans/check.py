@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from milvus_coop.bundle.folder import Bundle
 from milvus_coop.bundle.spec import BundleSpec, GraphSpec
 from milvus_coop.errors import PlanError
-from milvus_coop.plans.compiler import TARGET, Compiler, open_tensorrt_rtx
+from milvus_coop.plans.compiler import Compiler
+from milvus_coop.plans.libraries import TARGET, open_tensorrt_rtx
 from milvus_coop.plans.profiles import profile_of
 from milvus_coop.plans.repository import read_repository
 

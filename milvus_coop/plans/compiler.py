@@ -7,7 +7,6 @@ for a GPU that is not there: enough to find out whether a graph is fit.
 from __future__ import annotations
 
 import functools
-import importlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,7 @@ from typing import Any
 
 from milvus_coop.bundle.spec import GraphSpec
 from milvus_coop.errors import PlanError
-from milvus_coop.plans.gpu import find_gpu
 from milvus_coop.plans.profiles import Profile
-
-TARGET = "SM89"
-"""What checks compile for by default: Ada, an L4 or an RTX 40."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +30,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """Compiles graphs; `open_tensorrt` and `open_tensorrt_rtx` make one."""
+    """Compiles graphs; `libraries.open_tensorrt` and `libraries.open_tensorrt_rtx` make one."""
 
     trt: Any
     """The module `tensorrt` or `tensorrt_rtx`."""
@@ -98,40 +93,6 @@ class Compiler:
         return config
 
 
-def open_tensorrt() -> Compiler:
-    """TensorRT, for the GPU of this machine.
-
-    Raises:
-        PlanError: it is not installed, or there is no GPU.
-    """
-    gpu = find_gpu()
-    trt = _import("tensorrt", "pip install tensorrt, in the version of the Triton image (dpkg -l | grep nvinfer)")
-    return Compiler(trt, gpu.name, gpu.compute_capability)
-
-
-def open_tensorrt_rtx(target: str = TARGET) -> Compiler:
-    """TensorRT-RTX, for a GPU that need not be here.
-
-    Args:
-        target: compute capability, `SM75` to `SM121`.
-
-    Raises:
-        PlanError: it is not installed, or does not know the target.
-    """
-    trt = _import("tensorrt_rtx", "pip install tensorrt-rtx-cu12")
-    known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
-    if target not in known:
-        raise PlanError(f"no compute capability '{target}'", expected=f"one of {', '.join(known)}")
-    return Compiler(trt, "any", target, getattr(trt.ComputeCapability, target))
-
-
-def _import(name: str, remedy: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as exc:  # OSError: a library that the bindings load is missing
-        raise PlanError(f"the Python package {name} cannot be imported ({exc})", run=remedy) from exc
-
-
 @functools.cache
 def _log_of(trt: Any) -> Any:
     """The one log of a library: TensorRT keeps the first that a process gives it, for good."""
@@ -170,7 +131,7 @@ def _check_tensors(trt: Any, network: Any, graph: GraphSpec, source: Path) -> No
     """Compare the network's inputs and outputs with the spec, in which Triton's config and the client put their trust."""
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
-    found = [_describe(t.name, trt.nptype(t.dtype).__name__, tuple(t.shape)) for t in (*inputs, *outputs)]
+    found = [_describe(t.name, _type_name(trt, t.dtype), tuple(t.shape)) for t in (*inputs, *outputs)]
     expected = [_describe(t.name, t.dtype, (-1, *t.shape)) for t in (*graph.inputs, *graph.outputs)]
     if different := [pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]]:
         raise PlanError(f"{source} has {different[0][0]}", expected=f"{different[0][1]}, as the bundle says of {graph.name}")
@@ -178,6 +139,13 @@ def _check_tensors(trt: Any, network: Any, graph: GraphSpec, source: Path) -> No
         raise PlanError(
             f"{source} has {len(found)} inputs and outputs", expected=f"{len(expected)}, as the bundle says of {graph.name}"
         )
+
+
+def _type_name(trt: Any, dtype: Any) -> str:
+    try:
+        return str(trt.nptype(dtype).__name__)
+    except TypeError:  # numpy has no bfloat16
+        return str(dtype.name).lower()
 
 
 def _describe(name: str, dtype: str, shape: tuple[int, ...]) -> str:

@@ -18,7 +18,8 @@ from milvus_coop.bundle.spec import IMAGE_TOKEN_SCALES, IMAGE_TOKENS
 from milvus_coop.errors import PlanError
 from milvus_coop.export.materialise import GraphPrecision, materialise
 from milvus_coop.export.sessions import open_session, run_graph
-from milvus_coop.plans.compiler import Compiler, open_tensorrt_rtx
+from milvus_coop.plans.compiler import Compiler
+from milvus_coop.plans.libraries import open_tensorrt_rtx
 from milvus_coop.preprocess.images import decode, to_pixels
 from milvus_coop.preprocess.texts import Tokenizer
 from milvus_coop.tokens import quantise

@@ -6,7 +6,9 @@ import ctypes.util
 import dataclasses
 import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,9 +17,12 @@ from milvus_coop.bundle.folder import RECORD, Bundle
 from milvus_coop.errors import BundleInvalidError, PlanError
 from milvus_coop.export.materialise import materialise
 from milvus_coop.plans import build_plans, check_repository
-from milvus_coop.plans.compiler import Compiler, open_tensorrt
+from milvus_coop.plans.compiler import Compiler
+from milvus_coop.plans.gpu import Gpu
+from milvus_coop.plans.libraries import open_tensorrt
 from milvus_coop.plans.repository import read_repository
 
+L4 = Gpu("NVIDIA L4", "8.9")
 TIMINGS_DO_NOTHING_IN_RTX = pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
 
 
@@ -46,11 +51,24 @@ def test_without_a_gpu(repository: Path) -> None:
     assert not (repository / CROSS_ENCODER / "1").exists()
 
 
-@pytest.mark.skipif(ctypes.util.find_library("cuda") is None, reason="there is no NVIDIA driver")
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
-def test_without_tensorrt() -> None:
-    with pytest.raises(PlanError, match="package tensorrt cannot be imported"):
-        open_tensorrt()
+def test_without_tensorrt(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"package tensorrt cannot be imported.*try: pip install tensorrt$"):
+        open_tensorrt(L4, folders=[tmp_path])
+    for name in ("libnvinfer.so.9.9.9", "libnvinfer.so.11.2.1", "libnvinfer.so.11", "libnvinfer_plugin.so.11.2.1"):
+        (tmp_path / name).touch()
+    with pytest.raises(PlanError, match=r"try: pip install 'tensorrt==11\.2\.1\.\*'$"):
+        open_tensorrt(L4, folders=[tmp_path])
+
+
+def test_another_tensorrt_than_the_one_of_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__name__="tensorrt", __version__="11.4.0.106"))
+    assert open_tensorrt(L4, folders=[tmp_path]).version == "tensorrt 11.4.0.106"
+    (tmp_path / "libnvinfer.so.11.4.0").touch()
+    assert open_tensorrt(L4, folders=[tmp_path]).gpu == "NVIDIA L4"
+    (tmp_path / "libnvinfer.so.11.4.0").rename(tmp_path / "libnvinfer.so.11.2.1")
+    with pytest.raises(PlanError, match=r"Python has TensorRT 11\.4\.0\.106; expected: 11\.2\.1, .*try: pip install"):
+        open_tensorrt(L4, folders=[tmp_path])
 
 
 @pytest.mark.tensorrt

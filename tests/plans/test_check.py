@@ -15,7 +15,8 @@ from milvus_coop.bundle.folder import Bundle
 from milvus_coop.bundle.spec import GraphSpec, TensorSpec
 from milvus_coop.errors import PlanError
 from milvus_coop.plans import check_bundle
-from milvus_coop.plans.compiler import Compiler, open_tensorrt_rtx
+from milvus_coop.plans.compiler import Compiler
+from milvus_coop.plans.libraries import open_tensorrt_rtx
 from milvus_coop.plans.profiles import InputRange, Profile, profile_of
 from tests.plans.conftest import Plain
 
@@ -27,9 +28,9 @@ RANGE = Profile("small", (InputRange("x", (1, 4), (2, 4), (8, 4)),))
 Change = Callable[[onnx.ModelProto], None]
 
 
-def write_small(path: Path, *nodes: onnx.NodeProto, opsets: tuple[str, ...] = ("",)) -> Path:
-    """`x` to `z`, both float32 of shape (batch, 4)."""
-    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "xz"]
+def write_small(path: Path, *nodes: onnx.NodeProto, opsets: tuple[str, ...] = ("",), kind: int = TensorProto.FLOAT) -> Path:
+    """`x` to `z`, both of shape (batch, 4)."""
+    tensors = [helper.make_tensor_value_info(name, kind, ["batch", 4]) for name in "xz"]
     graph = helper.make_graph(list(nodes), "small", tensors[:1], tensors[1:])
     imports = [helper.make_opsetid(domain, 20 if domain == "" else 1) for domain in opsets]
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), str(path))
@@ -115,6 +116,12 @@ def test_inputs_other_than_the_spec_says(change: dict[str, object], message: str
     wrong = dataclasses.replace(SMALL, inputs=(dataclasses.replace(SMALL.inputs[0], **change),))  # type: ignore[arg-type]
     with pytest.raises(PlanError, match=message):
         rtx.compile(source, wrong, RANGE)
+
+
+def test_a_type_that_numpy_lacks(rtx: Compiler, tmp_path: Path) -> None:
+    source = write_small(tmp_path / "small.onnx", helper.make_node("Relu", ["x"], ["z"], "step"), kind=TensorProto.BFLOAT16)
+    with pytest.raises(PlanError, match="has x: bf16 of shape .*; expected: x: float32 of shape"):
+        rtx.compile(source, SMALL, RANGE)
 
 
 def test_fewer_outputs_than_the_spec_says(rtx: Compiler, tmp_path: Path) -> None:

@@ -151,7 +151,10 @@ def test_constants_are_folded_through_several_nodes() -> None:
         helper.make_node("Mul", ["wide", "scale"], ["w"]),
         helper.make_node("MatMul", ["x", "w"], ["z"]),
     ]
-    constants = {"small": DICE.integers(-127, 128, (4, 3)).astype(np.int8), "scale": DICE.random((1, 3)).astype(np.float32)}
+    constants: dict[str, Array] = {
+        "small": DICE.integers(-127, 128, (4, 3)).astype(np.int8),
+        "scale": DICE.random((1, 3)).astype(np.float32),
+    }
     model = graph_of(nodes, ["z"], constants)
     x = DICE.normal(size=(2, 4)).astype(np.float32)
     before = run_graph(open_session(model), {"x": x})["z"]
