@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Literal, get_args
 
-from milvus_coop.bundle.spec import BundleSpec, GraphSpec, TensorSpec
+from milvus_coop.bundle.spec import CROSS_ENCODER, BundleSpec, GraphSpec, TensorSpec
 from milvus_coop.plans.profiles import profile_of
 
 Platform = Literal["tensorrt", "onnxruntime", "python"]
@@ -38,7 +38,8 @@ class Tuning:
     queue_size: int = 128
     """Requests beyond it are refused at once."""
     queue_timeout_us: int = 2_000_000
-    """Requests that waited longer are refused; a request may ask for less."""
+    """Pairs that waited longer are refused, and the search degrades. Texts and images wait as long as their client does: nothing
+    goes on without them. (What a client gave up is not run: Triton notices that the gRPC call was cancelled.)"""
     cuda_graphs: bool = False
     plans_by_capability: Mapping[str, str] = field(default_factory=dict)
     """For mixed GPUs: compute capability (`8.9`) to plan file (`model-sm89.plan`)."""
@@ -53,7 +54,7 @@ def model_config(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning:
         *(_tensor("input", tensor, platform) for tensor in graph.inputs),
         *(_tensor("output", tensor, platform) for tensor in graph.outputs),
         _instances(platform, tuning),
-        *_batching(tuning),
+        *_batching(graph, tuning),
         _warm_up(graph),
         *_parameters(spec, graph, platform, tuning),
         *_optimization(spec, graph, platform, tuning),
@@ -79,13 +80,14 @@ def _instances(platform: Platform, tuning: Tuning) -> str:
     return f"instance_group {{\n  count: {tuning.instances}\n  kind: {'KIND_GPU' if on_gpu else 'KIND_CPU'}{profile}\n}}"
 
 
-def _batching(tuning: Tuning) -> Iterator[str]:
+def _batching(graph: GraphSpec, tuning: Tuning) -> Iterator[str]:
+    timeout_us = tuning.queue_timeout_us if graph.name == CROSS_ENCODER else 0  # 0: none
     if tuning.queue_delay_us is not None:
         yield f"""dynamic_batching {{
   max_queue_delay_microseconds: {tuning.queue_delay_us}
   default_queue_policy {{
     timeout_action: REJECT
-    default_timeout_microseconds: {tuning.queue_timeout_us}
+    default_timeout_microseconds: {timeout_us}
     allow_timeout_override: true
     max_queue_size: {tuning.queue_size}
   }}

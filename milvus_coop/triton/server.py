@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ WATCH_S = 1.0
 HARMLESS = "CudaDriverHelper has not been initialized"
 """What Triton logs as an error on every machine without a GPU."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
+_ERROR = re.compile(r"E\d{4}|\[libprotobuf ERROR")
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our own process is not behind the machine's HTTP proxy
 
 
@@ -122,7 +124,7 @@ class TritonServer:
         return self._errors() or self._lines()[-5:]
 
     def _errors(self) -> list[str]:
-        return [line for line in self._lines() if line.startswith("E") and line[1:5].isdigit() and HARMLESS not in line]
+        return [line for line in self._lines() if _ERROR.match(line) and HARMLESS not in line]
 
     def _lines(self) -> list[str]:
         return self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log else []

@@ -96,6 +96,9 @@ def test_a_full_queue_refuses_at_once(spec: BundleSpec, platform: Platform) -> N
     assert (policy.max_queue_size, policy.default_timeout_microseconds) == (3, 11)
     assert policy.timeout_action == policy.REJECT
     assert policy.allow_timeout_override
+    encoder = parse(model_config(spec, spec.graph("text_encoder"), platform, Tuning(queue_size=3))).dynamic_batching
+    assert encoder.default_queue_policy.max_queue_size == 3
+    assert encoder.default_queue_policy.default_timeout_microseconds == 0  # no query without it: the client's deadline rules
     alone = parse(model_config(spec, spec.graph("cross_encoder"), platform, Tuning(queue_delay_us=None)))
     assert not alone.HasField("dynamic_batching")
 
