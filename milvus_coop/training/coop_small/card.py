@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from milvus_coop.bundle import load_bundle
+from milvus_coop.bundle import load_bundle, write_record
 from milvus_coop.training.coop_small.packages import PACKAGES
 from milvus_coop.training.coop_small.pipeline import Recipe
 from milvus_coop.training.coop_small.workspace import MODULE_FOLDER, Workspace
@@ -50,6 +51,7 @@ def write_card(workspace: Workspace, bundle: Path, recipe: Recipe) -> None:
     }
     text = Template(TEMPLATE.read_text("utf-8")).substitute(values)
     (bundle / "README.md").write_text(text, "utf-8")
+    write_record(bundle, replace(spec, metrics={"held-out stamps": test, "cross-validation": judged["cross-validation"]}))
 
 
 def _used(recipe: Recipe) -> list[Any]:

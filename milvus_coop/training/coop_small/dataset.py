@@ -92,7 +92,8 @@ def load_dataset(workspace: Workspace, variant: Variant, tagger: Tagger, texts: 
                 words = tagger(torch.from_numpy(features[chunk]).float(), torch.from_numpy(cells[chunk]).float())
                 tags.append(words.tags.numpy())
                 rows.append(words.rows.numpy())
-    return Dataset(records, *map(np.concatenate, (pooled, tags, rows, hashes)), texts=texts)
+    joined = [np.concatenate(parts) for parts in (pooled, tags, rows, hashes)]
+    return Dataset(records, joined[0], joined[1], joined[2], joined[3], texts)
 
 
 def split_test(dataset: Dataset) -> tuple[Dataset, Dataset]:

@@ -31,7 +31,7 @@ def cross_validate(trainable: Dataset, tagger: Tagger, recipe: Recipe) -> Figure
     return {"cross-validation": describe(joined(verdicts))}
 
 
-def leave_styles_out(trainable: Dataset, everything: Dataset, tagger: Tagger, recipe: Recipe) -> Figures:
+def leave_styles_out(trainable: Dataset, everything: Dataset, recipe: Recipe) -> Figures:
     """The bi-encoder on an emoji vendor that is never trained on, and on clip art when that is left out of training.
 
     Beside it the prototype: one head plus the tag vector, trained on stamps, clip art and one emoji vendor.

@@ -72,7 +72,7 @@ def judge(workspace: Workspace) -> None:
     """Cross-validate on the training stamps and leave styles out (25 minutes on two cores)."""
     trainable, everything, tagger = _load(workspace)
     figures = cross_validate(trainable, tagger, RECIPE)
-    figures.update(leave_styles_out(trainable, everything, tagger, RECIPE))
+    figures.update(leave_styles_out(trainable, everything, RECIPE))
     workspace.write("judge.json", figures)
 
 

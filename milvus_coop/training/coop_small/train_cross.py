@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,15 +31,16 @@ _CHUNK = 2048
 class CrossRecipe:
     """Numbers of the cross-encoder's training."""
 
-    steps: int = 200
+    steps: int = 250
     clusters: int = 8
     cluster: int = 16
     hard: int = 11
     neighbours: int = 24
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     warm_up: int = 30
     bce_weight: float = 0.5
-    seeds: int = 1
+    source_weights: Mapping[str, float] = field(default_factory=lambda: {"stamps": 40.0, "clipart": 5.0})
+    """How often a source's pictures start a cluster, relative to 1 for the icons."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def calibrate(model: CrossEncoder, source: PairSource) -> None:
     """Platt 1999: probability = sigmoid(a * score + b), fitted on the stamps' pairs that Coop search would rescore."""
     chosen = source.dataset.where(lambda record: record.source == "stamps")
     stamps = PairSource(source.dataset.select(chosen), source.tokens[chosen])
-    pictures = _neighbours(stamps, CANDIDATES).ravel()
+    pictures = _neighbours(stamps, CANDIDATES)[:, :CANDIDATES].ravel()
     captions = np.repeat(np.arange(len(chosen)), CANDIDATES)
     labels = stamps.dataset.labels
     line = fit_line(score_pairs(model, stamps, pictures, captions), (labels[pictures] == labels[captions]).astype(np.float32))
@@ -144,19 +145,31 @@ def score_pairs(model: CrossEncoder, source: PairSource, pictures: Array, captio
 
 
 def _neighbours(source: PairSource, count: int) -> Array:
-    """Per picture's caption, the pictures that the bi-encoder puts first: (n, count)."""
+    """Per picture, what the bi-encoder puts first: `count` pictures for its caption, and `count` whose captions fit it. (n, 2 * count)
+
+    Of the same source only: elsewhere stand pictures that the caption fits although they are called something else.
+    """
     dataset = source.dataset
     vectors = source.tokens[:, EMBEDDING].reshape(len(dataset), -1)
-    scores = dataset.texts.sentences[dataset.caption_rows] @ vectors.T
-    return np.argpartition(-scores, count, axis=1)[:, :count]
+    result = np.zeros((len(dataset), 2 * count), np.int64)
+    for name in np.unique(dataset.sources):
+        members = np.flatnonzero(dataset.sources == name)
+        scores = dataset.texts.sentences[dataset.caption_rows[members]] @ vectors[members].T
+        for part, table in enumerate((scores, scores.T)):
+            best = np.argsort(-table, axis=1)[:, :count]
+            columns = slice(part * count, (part + 1) * count)
+            result[members, columns] = members[np.resize(best.T, (count, len(members))).T]
+    return result
 
 
 def _clusters(source: PairSource, recipe: CrossRecipe, neighbours: Array, dice: np.random.Generator) -> Sequence[Array]:
     """Positions of each cluster: a seed, pictures that its caption finds, and random others."""
     clusters = []
-    for seed in dice.integers(0, len(source.dataset), recipe.clusters):
+    names = source.dataset.sources
+    weights = np.array([recipe.source_weights.get(name, 1.0) for name in names])
+    for seed in dice.choice(len(names), recipe.clusters, p=weights / weights.sum()):
         hard = dice.permutation(neighbours[seed])[: recipe.hard]
-        others = dice.integers(0, len(source.dataset), recipe.cluster)
+        others = dice.choice(np.flatnonzero(names == names[seed]), recipe.cluster)
         clusters.append(np.array(list(dict.fromkeys([int(seed), *hard.tolist(), *others.tolist()]))[: recipe.cluster]))
     return clusters
 
