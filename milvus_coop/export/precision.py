@@ -25,7 +25,11 @@ CHEAP = frozenset({
     "Slice", "Split", "Squeeze", "Sub", "Tanh", "Tile", "Transpose", "Unsqueeze", "Where",
 })
 # fmt: on
-"""In float16 if one of their inputs is, else in float32. What is in neither list (norms, softmax, sums, roots) is in float32."""
+"""In the precision of the layers around them: float16 between heavy layers, float32 on the way to a softmax, a norm or an output.
+
+What is in neither list (norms, softmax, sums, roots) is in float32. So attention scores with their masks and the residual stream
+in front of a norm, where float16 is known to overflow, are in float32 too.
+"""
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -40,7 +44,7 @@ def to_half(model: ModelProto) -> None:
         BundleInvalidError: it has control flow (If, Loop, Scan), or values whose type ONNX cannot infer.
     """
     graph = model.graph
-    converter = _Converter(graph, _float_values(model))
+    converter = _Converter(graph, _float_values(model), _bound_for_full(graph))
     nodes = [new for node in graph.node for new in converter.convert(node)]
     used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
     constants = [tensor for tensor in (*graph.initializer, *converter.half_constants) if tensor.name in used]
@@ -52,8 +56,9 @@ def to_half(model: ModelProto) -> None:
 class _Converter:
     """Walks a graph in order and knows under which name every float value exists in either precision."""
 
-    def __init__(self, graph: GraphProto, floats: set[str]) -> None:
+    def __init__(self, graph: GraphProto, floats: set[str], bound_for_full: set[str]) -> None:
         self.half_constants: list[TensorProto] = []
+        self._bound_for_full = bound_for_full
         self._floats = floats
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self._outputs = {output.name for output in graph.output}
@@ -79,7 +84,7 @@ class _Converter:
     def _is_half(self, node: NodeProto) -> bool:
         is_table = node.op_type == "Gather" and node.input[0] in self._constants
         follows = node.op_type in CHEAP and not self._born_half.isdisjoint(node.input)
-        return node.op_type in HEAVY or is_table or follows
+        return node.op_type in HEAVY or is_table or (follows and not self._bound_for_full.issuperset(node.output))
 
     def _provide(self, name: str, half: bool) -> Iterator[NodeProto]:
         """Make `self._names[name, half]`, if the value is not there in that precision from the start."""
@@ -91,6 +96,17 @@ class _Converter:
             self.half_constants.append(numpy_helper.from_array(values.astype(np.float16), other))
         else:
             yield _cast(name, other, TensorProto.FLOAT16 if half else TensorProto.FLOAT)
+
+
+def _bound_for_full(graph: GraphProto) -> set[str]:
+    """Names of the values that only float32 layers read, be it through cheap ones. Outputs of the graph are read as float32."""
+    read_in_half: set[str] = set()
+    produced: set[str] = set()
+    for node in reversed(graph.node):
+        produced.update(node.output)
+        if node.op_type in HEAVY or (node.op_type in CHEAP and not read_in_half.isdisjoint(node.output)):
+            read_in_half.update(node.input)
+    return produced - read_in_half
 
 
 def _cast(source: str, target: str, to: int) -> NodeProto:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,6 @@ def make_pairs(bundle: Bundle, texts: dict[str, Array], outputs: Outputs) -> dic
     return {**pairs, IMAGE_TOKENS: tokens[image], IMAGE_TOKEN_SCALES: scales[image].astype(np.float32)}
 
 
-def run_encoders(path_of: Callable[[str], Path], texts: Mapping[str, Array], pixels: Array) -> Outputs:
-    return {
-        TEXT_ENCODER: run_graph(open_session(path_of(TEXT_ENCODER)), texts),
-        IMAGE_ENCODER: run_graph(open_session(path_of(IMAGE_ENCODER)), {"pixel_values": pixels}),
-    }
-
-
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
     return load_bundle("coop-small")
@@ -74,7 +67,10 @@ def samples(bundle: Bundle) -> Samples:
 
     texts = Tokenizer(bundle.path(TOKENIZER), bundle.spec.text)((EXAMPLES / "captions.txt").read_text().splitlines())
     pixels = np.stack([to_pixels(decode(path), bundle.spec.image) for path in sorted((EXAMPLES / "images").glob("*.jpg"))])
-    outputs = run_encoders(packed, texts, pixels)
+    outputs = {
+        TEXT_ENCODER: run_graph(open_session(packed(TEXT_ENCODER)), texts),
+        IMAGE_ENCODER: run_graph(open_session(packed(IMAGE_ENCODER)), {"pixel_values": pixels}),
+    }
     pairs = make_pairs(bundle, texts, outputs)
     outputs[CROSS_ENCODER] = run_graph(open_session(packed(CROSS_ENCODER)), pairs)
     return Samples(texts, pixels, pairs, outputs)

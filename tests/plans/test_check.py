@@ -120,7 +120,7 @@ def test_inputs_other_than_the_spec_says(change: dict[str, object], message: str
 
 def test_a_type_that_numpy_lacks(rtx: Compiler, tmp_path: Path) -> None:
     source = write_small(tmp_path / "small.onnx", helper.make_node("Relu", ["x"], ["z"], "step"), kind=TensorProto.BFLOAT16)
-    with pytest.raises(PlanError, match="has x: bf16 of shape .*; expected: x: float32 of shape"):
+    with pytest.raises(PlanError, match=r"has x: bf16 of shape .*; expected: x: float32 of shape"):
         rtx.compile(source, SMALL, RANGE)
 
 

@@ -18,7 +18,8 @@ from milvus_coop.errors import BundleInvalidError
 from milvus_coop.export.materialise import GraphPrecision, materialise
 from milvus_coop.export.parity import difference
 from milvus_coop.export.sessions import open_session, run_graph
-from tests.plans.conftest import Plain, Samples, feeds_of, make_pairs, run_encoders
+from tests.plans.conftest import Plain, Samples, feeds_of, make_pairs
+from tests.plans.rounding import run_rounded
 
 SAME = 1e-5
 """Constants are folded in another order of operations: one float32 rounding, carried through six layers."""
@@ -34,8 +35,8 @@ def test_plain_fp32_is_the_packed_graph(graph: str, plain: Plain, samples: Sampl
 
 @pytest.mark.parametrize("graph", [TEXT_ENCODER, IMAGE_ENCODER])
 def test_fp16_embeddings_and_tokens(graph: str, plain: Plain, samples: Samples) -> None:
-    """Measured on coop-small: cosines of 0.99997 (embeddings) and 0.9999 (tokens). float16 has 11 bits: 0.0005 per rounding."""
-    outputs = run_graph(open_session(plain(graph, "fp16")), feeds_of(samples, graph))
+    """Measured on coop-small: cosines of 0.99995 (embeddings) and 0.9999 (tokens). float16 has 11 bits: 0.0005 per rounding."""
+    outputs = run_rounded(plain(graph, "fp16"), feeds_of(samples, graph))
     for name, expected in samples.outputs[graph].items():
         assert outputs[name].dtype == np.float32
         found = difference(expected, outputs[name])
@@ -44,16 +45,16 @@ def test_fp16_embeddings_and_tokens(graph: str, plain: Plain, samples: Samples) 
 
 
 def test_fp16_probabilities(plain: Plain, samples: Samples) -> None:
-    """Measured on coop-small: 0.0005."""
-    outputs = run_graph(open_session(plain(CROSS_ENCODER, "fp16")), samples.pairs)
+    """Measured on coop-small: 0.0002."""
+    outputs = run_rounded(plain(CROSS_ENCODER, "fp16"), samples.pairs)
     assert difference(samples.outputs[CROSS_ENCODER]["match_probability"], outputs["match_probability"]).largest < 0.005
 
 
 def test_fp16_from_text_and_picture_to_ranking(bundle: Bundle, plain: Plain, samples: Samples) -> None:
     """All three graphs in fp16, one after the other. Measured on coop-small: 0.013 at worst, 0.00001 on average."""
-    half = run_encoders(lambda graph: plain(graph, "fp16"), samples.texts, samples.pixels)
+    half = {graph: run_rounded(plain(graph, "fp16"), feeds_of(samples, graph)) for graph in (TEXT_ENCODER, IMAGE_ENCODER)}
     pairs = make_pairs(bundle, samples.texts, half)
-    actual = run_graph(open_session(plain(CROSS_ENCODER, "fp16")), pairs)["match_probability"]
+    actual = run_rounded(plain(CROSS_ENCODER, "fp16"), pairs)["match_probability"]
     expected = samples.outputs[CROSS_ENCODER]["match_probability"]
     assert np.abs(actual - expected).max() < 0.05
     assert np.abs(actual - expected).mean() < 0.001

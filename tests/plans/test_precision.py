@@ -12,6 +12,7 @@ from milvus_coop.export.materialise import fold_constants
 from milvus_coop.export.precision import to_half
 from milvus_coop.export.sessions import open_session, run_graph
 from milvus_coop.types import Array
+from tests.plans.rounding import run_rounded
 
 FLOAT = TensorProto.FLOAT
 DICE = np.random.default_rng(0)
@@ -74,6 +75,42 @@ def test_values_beyond_float16_survive_in_float32_layers() -> None:
     assert np.array_equal(exact["z"], half["z"])
 
 
+def test_what_leads_to_a_softmax_leaves_float16_at_once() -> None:
+    """Scores and their mask: -1e38 would be minus infinity in float16, and a row of it NaN."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["scores"]),
+        helper.make_node("Div", ["scores", "root"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["z"]),
+    ]
+    w: Array = DICE.normal(size=(4, 4)).astype(np.float32)
+    model = graph_of(nodes, ["z"], {"w": w, "root": np.array(8, np.float32), "mask": np.full(4, -1e38, np.float32)})
+    half = half_of(model)
+    assert operators(half) == ["Cast", "MatMul", "Cast", "Div", "Add", "Softmax"]
+    assert np.isfinite(run_rounded(half, {"x": np.ones((2, 4), np.float32)})["z"]).all()
+
+
+def test_between_heavy_layers_all_is_half() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("Add", ["y", "bias"], ["biased"]),
+        helper.make_node("Relu", ["biased"], ["active"]),
+        helper.make_node("MatMul", ["active", "w"], ["z"]),
+    ]
+    w: Array = DICE.normal(size=(4, 4)).astype(np.float32)
+    half = half_of(graph_of(nodes, ["z"], {"w": w, "bias": w[0]}))
+    assert operators(half) == ["Cast", "MatMul", "Add", "Relu", "MatMul", "Cast"]
+
+
+def test_rounding_on_a_cpu_is_that_of_float16() -> None:
+    """ONNX Runtime alone would compute this graph in float32."""
+    half = half_of(graph_of([helper.make_node("MatMul", ["x", "w"], ["z"])], ["z"], {"w": np.eye(4, dtype=np.float32)}))
+    x = np.array([[1 / 3, 1e-9, 65_000, 4097], [0, 1, -2, 6e-6]], np.float32)
+    assert np.array_equal(run_rounded(half, {"x": x})["z"], x.astype(np.float16))
+    x[0, 2] = 70_000
+    assert run_rounded(half, {"x": x})["z"][0, 2] == np.inf
+
+
 def test_constants_of_heavy_layers_are_clipped_to_what_float16_holds() -> None:
     model = graph_of([helper.make_node("MatMul", ["x", "w"], ["z"])], ["z"], {"w": np.full((4, 1), 1e9, np.float32)})
     half = run_graph(open_session(half_of(model)), {"x": np.array([[1, 0, 0, 0]] * 2, np.float32)})
@@ -92,7 +129,7 @@ def test_one_value_in_both_precisions_is_cast_once() -> None:
     model = graph_of([*nodes, helper.make_node("Relu", ["u"], ["q"])], ["z", "q"], constants)
     half = half_of(model)
     casts = [(node.input[0], node.output[0]) for node in half.graph.node if node.op_type == "Cast"]
-    assert casts == [("x", "x.fp16"), ("y", "y.fp32"), ("q.fp16", "q")]
+    assert casts == [("x", "x.fp16"), ("y", "y.fp32"), ("u", "u.fp32")]
     assert {tensor.data_type for tensor in half.graph.initializer} == {TensorProto.FLOAT16}
 
 
