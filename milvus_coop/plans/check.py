@@ -50,7 +50,7 @@ def check_bundle(
     target: str = TARGET,
     on_progress: Progress | None = None,
 ) -> tuple[CheckedGraph, ...]:
-    """Materialise every graph in every precision and check it (about 5 s in all for coop-small on 2 cores).
+    """Materialise every graph in every precision and check it (about 8 s in all for coop-small on 2 cores).
 
     Raises:
         PlanError: TensorRT rejects a graph; or TensorRT-RTX or onnx is not installed.

@@ -6,6 +6,7 @@ import ctypes.util
 import dataclasses
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,6 +111,13 @@ def test_the_sources_are_checked_without_building(repository: Path) -> None:
     [checked] = check_repository(repository)
     assert (checked.graph, checked.precision) == (CROSS_ENCODER, "fp16")
     assert not (repository / CROSS_ENCODER / "1").exists()
+
+
+def test_building_needs_neither_onnx_nor_torch() -> None:
+    """The Triton image has neither."""
+    probe = "import milvus_coop.plans, sys; print([m for m in ('onnx', 'onnxruntime', 'torch', 'tensorrt') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_no_repository(tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def test_fp16_halves_the_text_encoder(plain: Plain) -> None:
     assert plain(TEXT_ENCODER, "fp16").stat().st_size < 0.55 * plain(TEXT_ENCODER, "fp32").stat().st_size
 
 
+def test_the_same_bundle_gives_the_same_file(bundle: Bundle, plain: Plain, tmp_path: Path) -> None:
+    """A plan is built again when its source differs."""
+    again = materialise(bundle, CROSS_ENCODER, tmp_path / "model.onnx", "fp16")
+    assert again.read_bytes() == plain(CROSS_ENCODER, "fp16").read_bytes()
+
+
 def test_large_weights_go_beside_the_graph(bundle: Bundle, tmp_path: Path, samples: Samples) -> None:
     path = materialise(bundle, CROSS_ENCODER, tmp_path / "new" / "model.onnx", inline_bytes=1000)
     assert (path.parent / "model.onnx.data").stat().st_size > 50_000
