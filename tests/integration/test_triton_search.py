@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -109,11 +108,3 @@ def test_many_pairs_go_in_several_requests(served: CoopSearch) -> None:
     together = served.query_many(texts, limit=24)
     for text, result in list(zip(texts, together, strict=True))[::7]:
         assert_same(result, served.query(text, limit=24), SAME_GRAPH)
-
-
-def test_many_threads_get_the_answers_of_one(served: CoopSearch) -> None:
-    expected = [served.query(text, limit=24) for text in QUERIES]
-    with ThreadPoolExecutor(32) as pool:
-        results = list(pool.map(lambda i: served.query(QUERIES[i % 5], limit=24), range(128), timeout=60))
-    for i, result in enumerate(results):
-        assert_same(result, expected[i % 5], SAME_GRAPH)
