@@ -32,10 +32,6 @@ Outputs = dict[str, dict[str, Array]]
 Plain = Callable[[str, GraphPrecision], Path]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", f"tensorrt: needs TensorRT-RTX (pip install {RTX}; Linux x86-64)")
-
-
 @dataclass(frozen=True)
 class Samples:
     """Inputs from examples/, and outputs of the packed graphs; `pairs` is every caption with every picture, captions first."""
