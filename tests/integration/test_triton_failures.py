@@ -1,0 +1,413 @@
+"""What a search does when Triton, or one of its models, is away, slow, overloaded, broken, or of another bundle.
+
+All tests share one server with explicit model control; each leaves it healthy. The cross-encoder's `model.py` waits while a file
+exists, so that it can be made as slow as a test wants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import tritonclient.grpc
+
+from milvus_coop import Bundle, CoopIngest, CoopSearch, SearchResult, load_bundle
+from milvus_coop.backends import open_backend
+from milvus_coop.backends.triton.backend import CHECK_EVERY_S
+from milvus_coop.bundle import CROSS_ENCODER, TEXT_ENCODER
+from milvus_coop.config import Settings
+from milvus_coop.errors import BackendError, BackendTimeoutError, BackendUnavailableError, BundleMismatchError, MilvusCoopError
+from milvus_coop.triton import Tuning
+from milvus_coop.triton.config import model_config
+from tests.servers.triton import TritonForTests
+
+pytestmark = pytest.mark.triton
+
+PICTURES = sorted((Path(__file__).parent.parent.parent / "examples" / "images").glob("*.jpg"))[:24]
+QUERIES = ["a red apple", "two dogs on a beach", "猫", "🚲 in the rain", "an old stone bridge over a small river in autumn"]
+PATIENT = Tuning(queue_timeout_us=60_000_000)
+"""A busy machine fails no test that is not about queues."""
+SLACK_S = 1.5
+"""How much later than asked an answer may come on a busy machine."""
+
+
+class BreakableTriton(TritonForTests):
+    """A server whose models can be unloaded, slowed down, changed and killed."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, tuning=PATIENT, arguments=["--model-control-mode=explicit", "--load-model=*"])
+        self._gate = folder / "gate"
+        script = self.repository / CROSS_ENCODER / "1" / "model.py"
+        start = "        responses: list[Any] ="
+        wait = f"        import time\n        while Path({str(self._gate)!r}).exists():\n            time.sleep(0.005)\n"
+        lines = script.read_text(encoding="utf-8").replace(start, wait + start)
+        assert "time.sleep" in lines
+        script.unlink()
+        script.write_text(lines, encoding="utf-8")
+
+    def _admin(self, action: Callable[[tritonclient.grpc.InferenceServerClient], None]) -> None:
+        client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{self.endpoints.grpc}")
+        try:
+            action(client)
+        finally:
+            client.close()
+
+    def load(self, model: str) -> None:
+        """Load a model, or load it again if its files have changed."""
+        self._admin(lambda client: client.load_model(model, client_timeout=60))
+
+    def unload(self, model: str) -> None:
+        self._admin(lambda client: client.unload_model(model, client_timeout=60))
+        wait_until(lambda: not self.is_ready(model))
+
+    def configure(self, model: str, tuning: Tuning = PATIENT, **changes: str) -> None:
+        """Write a model's configuration anew; `load` makes it count."""
+        spec = load_bundle("coop-small").spec
+        text = model_config(spec, spec.graph(model), "python", tuning)
+        for old, new in changes.items():
+            text = text.replace(getattr(spec, old), new)
+        (self.repository / model / "config.pbtxt").write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def slow_cross_encoder(self) -> Iterator[Callable[[], None]]:
+        """The cross-encoder does not answer inside this context, or until what is given is called."""
+        self._gate.touch()
+        try:
+            yield lambda: self._gate.unlink(missing_ok=True)
+        finally:
+            self._gate.unlink(missing_ok=True)
+
+    def kill_process_of(self, model: str) -> None:
+        """Kill the Python process of one model."""
+        for process in psutil.Process(self.pid).children(recursive=True):
+            if process.status() != psutil.STATUS_ZOMBIE and any(model in argument for argument in process.cmdline()):
+                process.kill()
+
+    def kill(self) -> None:
+        os.kill(self.pid or 0, signal.SIGKILL)
+        self.stop()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """A server that is there and answers nothing."""
+        os.kill(self.pid or 0, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid or 0, signal.SIGCONT)
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BreakableTriton]:
+    server = BreakableTriton(tmp_path_factory.mktemp("breakable"))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("triton-failures")
+    (folder / "photos").mkdir()
+    for path in PICTURES:
+        shutil.copy(path, folder / "photos")
+    with CoopIngest("images", uri=folder / "lite.db", models="onnx") as ingest:
+        assert ingest.run([folder / "photos"]).added == len(PICTURES)
+    return folder / "lite.db"
+
+
+@pytest.fixture(scope="module")
+def search(server: BreakableTriton, database: Path) -> Iterator[CoopSearch]:
+    """One client for all tests: it is never rebuilt, whatever happens to the server."""
+    with CoopSearch("images", uri=database, models=server.uri, timeout_s=5) as search:
+        yield search
+
+
+@pytest.fixture(autouse=True)
+def healthy(server: BreakableTriton, search: CoopSearch) -> Iterator[None]:
+    """Before and after each test."""
+    yield
+    wait_until(lambda: is_coop(search))
+
+
+def is_coop(search: CoopSearch) -> bool:
+    try:
+        return search.query(QUERIES[0]).reranked
+    except (BackendUnavailableError, BackendTimeoutError):
+        return False
+
+
+def assert_degraded(result: SearchResult, reason: str) -> None:
+    assert [hit.be_rank for hit in result] == list(range(1, len(result) + 1))
+    assert len(result) == 10
+    assert (result.reranked, result.rescored) == (False, 0)
+    assert {hit.ce_score for hit in result} == {None}
+    assert reason in (result.reason or "")
+
+
+def failure(action: Callable[[], object], within_s: float) -> MilvusCoopError:
+    """The error that it ends with, in time."""
+    start = time.monotonic()
+    with pytest.raises(MilvusCoopError) as caught:
+        action()
+    assert time.monotonic() - start < within_s + SLACK_S
+    return caught.value
+
+
+def test_only_the_cross_encoder_is_away(server: BreakableTriton, search: CoopSearch, database: Path) -> None:
+    good = search.query(QUERIES[0])
+    server.unload(CROSS_ENCODER)
+    assert_degraded(search.query(QUERIES[0]), "does not serve cross_encoder")
+    with CoopSearch("images", uri=database, models=server.uri) as late:  # opened meanwhile: works, and recovers as well
+        assert_degraded(late.query(QUERIES[0]), "does not serve cross_encoder")
+        server.load(CROSS_ENCODER)
+        assert late.query(QUERIES[0]).hits == search.query(QUERIES[0]).hits == good.hits
+
+
+def test_the_text_encoder_is_away(server: BreakableTriton, search: CoopSearch) -> None:
+    server.unload(TEXT_ENCODER)
+    try:
+        error = failure(lambda: search.query(QUERIES[0]), within_s=0)
+        assert isinstance(error, BackendUnavailableError)
+        assert "does not serve text_encoder" in str(error)
+    finally:
+        server.load(TEXT_ENCODER)
+    assert search.query(QUERIES[0]).reranked
+
+
+def test_the_process_of_a_model_is_killed(server: BreakableTriton, search: CoopSearch) -> None:
+    """Triton does not start it again, and goes on to call the model ready: `load` has to try it to know."""
+    backend = open_backend(Settings(models=server.uri, timeout_s=5), load_bundle("coop-small"))
+    backend.load([CROSS_ENCODER])
+    server.kill_process_of(CROSS_ENCODER)
+    assert_degraded(search.query(QUERIES[0]), "Stub process")
+    assert_degraded(search.query(QUERIES[0]), "is not healthy")
+    assert server.is_ready(CROSS_ENCODER)
+    error = failure(lambda: backend.load([TEXT_ENCODER, CROSS_ENCODER]), within_s=2)
+    assert isinstance(error, BackendUnavailableError)
+    assert "cross_encoder" in str(error)
+    server.unload(CROSS_ENCODER)  # to load what has not changed does nothing, whatever became of its process
+    server.load(CROSS_ENCODER)
+    backend.load([CROSS_ENCODER])
+    backend.close()
+    assert search.query(QUERIES[0]).reranked
+
+
+def test_a_slow_cross_encoder_and_a_deadline(server: BreakableTriton, search: CoopSearch) -> None:
+    with server.slow_cross_encoder():
+        start = time.monotonic()
+        result = search.query(QUERIES[0], deadline_ms=300)
+        assert 0.25 < time.monotonic() - start < 0.3 + SLACK_S
+    assert_degraded(result, "did not answer within 0.")
+    assert search.query(QUERIES[0], deadline_ms=60_000).reranked
+
+
+def test_a_slow_cross_encoder_and_the_clients_own_limit(server: BreakableTriton, database: Path) -> None:
+    with CoopSearch("images", uri=database, models=server.uri, timeout_s=0.4) as hasty:
+        with server.slow_cross_encoder():
+            start = time.monotonic()
+            result = hasty.query(QUERIES[0])
+            assert 0.35 < time.monotonic() - start < 0.8 + SLACK_S
+        assert_degraded(result, "did not answer within 0.4 s")
+        wait_until(lambda: is_coop(hasty))
+
+
+def test_a_server_that_hangs(server: BreakableTriton, search: CoopSearch, database: Path) -> None:
+    with CoopSearch("images", uri=database, models=server.uri, timeout_s=0.5) as hasty:
+        with server.frozen():
+            error = failure(lambda: hasty.query(QUERIES[0]), within_s=0.5)
+            assert isinstance(error, BackendTimeoutError)
+            assert "text_encoder" in str(error)
+            assert isinstance(
+                failure(lambda: CoopSearch("images", uri=database, models=server.uri, timeout_s=0.5), within_s=0.5),
+                BackendTimeoutError,
+            )
+        wait_until(lambda: is_coop(hasty))
+    assert search.query(QUERIES[0]).reranked
+
+
+def test_a_call_that_has_no_time_left(server: BreakableTriton, search: CoopSearch) -> None:
+    for limit_s in (0.0, -1.0, 1e-6):
+        assert isinstance(failure(lambda s=limit_s: search.encoder.encode_texts(["x"], timeout_s=s), 0), BackendTimeoutError)  # type: ignore[misc]
+
+
+def test_a_full_queue_degrades_and_does_not_hang(server: BreakableTriton, search: CoopSearch) -> None:
+    server.configure(CROSS_ENCODER, dataclasses.replace(PATIENT, queue_size=1))
+    server.load(CROSS_ENCODER)
+    try:
+        with server.slow_cross_encoder() as go_on, ThreadPoolExecutor(16) as pool:
+            running = [pool.submit(search.query, QUERIES[i % 5]) for i in range(16)]
+            wait_until(lambda: sum(f.done() for f in running) >= 8)
+            go_on()
+            results = [f.result(timeout=10) for f in running]
+        refused = [result for result in results if not result.reranked]
+        assert 8 <= len(refused) < 16
+        for result in refused:
+            assert_degraded(result, "is overloaded: ")
+            assert "maximum queue size" in (result.reason or "").lower()
+    finally:
+        server.configure(CROSS_ENCODER)
+        server.load(CROSS_ENCODER)
+
+
+def test_pairs_that_wait_too_long_are_refused(server: BreakableTriton, search: CoopSearch) -> None:
+    server.configure(CROSS_ENCODER, dataclasses.replace(PATIENT, queue_timeout_us=1000))
+    server.load(CROSS_ENCODER)
+    try:
+        with server.slow_cross_encoder() as go_on, ThreadPoolExecutor(4) as pool:
+            first = pool.submit(search.query, QUERIES[0])
+            time.sleep(0.2)  # nothing to poll: Triton does not tell what runs; if this is too short, the test is only weaker
+            running = [pool.submit(search.query, text) for text in QUERIES[1:4]]
+            threading.Timer(0.3, go_on).start()
+            results = [first.result(timeout=10), *(f.result(timeout=10) for f in running)]
+        assert any(not r.reranked for r in results)
+        for result in results:
+            if not result.reranked:
+                assert_degraded(result, "is overloaded: Request timeout expired")
+    finally:
+        server.configure(CROSS_ENCODER)
+        server.load(CROSS_ENCODER)
+
+
+def test_what_the_client_gave_up_is_not_run(server: BreakableTriton, search: CoopSearch) -> None:
+    """Else a slow server would work off a queue that nobody waits for."""
+
+    def executions() -> int:
+        counts: list[int] = []
+        server._admin(lambda client: counts.append(client.get_inference_statistics(CROSS_ENCODER).model_stats[0].inference_count))
+        return counts[0]
+
+    with server.slow_cross_encoder():
+        before = executions()
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(lambda text: search.query(text, deadline_ms=300), [QUERIES[0]] * 8))
+        assert not any(result.reranked for result in results)
+    wait_until(lambda: is_coop(search))
+    assert executions() - before <= 3 * 16 + 24  # what ran when the gate closed, and `is_coop`
+
+
+def test_many_threads_get_the_answers_of_one(search: CoopSearch) -> None:
+    """To the tolerance of test_triton_search.py: the batches that Triton forms differ."""
+    expected = [search.query(text, limit=24) for text in QUERIES]
+    with ThreadPoolExecutor(32) as pool:
+        results = list(pool.map(lambda i: search.query(QUERIES[i % 5], limit=24), range(128), timeout=60))
+    for i, result in enumerate(results):
+        assert (result.reranked, result.reason) == (True, None)
+        scores = {hit.uri: hit.ce_score for hit in expected[i % 5]}
+        assert {hit.uri: hit.ce_score for hit in result} == pytest.approx(scores, abs=1e-5)
+
+
+def other_bundle() -> Bundle:
+    bundle = load_bundle("coop-small")
+    return Bundle(bundle.folder, dataclasses.replace(bundle.spec, version="99"))
+
+
+def test_a_server_of_another_bundle(server: BreakableTriton) -> None:
+    bundle, other = load_bundle("coop-small"), other_bundle()
+    backend = open_backend(Settings(models=server.uri), other)
+    error = failure(lambda: backend.load([TEXT_ENCODER]), within_s=0)
+    backend.close()
+    assert isinstance(error, BundleMismatchError)
+    for name in (bundle.spec.label, bundle.spec.fingerprint, other.spec.label, other.spec.fingerprint, server.uri.split("//")[1]):
+        assert name in str(error)
+
+
+def test_the_bundle_is_changed_while_the_server_runs(server: BreakableTriton, search: CoopSearch) -> None:
+    """No connection is lost, so only looking again tells; see CHECK_EVERY_S."""
+    server.configure(TEXT_ENCODER, fingerprint=other_bundle().spec.fingerprint)
+    server.load(TEXT_ENCODER)
+    try:
+        start = time.monotonic()
+        wait_until(lambda: is_refused(search), within_s=CHECK_EVERY_S + SLACK_S)
+        assert time.monotonic() - start < CHECK_EVERY_S + SLACK_S
+    finally:
+        server.configure(TEXT_ENCODER)
+        server.load(TEXT_ENCODER)
+
+
+def is_refused(search: CoopSearch) -> bool:
+    try:
+        search.query(QUERIES[0])
+    except BundleMismatchError:
+        return True
+    return False
+
+
+def test_the_bundle_is_changed_behind_a_restart(server: BreakableTriton, search: CoopSearch) -> None:
+    """The client is idle meanwhile: gRPC reconnects, and no call fails that would tell."""
+    assert search.query(QUERIES[0]).reranked
+    server.kill()
+    server.configure(TEXT_ENCODER, fingerprint=other_bundle().spec.fingerprint)
+    server.start()
+    try:
+        answers: list[object] = []
+        wait_until(lambda: answers.append(attempt(search)) or not isinstance(answers[-1], BackendUnavailableError))  # type: ignore[func-returns-value]
+        assert isinstance(answers[-1], BundleMismatchError)
+    finally:
+        server.configure(TEXT_ENCODER)
+        server.load(TEXT_ENCODER)
+
+
+def attempt(search: CoopSearch) -> SearchResult | Exception:
+    try:
+        return search.query(QUERIES[0])
+    except (BackendError, BundleMismatchError) as exc:
+        return exc
+
+
+def test_a_server_that_is_killed_under_load(server: BreakableTriton, search: CoopSearch, database: Path) -> None:
+    expected = {hit.uri: hit.ce_score for hit in search.query(QUERIES[0])}
+    stop = threading.Event()
+    answers: list[tuple[float, SearchResult | Exception]] = []
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            start = time.monotonic()
+            answer = attempt(search)
+            answers.append((time.monotonic() - start, answer))
+            stop.wait(0.02 if isinstance(answer, Exception) else 0)  # a client that does not spin
+
+    def good() -> list[SearchResult]:
+        return [answer for _, answer in list(answers) if isinstance(answer, SearchResult) and answer.reranked]
+
+    def errors() -> list[Exception]:
+        return [answer for _, answer in list(answers) if isinstance(answer, Exception)]
+
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(keep_asking) for _ in range(6)]
+        try:
+            wait_until(lambda: len(good()) >= 20)
+            server.kill()
+            too_early = failure(lambda: CoopSearch("images", uri=database, models=server.uri), within_s=0.5)
+            wait_until(lambda: len(errors()) >= 20)
+            before = len(good())
+            server.start()
+            wait_until(lambda: len(good()) >= before + 20, within_s=5)
+        finally:
+            stop.set()
+        for future in running:
+            future.result(timeout=10)  # no other error
+    assert isinstance(too_early, BackendUnavailableError)
+    assert "cannot be reached" in str(too_early)
+    assert "milvus-coop triton serve" in str(too_early)
+    assert max(took_s for took_s, _ in answers) < 5 + SLACK_S
+    assert all(isinstance(error, BackendUnavailableError) for error in errors())
+    assert all({hit.uri: hit.ce_score for hit in result} == pytest.approx(expected, abs=1e-5) for result in good())
+    with CoopSearch("images", uri=database, models=server.uri) as opened_after:
+        assert opened_after.query(QUERIES[0]).reranked
