@@ -1,7 +1,7 @@
 """Small weights in one shared file: float initialisers become int8 or fp16 plus the nodes that widen them again.
 
-Only Cast and Mul are used, which ONNX Runtime folds when it loads the graph: it runs as fast as with float weights. (TensorRT needs
-them folded before: `materialise` does that.) Equal contents are stored once, so graphs that share a tower share its bytes.
+Only Cast, Mul and Reshape are used, which ONNX Runtime folds when it loads the graph: it runs as fast as with float weights.
+(TensorRT needs them folded before: `materialise` does that.) Equal contents are stored once, so graphs that share a tower share its bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Precision = Literal["int8", "fp16", "fp32"]
 Policy = Callable[[str, Array], Precision]
 
 _ALIGNMENT = 64
+_GROUP = 64  # halves the error of one scale per channel, for 6 % more bytes
 _INLINE_BYTES = 1024  # smaller tensors stay inside the graph file
 
 
@@ -44,16 +45,25 @@ def pack_graphs(models: Mapping[str, onnx.ModelProto], folder: Path, weights_fil
     store.close()
 
 
-def quantise_per_channel(values: Array, axis: int) -> tuple[Array, Array]:
-    """Symmetric int8 with one scale per slice along `axis`.
+def quantise_in_groups(values: Array, axis: int) -> tuple[Array, Array]:
+    """Symmetric int8 of a matrix, one scale per channel and group of 64 (of all, where 64 does not divide them).
+
+    Args:
+        values: float32 of shape (n, m).
+        axis: of the channels: 0 for rows, 1 for columns.
 
     Returns:
-        int8 values, and float32 scales that broadcast against them.
+        int8 of shape (n, groups, m / groups) for rows or (groups, n / groups, m) for columns, and float32 scales that broadcast
+        against them; their product, reshaped to (n, m), restores the values with an error of at most half a scale.
     """
-    others = tuple(index for index in range(values.ndim) if index != axis)
-    scales = np.abs(values).max(axis=others, keepdims=True) / 127.0
+    rows, columns = values.shape
+    length = values.shape[1 - axis]
+    groups = length // _GROUP if length % _GROUP == 0 else 1
+    shape = (rows, groups, columns // groups) if axis == 0 else (groups, rows // groups, columns)
+    grouped = values.reshape(shape)
+    scales = np.abs(grouped).max(axis=2 if axis == 0 else 1, keepdims=True) / 127.0
     scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
-    return np.clip(np.rint(values / scales), -127, 127).astype(np.int8), scales
+    return np.clip(np.rint(grouped / scales), -127, 127).astype(np.int8), scales
 
 
 def _shrink(graph: onnx.GraphProto, policy: Policy) -> None:
@@ -68,24 +78,23 @@ def _shrink(graph: onnx.GraphProto, policy: Policy) -> None:
             kept.append(numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.half"))
             nodes.append(helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT))
         else:
-            small, scales = quantise_per_channel(values, _channel_axis(graph, tensor.name, values.ndim))
-            kept.append(numpy_helper.from_array(small, f"{tensor.name}.int8"))
-            kept.append(numpy_helper.from_array(scales, f"{tensor.name}.scale"))
-            wide = f"{tensor.name}.wide"
+            small, scales = quantise_in_groups(values, _channel_axis(graph, tensor.name))
+            shape = np.array(values.shape, np.int64)
+            parts = {"int8": small, "scale": scales, "shape": shape}
+            kept.extend(numpy_helper.from_array(part, f"{tensor.name}.{name}") for name, part in parts.items())
+            wide, scaled = f"{tensor.name}.wide", f"{tensor.name}.scaled"
             nodes.append(helper.make_node("Cast", [f"{tensor.name}.int8"], [wide], to=TensorProto.FLOAT))
-            nodes.append(helper.make_node("Mul", [wide, f"{tensor.name}.scale"], [tensor.name]))
+            nodes.append(helper.make_node("Mul", [wide, f"{tensor.name}.scale"], [scaled]))
+            nodes.append(helper.make_node("Reshape", [scaled, f"{tensor.name}.shape"], [tensor.name]))
     body = list(graph.node)
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend(kept)
     graph.node.extend([*nodes, *body])
 
 
-def _channel_axis(graph: onnx.GraphProto, name: str, dimensions: int) -> int:
-    """Rows for a lookup table and a convolution (and Gemm with transB), columns for the right side of a MatMul."""
-    for node in graph.node:
-        if name in node.input and node.op_type == "MatMul":
-            return dimensions - 1
-    return 0
+def _channel_axis(graph: onnx.GraphProto, name: str) -> int:
+    """Rows for a lookup table and for Gemm with transB, columns for the right side of a MatMul."""
+    return int(any(name in node.input and node.op_type == "MatMul" for node in graph.node))
 
 
 def _point_to(tensor: TensorProto, location: str, offset: int, length: int) -> None:

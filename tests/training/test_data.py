@@ -12,6 +12,7 @@ from milvus_coop.training.coop_small.features import perceptual_hash
 from milvus_coop.training.coop_small.packages import PACKAGES
 from milvus_coop.training.coop_small.records import Record, normalise, read_records, unique_texts, write_records
 from milvus_coop.training.coop_small.split import folds, group_records, hamming, read_test_ids, without_leaks
+from milvus_coop.training.coop_small.workspace import Workspace
 
 
 def _hashes(*rows: str) -> np.ndarray:
@@ -92,3 +93,14 @@ def test_perceptual_hash_forgives_size_and_not_content() -> None:
     ImageDraw.Draw(other).rectangle((0, 0, 60, 40), fill=(0, 0, 0, 255))
     first, small, turned = (perceptual_hash(p.convert("RGB")) for p in (drawing, drawing.resize((45, 60)), other))
     assert (first != small).sum() <= 6 < (first != turned).sum()
+
+
+def test_workspace_remembers_finished_steps_and_their_cost(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert not workspace.is_done("train")
+    workspace.mark_done("train")
+    workspace.note_cost("train", 12.4)
+    workspace.note_cost("export", 3.0)
+    assert Workspace(tmp_path).is_done("train")
+    assert workspace.read("costs.json") == {"train": 12, "export": 3}
+    assert workspace.read("missing.json") == {}

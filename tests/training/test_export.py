@@ -13,7 +13,7 @@ from torch import nn
 from milvus_coop.export.graphs import to_onnx
 from milvus_coop.export.parity import compare, difference
 from milvus_coop.export.sessions import open_session, run_batched, run_graph
-from milvus_coop.export.weights import pack_graphs, quantise_per_channel
+from milvus_coop.export.weights import pack_graphs, quantise_in_groups
 from milvus_coop.training.coop_small.cross_encoder import CrossEncoder
 from milvus_coop.training.minilm import MiniLM, sentence_length_axis
 from milvus_coop.types import Array
@@ -58,7 +58,7 @@ def test_packed_graph_agrees_with_the_module(packed: tuple[_TwoLayers, Path]) ->
 def test_equal_weights_are_stored_once(packed: tuple[_TwoLayers, Path]) -> None:
     _, folder = packed
     elements = 100 * 64 + 64 * 48 + 48 * 48
-    assert elements <= (folder / "weights.bin").stat().st_size <= elements + 1000
+    assert elements <= (folder / "weights.bin").stat().st_size <= 1.2 * elements
     for name in "ab":
         onnx.checker.check_model(str(folder / f"{name}.onnx"))
 
@@ -77,12 +77,14 @@ def test_batches_are_concatenated_in_order(packed: tuple[_TwoLayers, Path]) -> N
     assert np.allclose(run_batched(session, feeds, 3)["result"], run_graph(session, feeds)["result"], atol=SAME)
 
 
-def test_quantisation_per_channel_is_off_by_half_a_step() -> None:
-    values = np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32)
+@pytest.mark.parametrize("shape", [(6, 9), (5, 128), (128, 5)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_quantisation_in_groups_is_off_by_half_a_step(shape: tuple[int, int], axis: int) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     values[2] = 0
-    for axis in (0, 1):
-        small, scales = quantise_per_channel(values, axis)
-        assert (np.abs(small * scales - values) <= scales / 2 + 1e-7).all()
+    small, scales = quantise_in_groups(values, axis)
+    steps = np.broadcast_to(scales, small.shape).reshape(shape)
+    assert (np.abs((small * scales).reshape(shape) - values) <= steps / 2 + 1e-7).all()
 
 
 def test_one_tensor_given_twice_stays_two_inputs() -> None:
@@ -127,7 +129,9 @@ def test_minilm_export_ignores_padding_and_batch_mates() -> None:
 def test_cross_encoder_export_ignores_padding_and_batch_mates() -> None:
     torch.manual_seed(0)
     module = CrossEncoder(toy_basis()).eval()
-    nn.init.normal_(module.net[-1].weight)  # type: ignore[arg-type]
+    for name, parameter in module.named_parameters():
+        if name.endswith("5.weight"):  # the last layers start at zero
+            nn.init.normal_(parameter)
     dice = np.random.default_rng(0)
     pairs: dict[str, Array] = {
         "text_embedding": dice.normal(size=(3, 384)).astype(np.float32),

@@ -14,6 +14,10 @@ from milvus_coop.training.coop_small.layout import EMBEDDING, REGIONS, TAG_ROWS,
 _BEST = 4
 _MASKED = -1e4
 _TINY = 1e-6
+MEMBERS = 3
+"""Networks whose residuals are averaged."""
+STRENGTH = 0.6
+"""Share of the residual that is used; each network is trained at full strength. Chosen on the training stamps."""
 AGREEMENT_FEATURES = 1 + 3 * TAG_ROWS + 3 + 2 * _BEST + 4
 
 
@@ -32,17 +36,7 @@ class CrossEncoder(nn.Module):
         self.register_buffer("mean", torch.zeros(AGREEMENT_FEATURES))
         self.register_buffer("deviation", torch.ones(AGREEMENT_FEATURES))
         self.scale = nn.Parameter(torch.tensor(20.0))
-        last = nn.Linear(hidden // 2, 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.net = nn.Sequential(
-            nn.Linear(AGREEMENT_FEATURES, hidden),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, hidden // 2),
-            nn.GELU(),
-            last,
-        )
+        self.nets = nn.ModuleList(_residual_net(hidden, dropout) for _ in range(MEMBERS))
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
 
     def forward(
@@ -60,8 +54,27 @@ class CrossEncoder(nn.Module):
 
     def score(self, features: Tensor) -> Tensor:
         """Agreement features (..., F) -> logit before calibration (...)."""
-        residual: Tensor = self.net((features - self.mean) / self.deviation)[..., 0]
-        return self.scale * features[..., 0] + residual
+        return self.scale * features[..., 0] + STRENGTH * self.residuals(features).mean(0)
+
+    def residuals(self, features: Tensor) -> Tensor:
+        """(..., F) -> what each network adds (MEMBERS, ...)."""
+        standard = (features - self.mean) / self.deviation
+        return torch.stack([net(standard)[..., 0] for net in self.nets])
+
+
+def _residual_net(hidden: int, dropout: float) -> nn.Sequential:
+    """Two hidden layers; the output starts at zero."""
+    last = nn.Linear(hidden // 2, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(
+        nn.Linear(AGREEMENT_FEATURES, hidden),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, hidden // 2),
+        nn.GELU(),
+        last,
+    )
 
 
 def agreement(sentence: Tensor, words: Tensor, mask: Tensor, rows: Tensor, basis: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from milvus_coop.tokens import quantise
-from milvus_coop.training.coop_small.cross_encoder import CrossEncoder, agreement
+from milvus_coop.training.coop_small.cross_encoder import MEMBERS, CrossEncoder, agreement
 from milvus_coop.training.coop_small.dataset import Dataset
 from milvus_coop.training.coop_small.layout import EMBEDDING, EMBEDDING_ROWS
 from milvus_coop.training.losses import softmax_over_positives
@@ -96,9 +96,11 @@ def train_cross_encoder(source: PairSource, basis: Tensor, recipe: CrossRecipe, 
     for _ in range(recipe.steps):
         loss = torch.zeros(())
         for members in _clusters(source, recipe, neighbours, dice):
-            scores = model.score(source.grid(members, basis))
+            features = source.grid(members, basis)
             labels = torch.from_numpy(source.dataset.labels[members])
-            loss = loss + pair_loss(scores, labels[:, None] == labels[None, :], offset, recipe.bce_weight)
+            match = labels[:, None] == labels[None, :]
+            for residual in model.residuals(features):
+                loss = loss + pair_loss(model.scale * features[..., 0] + residual, match, offset, recipe.bce_weight) / MEMBERS
         losses.append(descent.step(loss / recipe.clusters))
     logger.info("cross-encoder: loss %.3f -> %.3f", np.mean(losses[:10]), np.mean(losses[-10:]))
     return model.eval().requires_grad_(False)
@@ -145,7 +147,7 @@ def score_pairs(model: CrossEncoder, source: PairSource, pictures: Array, captio
 
 
 def _neighbours(source: PairSource, count: int) -> Array:
-    """Per picture, what the bi-encoder puts first: `count` pictures for its caption, and `count` whose captions fit it. (n, 2 * count)
+    """Per picture, what the bi-encoder puts first: (n, 2 * count), `count` for its caption and `count` whose captions fit it.
 
     Of the same source only: elsewhere stand pictures that the caption fits although they are called something else.
     """
