@@ -1,7 +1,9 @@
 """Small weights in one shared file: float initialisers become int8 or fp16 plus the nodes that widen them again.
 
 Only Cast, Mul and Reshape are used, which ONNX Runtime folds when it loads the graph: it runs as fast as with float weights.
-(TensorRT needs them folded before: `materialise` does that.) Equal contents are stored once, so graphs that share a tower share its bytes.
+(TensorRT needs them folded before: `materialise` does that.)
+
+Equal contents are stored once, so graphs that share a tower share its bytes.
 """
 
 from __future__ import annotations

@@ -18,6 +18,12 @@ _work = click.option(
     show_default=True,
     help="Folder of downloads, features and trained parts.",
 )
+_bundle = click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    default=Workspace.bundle,
+    help="Folder of the bundle that is written or evaluated; default: the one in the package.",
+)
 _threads = click.option("--threads", default=2, show_default=True, help="CPU threads of PyTorch.")
 
 
@@ -31,10 +37,11 @@ def main() -> None:
 
 @main.command("all")
 @_work
+@_bundle
 @_threads
-def run_all(work: Path, threads: int) -> None:
+def run_all(work: Path, bundle: Path, threads: int) -> None:
     """Run every step that is not done: from nothing to the bundle and its card."""
-    workspace = _prepare(work, threads)
+    workspace = _prepare(work, bundle, threads)
     for name in STEPS:
         run_step(workspace, name)
 
@@ -42,22 +49,23 @@ def run_all(work: Path, threads: int) -> None:
 def _add_command(name: str) -> None:
     @main.command(name, help=STEPS[name].__doc__)
     @_work
+    @_bundle
     @_threads
     @click.option("--force", is_flag=True, help="Run it even if it is done.")
-    def command(work: Path, threads: int, force: bool) -> None:
-        run_step(_prepare(work, threads), name, force=force)
+    def command(work: Path, bundle: Path, threads: int, force: bool) -> None:
+        run_step(_prepare(work, bundle, threads), name, force=force)
 
 
 for _name in STEPS:
     _add_command(_name)
 
 
-def _prepare(work: Path, threads: int) -> Workspace:
+def _prepare(work: Path, bundle: Path, threads: int) -> Workspace:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("milvus_coop").setLevel(logging.INFO)
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
-    return Workspace(work.resolve())
+    return Workspace(work.resolve(), bundle.resolve())
 
 
 if __name__ == "__main__":

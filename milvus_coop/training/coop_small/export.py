@@ -100,8 +100,8 @@ def write_bundle(
             {"text_tokens": length, "attention_mask": length},
         ),
     }
-    for old in folder.iterdir():
-        old.unlink()  # never write into a file that somebody may have linked or mapped
+    for name in (*graphs, WEIGHTS_FILE, "tokenizer.json"):
+        (folder / name).unlink(missing_ok=True)  # never write into a file that somebody may have linked or mapped
     pack_graphs(graphs, folder, WEIGHTS_FILE, storage_policy)
     shutil.copyfile(tower_folder(raw) / "tokenizer.json", folder / "tokenizer.json")
     spec = BundleSpec(

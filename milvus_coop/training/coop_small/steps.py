@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 
-from milvus_coop.bundle.folder import SHIPPED
 from milvus_coop.training.coop_small.card import write_card
 from milvus_coop.training.coop_small.class_names import read_classes
 from milvus_coop.training.coop_small.dataset import Dataset, load_dataset, split_test
@@ -39,7 +38,6 @@ from milvus_coop.training.coop_small.workspace import Workspace
 logger = logging.getLogger(__name__)
 RECIPE = Recipe()
 VERSION = "1.0.0"
-BUNDLE = SHIPPED / "coop-small"
 
 
 def fetch(workspace: Workspace) -> None:
@@ -77,23 +75,23 @@ def judge(workspace: Workspace) -> None:
 
 
 def export(workspace: Workspace) -> None:
-    """Write the bundle's graphs and weights into the package, and compare them with PyTorch (a minute)."""
+    """Write the bundle's graphs and weights, and compare them with PyTorch (a minute)."""
     texts = TextTable.load(workspace.features / "texts.npz")
     tagger = frozen_tagger(workspace.raw, RECIPE.variant, texts)
     models = assemble(workspace.raw, RECIPE.variant, tagger, load_trained(workspace.models, tagger))
     lineage = {"recipe": asdict(RECIPE), "sources": sorted(training_sources())}
-    write_bundle(BUNDLE, workspace.raw, RECIPE.variant, models, version=VERSION, lineage=lineage)
+    write_bundle(workspace.bundle, workspace.raw, RECIPE.variant, models, version=VERSION, lineage=lineage)
     sample = [record for record in read_records(workspace.root / "records.jsonl") if record.source == "stamps"][::12]
     pictures = [on_background(open_picture(record, workspace.raw)) for record in sample]
-    outputs = check_bundle(BUNDLE, pictures, [record.caption for record in sample], models)
+    outputs = check_bundle(workspace.bundle, pictures, [record.caption for record in sample], models)
     _, everything, _ = _load(workspace)
     float32 = describe_verdict(judge_model(split_test(everything)[1], load_trained(workspace.models, tagger)))
     workspace.write("parity.json", {"outputs": outputs, "float32": float32})
 
 
 def evaluate(workspace: Workspace) -> None:
-    """Search the held-out stamps with the shipped bundle, through Milvus Lite and ONNX Runtime (a minute)."""
-    report = evaluate_bundle(workspace, BUNDLE)
+    """Search the held-out stamps with the bundle, through Milvus Lite and ONNX Runtime (a minute)."""
+    report = evaluate_bundle(workspace, workspace.bundle)
     for line in report.lines():
         logger.info("%s", line)
     workspace.write("evaluate.json", report.figures())
@@ -101,7 +99,7 @@ def evaluate(workspace: Workspace) -> None:
 
 def card(workspace: Workspace) -> None:
     """Write the model card from the figures of the steps before."""
-    write_card(workspace, BUNDLE, RECIPE)
+    write_card(workspace, workspace.bundle, RECIPE)
 
 
 STEPS: dict[str, Callable[[Workspace], None]] = {

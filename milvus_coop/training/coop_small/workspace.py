@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from milvus_coop.bundle.folder import SHIPPED
+
 MODULE_FOLDER = Path(__file__).resolve().parent
 STAMPS_TEST_FILE = MODULE_FOLDER / "stamps_test.txt"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders below `root`, which lies outside the package (`build/coop-small` by default)."""
+    """The folders below `root`, which lies outside the package (`build/coop-small` by default), and the bundle's folder."""
 
     root: Path
+    bundle: Path = SHIPPED / "coop-small"
 
     def folder(self, name: str) -> Path:
         """The sub-folder `name`, created if it is not there."""
