@@ -28,7 +28,9 @@ WARM_UP_LENGTH = 8
 class Tuning:
     """What an operator may want to change; the defaults favour failing fast, so that a search can degrade in time."""
 
-    instances: int = 1
+    instances: int = 2
+    """Per model. With one, Triton's dynamic batcher now and then sleeps through the moment when it becomes free, and the request
+    waits for 500 ms: on a busy machine one in 15, measured with benchmarks/serving.py. Not once with two."""
     threads: int = 1
     """Intra-op threads per instance on a CPU; measured: one is best when instances and clients share the cores."""
     gpu: bool = False

@@ -210,4 +210,6 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _join(lines: Sequence[str]) -> str:
-    return " | ".join(line.partition("] ")[2] or line for line in lines[:3])
+    """The first reasons, each once (two instances of a model fail alike), without the stack of the Python backend."""
+    reasons = dict.fromkeys((line.partition("] ")[2] or line).partition("\\n\\nAt:")[0] for line in lines)
+    return " | ".join(list(reasons)[:3])

@@ -299,7 +299,7 @@ def test_what_the_client_gave_up_is_not_run(server: BreakableTriton, search: Coo
             results = list(pool.map(lambda text: search.query(text, deadline_ms=300), [QUERIES[0]] * 8))
         assert not any(result.reranked for result in results)
     wait_until(lambda: is_coop(search))
-    assert executions() - before <= 3 * 16 + 24  # what ran when the gate closed, and `is_coop`
+    assert executions() - before <= 4 * 16 + 24  # what two instances had begun or fetched when the gate closed, and `is_coop`
 
 
 def test_many_threads_get_the_answers_of_one(search: CoopSearch) -> None:

@@ -20,8 +20,9 @@ from milvus_coop.types import Array
 
 RETRY_AFTER_S = 0.1
 """A request that met a closed connection is sent once more after this; inference changes nothing, so that is safe."""
-CHECK_EVERY_S = 1.0
-"""How long a server is trusted to serve the bundle that it served. gRPC reconnects without a word, perhaps to another server."""
+CHECK_EVERY_S = 0.1
+"""How long a server is trusted to serve the bundle that it served. gRPC reconnects without a word, perhaps to another server; no
+server starts in this time. To look takes less than a millisecond."""
 PROBE_LENGTH = 8
 """Length of dynamic axes in the run by which `load` tries a model."""
 CHANNEL = {
