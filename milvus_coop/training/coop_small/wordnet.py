@@ -1,4 +1,4 @@
-"""The few facts of WordNet 3.0 that the recipe needs: known words, synonyms and hypernyms of nouns."""
+"""The few facts of WordNet 3.0 that the recipe needs: known words, and the synonyms and hypernyms of nouns."""
 
 from __future__ import annotations
 
@@ -22,21 +22,13 @@ class WordNet:
     def __init__(self, package: Path) -> None:
         folder = package / _FOLDER
         self._nouns = {noun[0]: noun[1] for line in _data_lines(folder / "data.noun") if (noun := _parse_noun(line))}
-        self._first_sense = {line.split()[0]: _first_offset(line) for line in _data_lines(folder / "index.noun")}
-        self._words = set(self._first_sense)
-        for part in ("adj", "verb", "adv"):
+        self._words: set[str] = set()
+        for part in ("noun", "adj", "verb", "adv"):
             self._words.update(line.split(" ", 1)[0] for line in _data_lines(folder / f"index.{part}"))
 
     def knows(self, word: str) -> bool:
         """Whether the lower-case word, or its singular by the plainest rule, is an English word."""
         return word in self._words or (word.endswith("s") and word[:-1] in self._words)
-
-    def synonyms(self, noun: str) -> tuple[str, ...]:
-        """The other words of the most frequent sense of `noun`; empty if unknown."""
-        offset = self._first_sense.get(noun.lower().replace(" ", "_"))
-        if offset is None:
-            return ()
-        return tuple(word for word in self._nouns[offset].words if word.lower() != noun.lower())
 
     def words_and_hypernyms(self, offset: int, depth: int) -> list[tuple[str, ...]]:
         """Words of the synset at `offset`, then of its hypernyms, level by level up to `depth`."""
@@ -50,11 +42,6 @@ class WordNet:
 
 def _data_lines(path: Path) -> list[str]:
     return [line for line in path.read_text("latin-1").splitlines() if not line.startswith("  ")]
-
-
-def _first_offset(index_line: str) -> int:
-    fields = index_line.split()
-    return int(fields[-int(fields[2])])
 
 
 def _parse_noun(line: str) -> tuple[int, Noun]:
