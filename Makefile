@@ -5,7 +5,7 @@ DEV := .venv-dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev check format test model eval-model bench clean
+.PHONY: help install demo dev check format test model eval-model triton-models bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,9 +45,13 @@ model: dev ## prepare the data, train, export and evaluate coop-small (about an 
 eval-model: dev ## evaluate the shipped bundle on the held-out split, through Milvus Lite and ONNX Runtime
 	$(DEV)/bin/python -m milvus_coop.training.coop_small evaluate --work build/coop-small
 
+triton-models: dev ## write triton_models/ again, after a change of the bundle or of the configurations
+	$(DEV)/bin/python -m tests.unit.regenerate_triton_models
+
 bench: dev ## run the benchmarks
 	$(DEV)/bin/python benchmarks/query.py
 	$(DEV)/bin/python benchmarks/ingest.py
+	$(DEV)/bin/python benchmarks/serving.py
 
 clean: ## remove environments and build outputs
 	rm -rf $(RUN) $(DEV) build dist .mypy_cache .ruff_cache .pytest_cache
