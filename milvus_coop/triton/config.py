@@ -35,8 +35,9 @@ class Tuning:
     """Intra-op threads per instance on a CPU; measured: one is best when instances and clients share the cores."""
     gpu: bool = False
     """Run the `onnxruntime` platform on GPUs, with the TensorRT accelerator. (`tensorrt` is always on GPUs, `python` never.)"""
-    queue_delay_us: int | None = 500
-    """How long a request may wait for others to share a batch with; None: requests are never joined, and the queue has no limit."""
+    queue_delay_us: int | None = 0
+    """How long a request may wait for others to share a batch with. Requests that come while all instances are busy are joined even
+    with 0; measured: to wait 500 us costs one client 40 % of its rate and wins 16 clients 7 %. None: never joined, no queue limit."""
     queue_size: int = 128
     """Requests beyond it are refused at once."""
     queue_timeout_us: int = 2_000_000
