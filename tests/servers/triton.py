@@ -30,5 +30,6 @@ class TritonForTests(TritonServer):
 @pytest.fixture(scope="session")
 def triton_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonForTests]:
     """A Triton server that serves coop-small; leave it running."""
-    with TritonForTests(tmp_path_factory.mktemp("triton")) as server:
+    server = TritonForTests(tmp_path_factory.mktemp("triton"))
+    with server:
         yield server
