@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from milvus_coop.bundle.spec import GRAPHS
 from milvus_coop.errors import TritonError
@@ -29,6 +30,7 @@ WATCH_S = 1.0
 HARMLESS = "CudaDriverHelper has not been initialized"
 """What Triton logs as an error on every machine without a GPU."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
+S = TypeVar("S", bound="TritonServer")
 _ERROR = re.compile(r"E\d{4}|\[libprotobuf ERROR")
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our own process is not behind the machine's HTTP proxy
 
@@ -148,7 +150,7 @@ class TritonServer:
             self._log.unlink(missing_ok=True)
             self._log = None
 
-    def __enter__(self) -> TritonServer:
+    def __enter__(self: S) -> S:
         self.start()
         return self
 
