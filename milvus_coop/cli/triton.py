@@ -38,7 +38,7 @@ def triton() -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the new repository.")
 @click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True, help="Of graphs on GPUs.")
 @click.option("--gpu", is_flag=True, help="onnxruntime: on GPUs, with the TensorRT accelerator.")
-@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Copies of each model.")
+@click.option("--instances", type=click.IntRange(min=1), default=2, show_default=True, help="Copies of each model.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Per instance, on CPUs.")
 @click.option("--cuda-graphs", is_flag=True, help="tensorrt: use CUDA graphs.")
 @click.option(
