@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from milvus_coop.backends import Backend
 from milvus_coop.ingest import CoopIngest
 from milvus_coop.search import CoopSearch
 from milvus_coop.training.coop_small.figures import describe
@@ -60,8 +61,8 @@ class Report:
         return [head, *rows, gain, entropy]
 
 
-def evaluate_bundle(workspace: Workspace, bundle: str | Path) -> Report:
-    """Ingest and search the held-out stamps; about a minute."""
+def evaluate_bundle(workspace: Workspace, bundle: str | Path, models: str | Backend | None = None) -> Report:
+    """Ingest and search the held-out stamps, in about a minute; `models` as in `CoopSearch`."""
     test_ids = read_test_ids()
     records = [record for record in read_records(workspace.root / "records.jsonl") if record.id in test_ids]
     folder = workspace.folder("test")
@@ -69,15 +70,15 @@ def evaluate_bundle(workspace: Workspace, bundle: str | Path) -> Report:
     database = folder / "milvus.db"
     _remove(database)
     for kind, file in (("image", "pictures.jsonl"), ("text", "captions.jsonl")):
-        with CoopIngest(f"{kind}s", kind=kind, uri=database, bundle=bundle) as ingest:  # type: ignore[arg-type]
+        with CoopIngest(f"{kind}s", kind=kind, uri=database, bundle=bundle, models=models) as ingest:  # type: ignore[arg-type]
             report = ingest.run([folder / file])
             if report.failures:
                 raise RuntimeError(f"{len(report.failures)} of the held-out stamps could not be ingested: {report.failures[0]}")
     captions = {normalise(record.caption): record.caption for record in records}
-    with CoopSearch("images", uri=database, bundle=bundle) as search:
+    with CoopSearch("images", uri=database, bundle=bundle, models=models) as search:
         found = search.query_many(list(captions.values()), limit=max(COOP_K, len(records)), k=COOP_K, output_fields=["label"])
     text_side = _Side.of(found, list(captions))
-    with CoopSearch("texts", uri=database, bundle=bundle) as search:
+    with CoopSearch("texts", uri=database, bundle=bundle, models=models) as search:
         paths = [folder / f"{index}.png" for index in range(len(records))]
         found = search.query_many(images=paths, limit=max(COOP_K, len(captions)), k=COOP_K, output_fields=["label"])
     image_side = _Side.of(found, [normalise(record.caption) for record in records])
