@@ -35,7 +35,7 @@ def test_plain_fp32_is_the_packed_graph(graph: str, plain: Plain, samples: Sampl
 
 @pytest.mark.parametrize("graph", [TEXT_ENCODER, IMAGE_ENCODER])
 def test_fp16_embeddings_and_tokens(graph: str, plain: Plain, samples: Samples) -> None:
-    """Measured on coop-small 1.0.0: cosines of 0.99995 (embeddings) and 0.9999 (tokens), largest difference 2.1 % of the largest value.
+    """Measured on coop-small: cosines of 0.99995 (embeddings) and 0.9999 (tokens), largest difference 2.1 % of the largest value.
 
     float16 has 11 bits, 0.0005 per rounding, and the backbone rounds some 50 times in a row.
     """
