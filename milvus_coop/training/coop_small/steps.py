@@ -52,7 +52,7 @@ def records(workspace: Workspace) -> None:
 
 
 def features(workspace: Workspace) -> None:
-    """Run the frozen towers over all pictures and texts (10 minutes on two cores)."""
+    """Run the frozen towers over all pictures and texts (6 to 14 minutes on two cores)."""
     texts = [text for record in read_records(workspace.root / "records.jsonl") for text in record.texts]
     texts += class_texts(read_classes(workspace.raw))
     encode_texts(workspace.raw, texts).save(workspace.features / "texts.npz")
@@ -60,14 +60,14 @@ def features(workspace: Workspace) -> None:
 
 
 def train(workspace: Workspace) -> None:
-    """Train on everything but the held-out stamps (5 minutes on two cores)."""
+    """Train on everything but the held-out stamps (3 minutes on two cores)."""
     trainable, _, tagger = _load(workspace)
     chosen = trainable.where(lambda record: record.source in training_sources())
     save_trained(train_model(trainable.select(chosen), tagger, RECIPE), workspace.models)
 
 
 def judge(workspace: Workspace) -> None:
-    """Cross-validate on the training stamps and leave styles out (25 minutes on two cores)."""
+    """Cross-validate on the training stamps and leave styles out (9 minutes on two cores)."""
     trainable, everything, tagger = _load(workspace)
     figures = cross_validate(trainable, tagger, RECIPE)
     figures.update(leave_styles_out(trainable, everything, RECIPE))
