@@ -39,7 +39,7 @@ format: dev ## format the code
 test: dev ## run the tests, in an environment of their own; ARGS="-k store" runs some
 	$(DEV)/bin/python -m pytest $(ARGS)
 
-model: dev ## prepare the data, train, export and evaluate coop-small (about an hour on 2 cores)
+model: dev ## prepare the data, train, export and evaluate coop-small (half an hour on 2 cores)
 	$(DEV)/bin/python -m milvus_coop.training.coop_small all --work build/coop-small
 
 eval-model: dev ## evaluate the shipped bundle on the held-out split, through Milvus Lite and ONNX Runtime
