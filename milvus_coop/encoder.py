@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL.Image import Image
 
 from milvus_coop.backends.base import Backend
 from milvus_coop.bundle.spec import IMAGE_ENCODER, IMAGE_TOKENS, TEXT_ENCODER, BundleSpec
-from milvus_coop.preprocess.images import to_pixels
+from milvus_coop.preprocess.images import decode, to_pixels, upright_rgb
 from milvus_coop.preprocess.texts import Tokenizer
 from milvus_coop.tokens import quantise
 from milvus_coop.types import Array
@@ -61,6 +63,22 @@ class Encoder:
         arrays = {**inputs, **outputs}
         return EncodedTexts(outputs["text_embedding"], {name: arrays[name] for name in self.spec.text_side})
 
+    def decode(self, picture: Path | bytes | IO[bytes] | Image) -> Image:
+        """Decode a picture for `pixels` or `encode_images`: upright RGB on the bundle's background, no larger than it is worth.
+
+        Items and queries come through here, so that the same picture always becomes the same pixels.
+
+        Args:
+            picture: a path, the bytes of a file, a file opened for reading, or a picture that Pillow has opened.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        spec = self.spec.image
+        if isinstance(picture, Image):
+            return upright_rgb(picture, spec.background)
+        return decode(picture, at_least=spec.size, background=spec.background)
+
     def pixels(self, images: Sequence[Image]) -> Array:
         """Fit decoded RGB pictures to the bundle: array of shape (n, 3, size, size), uint8 or normalised float32 as it asks."""
         pixels = np.stack([to_pixels(image, self.spec.image) for image in images])
@@ -80,5 +98,5 @@ class Encoder:
         return EncodedImages(outputs["image_embedding"], tokens, scales)
 
     def encode_images(self, images: Sequence[Image], *, timeout_s: float | None = None) -> EncodedImages:
-        """Encode decoded RGB pictures of any size (`milvus_coop.preprocess.images.decode` makes them)."""
+        """Encode decoded RGB pictures of any size; see `decode`."""
         return self.encode_pixels(self.pixels(images), timeout_s=timeout_s)

@@ -14,7 +14,6 @@ import numpy as np
 from milvus_coop.encoder import Encoder
 from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgumentError
 from milvus_coop.ingest.items import HALF, Item, checked, hash_of, hash_of_metadata
-from milvus_coop.preprocess.images import decode
 from milvus_coop.preprocess.texts import check_text
 from milvus_coop.store.schema import VARCHAR_BYTES
 from milvus_coop.tokens import pack
@@ -101,8 +100,7 @@ class Pictures:
                 return None
             if stamp and item.metadata is None and stamp.digest[HALF:] != metadata:
                 return Failure(item.uri, "to update it from here would lose its metadata, which came from a list; ingest that list")
-            spec = self._encoder.spec.image
-            image = decode(file, at_least=spec.size, background=spec.background)
+            image = self._encoder.decode(file)
         pixels = self._encoder.pixels([image])[0]
         return Ready(item, content + metadata, status.st_size, status.st_mtime_ns, stamp is not None, pixels)
 

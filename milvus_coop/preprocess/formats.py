@@ -82,7 +82,7 @@ def open_image(file: IO[bytes], *, at_least: int = 0, max_pixels: int = MAX_PIXE
     return image
 
 
-def orientation(image: ImageFile.ImageFile) -> int:
+def orientation(image: Image.Image) -> int:
     """EXIF orientation of a loaded picture, 1 to 8; 1 where it has none or its EXIF data is broken.
 
     Pillow has already turned TIFFs upright when they are loaded.

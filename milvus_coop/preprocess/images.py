@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.errors import ImageError, ImageTooLargeError, ImageUnreadableError
@@ -58,6 +58,13 @@ def decode(
         raise ImageUnreadableError(f"{name} cannot be read: {exc or type(exc).__name__}") from exc
 
 
+def upright_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """A picture of any mode as RGB, turned as its EXIF data says, transparency on `background`."""
+    rgb = _to_rgb(image, background)
+    turn = UPRIGHT.get(orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
 def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
     """Fit an RGB picture into the bundle's square.
 
@@ -86,12 +93,10 @@ def _letterbox(image: Image.Image, size: int, resampling: Image.Resampling, colo
 def _decode(file: IO[bytes], at_least: int, background: tuple[int, int, int], max_pixels: int) -> Image.Image:
     with open_image(file, at_least=at_least, max_pixels=max_pixels) as image:
         image.load()
-        rgb = _to_rgb(image, background)
-        turn = UPRIGHT.get(orientation(image))
-    return rgb if turn is None else rgb.transpose(turn)
+        return upright_rgb(image, background)
 
 
-def _to_rgb(image: ImageFile.ImageFile, background: tuple[int, int, int]) -> Image.Image:
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
         return _from_numbers(image).convert("RGB")
     if image.mode == "LAB":

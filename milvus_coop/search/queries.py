@@ -10,7 +10,6 @@ from PIL import Image
 
 from milvus_coop.encoder import Encoder
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.preprocess.images import decode
 from milvus_coop.types import Array, Kind
 
 Picture = str | Path | bytes | Image.Image
@@ -88,21 +87,10 @@ def encode_queries(
     if texts is not None:
         encoded = encoder.encode_texts(texts, timeout_s=timeout_s)
         return EncodedQueries("text", encoded.embeddings, encoded.text_side)
-    pictures = encoder.encode_images([open_picture(p, encoder) for p in images or ()], timeout_s=timeout_s)
+    pictures = encoder.encode_images(
+        [encoder.decode(Path(p) if isinstance(p, str) else p) for p in images or ()], timeout_s=timeout_s
+    )
     return EncodedQueries("image", pictures.embeddings, {"tokens": pictures.tokens, "scales": pictures.scales})
-
-
-def open_picture(picture: Picture, encoder: Encoder) -> Image.Image:
-    """Decode a picture to RGB.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    source = picture if isinstance(picture, bytes) else Path(picture)
-    spec = encoder.spec.image
-    return decode(source, at_least=2 * spec.size, background=spec.background)
 
 
 def _check_count(name: str, value: int) -> None:

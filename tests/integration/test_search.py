@@ -202,6 +202,31 @@ def test_image_to_text(captions: CoopSearch, folder: Path) -> None:
     assert many[1].hits != result.hits
 
 
+def test_a_query_sees_a_picture_as_ingest_does(tmp_path: Path, backend: FakeBackend) -> None:
+    """A large photograph, which is decoded smaller; one that is turned; one with transparency; as files and opened by Pillow."""
+    noise = Image.fromarray(np.random.default_rng(5).integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((1600, 1200))
+    noise.save(tmp_path / "large.jpg")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    noise.resize((400, 300)).save(tmp_path / "turned.jpg", exif=turned)
+    clear = noise.resize((300, 300))
+    clear.putalpha(Image.linear_gradient("L").resize((300, 300)))
+    clear.save(tmp_path / "clear.png")
+    names = ("large.jpg", "turned.jpg", "clear.png")
+    with CoopIngest("images", uri=tmp_path / "lite.db", models=backend) as ingest:
+        assert ingest.run([tmp_path / name for name in names]).added == 3
+    with CoopSearch("images", uri=tmp_path / "lite.db", models=backend) as search:
+        for name in names:
+            (best,) = search.query(image=tmp_path / name, limit=1)
+            assert best.uri.endswith(name)
+            assert best.be_score == pytest.approx(1.0, abs=1e-5)
+        for name in names[1:]:
+            with Image.open(tmp_path / name) as picture:
+                (best,) = search.query(image=picture, limit=1)
+            assert best.uri.endswith(name)
+            assert best.be_score == pytest.approx(1.0, abs=1e-5)
+
+
 def test_both_directions_agree_on_a_pair(search: CoopSearch, captions: CoopSearch, folder: Path) -> None:
     uri = str(folder / "03.png")
     forward = next(hit for hit in search.query("a red apple", limit=60, k=60) if hit.uri == uri)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import onnxruntime
 import pytest
 
@@ -33,8 +34,6 @@ INSIDE: dict[Platform, set[str]] = {
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_a_repository_is_complete(bundle: Bundle, tmp_path: Path, platform: Platform) -> None:
-    if platform == "tensorrt":
-        pytest.importorskip("onnx")
     out = export_repository(bundle, tmp_path / "models", platform)
     assert files(out) == EVERYWHERE | INSIDE[platform]
     for graph in bundle.spec.graphs:
@@ -71,7 +70,6 @@ def test_each_graph_loads_from_where_it_lies(bundle: Bundle, tmp_path: Path, pla
 
 
 def test_gpu_graphs_are_plain(bundle: Bundle, tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
     out = export_repository(bundle, tmp_path / "models", "onnxruntime", tuning=Tuning(gpu=True), precision="fp16")
     for graph in bundle.spec.graphs:
         model = onnx.load(str(out / graph.name / "1" / "model.onnx"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from PIL import Image
 
@@ -69,13 +70,34 @@ def write_bundle(
 ) -> None:
     """Export the models and write every file of the bundle into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
+    graphs = _export(models, input_size(variant))
+    for name in (*graphs, WEIGHTS_FILE, "tokenizer.json"):
+        (folder / name).unlink(missing_ok=True)  # never write into a file that somebody may have linked or mapped
+    pack_graphs(graphs, folder, WEIGHTS_FILE, storage_policy)
+    shutil.copyfile(tower_folder(raw) / "tokenizer.json", folder / "tokenizer.json")
+    spec = BundleSpec(
+        name="coop-small",
+        version=version,
+        kind="joint",
+        dim=EMBEDDING_DIM,
+        image=image_spec(variant),
+        text=TEXT_SPEC,
+        tokens=TokenSpec(TOKENS, TOKEN_DIM),
+        graphs=bundle_graphs(variant),
+        licence="Apache-2.0 (code and towers); see README.md for the training data",
+        lineage=lineage,
+    )
+    write_record(folder, spec)
+
+
+def _export(models: tuple[TextEncoder, ImageEncoder, CrossEncoder], size: int) -> dict[str, onnx.ModelProto]:
+    """The three graphs in float32, by file name; the inputs here only show the exporter names, dtypes and ranks."""
     text_encoder, image_encoder, cross_encoder = models
-    size = input_size(variant)
     ids = torch.randint(1000, 2000, (2, 8))
     mask = torch.ones(2, 8, dtype=torch.int64)
     length = {1: sentence_length_axis()}
     stored = torch.zeros(2, TOKENS, TOKEN_DIM, dtype=torch.int8)
-    graphs = {
+    return {
         "text_encoder.onnx": to_onnx(
             text_encoder,
             {"input_ids": ids, "attention_mask": mask},
@@ -100,23 +122,6 @@ def write_bundle(
             {"text_tokens": length, "attention_mask": length},
         ),
     }
-    for name in (*graphs, WEIGHTS_FILE, "tokenizer.json"):
-        (folder / name).unlink(missing_ok=True)  # never write into a file that somebody may have linked or mapped
-    pack_graphs(graphs, folder, WEIGHTS_FILE, storage_policy)
-    shutil.copyfile(tower_folder(raw) / "tokenizer.json", folder / "tokenizer.json")
-    spec = BundleSpec(
-        name="coop-small",
-        version=version,
-        kind="joint",
-        dim=EMBEDDING_DIM,
-        image=image_spec(variant),
-        text=TEXT_SPEC,
-        tokens=TokenSpec(TOKENS, TOKEN_DIM),
-        graphs=bundle_graphs(variant),
-        licence="Apache-2.0 (code and towers); see README.md for the training data",
-        lineage=lineage,
-    )
-    write_record(folder, spec)
 
 
 def check_bundle(
