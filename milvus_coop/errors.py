@@ -25,6 +25,8 @@
     ├── TritonError                                    a Triton server cannot be installed, started or prepared
     ├── PlanError                                      TensorRT cannot build or check a plan
     ├── SourceError (ValueError)                       an ingest source is missing, empty or malformed
+    ├── DatasetError (ValueError)                      a data set to train or evaluate on is missing, empty or malformed
+    ├── TrainingError                                  a run cannot be started, resumed or exported
     └── TokensError (ValueError)                       a stored token string does not fit the bundle
 
 A message has up to three parts: what was given, what was expected, what to run.
@@ -152,6 +154,14 @@ class PlanError(MilvusCoopError):
 
 class SourceError(MilvusCoopError, ValueError):
     """An ingest source is missing, empty or malformed."""
+
+
+class DatasetError(MilvusCoopError, ValueError):
+    """A data set to train or evaluate on is missing, empty or malformed."""
+
+
+class TrainingError(MilvusCoopError):
+    """A training run cannot be started, resumed or exported."""
 
 
 class TokensError(MilvusCoopError, ValueError):

@@ -21,6 +21,7 @@ LAYERS = {
     "preprocess": 2,
     "backends": 2,
     "store": 2,
+    "datasets": 3,
     "encoder": 3,
     "reranker": 3,
     "models": 4,
