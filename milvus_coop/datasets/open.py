@@ -1,0 +1,48 @@
+"""From the text after `--data` to a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from milvus_coop.datasets import jsonl
+from milvus_coop.datasets.items import Dataset
+from milvus_coop.datasets.spec import Spec, parse_spec
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to lay out captioned images."""
+
+    usage: str
+    """`jsonl:FILE`."""
+    keys: Mapping[str, str]
+    """Each option, and what it says."""
+    open: Callable[[Spec], Dataset]
+
+
+FORMATS: dict[str, Format] = {
+    "jsonl": Format("jsonl:FILE", jsonl.KEYS, jsonl.open_jsonl),
+}
+
+
+def open_dataset(spec: str) -> Dataset:
+    """Open captioned images: `FORMAT:PATH[,key=value]...`, or a path whose format is guessed.
+
+    Formats and their options are in `FORMATS`. Files are listed, not opened; what cannot be used is in `problems`.
+
+    Raises:
+        DatasetError: unknown format, option or value; nothing at the path; or a file that is broken as a whole.
+    """
+    parsed = parse_spec(spec, FORMATS)
+    if not parsed.format:
+        parsed = replace(parsed, format=guess_format(parsed.where()))
+    format_ = FORMATS[parsed.format]
+    parsed.check_keys(format_.keys)
+    return format_.open(parsed)
+
+
+def guess_format(path: Path) -> str:
+    """The format of what lies at a path."""
+    return "jsonl" if path.is_file() else "folder"
