@@ -65,6 +65,18 @@ def test_search_finds_what_a_full_scan_finds(images: Collection) -> None:
         np.testing.assert_allclose([c.be_score for c in candidates], [r.embedding @ query for r in expected], atol=SCORE_TOLERANCE)
 
 
+def test_rows_come_back_as_they_were_written(images: Collection) -> None:
+    rows = [make_row(i, v, metadata={"year": 1990 + i, "tags": ["a", "b"]}) for i, v in enumerate(unit_vectors(30))]
+    images.upsert(rows)
+    found = images.rows([row.id for row in rows[:20]] + ["unknown", rows[0].id])
+    assert sorted(found) == sorted(row.id for row in rows[:20])
+    for row in rows[:20]:
+        again = found[row.id]
+        np.testing.assert_array_equal(again.embedding, row.embedding)
+        assert again.embedding.dtype == np.float32
+        assert replace(again, embedding=row.embedding) == row
+
+
 def test_equal_scores_are_ordered_by_id(images: Collection) -> None:
     vector = unit_vectors(1)[0]
     images.upsert([make_row(i, vector) for i in range(20)])
