@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from milvus_coop.datasets import jsonl
+from milvus_coop.datasets import jsonl, scenes
 from milvus_coop.datasets.items import Dataset
 from milvus_coop.datasets.spec import Spec, parse_spec
 
@@ -24,6 +24,7 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "jsonl": Format("jsonl:FILE", jsonl.KEYS, jsonl.open_jsonl),
+    "scenes": Format("scenes:n=20000", scenes.KEYS, scenes.open_scenes),
 }
 
 
