@@ -58,6 +58,10 @@ class Gathering:
         self._places: dict[str, str] = {}
         self._files = Files()
 
+    def exists(self, path: str) -> bool:
+        """Whether `path` is a file."""
+        return self._files.exist(path)
+
     def problem(self, place: str, reason: str) -> None:
         """Something is left out."""
         self.problems.append(Problem(place, reason))
@@ -74,7 +78,7 @@ class Gathering:
         """
         if item_id in self._places:
             return self.problem(place, f"the id '{item_id}' is taken by {self._places[item_id]}")
-        if not self._files.exist(path):
+        if not self.exists(path):
             return self.problem(place, f"there is no picture {path}")
         kept: dict[Caption, None] = {}
         for caption in captions:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from milvus_coop.datasets import jsonl, scenes
+from milvus_coop.datasets import folder, jsonl, karpathy, multi30k, scenes
 from milvus_coop.datasets.items import Dataset
 from milvus_coop.datasets.spec import Spec, parse_spec
+from milvus_coop.errors import DatasetError
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,10 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
+    "karpathy": Format("karpathy:dataset_coco.json,images=DIR", karpathy.KEYS, karpathy.open_karpathy),
+    "multi30k": Format("multi30k:DIR,images=DIR,language=en+de", multi30k.KEYS, multi30k.open_multi30k),
     "jsonl": Format("jsonl:FILE", jsonl.KEYS, jsonl.open_jsonl),
+    "folder": Format("folder:DIR", folder.KEYS, folder.open_folder),
     "scenes": Format("scenes:n=20000", scenes.KEYS, scenes.open_scenes),
 }
 
@@ -45,5 +49,19 @@ def open_dataset(spec: str) -> Dataset:
 
 
 def guess_format(path: Path) -> str:
-    """The format of what lies at a path."""
-    return "jsonl" if path.is_file() else "folder"
+    """The format of what lies at a path.
+
+    Raises:
+        DatasetError: a file of another kind.
+    """
+    if path.is_dir():
+        return "multi30k" if multi30k.find_texts(path, [1, 2]) else "folder"
+    if path.suffix.lower() in {".jsonl", ".ndjson"}:
+        return "jsonl"
+    if path.suffix.lower() == ".json":
+        return "karpathy"
+    raise DatasetError(
+        f"--data {path}: the format of a {path.suffix or 'file without an ending'} is not known",
+        expected="a .jsonl list, a Karpathy .json file or a folder",
+        run=f"--data jsonl:{path}",
+    )

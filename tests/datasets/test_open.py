@@ -1,0 +1,87 @@
+"""The text after `--data`: formats, options, guesses, and what is said about mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from milvus_coop.datasets import FORMATS, open_dataset
+from milvus_coop.datasets.open import guess_format
+from milvus_coop.datasets.spec import parse_spec
+from milvus_coop.errors import DatasetError
+from tests.datasets.conftest import Draw
+
+
+def test_paths_and_values_may_contain_commas_and_colons() -> None:
+    spec = parse_spec("jsonl:/a,b/c:d.jsonl,images=/x,y/z,language=de", FORMATS)
+    assert (spec.format, spec.path, dict(spec.options)) == ("jsonl", Path("/a,b/c:d.jsonl"), {"images": "/x,y/z", "language": "de"})
+
+
+def test_a_drive_letter_is_no_format() -> None:
+    assert parse_spec(r"C:\data\list.jsonl", FORMATS).format == ""
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(sorted(FORMATS)),
+    st.dictionaries(st.sampled_from(["n", "images", "language", "x_y"]), st.text("ab/.+,:9", min_size=1, max_size=6)),
+)
+def test_every_option_comes_back(name: str, options: dict[str, str]) -> None:
+    spec = parse_spec(",".join([f"{name}:some/path", *(f"{key}={value}" for key, value in options.items())]), FORMATS)
+    assert (spec.format, spec.path, dict(spec.options)) == (name, Path("some/path"), options)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("", "names no data"),
+        ("n=3", "names no data"),
+        ("karpaty:/x", "there is no format 'karpaty'; expected: one of .*; try: --data karpathy:/x"),
+        ("jsonl:/nowhere/x.jsonl", "there is no /nowhere/x.jsonl"),
+        ("/nowhere/x.jsonl", "there is no /nowhere/x.jsonl"),
+        ("jsonl", "no path"),
+        ("jsonl:https://example.org/x.jsonl", "is an address"),
+        ("https://example.org/x.jsonl", "is an address"),
+        ("scenes:n=20,seeds=3", "scenes has no option 'seeds'; expected: .*; try: seed=3"),
+        ("scenes:n=20,n=30", "n is given twice"),
+        ("scenes:n=many", "n=many; expected: a whole number, at least 1"),
+        ("scenes:n=5,objects=4", "objects=4; expected: .* at most 3"),
+        ("scenes:n=5,vary=yes", "vary=yes; expected: 0 or 1"),
+        ("scenes:/some/path,n=5", "have no path"),
+        ("jsonl:{tmp}/a.jsonl,images=/nowhere", "images=/nowhere; expected: a folder"),
+        ("jsonl:{tmp}/a.jsonl,language=en+de", "expected: one language"),
+        ("jsonl:{tmp}/a.jsonl,language=German!", "expected: language codes"),
+        ("jsonl:{tmp}", "is a folder; expected: a JSONL file; try: --data folder:"),
+        ("folder:{tmp}/a.jsonl", "is a file; expected: a folder"),
+        ("folder:{tmp},dev=5", "dev=5; expected: a share"),
+        ("folder:{tmp},dev=0.6,test=0.5", "below 1 together"),
+        ("multi30k:{tmp}", "no image list"),
+        ("{tmp}/notes.md", "format of a .md is not known"),
+    ],
+)
+def test_mistakes_are_named(given: str, said: str, tmp_path: Path) -> None:
+    for name in ("a.jsonl", "notes.md"):
+        (tmp_path / name).touch()
+    with pytest.raises(DatasetError, match=said):
+        open_dataset(given.format(tmp=tmp_path))
+
+
+def test_formats_are_guessed(tmp_path: Path, picture: Draw) -> None:
+    (tmp_path / "a.jsonl").touch()
+    (tmp_path / "dataset.json").write_text(json.dumps({"images": []}))
+    (tmp_path / "multi").mkdir()
+    (tmp_path / "multi/train.txt").write_text("a.jpg\n")
+    assert guess_format(tmp_path / "multi") == "folder", "a sidecar may be called train.txt"
+    (tmp_path / "multi/train.en").write_text("A box.\n")
+    found = {name: guess_format(tmp_path / name) for name in ("a.jsonl", "dataset.json", "multi", "")}
+    assert found == {"a.jsonl": "jsonl", "dataset.json": "karpathy", "multi": "multi30k", "": "folder"}
+
+
+def test_every_option_is_explained() -> None:
+    for name, format_ in FORMATS.items():
+        assert format_.usage.startswith(name)
+        assert all(format_.keys.values())
