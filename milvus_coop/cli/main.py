@@ -12,6 +12,7 @@ from milvus_coop.cli.bundle import bundle
 from milvus_coop.cli.collections import collections
 from milvus_coop.cli.demo import demo
 from milvus_coop.cli.doctor import doctor
+from milvus_coop.cli.evaluate import evaluate
 from milvus_coop.cli.ingest import ingest
 from milvus_coop.cli.query import query
 from milvus_coop.cli.triton import triton
@@ -53,7 +54,7 @@ def cli() -> None:
     """
 
 
-for command in (ingest, query, collections, bundle, triton, demo, doctor):
+for command in (ingest, query, evaluate, collections, bundle, triton, demo, doctor):
     cli.add_command(command)
 
 

@@ -27,12 +27,13 @@ LAYERS = {
     "models": 4,
     "search": 5,
     "ingest": 5,
-    "export": 6,
-    "plans": 7,
-    "triton": 8,
-    "training": 8,
-    "cli": 9,
-    "__main__": 10,
+    "evaluation": 6,
+    "export": 7,
+    "plans": 8,
+    "triton": 9,
+    "training": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 HOMES = {
     "pymilvus": {"store"},
@@ -46,6 +47,7 @@ HOMES = {
     "onnx": {"export", "training"},
     "torch": {"export", "training"},
     "transformers": {"export", "training"},
+    "matplotlib": {"evaluation"},
     "rich": {"cli", "training"},
     "click": {"cli", "training"},
 }
