@@ -65,7 +65,7 @@ def plain_model(bundle: Bundle, graph: str) -> ModelProto:
     path = bundle.path(bundle.spec.graph(graph).file)
     try:
         model = onnx.load(str(path), load_external_data=False)
-        _read_weights(model, bundle)
+        read_weights(model, bundle)
     except Exception as exc:  # protobuf, onnx and the file system each raise their own
         raise BundleInvalidError(f"{path} is not a readable ONNX graph: {exc}", run="copy the bundle again") from exc
     foreign = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in _STANDARD})
@@ -75,7 +75,7 @@ def plain_model(bundle: Bundle, graph: str) -> ModelProto:
     return model
 
 
-def _read_weights(model: ModelProto, bundle: Bundle) -> None:
+def read_weights(model: ModelProto, bundle: Bundle) -> None:
     """Put external weights inside. onnx's own reader refuses files with hard links, which is how uv installs packages."""
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from milvus_coop.training.coop_small.packages import PACKAGES, Package
@@ -16,9 +17,9 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_S = 600
 
 
-def fetch_packages(workspace: Workspace) -> None:
+def fetch_packages(workspace: Workspace, packages: Iterable[Package] = PACKAGES) -> None:
     """Download (about 500 MB, under a minute) and unpack every package that is not there yet."""
-    for package in PACKAGES:
+    for package in packages:
         target = workspace.raw / package.folder
         if target.is_dir():
             continue

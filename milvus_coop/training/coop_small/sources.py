@@ -14,7 +14,7 @@ from milvus_coop.training.coop_small.records import Record, normalise, unique_te
 from milvus_coop.training.coop_small.wordnet import WordNet
 
 ICON_PREFIX = "iconify-json-"
-_STAMPS = "tuxpaint-stamps-default/usr/share/tuxpaint/stamps"
+STAMPS = "tuxpaint-stamps-default/usr/share/tuxpaint/stamps"
 _CLIPART_SVG = "openclipart-svg/usr/share/openclipart/svg"
 _CLIPART_PNG = "openclipart-png/usr/share/openclipart/png"
 _DC = "{http://purl.org/dc/elements/1.1/}"
@@ -32,16 +32,16 @@ def read_sources(raw: Path) -> list[Record]:
     """All records of all sources, in a fixed order."""
     wordnet = WordNet(raw / "wordnet-base")
     emoji = _emoji_texts(raw)
-    records = [*_stamps(raw), *_clipart(raw, wordnet)]
+    records = [*read_stamps(raw), *_clipart(raw, wordnet)]
     for package in PACKAGES:
         if package.folder.startswith(ICON_PREFIX):
             records.extend(_icons(raw, package.folder.removeprefix(ICON_PREFIX), emoji, wordnet))
     return records
 
 
-def _stamps(raw: Path) -> Iterator[Record]:
+def read_stamps(raw: Path) -> Iterator[Record]:
     """Each .txt holds the English caption in its first line; the picture has the same stem."""
-    root = raw / _STAMPS
+    root = raw / STAMPS
     for text_file in sorted(root.rglob("*.txt")):
         lines = text_file.read_text("utf-8", errors="replace").splitlines()
         pictures = [path for suffix in (".png", ".svg") if (path := text_file.with_suffix(suffix)).is_file()]
