@@ -18,6 +18,7 @@ from milvus_coop.training.coop_small.fetch import fetch_packages
 from milvus_coop.training.coop_small.figures import cross_validate, leave_styles_out
 from milvus_coop.training.coop_small.figures import describe as describe_verdict
 from milvus_coop.training.coop_small.judge import judge as judge_model
+from milvus_coop.training.coop_small.languages import write_stamps
 from milvus_coop.training.coop_small.pictures import is_usable, on_background, open_picture
 from milvus_coop.training.coop_small.pipeline import (
     Recipe,
@@ -49,6 +50,11 @@ def records(workspace: Workspace) -> None:
     """List every captioned picture (20,700 of them, 20 s)."""
     found = [record for record in read_sources(workspace.raw) if is_usable(record, workspace.raw)]
     write_records(workspace.root / "records.jsonl", found)
+
+
+def languages(workspace: Workspace) -> None:
+    """List the stamps with their captions in 77 languages, as a data set of its own (15 s)."""
+    write_stamps(workspace.raw, workspace.folder("stamps"))
 
 
 def features(workspace: Workspace) -> None:
@@ -103,7 +109,7 @@ def card(workspace: Workspace) -> None:
 
 
 STEPS: dict[str, Callable[[Workspace], None]] = {
-    step.__name__: step for step in (fetch, records, features, train, export, judge, evaluate, card)
+    step.__name__: step for step in (fetch, records, languages, features, train, export, judge, evaluate, card)
 }
 ALWAYS = frozenset({"evaluate", "card"})
 """Cheap, and about what lies in the package now: run whenever asked."""
