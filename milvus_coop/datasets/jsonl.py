@@ -18,6 +18,7 @@ KEYS = {
     "images": "folder that the pictures' paths start from (default: the list's folder)",
     "language": "of captions without a language (default: en)",
 }
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:")
 
 
@@ -105,6 +106,6 @@ def _text(value: Any, key: str, *, may_be_empty: bool = False) -> str:
         raise _BadLineError(f"'{key}' holds {json.dumps(value)[:40]}, expected text")
     if not value.strip() and not may_be_empty:
         raise _BadLineError(f"'{key}' is empty")
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+    if "\0" in value or (not value.isascii() and _SURROGATE.search(value)):
         raise _BadLineError(f"'{key}' is not valid UTF-8 text")
     return value

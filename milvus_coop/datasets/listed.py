@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL.Image import Image
 
 from milvus_coop.datasets.items import SPLITS, Caption, Item, Problem, Split
+from milvus_coop.datasets.randomness import number_of
 from milvus_coop.errors import ImageUnreadableError
 from milvus_coop.preprocess.images import decode
 
@@ -80,16 +81,16 @@ class Gathering:
             return self.problem(place, f"the id '{item_id}' is taken by {self._places[item_id]}")
         if not self.exists(path):
             return self.problem(place, f"there is no picture {path}")
-        kept: dict[Caption, None] = {}
+        kept: dict[tuple[str, str], Caption] = {}
         for caption in captions:
             if text := caption.text.strip():
-                kept[caption if text == caption.text else Caption(text, caption.language, caption.kind)] = None
+                kept.setdefault((text, caption.language), caption if text == caption.text else replace(caption, text=text))
             else:
                 self.problem(place, "a caption is empty")
         if not kept:
             return self.problem(place, "no captions")
         self._places[item_id] = place
-        self.items.append(Item(item_id, tuple(kept), split, Path(path)))
+        self.items.append(Item(item_id, tuple(kept.values()), split, Path(path)))
         return None
 
     def dataset(self, name: str) -> ListedDataset:
@@ -123,7 +124,7 @@ def _file_names(folder: str) -> frozenset[str]:
 
 def split_by_hash(key: str, dev: float, test: float) -> Split:
     """A split that depends on `key` only, so that adding items moves none of the others."""
-    place = int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") / 2**64
+    place = number_of(key) / 2**64
     if place < test:
         return "test"
     return "dev" if place < test + dev else "train"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import itertools
 import math
 import random
 from dataclasses import dataclass
@@ -12,13 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from milvus_coop.datasets.scene_words import Content
+from milvus_coop.datasets.standing import stand
 
 RADII = {"small": (0.085, 0.105), "large": (0.165, 0.195)}
 """Half the side of the box around a thing, as a share of the picture."""
 
-_EDGE = 0.02
-_GAP = 0.035
-_SLANT = 0.22  # of the distance: how far "left of" may be from level
 _SUPERSAMPLING = 2
 _NOISE = 13  # levels
 _HSV = {
@@ -33,7 +30,6 @@ _HSV = {
     "brown": (0.07, 0.68, 0.42),
     "black": (0.0, 0.0, 0.08),
 }
-_STEP = {"left": 1, "above": 1, "right": -1, "below": -1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +53,12 @@ class Scene:
 
 def lay_out(content: Content, rng: random.Random) -> Scene:
     """Place the things as the caption says, apart from each other and inside the picture."""
-    for _ in range(1000):
+    for _ in range(1000):  # the largest things fit in 1 of 20 draws
         radii = [rng.uniform(*RADII[thing.size]) for thing in content.things]
-        places = [(rng.uniform(_EDGE + radii[0], 1 - _EDGE - radii[0]), rng.uniform(_EDGE + radii[0], 1 - _EDGE - radii[0]))]
-        for relation, radius in zip(content.relations, radii[1:], strict=True):
-            distance = rng.uniform(radii[0] + radius + _GAP, 0.8) * _STEP[relation]
-            slant = distance * rng.uniform(-_SLANT, _SLANT)
-            dx, dy = (distance, slant) if relation in {"left", "right"} else (slant, distance)
-            places.append((places[0][0] + dx, places[0][1] + dy))
-        if _fits(places, radii):
+        if places := stand(content.relations, radii, rng):
             objects = zip(content.things, places, radii, strict=True)
             return Scene(tuple(SceneObject(t.size, t.colour, t.shape, x, y, r) for t, (x, y), r in objects))
-    raise ValueError(f"no room for {content.caption}")  # the largest things fit in 1 of 20 draws
-
-
-def _fits(places: list[tuple[float, float]], radii: list[float]) -> bool:
-    if not all(_EDGE + r <= c <= 1 - _EDGE - r for place, r in zip(places, radii, strict=True) for c in place):
-        return False
-    return all(
-        max(abs(places[i][0] - places[j][0]), abs(places[i][1] - places[j][1])) >= radii[i] + radii[j] + _GAP
-        for i, j in itertools.combinations(range(len(places)), 2)
-    )
+    raise ValueError(f"no room for {content.caption}")
 
 
 def draw(scene: Scene, size: int, rng: random.Random) -> Image.Image:

@@ -6,14 +6,11 @@ import itertools
 import random
 from dataclasses import dataclass, replace
 
+from milvus_coop.datasets.standing import HORIZONTAL, OPPOSITE, RELATIONS, VERTICAL, Meaning, meaning_of, true_meanings
+
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "black")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "heart", "ring")
 SIZES = ("small", "large")
-RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
-OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
-
-Fact = tuple[str, "Thing", "Thing"]
-Meaning = frozenset[Fact]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +47,13 @@ class Content:
 
     @property
     def meaning(self) -> Meaning:
-        """The same for all captions that say the same: A left of B, B right of A."""
-        return frozenset(_fact(r, self.things[0], thing) for r, thing in zip(self.relations, self.things[1:], strict=True))
+        """The same for all captions that say the same."""
+        return meaning_of(self.things, self.relations)
 
     @property
     def true_meanings(self) -> frozenset[Meaning]:
-        """Its own, and what a generous reader finds true as well: things that stand diagonally are left and above, too."""
-        if len(self.things) == 2:
-            return frozenset([self.meaning])
-        corner, beside, beyond = self.things
-        across, along = self.relations
-        horizontal = (_fact(across, corner, beside), _fact(across, beyond, beside))
-        vertical = (_fact(along, corner, beyond), _fact(along, beside, beyond))
-        return frozenset(frozenset(pair) for pair in itertools.product(horizontal, vertical))
-
-
-def _fact(relation: str, first: Thing, second: Thing) -> Fact:
-    return (relation, first, second) if relation in {"left", "above"} else (OPPOSITE[relation], second, first)
+        """All that is true of the picture, for a generous reader."""
+        return true_meanings(self.things, self.relations)
 
 
 def write(content: Content) -> str:
@@ -95,7 +82,7 @@ def draw_content(rng: random.Random, objects: int) -> Content:
     things = tuple(Thing(rng.choice(SIZES), colour, shape) for colour, shape in zip(colours, shapes, strict=True))
     if objects == 2:
         return Content(things, (rng.choice(tuple(RELATIONS)),))
-    return Content(things, (rng.choice(("left", "right")), rng.choice(("above", "below"))))
+    return Content(things, (rng.choice(HORIZONTAL), rng.choice(VERTICAL)))
 
 
 def variants(content: Content, rng: random.Random) -> list[tuple[str, Content]]:

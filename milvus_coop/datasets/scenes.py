@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 
 from PIL.Image import Image
 
 from milvus_coop.datasets.items import Caption, Item, Problem, Split
+from milvus_coop.datasets.randomness import rng_of
 from milvus_coop.datasets.scene_picture import Scene, SceneObject, draw, lay_out
-from milvus_coop.datasets.scene_words import Content, Meaning, draw_content, read, variants, write
+from milvus_coop.datasets.scene_words import Content, draw_content, read, variants, write
 from milvus_coop.datasets.spec import Spec
+from milvus_coop.datasets.standing import Meaning
 from milvus_coop.errors import DatasetError, ImageUnreadableError
 
 __all__ = ["KEYS", "Scene", "SceneObject", "Scenes", "open_scenes", "scene_of"]
@@ -88,11 +89,6 @@ def _read_id(item: Item) -> tuple[Content, random.Random]:
         return read(item.id.removeprefix("scene/").rpartition("/")[0]), rng_of(item.id)
     except ValueError as exc:
         raise ImageUnreadableError(f"{item.id}: {exc}") from exc
-
-
-def rng_of(text: str) -> random.Random:
-    """A random generator that depends on a text only: not on the process, as `hash` does."""
-    return random.Random(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))  # noqa: S311 - pictures
 
 
 class _Pool:

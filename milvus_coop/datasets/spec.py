@@ -13,6 +13,7 @@ from milvus_coop.errors import DatasetError
 _OPTION = re.compile(r"([A-Za-z][A-Za-z_]*)=(.*)", re.DOTALL)
 _BEFORE_OPTION = re.compile(r",(?=[A-Za-z][A-Za-z_]*=)")
 _FORMAT = re.compile(r"[A-Za-z0-9_-]{2,}")  # one letter is a drive on Windows
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]+)*")
 
 
@@ -69,6 +70,13 @@ class Spec:
             raise self.wrong(key, "0 or 1")
         return text == "1"
 
+    def choices(self, key: str, known: Collection[str]) -> tuple[str, ...]:
+        """Those of the known words that `key=one+two` names; all of them by default."""
+        words = tuple(dict.fromkeys(self.options.get(key, "+".join(known)).split("+")))
+        if not set(words) <= set(known):
+            raise self.wrong(key, f"one or more of {', '.join(known)}, joined by +")
+        return words
+
     def languages(self, default: str) -> tuple[str, ...]:
         """The codes in `language=en+de`, each once."""
         codes = tuple(dict.fromkeys(self.options.get("language", default).split("+")))
@@ -115,7 +123,7 @@ def parse_spec(text: str, formats: Collection[str]) -> Spec:
         )
     else:
         rest = text
-    if "://" in rest:
+    if _ADDRESS.match(rest):
         raise DatasetError(f"--data {text} is an address", expected="a file or folder of this machine: download the data first")
     pieces = _BEFORE_OPTION.split(rest) if rest.strip() else []
     path = Path(pieces.pop(0)).expanduser() if pieces and not _OPTION.fullmatch(pieces[0]) else None

@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milvus_coop.datasets import SPLITS, Dataset, Item, open_dataset
+from milvus_coop.datasets.randomness import rng_of
 from milvus_coop.datasets.scene_picture import _HSV, SceneObject, _rgb
-from milvus_coop.datasets.scene_words import COLOURS, RELATIONS, SHAPES, SIZES, Content, Thing, read, variants, write
-from milvus_coop.datasets.scenes import rng_of, scene_of
+from milvus_coop.datasets.scene_words import COLOURS, SHAPES, SIZES, Content, Thing, read, variants, write
+from milvus_coop.datasets.scenes import scene_of
+from milvus_coop.datasets.standing import RELATIONS
 from milvus_coop.errors import DatasetError, ImageUnreadableError
 
 TINY = "scenes:n=120,dev=30,test=60,size=48"

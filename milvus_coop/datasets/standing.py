@@ -1,0 +1,77 @@
+"""Left of, right of, above, below: what follows from them, and where to put things so that they are plainly true."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Hashable, Sequence
+
+RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
+OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+HORIZONTAL, VERTICAL = ("left", "right"), ("above", "below")
+
+Fact = tuple[str, Hashable, Hashable]
+Meaning = frozenset[Fact]
+Place = tuple[float, float]
+
+EDGE = 0.02
+GAP = 0.035
+_SLANT = 0.22  # of the distance: how far "left of" may be from level
+_STEP = {"left": 1, "above": 1, "right": -1, "below": -1}
+
+
+def meaning_of(things: Sequence[Hashable], relations: Sequence[str]) -> Meaning:
+    """What is said when the first thing stands in the relations to the others, in order.
+
+    The same for all ways to say the same: A left of B, B right of A.
+    """
+    return frozenset(_fact(relation, things[0], thing) for relation, thing in zip(relations, things[1:], strict=True))
+
+
+def true_meanings(things: Sequence[Hashable], relations: Sequence[str]) -> frozenset[Meaning]:
+    """Its own meaning, and what a generous reader finds true as well.
+
+    With three things the first relation is horizontal and the second vertical: they stand in an L, the first at its corner. The
+    other two stand diagonally, so that one is left of the other, and above or below it.
+    """
+    if len(things) == 2:
+        return frozenset([meaning_of(things, relations)])
+    corner, beside, beyond = things
+    across, along = relations
+    horizontal = (_fact(across, corner, beside), _fact(across, beyond, beside))
+    vertical = (_fact(along, corner, beyond), _fact(along, beside, beyond))
+    return frozenset(frozenset(pair) for pair in itertools.product(horizontal, vertical))
+
+
+def _fact(relation: str, first: Hashable, second: Hashable) -> Fact:
+    return (relation, first, second) if relation in {"left", "above"} else (OPPOSITE[relation], second, first)
+
+
+def stand(relations: Sequence[str], radii: Sequence[float], rng: random.Random) -> list[Place] | None:
+    """Centres for things of these radii (half the side of a box), the first in the relations to the others; None: a bad draw."""
+    places = [(_inside(radii[0], rng), _inside(radii[0], rng))]
+    for relation, radius in zip(relations, radii[1:], strict=True):
+        distance = rng.uniform(radii[0] + radius + GAP, 0.8) * _STEP[relation]
+        slant = distance * rng.uniform(-_SLANT, _SLANT)
+        dx, dy = (distance, slant) if relation in HORIZONTAL else (slant, distance)
+        places.append((places[0][0] + dx, places[0][1] + dy))
+    return places if _fit(places, radii) else None
+
+
+def scatter(radii: Sequence[float], rng: random.Random) -> list[Place] | None:
+    """Centres anywhere; None: a bad draw."""
+    places = [(_inside(radius, rng), _inside(radius, rng)) for radius in radii]
+    return places if _fit(places, radii) else None
+
+
+def _inside(radius: float, rng: random.Random) -> float:
+    return rng.uniform(EDGE + radius, 1 - EDGE - radius)
+
+
+def _fit(places: Sequence[Place], radii: Sequence[float]) -> bool:
+    if not all(EDGE + r <= c <= 1 - EDGE - r for place, r in zip(places, radii, strict=True) for c in place):
+        return False
+    return all(
+        max(abs(places[i][0] - places[j][0]), abs(places[i][1] - places[j][1])) >= radii[i] + radii[j] + GAP
+        for i, j in itertools.combinations(range(len(places)), 2)
+    )
