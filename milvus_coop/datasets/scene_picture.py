@@ -53,7 +53,7 @@ class Scene:
 
 def lay_out(content: Content, rng: random.Random) -> Scene:
     """Place the things as the caption says, apart from each other and inside the picture."""
-    for _ in range(1000):  # the largest things fit in 1 of 20 draws
+    for _ in range(10_000):  # in the worst case, a small thing at the corner of two large ones, 1 of 7 fits
         radii = [rng.uniform(*RADII[thing.size]) for thing in content.things]
         if places := stand(content.relations, radii, rng):
             objects = zip(content.things, places, radii, strict=True)

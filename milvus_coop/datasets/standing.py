@@ -49,12 +49,22 @@ def _fact(relation: str, first: Hashable, second: Hashable) -> Fact:
 
 def stand(relations: Sequence[str], radii: Sequence[float], rng: random.Random) -> list[Place] | None:
     """Centres for things of these radii (half the side of a box), the first in the relations to the others; None: a bad draw."""
-    places = [(_inside(radii[0], rng), _inside(radii[0], rng))]
+    widest = max(radii)
+    first = [_inside(widest, rng), _inside(widest, rng)]
+    distances: list[float] = []
     for relation, radius in zip(relations, radii[1:], strict=True):
-        distance = rng.uniform(radii[0] + radius + GAP, 0.8) * _STEP[relation]
+        nearest, farthest = radii[0] + radius + GAP, 1 - 2 * EDGE - radii[0] - radius
+        if nearest > farthest:
+            return None
+        distance = rng.uniform(nearest, farthest)
+        ends = (radii[0], 1 - radius - distance) if _STEP[relation] > 0 else (radius + distance, 1 - radii[0])
+        first[0 if relation in HORIZONTAL else 1] = rng.uniform(ends[0] + EDGE, ends[1] - EDGE)
+        distances.append(distance * _STEP[relation])
+    places = [(first[0], first[1])]
+    for relation, distance in zip(relations, distances, strict=True):
         slant = distance * rng.uniform(-_SLANT, _SLANT)
         dx, dy = (distance, slant) if relation in HORIZONTAL else (slant, distance)
-        places.append((places[0][0] + dx, places[0][1] + dy))
+        places.append((first[0] + dx, first[1] + dy))
     return places if _fit(places, radii) else None
 
 

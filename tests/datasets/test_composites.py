@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 
 from milvus_coop.datasets import SPLITS, Item, open_dataset
-from milvus_coop.datasets.composite_words import Composition, read, write
+from milvus_coop.datasets.composite_picture import lay_out
+from milvus_coop.datasets.composite_words import Composition, Part, read, write
 from milvus_coop.datasets.composites import Box, Composites
 from milvus_coop.datasets.nouns import head_of
+from milvus_coop.datasets.randomness import rng_of
 from milvus_coop.datasets.standing import RELATIONS
 from milvus_coop.errors import DatasetError, ImageUnreadableError
 
@@ -166,6 +168,22 @@ def test_pictures_show_the_cutouts_in_their_boxes(composites: Composites) -> Non
         assert all(
             a.right <= b.left or b.right <= a.left or a.bottom <= b.top or b.bottom <= a.top for a, b in combinations(boxes, 2)
         )
+
+
+def test_there_is_room_for_every_composition() -> None:
+    one, two, three = (Part(label) for label in ("ant", "bear", "cat"))
+    contents = [
+        Composition("relation", (one, two), ("left",)),
+        Composition("relation", (one, two, three), ("right", "above")),
+        Composition("size", (Part("ant", size="large"), Part("bear", size="small"))),
+        Composition("objects", (one, two)),
+        Composition("objects", (one, two, three)),
+        Composition("count", (Part("ant", 5), two)),
+    ]
+    for content in contents:
+        for seed in range(100):
+            slots = lay_out(content, rng_of(f"{seed}"))
+            assert all(slot.side / 2 <= c <= 1 - slot.side / 2 for slot in slots for c in (slot.x, slot.y))
 
 
 def test_problems_of_the_source_are_named(composites: Composites) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from milvus_coop.datasets import SPLITS, Dataset, Item, open_dataset
 from milvus_coop.datasets.randomness import rng_of
-from milvus_coop.datasets.scene_picture import _HSV, SceneObject, _rgb
+from milvus_coop.datasets.scene_picture import _HSV, SceneObject, _rgb, lay_out
 from milvus_coop.datasets.scene_words import COLOURS, SHAPES, SIZES, Content, Thing, read, variants, write
 from milvus_coop.datasets.scenes import scene_of
 from milvus_coop.datasets.standing import RELATIONS
@@ -98,6 +98,14 @@ def test_things_keep_apart_and_inside(scenes: Dataset) -> None:
         objects = scene_of(item).objects
         assert all(o.radius < c < 1 - o.radius for o in objects for c in (o.x, o.y))
         assert all(max(abs(a.x - b.x), abs(a.y - b.y)) > a.radius + b.radius for a, b in combinations(objects, 2))
+
+
+@pytest.mark.parametrize("sizes", list(product(SIZES, repeat=3)))
+def test_there_is_room_for_things_of_all_sizes(sizes: tuple[str, str, str]) -> None:
+    things = tuple(Thing(size, colour, "star") for size, colour in zip(sizes, COLOURS, strict=False))
+    for seed, relations in enumerate([("left", "above"), ("right", "below")] * 100):
+        assert lay_out(Content(things, relations), rng_of(f"{seed}"))
+        assert lay_out(Content(things[:2], relations[:1]), rng_of(f"{seed}"))
 
 
 def test_epochs_change_the_train_pictures_only() -> None:
