@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -33,6 +34,7 @@ def to_onnx(
     shapes = tuple({0: BATCH, **extra.get(name, {})} for name in inputs)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # "torchvision is not installed"
         program = torch.onnx.export(
             module.eval(),
             tuple(value.clone() for value in inputs.values()),  # one tensor given twice would become one input

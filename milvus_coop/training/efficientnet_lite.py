@@ -101,7 +101,11 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 RGB of shape (B, 3, S, S) -> feature map (B, 1280, G, G), float32, values in [0, 6]."""
-        hidden = functional.relu6(self.stem((pixels.float() - PIXEL_MEAN) / PIXEL_STD))
+        return self.feature_map((pixels.float() - PIXEL_MEAN) / PIXEL_STD)
+
+    def feature_map(self, normalised: Tensor) -> Tensor:
+        """Pixels less mean over deviation (B, 3, S, S) -> feature map (B, 1280, G, G)."""
+        hidden = functional.relu6(self.stem(normalised))
         for block in self.blocks:
             hidden = block(hidden)
         return functional.relu6(self.head(hidden))

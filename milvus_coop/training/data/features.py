@@ -1,0 +1,128 @@
+"""Cached features: a frozen backbone runs once over every image, and its output is kept on disk in shards.
+
+A shard is named by what it was made from (backbone, items, sizes and times of their files), so a changed picture, another backbone
+or a killed run costs only the shards concerned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from milvus_coop.datasets import Dataset, Item
+from milvus_coop.export.graphs import to_onnx
+from milvus_coop.export.sessions import open_session, run_graph
+from milvus_coop.training.data.visuals import Seen, Visuals
+from milvus_coop.training.networks.vision import Vision
+from milvus_coop.types import Array
+
+SHARD = 1024
+"""Images per file."""
+_BATCH = 32
+
+
+class CachedFeatures:
+    """Features (images, cells, F), float16, memory-mapped. Rows of unreadable pictures are NaN."""
+
+    def __init__(self, shards: Sequence[Path], count: int) -> None:
+        self._shards = [np.load(path, mmap_mode="r") for path in shards]
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def fetch(self, positions: Array) -> Seen:
+        """Copy rows out of the files."""
+        rows = [self._shards[position // SHARD][position % SHARD] for position in positions.tolist()]
+        visual = np.stack(rows) if rows else np.zeros((0, *self._shards[0].shape[1:]), np.float16)
+        return Seen(visual, ~np.isnan(visual[:, 0, 0]))
+
+
+class FeatureCache:
+    """Computes and finds features of one backbone."""
+
+    def __init__(self, folder: Path, vision: Vision, device: torch.device, threads: int) -> None:
+        self._key = vision_key(vision)
+        self._folder = folder / self._key[:16]
+        self._vision = vision
+        self._device = device
+        self._threads = threads
+        self._run: Callable[[Array], Array] | None = None
+
+    def features(
+        self, dataset: Dataset, items: Sequence[Item], pixels: Visuals, on_images: Callable[[int], None] | None = None
+    ) -> CachedFeatures:
+        """Features of `items`; what is not on disk is computed from `pixels` and written.
+
+        Args:
+            dataset: whose name tells drawn pictures of different data sets apart.
+            items: n items.
+            pixels: the same items.
+            on_images: called with the number of images done after each batch.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        shards = []
+        for start in range(0, len(items), SHARD):
+            positions = np.arange(start, min(start + SHARD, len(items)))
+            path = self._folder / f"{self._shard_key(dataset, [items[i] for i in positions.tolist()])}.npy"
+            if not path.is_file():
+                values = self._compute(pixels, positions, on_images)
+                partial = path.with_name(f"{path.stem}.partial.npy")
+                np.save(partial, values)
+                partial.rename(path)
+            elif on_images is not None:
+                on_images(len(positions))
+            shards.append(path)
+        return CachedFeatures(shards, len(items))
+
+    def _compute(self, pixels: Visuals, positions: Array, on_images: Callable[[int], None] | None) -> Array:
+        self._run = self._run or _runner(self._vision, self._device, self._threads)
+        parts = []
+        for start in range(0, len(positions), _BATCH):
+            seen = pixels.fetch(positions[start : start + _BATCH])
+            features = self._run(seen.visual)
+            features[~seen.usable] = np.nan
+            parts.append(features.astype(np.float16))
+            if on_images is not None:
+                on_images(len(seen.usable))
+        return np.concatenate(parts)
+
+    def _shard_key(self, dataset: Dataset, items: Sequence[Item]) -> str:
+        digest = hashlib.sha256(dataset.name.encode())
+        for item in items:
+            digest.update(f"\n{item.id}".encode())
+            if item.path is not None and item.path.is_file():
+                stat = item.path.stat()
+                digest.update(f"|{item.path}|{stat.st_size}|{stat.st_mtime_ns}".encode())
+        return digest.hexdigest()[:32]
+
+
+def vision_key(vision: Vision) -> str:
+    """Hash of a backbone's configuration and weights."""
+    digest = hashlib.sha256(repr(vision.config).encode())
+    for name, value in sorted(vision.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _runner(vision: Vision, device: torch.device, threads: int) -> Callable[[Array], Array]:
+    """On a CPU through ONNX Runtime, which runs convolutions several times as fast as eager PyTorch."""
+    if device.type != "cpu":
+        frozen = vision.to(device).eval()
+
+        def run_torch(pixels: Array) -> Array:
+            with torch.no_grad():
+                features: Tensor = frozen(torch.from_numpy(pixels).to(device))
+            return features.float().cpu().numpy()
+
+        return run_torch
+    size = vision.config.image.size
+    model = to_onnx(vision, {"pixel_values": torch.zeros(2, 3, size, size, dtype=torch.uint8)}, ["features"])
+    session = open_session(model, threads)
+    return lambda pixels: run_graph(session, {"pixel_values": pixels})["features"]

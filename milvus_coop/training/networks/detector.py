@@ -1,0 +1,53 @@
+"""A small region detector: the cells of a convolutional network where something is, with what it is and where.
+
+It stands for the Faster R-CNN of Geigle et al. 2022: trained to recognise single objects, then frozen, it gives a few region
+vectors per image, which know nothing of captions or relations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+class RegionDetector(nn.Module):
+    """Cells with heads for presence and for each attribute; the `regions` likeliest cells become region vectors.
+
+    Args:
+        stages: (channels, stride) of the convolutions, 3 x 3 but for the first, which reads patches of its stride.
+        attributes: name -> number of values, such as colour -> 8.
+        regions: region vectors per image.
+    """
+
+    def __init__(self, stages: Sequence[tuple[int, int]], attributes: Mapping[str, int], regions: int) -> None:
+        super().__init__()
+        first, patch = stages[0]
+        layers: list[nn.Module] = [nn.Conv2d(3, first, patch, stride=patch), nn.ReLU()]
+        for (inputs, _), (outputs, stride) in pairwise(stages):
+            layers += [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.stages = nn.Sequential(*layers)
+        self.regions = regions
+        hidden = stages[-1][0]
+        self.presence = nn.Linear(hidden, 1)
+        self.heads = nn.ModuleDict({name: nn.Linear(hidden, count) for name, count in attributes.items()})
+
+    def cells(self, pixels: Tensor) -> Tensor:
+        """Normalised (B, 3, S, S) -> hidden vectors of all cells (B, G * G, H), for training the heads."""
+        hidden: Tensor = self.stages(pixels).flatten(2).transpose(1, 2)
+        return hidden
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, regions, H + attribute values + 2 G): hidden, probabilities weighted by presence, row and column."""
+        hidden = self.cells(pixels)
+        side = int(hidden.shape[1] ** 0.5)
+        presence = self.presence(hidden).sigmoid()  # (B, G * G, 1)
+        known = [head(hidden).softmax(-1) * presence for head in self.heads.values()]
+        eye = torch.eye(side, dtype=hidden.dtype, device=hidden.device)
+        rows, columns = eye.repeat_interleave(side, 0), eye.repeat(side, 1)  # (G * G, G) each
+        places = torch.cat([rows, columns], 1).expand(len(hidden), -1, -1)
+        everything = torch.cat([hidden, *known, places], dim=-1)
+        chosen = presence[..., 0].topk(self.regions, dim=1).indices  # (B, regions)
+        return everything.gather(1, chosen[:, :, None].expand(-1, -1, everything.shape[-1]))

@@ -1,0 +1,153 @@
+"""One transformer for texts, images and pairs: the bi-encoder and the cross-encoder of Geigle et al. 2022, on stored tokens.
+
+As in the paper, images enter as a short sequence of region vectors, and the same layers read a text alone, an image alone, or both.
+What differs: the region vectors are made once, at ingest, and stored (EDJE, 2025): they are the bundle's image tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from milvus_coop.training.networks.transformer import LAYER_NORM_EPS, Layer, additive_mask
+from milvus_coop.training.networks.vision import Vision, VisionConfig
+
+TEXT, IMAGE = 0, 1
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The sizes of a network."""
+
+    vision: VisionConfig
+    vocabulary: int
+    max_length: int
+    """Longest text in tokens, special tokens included."""
+    cls_id: int
+    pad_id: int
+    tokens: int
+    """Image tokens per image."""
+    token_dim: int
+    compress: Literal["cells", "queries"] = "cells"
+    """How features become tokens: one per cell, or by `tokens` learned queries that attend to all cells (EDJE)."""
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    hidden: int = 1024
+    dim: int = 256
+    """Length of an embedding."""
+    dropout: float = 0.1
+    norm_first: bool = False
+    """Pre-norm layers, for networks that start from random weights; BERT's are post-norm."""
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> NetworkConfig:
+        """Read what `dataclasses.asdict` wrote."""
+        return cls(**{**content, "vision": VisionConfig.from_dict(content["vision"])})
+
+
+class Compressor(nn.Module):
+    """Features to image tokens. Every token is layer-normed: one scale per token then stores it well as int8."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        features = config.vision.features
+        self.queries = None
+        if config.compress == "queries":
+            self.queries = nn.Parameter(torch.randn(config.tokens, config.width) * config.width**-0.5)
+            self.places = nn.Parameter(torch.randn(config.vision.cells, config.width))
+            self.key = nn.Linear(features, config.width)
+            self.value = nn.Linear(features, config.width)
+            self.mix = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, config.hidden), nn.GELU())
+        self.narrow = nn.Linear(features if self.queries is None else config.hidden, config.token_dim)
+        self.norm = nn.LayerNorm(config.token_dim, elementwise_affine=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, cells, F) -> (B, tokens, token_dim)."""
+        if self.queries is not None:
+            keys = self.key(features) + self.places
+            weights = (self.queries @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5).softmax(-1)  # (B, tokens, cells)
+            features = self.mix(weights @ self.value(features) + self.queries)
+        tokens: Tensor = self.norm(self.narrow(features))
+        return tokens
+
+
+class OneStream(nn.Module):
+    """The network. `vision` may be None where features were computed before."""
+
+    def __init__(self, config: NetworkConfig, vision: Vision | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = vision
+        width = config.width
+        self.compressor = Compressor(config)
+        # Words, positions and types start with unit variance: smaller positions kept the binding of attributes from being learnt.
+        self.words = nn.Embedding(config.vocabulary, width)
+        self.positions = nn.Embedding(config.max_length, width)
+        self.slots = nn.Embedding(config.tokens, width)
+        self.kinds = nn.Embedding(2, width)
+        self.widen = nn.Linear(config.token_dim, width)
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            Layer(width, config.heads, config.hidden, config.dropout, norm_first=config.norm_first) for _ in range(config.layers)
+        )
+        self.final = nn.LayerNorm(width, eps=LAYER_NORM_EPS) if config.norm_first else nn.Identity()
+        self.project = nn.Linear(width, config.dim)
+        self.classify = nn.Linear(width, 1)
+        self.log_scale = nn.Parameter(torch.tensor(3.0))
+
+    def tokens(self, visual: Tensor) -> Tensor:
+        """uint8 pixels (B, 3, S, S), or features of the backbone (B, cells, F) -> image tokens (B, tokens, token_dim)."""
+        if visual.dtype == torch.uint8:
+            if self.vision is None:
+                raise ValueError("this network has no backbone: it takes features, not pixels")
+            visual = self.vision(visual)
+        tokens: Tensor = self.compressor(visual.float())
+        return tokens
+
+    def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """int64 (B, T) twice -> unit (B, dim)."""
+        present = attention_mask.to(self.words.weight.dtype)
+        return self._embedding(self._text_states(input_ids), present)
+
+    def embed_images(self, tokens: Tensor) -> Tensor:
+        """Image tokens (B, tokens, token_dim) -> unit (B, dim). As in the paper, [CLS] stands before them."""
+        start = self._text_states(torch.full_like(tokens[:, :1, 0], self.config.cls_id, dtype=torch.int64))
+        states = torch.cat([start, self._image_states(tokens)], dim=1)
+        return self._embedding(states, torch.ones_like(states[:, :, 0]))
+
+    def match(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor) -> Tensor:
+        """Pairs of a text and an image's tokens -> logit of "they match" (B,)."""
+        states = torch.cat([self._text_states(input_ids), self._image_states(tokens)], dim=1)
+        present = torch.cat([attention_mask.to(states.dtype), torch.ones_like(tokens[:, :, 0])], dim=1)
+        logits: Tensor = self.classify(self.dropout(self._run(states, present)[:, 0]))
+        return logits[:, 0]
+
+    def _text_states(self, input_ids: Tensor) -> Tensor:
+        states = self.words(input_ids) + self.positions.weight[: input_ids.shape[1]] + self.kinds.weight[TEXT]
+        result: Tensor = self.dropout(self.norm(states))
+        return result
+
+    def _image_states(self, tokens: Tensor) -> Tensor:
+        states = self.widen(tokens) + self.slots.weight + self.kinds.weight[IMAGE]
+        result: Tensor = self.dropout(self.norm(states))
+        return result
+
+    def _run(self, states: Tensor, present: Tensor) -> Tensor:
+        mask = additive_mask(present)
+        for layer in self.layers:
+            states = layer(states, mask)
+        result: Tensor = self.final(states)
+        return result
+
+    def _embedding(self, states: Tensor, present: Tensor) -> Tensor:
+        """Mean over the tokens that are there, [CLS] included (the paper's pooling), projected, of unit length."""
+        states = self._run(states, present)
+        mean = (states * present[:, :, None]).sum(1) / present.sum(1, keepdim=True)
+        return functional.normalize(self.project(mean), dim=-1)

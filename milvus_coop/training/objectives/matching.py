@@ -1,0 +1,31 @@
+"""Losses of the cross-encoder, over logits of pairs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def match_loss(matched: Tensor, mismatched: Tensor) -> Tensor:
+    """Binary cross-entropy of matched and mismatched pairs: -(mean log p(matched) + mean log(1 - p(mismatched))) / 2.
+
+    Geigle et al. 2022, one mismatched pair for each matched one. Their code has a softmax over two logits; the difference of the
+    two is the one logit here.
+
+    Args:
+        matched: logits (B,) of pairs that belong together.
+        mismatched: logits (B',) of pairs that do not.
+    """
+    entropy = functional.binary_cross_entropy_with_logits
+    positive = entropy(matched, torch.ones_like(matched))
+    return (positive + entropy(mismatched, torch.zeros_like(mismatched))) / 2
+
+
+def list_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy of picking the right one from a list: -mean_i log softmax(logits_i)_0.
+
+    Args:
+        logits: (B, 1 + n): the pair that matches first, then n that do not.
+    """
+    return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))

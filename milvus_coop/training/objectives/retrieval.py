@@ -1,0 +1,66 @@
+"""Losses of the bi-encoder, over the cosine similarities of a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_FAR = 2.0  # larger than any cosine distance between two unit vectors that still matters: removes a pair from a minimum
+
+
+def hardest_triplet(texts: Tensor, images: Tensor, same: Tensor, margin: float = 0.1) -> Tensor:
+    """Triplet loss with the hardest negative of the batch, in both directions.
+
+    mean_i( max(0, d(t_i, v_i) - min_j d(t_j, v_i) + m) + max(0, d(t_i, v_i) - min_j d(t_i, v_j) + m) ) with d = 1 - cosine: VSE++
+    (Faghri et al. 2018), as `BatchHardTripletLoss` of Geigle et al. 2022 has it, margin 0.1.
+
+    Args:
+        texts: unit (B, dim).
+        images: unit (B, dim); image i belongs to text i.
+        same: bool (B, B), True where text i and image j are no negatives of each other; the diagonal always is.
+        margin: m.
+
+    Returns:
+        A scalar. A row without any negative counts as no loss.
+    """
+    distance = 1.0 - texts @ images.T
+    positive = distance.diagonal()
+    negatives = distance + _FAR * 2 * same
+    nearest_text, nearest_image = negatives.min(0).values, negatives.min(1).values
+    return (functional.relu(positive - nearest_text + margin) + functional.relu(positive - nearest_image + margin)).mean()
+
+
+def sampled_triplet(anchors: Tensor, positives: Tensor, negatives: Tensor, margin: float = 0.1) -> Tensor:
+    """Mean triplet loss over given negatives, as the `ance` task of Geigle et al.'s code has it (Xiong et al. 2021).
+
+    Args:
+        anchors: unit (B, dim).
+        positives: unit (B, dim).
+        negatives: unit (B, n, dim).
+        margin: as in `hardest_triplet`.
+    """
+    positive = 1.0 - (anchors * positives).sum(-1, keepdim=True)  # (B, 1)
+    negative = 1.0 - (negatives @ anchors[:, :, None])[..., 0]  # (B, n)
+    return functional.relu(positive - negative + margin).mean()
+
+
+def distilled(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of the student's order against the teacher's, both ways (Miech et al. 2021; LoopITR, Lei et al. 2022).
+
+    Args:
+        student: logits (B, B) of the bi-encoder: scaled cosines of every text with every image.
+        teacher: logits (B, B) of the cross-encoder for the same pairs; no gradient flows into them.
+        temperature: both are divided by it.
+    """
+    soft = teacher.detach() / temperature
+
+    def one_way(learner: Tensor, target: Tensor) -> Tensor:
+        return -(target.softmax(1) * learner.log_softmax(1)).sum(1).mean()
+
+    return (one_way(student / temperature, soft) + one_way(student.T / temperature, soft.T)) / 2
+
+
+def scaled_cosines(texts: Tensor, images: Tensor, log_scale: Tensor) -> Tensor:
+    """Unit (B, dim) twice -> logits (B, B); the scale is learnt and at most 100 (Radford et al. 2021)."""
+    return torch.exp(log_scale.clamp(max=4.6052)) * texts @ images.T

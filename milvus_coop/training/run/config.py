@@ -1,0 +1,128 @@
+"""The numbers of a run, in one flat record, and the orders in which its tasks take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, cast, get_args
+
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.training.run.tasks import TASKS
+
+Objective = Literal["be", "ce", "joint"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+ORDERS: Mapping[Objective, tuple[str, ...]] = {"be": ("be",), "ce": ("ce",), "joint": ("be", "ce")}
+"""What each objective does in a round, where `order` does not say."""
+_POSITIVE = (
+    "rounds",
+    "batch",
+    "accumulate",
+    "width",
+    "layers",
+    "heads",
+    "dim",
+    "tokens",
+    "token_dim",
+    "max_length",
+    "eval_every",
+    "k",
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run. Sizes that are 0 follow from `init` and `vision`, or get the defaults of `start`."""
+
+    objective: Objective
+    data: str
+    """As `open_dataset` takes it."""
+    order: tuple[str, ...] = ()
+    """Tasks of a round, see `tasks`; each is a batch, a backward pass and an optimiser step of its own."""
+    rounds: int = 1000
+    batch: int = 64
+    """Images per task and process."""
+    accumulate: int = 1
+    """Batches per optimiser step. In-batch negatives still come from one batch."""
+    learning_rate: float = 3e-4
+    warm_up: int = 100
+    """Rounds over which the rate rises; it then falls along a cosine to zero."""
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    margin: float = 0.1
+    """Of the triplet losses."""
+    keep_groups: bool = False
+    """Whether look-alikes (`Item.group`) come in the same batch."""
+    mined: int = 50
+    """Length of the lists of BE negatives, made anew for every pass over the data."""
+    init: str = ""
+    """A run or bundle to go on from, or a text checkpoint of transformers; '': random weights."""
+    vision: str = "conv"
+    """See `networks.pretrained.open_vision`."""
+    train_vision: bool | None = None
+    """False: the backbone is frozen and its features are cached; None: only an untrained one is trained."""
+    miner: str = ""
+    """For `ce`: the run whose bi-encoder finds hard negatives and the candidates of the dev score."""
+    side: int = 0
+    """Cells per side of the feature grid."""
+    image_size: int = 0
+    tokens: int = 0
+    """Image tokens; 0: one per cell."""
+    token_dim: int = 64
+    width: int = 0
+    layers: int = 0
+    heads: int = 0
+    dim: int = 0
+    dropout: float = 0.1
+    max_length: int = 32
+    vocabulary: int = 8000
+    """Largest vocabulary of a tokenizer that is trained here."""
+    eval_every: int = 200
+    """Rounds between evaluations; each leaves a checkpoint."""
+    patience: int = 0
+    """Evaluations without a better dev score after which the run stops; 0: never."""
+    dev_items: int = 1000
+    """Images of the dev pool that are used."""
+    k: int = 20
+    """Candidates that the cross-encoder rescores for the dev score."""
+    seed: int = 0
+    threads: int = 0
+    """Threads of PyTorch; 0: as it likes."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        """Fill in the order; refuse what makes no sense."""
+        if self.train_vision is None:
+            object.__setattr__(self, "train_vision", self.vision == "conv" and not self.init)
+        if not self.order:
+            object.__setattr__(self, "order", ORDERS[self.objective])
+        if unknown := [name for name in self.order if name not in TASKS]:
+            raise InvalidArgumentError(f"the order names the task '{unknown[0]}'", expected=", ".join(TASKS))
+        for name in _POSITIVE:
+            if getattr(self, name) < (0 if name in _MAY_BE_ZERO else 1):
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)}", expected="1 or more")
+        if self.objective != "joint" and (wrong := [name for name in self.order if TASKS[name].role != self.objective]):
+            raise InvalidArgumentError(
+                f"the order of a {self.objective} run has the task '{wrong[0]}'",
+                expected=f"tasks of the {self.objective} alone",
+                run="joint",
+            )
+        if self.objective == "ce" and not self.miner and (needy := [name for name in self.order if TASKS[name].needs_retriever]):
+            raise InvalidArgumentError(
+                f"the task '{needy[0]}' asks a bi-encoder for negatives", expected="a trained one", run="--miner RUN"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "order": list(self.order)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> TrainConfig:
+        """Read what `to_dict` wrote."""
+        known = {field.name for field in fields(cls)}
+        given = {name: value for name, value in content.items() if name in known}
+        return cls(**{**given, "order": tuple(cast("list[str]", given.get("order", [])))})
+
+
+_MAY_BE_ZERO = {"width", "layers", "heads", "dim", "tokens"}

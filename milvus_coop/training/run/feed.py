@@ -1,0 +1,226 @@
+"""Batches for the tasks: corpus, images and mined negatives of the pass that a round belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from milvus_coop.datasets import Dataset, Problem, Split
+from milvus_coop.errors import TrainingError
+from milvus_coop.preprocess.texts import Tokenizer
+from milvus_coop.training.data.corpus import Corpus, tokenise
+from milvus_coop.training.data.features import FeatureCache
+from milvus_coop.training.data.sampling import Sampler, caption_choices
+from milvus_coop.training.data.visuals import Pixels, Visuals
+from milvus_coop.training.networks.one_stream import OneStream
+from milvus_coop.training.objectives.negatives import mine
+from milvus_coop.training.run.config import TrainConfig
+from milvus_coop.training.run.scoring import embed
+from milvus_coop.training.run.tasks import TASKS, Batch
+from milvus_coop.types import Array
+
+OnImages = Callable[[str, int, int], None]
+"""(what is being done, images done, of how many)."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A split, ready to be fetched from."""
+
+    corpus: Corpus
+    visuals: Visuals
+
+
+class Splits:
+    """Prepares splits: tokenises captions, and runs a frozen backbone over the images."""
+
+    def __init__(
+        self, dataset: Dataset, tokenizer: Tokenizer, network: OneStream, config: TrainConfig, device: torch.device, cache: Path
+    ) -> None:
+        if network.vision is None:
+            raise ValueError("the network has no backbone")
+        self._dataset, self._tokenizer = dataset, tokenizer
+        self._spec = network.vision.config.image
+        self._pool = ThreadPoolExecutor(config.threads or None)
+        self._features = None if config.train_vision else FeatureCache(cache, network.vision, device, config.threads or 0)
+        self.problems: list[Problem] = list(dataset.problems)
+
+    def ready(self, split: Split, *, epoch: int = 0, most: int | None = None, on_images: OnImages | None = None) -> Ready:
+        """A split, or its first `most` items; features are computed where the backbone is frozen."""
+        items = self._dataset.items(split, epoch=epoch)[:most]
+        visuals: Visuals = Pixels(self._dataset, items, self._spec, self._pool, self.problems.append)
+        if self._features is not None:
+            done = _Counter(on_images, f"{split} images", len(items))
+            visuals = self._features.features(self._dataset, items, visuals, done.add)
+        return Ready(tokenise(items, self._tokenizer), visuals)
+
+    def is_fresh(self, epoch: int) -> bool:
+        """Whether the training items of `epoch` are others than those of the epoch before."""
+        before, now = (self._dataset.items("train", epoch=number) for number in (epoch - 1, epoch))
+        return [item.id for item in before] != [item.id for item in now]
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Feed:
+    """Gives the batch of any round. What changes from pass to pass (fresh items, mined negatives) is made when a pass begins.
+
+    Args:
+        splits: where the training split comes from.
+        config: the run.
+        retriever: the bi-encoder that mines negatives.
+        device: of the batches.
+        ranks: batches per task and round: accumulation steps times processes.
+        on_images: told how far reading and mining are.
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        config: TrainConfig,
+        retriever: OneStream,
+        device: torch.device,
+        ranks: int,
+        on_images: OnImages | None,
+    ) -> None:
+        self._splits, self._config, self._retriever, self._device, self._on_images = splits, config, retriever, device, on_images
+        self._ranks = ranks
+        self._mines = any(TASKS[name].negatives for name in config.order)
+        self.mined: dict[str, Tensor] = {}
+        self._pass = 0
+        self._load(0)
+
+    @property
+    def size(self) -> int:
+        """Images in the training split."""
+        return len(self._data.corpus.items)
+
+    @property
+    def rounds_per_pass(self) -> int:
+        """Rounds in which every task sees every image about once."""
+        return self._samplers[0].steps
+
+    def enter(self, round_number: int, mined: Mapping[str, Tensor] | None = None) -> None:
+        """Prepare the pass that a round belongs to.
+
+        Args:
+            round_number: counted from 0.
+            mined: negatives from a checkpoint of the same pass.
+        """
+        number = round_number // self.rounds_per_pass
+        fresh = number != self._pass and self._splits.is_fresh(number)
+        if fresh:
+            self._load(number)
+        if self._mines and mined:
+            self.mined = dict(mined)
+        elif self._mines and (number != self._pass or not self.mined):
+            self.mined = self._mine()
+        self._pass = number
+
+    def batch(self, round_number: int, rank: int, turn: int, seed: int) -> Batch | None:
+        """The batch of one task in one round.
+
+        Args:
+            round_number: counted from 0; its pass must have been entered.
+            rank: place among the batches of this task and round.
+            turn: place of the task in the order; each has a shuffling of its own.
+            seed: of the draws of captions and negatives.
+
+        Returns:
+            The batch; None where fewer than two of its pictures can be read.
+        """
+        corpus, dice = self._data.corpus, np.random.default_rng(seed)
+        images = np.array_split(self._samplers[turn].batch(round_number), self._ranks)[rank]
+        seen = self._data.visuals.fetch(images)
+        images, visual = images[seen.usable], seen.visual[seen.usable]
+        if len(images) < 2:
+            return None
+        captions = caption_choices(corpus.first, images, dice)
+        n = TASKS[self._config.order[turn]].negatives
+        more_images = _draw(self.mined["images"].numpy()[captions], n, dice) if n else np.zeros((len(images), 0), np.int64)
+        more_captions = _draw(self.mined["captions"].numpy()[images], n, dice) if n else more_images
+        if n:
+            visual = np.concatenate([visual, self._data.visuals.fetch(more_images.ravel()).visual])
+        ids, mask = corpus.tokens(np.concatenate([captions, more_captions.ravel()]))
+        rows = len(images) + np.arange(more_images.size).reshape(more_images.shape)
+        arrays = (visual, ids, mask, corpus.same(captions, images), rows, rows)
+        return Batch(*(torch.from_numpy(array).to(self._device) for array in arrays))
+
+    def _load(self, number: int) -> None:
+        self._data = self._splits.ready("train", epoch=number, on_images=self._on_images)
+        batch, groups = self._config.batch * self._ranks, self._data.corpus.group
+        seeds = (self._config.seed * 1000 + turn for turn in range(len(self._config.order)))
+        self._samplers = [Sampler(groups, batch, seed, keep_groups=self._config.keep_groups) for seed in seeds]
+
+    def _mine(self) -> dict[str, Tensor]:
+        corpus = self._data.corpus
+        found = embed(self._retriever, corpus, self._data.visuals, self._device)
+        mined = mine(found.texts, found.images, corpus.owner, corpus.label, self._config.mined)
+        if (mined.images[:, 0] < 0).any():
+            raise TrainingError("a caption has no wrong image to learn from", expected="a training set with more than one content")
+        return {"images": torch.from_numpy(mined.images), "captions": torch.from_numpy(mined.captions)}
+
+
+class Ahead:
+    """Makes the batches of the next round in threads while the network works on this one."""
+
+    def __init__(self, feed: Feed, config: TrainConfig) -> None:
+        self._feed, self._config = feed, config
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: dict[int, list[list[Future[Batch | None]]]] = {}
+
+    def batches(self, round_number: int) -> list[list[Batch | None]]:
+        """Of this process: `[turn][accumulation step]`. The round's pass must have been entered."""
+        futures = self._waiting.pop(round_number, None) or self._submit(round_number)
+        if (round_number + 1) % self._feed.rounds_per_pass and round_number + 1 < self._config.rounds:
+            self._waiting[round_number + 1] = self._submit(round_number + 1)
+        return [[future.result() for future in turn] for turn in futures]
+
+    def _submit(self, number: int) -> list[list[Future[Batch | None]]]:
+        config, state = self._config, PartialState()
+        steps = range(state.process_index * config.accumulate, (state.process_index + 1) * config.accumulate)
+        return [
+            [self._pool.submit(self._feed.batch, number, rank, turn, draw_seed(config.seed, number, turn, rank)) for rank in steps]
+            for turn in range(len(config.order))
+        ]
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def draw_seed(*parts: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def _draw(lists: Array, n: int, dice: np.random.Generator) -> Array:
+    """`n` entries of each list (-1 fills its end), with replacement: int64 (rows, n)."""
+    lengths = (lists >= 0).sum(1, keepdims=True)
+    places = (dice.random((len(lists), n)) * lengths).astype(np.int64)
+    return np.take_along_axis(lists, places, axis=1)
+
+
+class _Counter:
+    """Adds up images for a progress display."""
+
+    def __init__(self, show: OnImages | None, what: str, total: int) -> None:
+        self._show, self._what, self._total, self._done = show, what, total, 0
+
+    def add(self, count: int) -> None:
+        """Count some more."""
+        self._done += count
+        if self._show is not None:
+            self._show(self._what, self._done, self._total)

@@ -1,0 +1,126 @@
+"""The network that a run starts with: from random weights, another run, or a text checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from milvus_coop.errors import TrainingError
+from milvus_coop.training.data.tokenise import special_ids, train_tokenizer
+from milvus_coop.training.networks.one_stream import NetworkConfig, OneStream
+from milvus_coop.training.networks.pretrained import open_vision
+from milvus_coop.training.networks.transformer import layers_from_public
+from milvus_coop.training.run.config import TrainConfig
+from milvus_coop.training.run.folder import RunFolder, load_network
+
+DEFAULT_WIDTH, DEFAULT_LAYERS, WIDTH_PER_HEAD = 256, 4, 32
+_POSITION_OFFSET = {"bert": 0, "roberta": 2, "xlm-roberta": 2}  # the RoBERTa family counts positions from the padding id + 1
+
+
+def is_ours(init: str) -> bool:
+    """Whether `init` is a run's or a bundle's folder."""
+    return any((Path(init) / part).is_file() for part in ("network.json", "training/network.json"))
+
+
+def start_network(config: TrainConfig, folder: RunFolder, captions: Iterable[str]) -> OneStream:
+    """Make the network and write its tokenizer into the run's folder.
+
+    Args:
+        config: the run.
+        folder: where tokenizer.json goes.
+        captions: of the training split, for a new tokenizer.
+
+    Raises:
+        TrainingError: `init` or `vision` cannot be opened.
+    """
+    if config.init and is_ours(config.init):
+        network, tokenizer = load_network(config.init)
+        shutil.copyfile(tokenizer, folder.tokenizer)
+    else:
+        network = _from_text_checkpoint(config, folder) if config.init else _from_nothing(config, folder, captions)
+    if network.vision is not None:
+        network.vision.requires_grad_(bool(config.train_vision))
+    return network
+
+
+def _from_nothing(config: TrainConfig, folder: RunFolder, captions: Iterable[str]) -> OneStream:
+    train_tokenizer(captions, folder.tokenizer, vocabulary=config.vocabulary)
+    width = config.width or DEFAULT_WIDTH
+    heads = config.heads or max(1, width // WIDTH_PER_HEAD)
+    if width % heads:
+        raise TrainingError(f"width {width} does not divide into {heads} heads", run=f"--heads {max(1, width // WIDTH_PER_HEAD)}")
+    return _new(config, folder, width, config.layers or DEFAULT_LAYERS, heads, 4 * width, config.max_length, norm_first=True)
+
+
+def _new(
+    config: TrainConfig,
+    folder: RunFolder,
+    width: int,
+    layers: int,
+    heads: int,
+    hidden: int,
+    max_length: int,
+    *,
+    norm_first: bool = False,
+) -> OneStream:
+    vision = open_vision(config.vision, size=config.image_size or None, side=config.side or None)
+    vocabulary, first, pad = special_ids(folder.tokenizer)
+    cells = vision.config.cells
+    sizes = NetworkConfig(
+        vision=vision.config,
+        vocabulary=vocabulary,
+        max_length=max_length,
+        cls_id=first,
+        pad_id=pad,
+        tokens=config.tokens or cells,
+        token_dim=config.token_dim,
+        compress="cells" if config.tokens in (0, cells) else "queries",
+        width=width,
+        layers=layers,
+        heads=heads,
+        hidden=hidden,
+        dim=config.dim or width,
+        dropout=config.dropout,
+        norm_first=norm_first,
+    )
+    return OneStream(sizes, vision)
+
+
+def _from_text_checkpoint(config: TrainConfig, folder: RunFolder) -> OneStream:
+    """The words, positions and layers of a BERT, RoBERTa or XLM-RoBERTa checkpoint, as OSCAR, UNITER and M3P start from them."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    try:
+        text = AutoConfig.from_pretrained(config.init, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(config.init, trust_remote_code=False)
+        model = AutoModel.from_pretrained(config.init, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError) as exc:
+        raise TrainingError(
+            f"'{config.init}' cannot be opened: {exc}",
+            expected="a run, a bundle with training/, or a text checkpoint in safetensors",
+        ) from exc
+    if text.model_type not in _POSITION_OFFSET:
+        raise TrainingError(f"'{config.init}' is a {text.model_type} model", expected=" or ".join(_POSITION_OFFSET))
+    tokenizer.backend_tokenizer.save(str(folder.tokenizer))
+    offset = _POSITION_OFFSET[text.model_type]
+    layers = min(config.layers or text.num_hidden_layers, text.num_hidden_layers)
+    max_length = min(config.max_length, text.max_position_embeddings - offset)
+    network = _new(config, folder, text.hidden_size, layers, text.num_attention_heads, text.intermediate_size, max_length)
+    network.load_state_dict(_text_state(model, text, offset, layers, max_length), strict=False)
+    return network
+
+
+def _text_state(model: nn.Module, text: Any, offset: int, layers: int, max_length: int) -> dict[str, Tensor]:
+    source = model.state_dict()
+    state = {
+        "words.weight": source["embeddings.word_embeddings.weight"],
+        "positions.weight": source["embeddings.position_embeddings.weight"][offset : offset + max_length],
+        "kinds.weight": source["embeddings.token_type_embeddings.weight"][:1].expand(2, text.hidden_size).clone(),
+        "norm.weight": source["embeddings.LayerNorm.weight"],
+        "norm.bias": source["embeddings.LayerNorm.bias"],
+    }
+    return state | layers_from_public(source, layers)

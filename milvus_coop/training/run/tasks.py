@@ -1,0 +1,175 @@
+"""The tasks that take turns in a round: what each needs in its batch, and its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from milvus_coop.training.losses import info_nce
+from milvus_coop.training.networks.one_stream import OneStream
+from milvus_coop.training.objectives.matching import list_loss, match_loss
+from milvus_coop.training.objectives.negatives import hard_negatives, random_negatives
+from milvus_coop.training.objectives.retrieval import distilled, hardest_triplet, sampled_triplet, scaled_cosines
+
+_DISTILLED = 16
+"""Texts and images per distillation step: the cross-encoder scores all their pairs."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B matching pairs, and mined negatives after them where the task asks for some."""
+
+    visual: Tensor
+    """Of B images, then of the negative ones."""
+    input_ids: Tensor
+    """Of B captions, then of the negative ones; int64 (B + ..., T)."""
+    attention_mask: Tensor
+    same: Tensor
+    """bool (B, B): text i and image j are no negatives of each other."""
+    negative_images: Tensor
+    """int64 (B, n): rows of `visual` that are mined negatives of text i."""
+    negative_texts: Tensor
+    """int64 (B, n): rows of `input_ids` that are mined negatives of image i."""
+
+    def __len__(self) -> int:
+        return len(self.same)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a loss may use beside the batch."""
+
+    network: OneStream
+    retriever: OneStream
+    """The bi-encoder that chooses hard negatives: the network itself, or another run's."""
+    margin: float
+    generator: torch.Generator
+
+
+Loss = Callable[[Setting, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task."""
+
+    name: str
+    role: Literal["be", "ce"]
+    loss: Loss
+    negatives: int = 0
+    """Mined negatives per pair and direction."""
+    needs_retriever: bool = False
+    """Whether it needs a bi-encoder that has learnt something."""
+    about: str = ""
+
+
+def _embeddings(network: OneStream, batch: Batch, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    return network.embed_texts(batch.input_ids, batch.attention_mask), network.embed_images(tokens)
+
+
+def _be_triplet(at: Setting, batch: Batch) -> Tensor:
+    return hardest_triplet(*_embeddings(at.network, batch, at.network.tokens(batch.visual)), batch.same, at.margin)
+
+
+def _be_nce(at: Setting, batch: Batch) -> Tensor:
+    texts, images = _embeddings(at.network, batch, at.network.tokens(batch.visual))
+    return info_nce(scaled_cosines(texts, images, at.network.log_scale), batch.same)
+
+
+def _ance(at: Setting, batch: Batch) -> Tensor:
+    texts, images = _embeddings(at.network, batch, at.network.tokens(batch.visual))
+    n = len(batch)
+    by_text = sampled_triplet(texts[:n], images[:n], images[batch.negative_images], at.margin)
+    by_image = sampled_triplet(images[:n], texts[:n], texts[batch.negative_texts], at.margin)
+    return by_text + by_image
+
+
+def _match(at: Setting, batch: Batch, tokens: Tensor, texts: Tensor, images: Tensor) -> Tensor:
+    return at.network.match(batch.input_ids[texts], batch.attention_mask[texts], tokens[images])
+
+
+def _swapped(at: Setting, batch: Batch, tokens: Tensor, wrong_images: Tensor, wrong_texts: Tensor) -> Tensor:
+    """One mismatched pair for each matched one; a coin says whether image or caption is swapped (-1: nothing to swap with)."""
+    n = len(batch)
+    rows = torch.arange(n)
+    coin = torch.rand(n, generator=at.generator) < 0.5
+    texts, images = torch.where(coin, rows, wrong_texts), torch.where(coin, wrong_images, rows)
+    there = (texts >= 0) & (images >= 0)
+    device = tokens.device
+    pairs = [torch.cat([rows, part[there]]).to(device) for part in (texts, images)]
+    logits = _match(at, batch, tokens, *pairs)
+    return match_loss(logits[:n], logits[n:]) if there.any() else match_loss(logits, logits[:0].new_full((1,), -1e4))
+
+
+def _ce_random(at: Setting, batch: Batch) -> Tensor:
+    wrong = (random_negatives(same, at.generator) for same in (batch.same, batch.same.T))
+    return _swapped(at, batch, at.network.tokens(batch.visual), *wrong)
+
+
+def _ce_hard(at: Setting, batch: Batch) -> Tensor:
+    tokens = at.network.tokens(batch.visual)
+    with torch.no_grad():
+        texts, images = _embeddings(at.retriever, batch, at.retriever.tokens(batch.visual))
+        cosines = texts @ images.T
+    wrong = (hard_negatives(c, same, at.generator) for c, same in ((cosines, batch.same), (cosines.T, batch.same.T)))
+    return _swapped(at, batch, tokens, *wrong)
+
+
+def _ce_top(at: Setting, batch: Batch) -> Tensor:
+    wrong = (negatives[:, 0].cpu() for negatives in (batch.negative_images, batch.negative_texts))
+    return _swapped(at, batch, at.network.tokens(batch.visual), *wrong)
+
+
+def _ce_list(at: Setting, batch: Batch) -> Tensor:
+    """Both directions: the right pair first, then the mined ones."""
+    tokens = at.network.tokens(batch.visual)
+    rows = torch.arange(len(batch), device=tokens.device)[:, None]
+    losses = []
+    for texts, images in ((rows, batch.negative_images), (batch.negative_texts, rows)):
+        texts, images = (torch.cat([rows, part.expand(-1, batch.negative_images.shape[1])], 1) for part in (texts, images))
+        losses.append(list_loss(_match(at, batch, tokens, texts.flatten(), images.flatten()).view(texts.shape)))
+    return (losses[0] + losses[1]) / 2
+
+
+def _distil(at: Setting, batch: Batch) -> Tensor:
+    tokens = at.network.tokens(batch.visual)
+    texts, images = _embeddings(at.network, batch, tokens)
+    n = min(_DISTILLED, len(batch))
+    left, right = torch.cartesian_prod(torch.arange(n), torch.arange(n)).T.to(tokens.device)
+    with torch.no_grad():
+        teacher = _match(at, batch, tokens, left, right).view(n, n)
+    return distilled(scaled_cosines(texts[:n], images[:n], at.network.log_scale), teacher)
+
+
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        Task("be", "be", _be_triplet, about="triplet loss, hardest negative of the batch"),
+        Task("be-nce", "be", _be_nce, about="InfoNCE over the batch"),
+        Task("ance", "be", _ance, 7, needs_retriever=True, about="triplet loss over 7 mined negatives each way"),
+        Task("ce", "ce", _ce_random, about="matched or not, random negatives"),
+        Task("ce-hard", "ce", _ce_hard, needs_retriever=True, about="matched or not, hard negatives of the batch"),
+        Task("ce-top", "ce", _ce_top, 1, needs_retriever=True, about="matched or not, negatives from the bi-encoder's top-k"),
+        Task("ce-list", "ce", _ce_list, 7, needs_retriever=True, about="pick the right one among 7 from the bi-encoder's top-k"),
+        Task("distil", "be", _distil, needs_retriever=True, about="the bi-encoder learns the cross-encoder's order"),
+    )
+}
+
+
+class Objectives(nn.Module):
+    """The network with its losses: one forward call per task, so that it can be wrapped for several GPUs."""
+
+    def __init__(self, network: OneStream, retriever: OneStream | None, margin: float) -> None:
+        super().__init__()
+        self.network = network
+        self.margin = margin
+        self._retriever = (retriever,)  # in a tuple: another run's network is not a part of this one
+
+    def forward(self, task: str, batch: Batch, seed: int) -> Tensor:
+        """The task's loss; `seed` decides every draw in it."""
+        generator = torch.Generator().manual_seed(seed)
+        return TASKS[task].loss(Setting(self.network, self._retriever[0] or self.network, self.margin, generator), batch)
