@@ -25,7 +25,7 @@ _SIDES_OF = {2: (0.3, 0.44), 3: (0.26, 0.36)}
 _SIDES_OF_MANY = (0.21, 0.28)
 _CELLS = 3
 _CANDIDATES = 5
-_THUMBNAIL = 32
+_THUMBNAIL = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +126,4 @@ def _contrasting(colours: Sequence[tuple[float, ...]], rng: random.Random) -> tu
 @lru_cache(maxsize=1024)
 def _blurred(path: Path) -> Image.Image:
     """A photo with so few pixels that nothing in it can be told any more."""
-    return decode(path, at_least=_THUMBNAIL).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+    return decode(path, at_least=8 * _THUMBNAIL).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)

@@ -74,7 +74,12 @@ def _walk(root: str) -> Iterator[tuple[str, frozenset[str]]]:
     def refuse(exc: OSError) -> None:
         raise DatasetError(f"{exc.filename} cannot be listed: {exc.strerror}", expected="a folder that may be read") from exc
 
-    for folder, folders, files in os.walk(root, onerror=refuse):
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield folder, frozenset(name for name in files if not name.startswith("."))
 

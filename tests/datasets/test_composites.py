@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from milvus_coop.datasets import SPLITS, Item, open_dataset
-from milvus_coop.datasets.composite_picture import lay_out
+from milvus_coop.datasets.composite_picture import _blurred, lay_out
 from milvus_coop.datasets.composite_words import Composition, Part, read, write
 from milvus_coop.datasets.composites import Box, Composites
 from milvus_coop.datasets.nouns import head_of
@@ -184,6 +184,14 @@ def test_there_is_room_for_every_composition() -> None:
         for seed in range(100):
             slots = lay_out(content, rng_of(f"{seed}"))
             assert all(slot.side / 2 <= c <= 1 - slot.side / 2 for slot in slots for c in (slot.x, slot.y))
+
+
+def test_opaque_pictures_are_grounds_in_which_nothing_can_be_told(composites: Composites, source: Path) -> None:
+    (photo,) = composites._cutouts.photos
+    assert photo == source / "photo.jpg"
+    checkers = Image.fromarray(((np.indices((64, 64)).sum(axis=0) // 4 % 2) * 255).astype(np.uint8))
+    checkers.save(source / "checkers.png")
+    assert np.ptp(np.asarray(_blurred(source / "checkers.png"), int)) < 10
 
 
 def test_problems_of_the_source_are_named(composites: Composites) -> None:

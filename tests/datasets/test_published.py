@@ -176,3 +176,12 @@ def test_folder_split_by_name_is_stable(tmp_path: Path) -> None:
     after = ids(open_dataset(f"folder:{tmp_path},dev=0.2,test=0.2"))
     assert {split: [i for i in found if i != "new.png"] for split, found in after.items()} == before
     assert all(4 <= len(before[split]) <= 22 for split in ("dev", "test"))
+
+
+def test_folders_may_be_links(tmp_path: Path, picture: Draw) -> None:
+    picture("elsewhere/a.png")
+    (tmp_path / "elsewhere/a.txt").write_text("One.")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere/round").symlink_to(tmp_path / "data", target_is_directory=True)
+    assert ids(open_dataset(str(tmp_path / "data")))["train"] == ["train/a.png"]
