@@ -136,7 +136,8 @@ def _pictures(
     """A file for every item, and the items whose picture cannot be opened."""
     pictures: list[Picture] = []
     broken: dict[int, Problem] = {}
-    drawn = sum(item.path is None for _, item in items)
+    to_draw = sum(item.path is None for _, item in items)
+    drawn = 0
     for number, (dataset, item) in enumerate(items):
         path = item.path
         if path is None:
@@ -145,7 +146,8 @@ def _pictures(
                 dataset.open(item).save(path, compress_level=1)
             except ImageError as exc:
                 broken[number] = Problem(item.id, str(exc))
-            if number % 50 == 0 or number == drawn - 1:
-                on_progress(Progress("write pictures", number + 1, drawn))
+            drawn += 1
+            if drawn % 50 == 0 or drawn == to_draw:
+                on_progress(Progress("write pictures", drawn, to_draw))
         pictures.append(Picture(item.id, path, distractor=number >= n_queries))
     return pictures, broken

@@ -36,7 +36,7 @@ class Options:
     """Of the bootstrap."""
     cost_queries: int = 200
     """Most queries to measure times with; 0: no costs."""
-    cost_s: float = 10.0
+    cost_s: float = 5.0
     """Most seconds for one such measurement."""
     grow: bool = True
     """Whether to measure in parts of the pool too."""

@@ -11,6 +11,7 @@ from milvus_coop.evaluation.records import EvaluationReport
 
 RESULTS = "results.json"
 PAGE = "report.html"
+PLOTTER = "matplotlib"
 
 
 def check_output(folder: Path) -> None:
@@ -19,7 +20,7 @@ def check_output(folder: Path) -> None:
     Raises:
         InvalidArgumentError: matplotlib is missing, or the folder cannot be made.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    if importlib.util.find_spec(PLOTTER) is None:
         raise InvalidArgumentError(
             "a report has plots, and matplotlib is not installed", expected="it, or no --out", run="pip install 'milvus-coop[eval]'"
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import PurePath
 
 from milvus_coop.evaluation.page_gallery import gallery_html, thumbnail_style
 from milvus_coop.evaluation.page_style import STYLE
-from milvus_coop.evaluation.plots import plots
+from milvus_coop.evaluation.plots import Plot, plots
 from milvus_coop.evaluation.records import DIRECTIONS, Direction, EvaluationReport, Quality
 from milvus_coop.evaluation.tables import TextTable, milliseconds, percent, points, summary_lines, tables
 
@@ -21,7 +22,7 @@ METHOD = (
 
 def render(report: EvaluationReport) -> str:
     """The page as text."""
-    title = f"Evaluation on {report.data}"
+    title = f"Evaluation on {PurePath(report.data).name or report.data}"
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{escape(_subtitle(report))}</p>',
@@ -43,7 +44,8 @@ def render(report: EvaluationReport) -> str:
 
 def _subtitle(report: EvaluationReport) -> str:
     bundles = ", ".join(f"{b.label} ({b.kind})" for b in report.bundles)
-    return f"{bundles} · split {report.split}, protocol {report.protocol} · {report.store} · {report.created}"
+    when = report.created[:16].replace("T", " ")
+    return f"{report.data}, split {report.split}, protocol {report.protocol} · {bundles} · {report.store} · {when} UTC"
 
 
 def _tiles(report: EvaluationReport) -> str:
@@ -94,10 +96,16 @@ def _column(table: TextTable, i: int) -> str:
 
 
 def _plots(report: EvaluationReport) -> str:
-    figures = "".join(f"<figure><h3>{escape(plot.title)}</h3>{plot.svg}</figure>" for plot in plots(report))
+    figures = "".join(_figure(plot) for plot in plots(report))
     language = f" Language: {next(iter(report.queries))}." if len(report.queries) > 1 else ""
-    note = f'<p class="soft">Bands and bars: 95 % intervals; of latency, up to the 95th percentile.{escape(language)}</p>'
+    note = f'<p class="soft">Bands and bars: 95 % intervals.{escape(language)}</p>'
     return f'<h2>Plots</h2><div class="plots">{figures}</div>{note}' if figures else ""
+
+
+def _figure(plot: Plot) -> str:
+    line = '<svg viewBox="0 0 28 8"><line x1="0" y1="4" x2="28" y2="4" stroke="{}" stroke-dasharray="{}"/></svg>'
+    keys = "".join(f"<li>{line.format(key.colour, key.dashes)}{escape(key.label)}</li>" for key in plot.keys)
+    return f'<figure><h3>{escape(plot.title)}</h3>{plot.svg}<ul class="keys">{keys}</ul></figure>'
 
 
 def _facts(report: EvaluationReport) -> str:

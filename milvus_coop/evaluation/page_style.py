@@ -13,7 +13,7 @@ body { margin:0 auto; padding:1.25rem; max-width:74rem; background:var(--page); 
 h1 { font-size:1.5rem; line-height:1.25; margin:.25rem 0 .25rem; overflow-wrap:anywhere; }
 h2 { font-size:1.2rem; margin:2.25rem 0 .5rem; }
 h3 { font-size:1rem; margin:1.25rem 0 .5rem; }
-p { margin:.4rem 0; max-width:70ch; }
+p { margin:.4rem 0; max-width:90ch; } p.soft { max-width:110ch; }
 .soft, figcaption { color:var(--soft); font-size:.875rem; }
 ul { padding-left:1.2rem; margin:.4rem 0; } li { overflow-wrap:anywhere; }
 .tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(15rem,1fr)); gap:.75rem; margin:1rem 0; }
@@ -25,9 +25,11 @@ th, td { padding:.35rem .6rem; text-align:right; white-space:nowrap; border-bott
 th { color:var(--soft); font-weight:600; vertical-align:bottom; }
 th.name, td.name { text-align:left; }
 td.name:first-child, th.name:first-child { position:sticky; left:0; background:var(--page); }
-.plots { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(22rem,100%),1fr)); gap:1rem; }
+.plots { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr)); gap:1rem; }
 figure { margin:0; background:var(--card); border-radius:.6rem; padding:.8rem; }
-figure h3 { margin:0 0 .4rem; } figure svg { width:100%; height:auto; display:block; }
+figure h3 { margin:0 0 .4rem; } figure > svg { width:100%; height:auto; display:block; }
+.keys { display:flex; flex-wrap:wrap; gap:.1rem 1rem; list-style:none; padding:0; margin:.3rem 0 0; font-size:.8rem; }
+.keys svg { width:1.75rem; height:.5rem; margin-right:.4rem; stroke-width:2; vertical-align:middle; }
 .case { background:var(--card); border-radius:.6rem; padding:.8rem 1rem; margin:.75rem 0; }
 .case .asked { font-weight:600; overflow-wrap:anywhere; } .case .query { display:flex; gap:.75rem; align-items:center; }
 .up { color:var(--good); } .down { color:var(--bad); }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from milvus_coop.evaluation.records import DIRECTIONS, Contestant, Cost, Direction, EvaluationReport, Quality
+from milvus_coop.evaluation.records import DIRECTIONS, Direction, EvaluationReport, Quality
 from milvus_coop.evaluation.systems import LABELS
 
 INK = "#010203"
@@ -22,11 +23,12 @@ COLOURS = {
 """Colours that stand for those of the page; no plot has them by chance."""
 STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
 """Line and marker, by bundle."""
-SIZE = (5.2, 3.5)
+DASHES = {"-": "", "--": "6 3", "-.": "6 3 1 3", ":": "1 3"}
+SIZE = (5.0, 3.3)
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 11,
     "text.parse_math": False,
     "text.color": INK,
     "axes.edgecolor": LINES,
@@ -38,10 +40,20 @@ SETTINGS: Any = {
     "grid.linewidth": 0.6,
     "xtick.color": INK,
     "ytick.color": INK,
-    "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One entry of a legend, which the page writes: there is always room for names there."""
+
+    label: str
+    colour: str
+    """As CSS has it."""
+    dashes: str
+    """As `stroke-dasharray` has it; '' is a solid line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +62,24 @@ class Plot:
 
     title: str
     svg: str
+    keys: tuple[Key, ...]
 
 
 def plots(report: EvaluationReport) -> list[Plot]:
     """Every plot there is something to show for."""
-    made: list[Plot] = []
+    wanted: list[tuple[str, Callable[[Any], None]]] = []
     for direction in DIRECTIONS.values():
         if any(r.direction == direction for r in report.reach) and any(q.contestant.k for q in report.quality):
-            made.append(Plot(f"Recall against k, {direction}", _draw(len(made), lambda ax, d=direction: _recall(ax, report, d))))
+            wanted.append((f"Recall against k, {direction}", partial(_recall, report=report, direction=direction)))
     for direction in DIRECTIONS.values():
         if any(c.direction == direction for c in report.cost):
-            made.append(
-                Plot(f"Quality against latency, {direction}", _draw(len(made), lambda ax, d=direction: _quality(ax, report, d)))
-            )
+            wanted.append((f"Quality against latency, {direction}", partial(_quality, report=report, direction=direction)))
     if len({c.pool for c in report.growth}) > 1:
-        made.append(
-            Plot("Latency against pool size, image retrieval", _draw(len(made), lambda ax: _growth(ax, report.growth, report)))
-        )
-    return made
+        wanted.append(("Latency against pool size, image retrieval", partial(_growth, report=report)))
+    return [_drawn(title, draw, number) for number, (title, draw) in enumerate(wanted)]
 
 
-def _draw(number: int, draw: Any) -> str:
+def _drawn(title: str, draw: Callable[[Any], None], number: int) -> Plot:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -79,10 +88,15 @@ def _draw(number: int, draw: Any) -> str:
         axes = figure.add_subplot()
         draw(axes)
         buffer = io.StringIO()
-        figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
-    return _for_page(buffer.getvalue(), f"plot{number}-")
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        keys = [_key(handle, label) for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)]
+    return Plot(title, _for_page(buffer.getvalue(), f"plot{number}-"), tuple(keys))
+
+
+def _key(handle: Any, label: str) -> Key:
+    line = handle[0] if isinstance(handle, tuple) else handle  # error bars come with their line first
+    return Key(label, COLOURS[line.get_color()], DASHES[line.get_linestyle()])
 
 
 def _for_page(svg: str, prefix: str) -> str:
@@ -133,7 +147,6 @@ def _recall(ax: Any, report: EvaluationReport, direction: Direction) -> None:
     ax.set(xlabel="k, candidates that the cross-encoder rescores", ylabel="percent of queries", xscale="log")
     ax.set_xticks(ks_shown, [str(k) for k in ks_shown])
     ax.minorticks_off()
-    _legend(ax)
 
 
 def _quality(ax: Any, report: EvaluationReport, direction: Direction) -> None:
@@ -156,14 +169,14 @@ def _quality(ax: Any, report: EvaluationReport, direction: Direction) -> None:
         )
         for q, x, y in zip(some, xs, ys, strict=True):
             if q.contestant.k:
-                ax.annotate(f"{q.contestant.k}", (x, y), textcoords="offset points", xytext=(5, 6), fontsize=8)
+                ax.annotate(f"{q.contestant.k}", (x, y), textcoords="offset points", xytext=(5, 6), fontsize=9)
     ax.set(xlabel="median time of a query; numbers: k", ylabel="R@1, percent", xscale="log")
     _time_axis(ax.xaxis)
-    _legend(ax)
 
 
-def _growth(ax: Any, growth: Sequence[Cost], report: EvaluationReport) -> None:
-    """Median and 95th percentile by pool size."""
+def _growth(ax: Any, report: EvaluationReport) -> None:
+    """Median time of a query by pool size."""
+    growth = report.growth
     for contestant in dict.fromkeys(c.contestant for c in growth):
         some = sorted((c for c in growth if c.contestant == contestant), key=lambda c: c.pool)
         line, marker = _style(report, contestant.bundle)
@@ -172,13 +185,11 @@ def _growth(ax: Any, growth: Sequence[Cost], report: EvaluationReport) -> None:
             ", partly estimated" if any(not c.queries for c in some) else ""
         )
         ax.plot(sizes, [c.total_ms.p50 for c in some], color=colour, linestyle=line, marker=marker, label=label)
-        ax.fill_between(sizes, [c.total_ms.p50 for c in some], [c.total_ms.p95 for c in some], color=colour, alpha=0.12, lw=0)
     sizes = sorted({c.pool for c in growth})
-    ax.set(xlabel="images in the pool", ylabel="time of a query, median to p95", xscale="log", yscale="log")
+    ax.set(xlabel="images in the pool", ylabel="median time of a query", xscale="log", yscale="log")
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.xaxis.set_minor_locator(_no_ticks())
     _time_axis(ax.yaxis)
-    _legend(ax)
 
 
 def _by_system(report: EvaluationReport, language: str) -> Iterator[list[Quality]]:
@@ -199,16 +210,14 @@ def _label(report: EvaluationReport, text: str, bundle: str) -> str:
     return f"{text}, {bundle}" if len(report.bundles) > 1 else text
 
 
-def _legend(ax: Any) -> None:
-    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
-
-
 def _time_axis(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     from milvus_coop.evaluation.tables import milliseconds
 
-    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=8))
+    low, high = axis.get_view_interval()
+    narrow = high < 10 * low
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if narrow else (1.0, 3.0), numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: milliseconds(value).replace(".0 ", " ")))
     axis.set_minor_locator(_no_ticks())
 
@@ -217,6 +226,3 @@ def _no_ticks() -> Any:
     from matplotlib.ticker import NullLocator
 
     return NullLocator()
-
-
-__all__ = ["Contestant", "Plot", "plots"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from milvus_coop.evaluation.bootstrap import Interval
 from milvus_coop.evaluation.metrics import RECALLS
-from milvus_coop.evaluation.records import DIRECTIONS, Cost, EvaluationReport, Quality, Skipped
+from milvus_coop.evaluation.records import DIRECTIONS, Cost, Direction, EvaluationReport, Quality, Skipped
 
 NONE = "-"
+
+_CE_COST: Mapping[Direction, str] = {
+    "image retrieval": "CE, every pair: the stored tokens are in memory, not fetched from Milvus.",
+    "text retrieval": "The text side of every candidate is encoded at query time.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,14 @@ class TextTable:
 
 def tables(report: EvaluationReport) -> list[TextTable]:
     """All tables of a report that have rows."""
-    made = [quality_table(report), *_both_directions(report), kind_table(report), *cost_tables(report), storage_table(report)]
+    made = [
+        quality_table(report),
+        *_both_directions(report),
+        kind_table(report),
+        *cost_tables(report),
+        growth_table(report),
+        storage_table(report),
+    ]
     return [table for table in made if table.rows]
 
 
@@ -106,9 +118,24 @@ def cost_tables(report: EvaluationReport) -> list[TextTable]:
         ]
         header = ["system", *["bundle"] * several, "pairs", "encode", "ANN", "CE", "p50", "p95", "queries"]
         title = f"Cost of {direction}, pool of {max((c.pool for c in some), default=0):,}"
-        note = f"Per query, one at a time; stages: medians. CE reads all tokens from memory. {report.machine}; {report.store}."
+        note = f"Per query, one at a time; stages: medians. {_CE_COST[direction]} {report.machine}; {report.store}."
         made.append(TextTable(title, header, rows, 1 + several, note))
     return made
+
+
+def growth_table(report: EvaluationReport) -> TextTable:
+    """Times by pool size."""
+    sizes = sorted({c.pool for c in report.growth})
+    by_row = {(c.contestant, c.pool): c for c in report.growth}
+    several = len(report.bundles) > 1
+    rows = []
+    for contestant in dict.fromkeys(c.contestant for c in report.growth):
+        some = [by_row.get((contestant, size)) for size in sizes]
+        cells = [NONE if c is None else f"{milliseconds(c.total_ms.p50)}{'' if c.queries else ' (est.)'}" for c in some]
+        rows.append([contestant.label, *[contestant.bundle] * several, *cells])
+    header = ["system", *["bundle"] * several, *(f"{size:,}" for size in sizes)]
+    note = "Median time of a text query by the number of images in the pool; est.: from pairs per second."
+    return TextTable("Latency by pool size, image retrieval", header, rows, 1 + several, note)
 
 
 def storage_table(report: EvaluationReport) -> TextTable:

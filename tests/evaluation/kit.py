@@ -1,0 +1,60 @@
+"""A hand-made data set, for the tests of evaluation."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from milvus_coop import FakeBackend, load_bundle
+from milvus_coop.datasets import Caption, Item, Problem, Split
+from milvus_coop.errors import ImageUnreadableError
+from milvus_coop.evaluation import Contender
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "images"
+
+
+@dataclass
+class Given:
+    """A data set of what it is given; it draws the pictures of items without a path."""
+
+    test: Sequence[Item]
+    name: str = "given"
+    problems: Sequence[Problem] = ()
+    broken: set[str] = field(default_factory=set)
+
+    def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
+        return [item for item in self.test if item.split == split]
+
+    def open(self, item: Item) -> Image.Image:
+        if item.id in self.broken:
+            raise ImageUnreadableError(f"{item.id} cannot be drawn")
+        if item.path is not None:
+            return Image.open(item.path).convert("RGB")
+        return drawn(zlib.crc32(item.id.encode()))
+
+
+def drawn(seed: int) -> Image.Image:
+    """A picture that no other seed gives."""
+    values = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize((32, 32), Image.Resampling.NEAREST)
+
+
+def item(number: int, *captions: str | Caption, split: Split = "test", path: Path | None = None) -> Item:
+    texts = captions or (f"picture number {number}",)
+    return Item(f"item{number:03}", tuple(c if isinstance(c, Caption) else Caption(c) for c in texts), split, path)
+
+
+def examples(n: int) -> Given:
+    """The first n sample pictures, called by their file names."""
+    paths = sorted(p for p in EXAMPLES.iterdir() if p.suffix in {".jpg", ".png"})[:n]
+    return Given([item(i, f"A {p.stem.replace('_', ' ')}.", path=p) for i, p in enumerate(paths)], name="examples")
+
+
+def fake(name: str = "") -> Contender:
+    """coop-small's shapes without its sense: quick."""
+    return Contender("coop-small", FakeBackend(load_bundle("coop-small").spec), name)
