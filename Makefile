@@ -5,7 +5,7 @@ DEV := .venv-dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev check format test model eval-model triton-models bench clean
+.PHONY: help install demo dev check format test model multilingual eval-model triton-models bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test: dev ## run the tests, in an environment of their own; ARGS="-k store" runs
 
 model: dev ## prepare the data, train, export and evaluate coop-small (half an hour on 2 cores)
 	$(DEV)/bin/python -m milvus_coop.training.coop_small all --work build/coop-small
+
+multilingual: dev ## train a text encoder for other languages on top of coop-small, into build/ (MINUTES minutes on 2 cores)
+	$(DEV)/bin/python -m milvus_coop.training.coop_small_multilingual
 
 eval-model: dev ## evaluate the shipped bundle on the held-out split, through Milvus Lite and ONNX Runtime
 	$(DEV)/bin/python -m milvus_coop.training.coop_small evaluate --work build/coop-small
