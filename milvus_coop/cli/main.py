@@ -15,6 +15,7 @@ from milvus_coop.cli.doctor import doctor
 from milvus_coop.cli.evaluate import evaluate
 from milvus_coop.cli.ingest import ingest
 from milvus_coop.cli.query import query
+from milvus_coop.cli.train import export, train
 from milvus_coop.cli.triton import triton
 from milvus_coop.errors import MilvusCoopError
 
@@ -54,7 +55,7 @@ def cli() -> None:
     """
 
 
-for command in (ingest, query, evaluate, collections, bundle, triton, demo, doctor):
+for command in (ingest, query, collections, bundle, triton, train, export, evaluate, demo, doctor):
     cli.add_command(command)
 
 

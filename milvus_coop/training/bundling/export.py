@@ -7,16 +7,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from PIL.Image import Image
 
-from milvus_coop.bundle import Bundle, BundleSpec, GraphSpec, TensorSpec, TokenSpec, write_record
+from milvus_coop.bundle import Bundle, BundleSpec, TensorSpec, write_record
 from milvus_coop.bundle.folder import TOKENIZER, WEIGHTS
-from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, TextSpec
+from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.datasets import Dataset, open_dataset
 from milvus_coop.errors import DatasetError, TrainingError
 from milvus_coop.export.graphs import to_onnx
@@ -26,6 +25,7 @@ from milvus_coop.export.weights import Precision, pack_graphs
 from milvus_coop.preprocess.images import to_pixels
 from milvus_coop.preprocess.texts import Tokenizer
 from milvus_coop.tokens import quantise
+from milvus_coop.training.bundling.record import lineage_of, make_spec
 from milvus_coop.training.bundling.roles import CrossEncoder, ImageEncoder, TextEncoder
 from milvus_coop.training.data.features import vision_key
 from milvus_coop.training.networks.one_stream import OneStream
@@ -36,9 +36,7 @@ from milvus_coop.types import Array
 LARGEST_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-1}
 """What a graph's outputs may differ from PyTorch, by how its weights are stored; embeddings and probabilities are at most 1."""
 SAMPLES = 16
-_MAX_BATCH = {TEXT_ENCODER: 64, IMAGE_ENCODER: 64, CROSS_ENCODER: 256}
 _SMALL = 4096  # smaller tensors stay float32
-_MAX_TOKEN_BYTES = 49_000  # base64 of it is what a VARCHAR holds
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,11 @@ def export_run(
         DatasetError: the data cannot be opened.
     """
     target = Path(out)
-    if target.exists():
-        raise TrainingError(f"{target} exists", expected="a folder that is not there yet", run=f"rm -r {target}, or another --out")
+    check_target(target)
     retriever, tokenizer = _checked(run, ("be", "joint") if cross_encoder else ("joint",))
     matcher = retriever if cross_encoder is None else _partner(retriever, tokenizer, cross_encoder)
     pictures, captions = _samples(open_dataset(RunFolder(Path(run)).config().data) if data is None else _opened(data))
-    spec = _spec(name or target.name, version, retriever, matcher, licence, _lineage(run, cross_encoder))
+    spec = make_spec(name or target.name, version, retriever, matcher, licence, lineage_of(run, cross_encoder))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary:
         folder = Path(temporary) / "bundle"
@@ -100,6 +97,16 @@ def export_run(
             _copy_checkpoint(Path(run), folder / "training")
         folder.rename(target)
     return Exported(Bundle(target, bundle.spec), differences)
+
+
+def check_target(target: Path) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        TrainingError: `target` exists.
+    """
+    if target.exists():
+        raise TrainingError(f"{target} exists", expected="a folder that is not there yet", run=f"rm -r {target}, or another --out")
 
 
 def _checked(run: str | Path, roles: Sequence[str]) -> tuple[OneStream, Path]:
@@ -132,50 +139,6 @@ def _samples(data: Dataset) -> tuple[list[Image], list[str]]:
     if len(items) < 2:
         raise DatasetError(f"{data.name} has {len(items)} items", expected="at least 2, to compare the graphs with PyTorch on")
     return [data.open(item) for item in items], [item.captions[0].text for item in items]
-
-
-def _lineage(run: str | Path, cross_encoder: str | Path | None) -> dict[str, Any]:
-    runs = {"run": run} if cross_encoder is None else {"bi_encoder": run, "cross_encoder": cross_encoder}
-    return {role: {"name": Path(path).name, **RunFolder(Path(path)).record()} for role, path in runs.items()}
-
-
-def _spec(name: str, version: str, retriever: OneStream, matcher: OneStream, licence: str, lineage: dict[str, Any]) -> BundleSpec:
-    sizes, other = retriever.config, matcher.config
-    tokens = TokenSpec(other.tokens, other.token_dim)
-    if tokens.n_bytes > _MAX_TOKEN_BYTES:
-        raise TrainingError(
-            f"{other.tokens} tokens of {other.token_dim} are {tokens.n_bytes:,} bytes per image",
-            expected=f"at most {_MAX_TOKEN_BYTES:,}: a VARCHAR of Milvus",
-            run="train with --tokens 32",
-        )
-    length = min(sizes.max_length, other.max_length)
-    return BundleSpec(
-        name=name,
-        version=version,
-        kind="joint" if matcher is retriever else "separate",
-        dim=sizes.dim,
-        image=sizes.vision.image,
-        text=TextSpec(max_length=length, pad_id=sizes.pad_id),
-        tokens=tokens,
-        graphs=_graph_specs(sizes.dim, tokens, sizes.vision.image.size),
-        licence=licence,
-        lineage=lineage,
-    )
-
-
-def _graph_specs(dim: int, tokens: TokenSpec, size: int) -> tuple[GraphSpec, ...]:
-    ids = (TensorSpec("input_ids", "int64", (-1,)), TensorSpec("attention_mask", "int64", (-1,)))
-    stored = (
-        TensorSpec("image_tokens", "int8", (tokens.count, tokens.dim)),
-        TensorSpec("image_token_scales", "float32", (tokens.count,)),
-    )
-    picture = (TensorSpec("image_embedding", "float32", (dim,)), TensorSpec("image_tokens", "float32", (tokens.count, tokens.dim)))
-    ends = {
-        TEXT_ENCODER: (ids, (TensorSpec("text_embedding", "float32", (dim,)),)),
-        IMAGE_ENCODER: ((TensorSpec("pixel_values", "uint8", (3, size, size)),), picture),
-        CROSS_ENCODER: ((*ids, *stored), (TensorSpec("match_probability", "float32", ()),)),
-    }
-    return tuple(GraphSpec(name, f"{name}.onnx", *sides, _MAX_BATCH[name]) for name, sides in ends.items())
 
 
 Modules = dict[str, torch.nn.Module]

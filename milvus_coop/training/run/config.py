@@ -1,18 +1,14 @@
-"""The numbers of a run, in one flat record, and the orders in which its tasks take turns."""
+"""The numbers of a run, in one flat record. Imports no PyTorch, so that the command line can read the defaults."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.training.run.tasks import TASKS
+from milvus_coop.training.run.order import ORDERS, TASKS, Objective
 
-Objective = Literal["be", "ce", "joint"]
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
-ORDERS: Mapping[Objective, tuple[str, ...]] = {"be": ("be",), "ce": ("ce",), "joint": ("be", "ce")}
-"""What each objective does in a round, where `order` does not say."""
 _POSITIVE = (
     "rounds",
     "batch",
@@ -37,7 +33,7 @@ class TrainConfig:
     data: str
     """As `open_dataset` takes it."""
     order: tuple[str, ...] = ()
-    """Tasks of a round, see `tasks`; each is a batch, a backward pass and an optimiser step of its own."""
+    """Tasks of a round, see `order`."""
     rounds: int = 1000
     batch: int = 64
     """Images per task and process."""

@@ -23,8 +23,9 @@ from milvus_coop.training.data.visuals import Pixels, Visuals
 from milvus_coop.training.networks.one_stream import OneStream
 from milvus_coop.training.objectives.negatives import mine
 from milvus_coop.training.run.config import TrainConfig
+from milvus_coop.training.run.order import TASKS
 from milvus_coop.training.run.scoring import embed
-from milvus_coop.training.run.tasks import TASKS, Batch
+from milvus_coop.training.run.tasks import Batch
 from milvus_coop.types import Array
 
 OnImages = Callable[[str, int, int], None]

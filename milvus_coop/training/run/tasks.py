@@ -1,10 +1,9 @@
-"""The tasks that take turns in a round: what each needs in its batch, and its loss."""
+"""The losses of the tasks that take turns in a round (see `order`), and the batch that they read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,20 +50,6 @@ class Setting:
 
 
 Loss = Callable[[Setting, Batch], Tensor]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task."""
-
-    name: str
-    role: Literal["be", "ce"]
-    loss: Loss
-    negatives: int = 0
-    """Mined negatives per pair and direction."""
-    needs_retriever: bool = False
-    """Whether it needs a bi-encoder that has learnt something."""
-    about: str = ""
 
 
 def _embeddings(network: OneStream, batch: Batch, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,19 +130,17 @@ def _distil(at: Setting, batch: Batch) -> Tensor:
     return distilled(scaled_cosines(texts[:n], images[:n], at.network.log_scale), teacher)
 
 
-TASKS: Mapping[str, Task] = {
-    task.name: task
-    for task in (
-        Task("be", "be", _be_triplet, about="triplet loss, hardest negative of the batch"),
-        Task("be-nce", "be", _be_nce, about="InfoNCE over the batch"),
-        Task("ance", "be", _ance, 7, needs_retriever=True, about="triplet loss over 7 mined negatives each way"),
-        Task("ce", "ce", _ce_random, about="matched or not, random negatives"),
-        Task("ce-hard", "ce", _ce_hard, needs_retriever=True, about="matched or not, hard negatives of the batch"),
-        Task("ce-top", "ce", _ce_top, 1, needs_retriever=True, about="matched or not, negatives from the bi-encoder's top-k"),
-        Task("ce-list", "ce", _ce_list, 7, needs_retriever=True, about="pick the right one among 7 from the bi-encoder's top-k"),
-        Task("distil", "be", _distil, needs_retriever=True, about="the bi-encoder learns the cross-encoder's order"),
-    )
+LOSSES: Mapping[str, Loss] = {
+    "be": _be_triplet,
+    "be-nce": _be_nce,
+    "ance": _ance,
+    "ce": _ce_random,
+    "ce-hard": _ce_hard,
+    "ce-top": _ce_top,
+    "ce-list": _ce_list,
+    "distil": _distil,
 }
+"""By the names of `order.TASKS`."""
 
 
 class Objectives(nn.Module):
@@ -172,4 +155,4 @@ class Objectives(nn.Module):
     def forward(self, task: str, batch: Batch, seed: int) -> Tensor:
         """The task's loss; `seed` decides every draw in it."""
         generator = torch.Generator().manual_seed(seed)
-        return TASKS[task].loss(Setting(self.network, self._retriever[0] or self.network, self.margin, generator), batch)
+        return LOSSES[task](Setting(self.network, self._retriever[0] or self.network, self.margin, generator), batch)

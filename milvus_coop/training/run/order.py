@@ -1,0 +1,40 @@
+"""The tasks that take turns in a round, each with a batch, a backward pass and an optimiser step of its own (Geigle et al.)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Objective = Literal["be", "ce", "joint"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+ORDERS: Mapping[Objective, tuple[str, ...]] = {"be": ("be",), "ce": ("ce",), "joint": ("be", "ce")}
+"""What each objective does in a round, where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task."""
+
+    name: str
+    role: Literal["be", "ce"]
+    about: str
+    negatives: int = 0
+    """Mined negatives per pair and direction."""
+    needs_retriever: bool = False
+    """Whether it needs a bi-encoder that has learnt something."""
+
+
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        Task("be", "be", "triplet loss, hardest negative of the batch"),
+        Task("be-nce", "be", "InfoNCE over the batch"),
+        Task("ance", "be", "triplet loss, 7 negatives from the bi-encoder's top 50", 7, needs_retriever=True),
+        Task("distil", "be", "the bi-encoder learns the cross-encoder's order", needs_retriever=True),
+        Task("ce", "ce", "matched or not, random negatives"),
+        Task("ce-hard", "ce", "matched or not, hard negatives of the batch", needs_retriever=True),
+        Task("ce-top", "ce", "matched or not, negatives from the bi-encoder's top 50", 1, needs_retriever=True),
+        Task("ce-list", "ce", "pick the right one among 7 of the bi-encoder's top 50", 7, needs_retriever=True),
+    )
+}
