@@ -1,0 +1,571 @@
+"""What a growing collection costs: bi-encoder, Coop and the exhaustive cross-encoder at pools of 1k to 1M items, and ANN recall.
+
+    python benchmarks/growth.py                         1k, 10k and 100k on a Milvus server (10 minutes on 2 cores, 2 GB of disk)
+    python benchmarks/growth.py --pools 1000 --pools 1000000 --plot docs/growth.svg --json > growth.json
+    python benchmarks/growth.py --lite                  also 1k and 10k in Milvus Lite
+    python benchmarks/growth.py --read growth.json --plot docs/growth.svg       an earlier result, drawn again
+
+The server is that of the wheel `milvus`, started here on `--work`; what was inserted stays there, so that a second run only
+measures (1M items: some 20 GB of disk, 8 GB of memory, most of an hour). `--uri` takes one that runs.
+
+Items: the pictures of `--images`, ingested as users do, and distractors. A distractor is a mixture of two seeds, renormalised, plus
+noise; a seed is a random crop of one picture or a collage of two, through the bundle's image encoder. So the ANN search has no
+easier task than among real pictures: of 5,354 real clip arts the nearest, 10th and 50th neighbour have the cosines 0.84, 0.65 and
+0.52, of as many distractors 0.81, 0.69 and 0.62; to a caption it is 0.41, 0.30 and 0.24, against 0.37, 0.33 and 0.28; the local
+dimension is 10 and 16. A distractor's tokens are those of its first seed: they tell cost, not quality, and none is reported.
+
+Times are of `CoopSearch.query`, one query at a time, the contestants in turns, after Milvus has built all indexes and loaded them.
+Recall is the share of the exact 10 and 50 nearest (numpy) that the product's search parameters find. The exhaustive cross-encoder
+reads every item of the pool for one query, with the tokens in memory, decoded; "from the pictures" it also runs the image
+encoder on each, on pixels in memory, as where tokens are not stored. What would take longer than `--longest` is extrapolated from
+the rate of pairs in the same run and marked "~" or hollow.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+from PIL.Image import Image
+from pymilvus import MilvusClient
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from milvus_coop import CoopIngest, CoopSearch, Store
+from milvus_coop.backends.onnx import available_cores
+from milvus_coop.config import Settings
+from milvus_coop.ingest.items import Item, hash_of
+from milvus_coop.ingest.sources import open_sources, read_sources
+from milvus_coop.models import Models, open_models
+from milvus_coop.store import Collection
+from milvus_coop.tokens import pack
+from milvus_coop.types import Array, Row
+from tests.servers.milvus import MilvusServer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+POOLS = (1_000, 10_000, 100_000)
+LITE_MOST = 10_000
+BLOCK = 2_000
+"""Distractors made and written at a time: 9 MB."""
+NOISE = 0.4
+"""Length of the noise on a mixture of length 1."""
+LIMIT = 10
+KS = (20, 50)
+RECALL_AT = (10, 50)
+WARM_UP = 20
+STAGES = ("encode", "retrieve", "rerank", "total")
+ENCODE_BATCH = 16
+CE_CHUNK = 256
+PROBE_S = 3.0
+TIMEOUT_S = 600.0
+SETTLE_S = 3 * 3600.0
+QUIET_S = 75.0
+"""Milvus merges segments, which it looks at every 60 s, and indexes them again; after so long without work it is done."""
+
+GREY = "#7d838c"
+INK = "#30343a"
+TICKS = {0.001: "1 ms", 0.01: "10 ms", 0.1: "100 ms", 1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3600: "1 h", 36000: "10 h"}
+LABEL_LINE = 0.048
+"""Height of a line of a label, as a part of the plot's."""
+
+Percentiles = tuple[float, float]
+"""p50 and p95 in milliseconds."""
+Status = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds for one query."""
+
+    seconds: float
+    measured: bool
+    """False: extrapolated from the rate of pairs."""
+
+    def __str__(self) -> str:
+        text = f"{1000 * self.seconds:,.0f} ms" if self.seconds < 1 else duration(self.seconds)
+        return text if self.measured else f"~{text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What was measured on one pool."""
+
+    store: str
+    """`server` or `lite`."""
+    items: int
+    latency: Mapping[str, Mapping[str, Percentiles]]
+    """By contestant and stage."""
+    recall: Mapping[str, float]
+    """Mean over the queries, by `@10` and `@50`."""
+    exhaustive: Cost
+    from_pictures: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What pools are made of."""
+
+    models: Models
+    images: str
+    target_ids: list[str]
+    targets: Array
+    """float32 of shape (targets, dim)."""
+    pixels: Array
+    """Of the targets, as the image encoder takes them."""
+    captions: list[str]
+    seeds: Array
+    """float32 of shape (seeds, dim), unit rows."""
+    values: Array
+    """int8 tokens of the seeds."""
+    scales: Array
+
+    @property
+    def label(self) -> str:
+        """Changes with what the items are made of, so that no pool is mixed."""
+        content = [self.models.encoder.spec.fingerprint, *self.target_ids, str(len(self.seeds))]
+        return hash_of("\n".join(content).encode() + self.pixels.tobytes())[:8]
+
+    def block(self, start: int, stop: int) -> tuple[list[str], Array, Array]:
+        """Distractors `start` to `stop`, within one block: ids, float32 vectors, and the seeds whose tokens they have."""
+        rng = np.random.default_rng([0, start // BLOCK])
+        first, second = rng.integers(0, len(self.seeds), (2, BLOCK))
+        share = rng.uniform(0.5, 1.0, (BLOCK, 1)).astype(np.float32)
+        mixed = unit(share * self.seeds[first] + (1 - share) * self.seeds[second])
+        vectors = unit(mixed + NOISE / np.sqrt(mixed.shape[1]) * rng.standard_normal(mixed.shape, dtype=np.float32))
+        kept = slice(start % BLOCK, start % BLOCK + stop - start)
+        return [f"distractor-{i:09d}" for i in range(start, stop)], vectors[kept], first[kept]
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[list[str], Array, Array]]:
+        for at in range(start - start % BLOCK, stop, BLOCK):
+            yield self.block(at, min(at + BLOCK, stop))
+
+
+class KeptServer(MilvusServer):
+    """The tests' Milvus server on a folder that stays."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        shutil.rmtree(self.folder)
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+
+def unit(vectors: Array) -> Array:
+    normalised: Array = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return normalised
+
+
+def duration(seconds: float) -> str:
+    for unit_s, name in ((3600, "h"), (60, "min")):
+        if seconds >= unit_s:
+            return f"{seconds / unit_s:.1f} {name}"
+    return f"{seconds:.1f} s"
+
+
+def seed_picture(pictures: Sequence[Image], size: int, rng: np.random.Generator) -> Image:
+    """A crop of one picture, or a collage of crops of two."""
+
+    def crop() -> Image:
+        picture = pictures[int(rng.integers(len(pictures)))]
+        box = [int(side * part) for side, part in zip(picture.size, rng.uniform(0.3, 1.0, 2), strict=True)]
+        left, top = (int(rng.integers(side - cut + 1)) for side, cut in zip(picture.size, box, strict=True))
+        return picture.crop((left, top, left + box[0], top + box[1])).resize((size, size))
+
+    collage = crop()
+    if rng.random() < 0.7:
+        cut = int(size * rng.uniform(0.3, 0.7))
+        collage.paste(crop().crop((0, 0, cut, size) if rng.random() < 0.5 else (0, 0, size, cut)), (0, 0))
+    return collage
+
+
+def make_world(models: Models, images: str, captions: Path, n_seeds: int) -> World:
+    encoder = models.encoder
+    items = [entry for entry in read_sources(open_sources([images], "image"), set()) if isinstance(entry, Item)]
+    pictures = [encoder.decode(item.path) for item in items if item.path is not None]
+    pixels = encoder.pixels(pictures)
+    targets = [
+        encoder.encode_pixels(pixels[start : start + ENCODE_BATCH]).embeddings for start in range(0, len(pixels), ENCODE_BATCH)
+    ]
+    rng = np.random.default_rng(0)
+    parts = []
+    for start in range(0, n_seeds, ENCODE_BATCH):
+        some = [seed_picture(pictures, encoder.spec.image.size, rng) for _ in range(min(ENCODE_BATCH, n_seeds - start))]
+        parts.append(encoder.encode_images(some))
+    return World(
+        models,
+        images,
+        [item.id for item in items],
+        np.concatenate(targets),
+        pixels,
+        [line.strip() for line in captions.read_text(encoding="utf-8").splitlines() if line.strip()],
+        np.concatenate([part.embeddings for part in parts]),
+        np.concatenate([part.tokens for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+    )
+
+
+def fill(uri: str, name: str, items: int, world: World, say: Status) -> None:
+    """Bring a collection to that many items; what an earlier run wrote, also one that was killed, stays."""
+    with CoopIngest(name, uri=uri, models=world.models.backend, timeout_s=TIMEOUT_S) as ingest:
+        ingest.run([world.images])
+    payloads = pack(world.values, world.scales)
+    distractors = items - len(world.targets)
+    with Store(uri, timeout_s=TIMEOUT_S) as store:
+        collection = store.open(name, world.models.encoder.spec)
+        written = collection.count() - len(world.targets)
+        if "://" in uri and written < distractors:
+            release(uri, name)  # a server that also serves what is being written takes twice the memory
+        began = time.perf_counter()
+        for ids, vectors, seeds in world.blocks(written, distractors):
+            rows = zip(ids, vectors, seeds, strict=True)
+            collection.upsert([Row(i, f"growth://{i}", i, 1, 0, vector, payloads[seed]) for i, vector, seed in rows])
+            done = int(ids[-1].partition("-")[2]) + 1
+            rate = (done - written) / (time.perf_counter() - began)
+            say(f"{name}: {done:,} of {distractors:,} written, {rate:,.0f} rows/s")
+        collection.flush()
+
+
+def settle(uri: str, name: str, say: Status) -> None:
+    """Wait until a server has merged and indexed everything, and load that: the state in which a collection spends its life."""
+    client = MilvusClient(uri, timeout=TIMEOUT_S)
+    client.flush(name, timeout=SETTLE_S)
+    job = client.compact(name)
+    began = quiet_since = time.monotonic()
+    while time.monotonic() - quiet_since < QUIET_S:
+        pending = int(client.describe_index(name, "embedding")["pending_index_rows"])
+        if pending or client.get_compaction_state(job) != "Completed":
+            quiet_since = time.monotonic()
+        if time.monotonic() - began > SETTLE_S:
+            raise click.ClickException(f"Milvus has not indexed {name} within {duration(SETTLE_S)}")
+        say(f"{name}: {pending:,} rows to index, after {duration(time.monotonic() - began)}")
+        time.sleep(1.0)
+    client.close()
+    release(uri, name)
+
+
+def release(uri: str, name: str) -> None:
+    """Take a collection out of a server's memory; opening it loads it again."""
+    client = MilvusClient(uri, timeout=TIMEOUT_S)
+    client.release_collection(name)
+    client.close()
+
+
+def exact(queries: Array, items: int, world: World) -> list[list[str]]:
+    """Ids of the nearest items of each query, nearest first."""
+    depth = max(RECALL_AT)
+    best = np.full((len(queries), 0), 0.0, dtype=np.float32)
+    names = np.empty((len(queries), 0), dtype=object)
+    targets = (world.target_ids, world.targets, world.seeds)
+    for ids, vectors, _ in chain([targets], world.blocks(0, items - len(world.targets))):
+        best = np.hstack([best, queries @ vectors.T])
+        names = np.hstack([names, np.broadcast_to(np.array(ids, dtype=object), (len(queries), len(ids)))])
+        order = np.argsort(-best, axis=1)[:, :depth]
+        best, names = np.take_along_axis(best, order, 1), np.take_along_axis(names, order, 1)
+    return [list(row) for row in names]
+
+
+def recall(collection: Collection, items: int, world: World) -> dict[str, float]:
+    queries = world.models.encoder.encode_texts(world.captions).embeddings
+    nearest = exact(queries, items, world)
+    shares = {}
+    for k in RECALL_AT:
+        found = collection.search(queries, k)
+        hits = [len({c.id for c in some} & set(true[:k])) for some, true in zip(found, nearest, strict=True)]
+        shares[f"@{k}"] = sum(hits) / (min(k, items) * len(queries))
+    return shares
+
+
+def latencies(search: CoopSearch, captions: Sequence[str], queries: int) -> dict[str, dict[str, Percentiles]]:
+    contestants = {"BE": {"k": LIMIT, "rerank": False}, **{f"Coop {k}": {"k": k, "rerank": True} for k in KS}}
+    samples: dict[str, list[list[float]]] = {name: [] for name in contestants}
+    for i in range(WARM_UP + queries):
+        for name, options in contestants.items():
+            result = search.query(captions[i % len(captions)], limit=LIMIT, k=options["k"], rerank=bool(options["rerank"]))
+            if i >= WARM_UP:
+                samples[name].append([getattr(result.timings, f"{stage}_ms") for stage in STAGES])
+    return {name: dict(zip(STAGES, percentiles(taken), strict=True)) for name, taken in samples.items()}
+
+
+def percentiles(samples: Sequence[Sequence[float]]) -> list[Percentiles]:
+    """Of each column."""
+    p50, p95 = np.percentile(np.asarray(samples), (50, 95), axis=0)
+    return [(float(a), float(b)) for a, b in zip(p50, p95, strict=True)]
+
+
+class Exhaustive:
+    """The cross-encoder on every item of a pool."""
+
+    def __init__(self, world: World, longest_s: float) -> None:
+        self._world = world
+        self._longest_s = longest_s
+
+    def tokens(self, n: int) -> Array:
+        """Match probabilities of `n` items for one caption; their tokens are those of the seeds, in turn."""
+        world = self._world
+        side = world.models.encoder.encode_texts(world.captions[:1]).text_side
+        scores = []
+        for start in range(0, n, CE_CHUNK):
+            rows = np.arange(start, min(start + CE_CHUNK, n)) % len(world.seeds)
+            scores.append(world.models.reranker.score(side, world.values[rows], world.scales[rows]))
+        best: Array = np.argsort(-np.concatenate(scores))[:LIMIT]
+        return best
+
+    def pictures(self, n: int) -> Array:
+        """The same from pixels."""
+        world = self._world
+        side = world.models.encoder.encode_texts(world.captions[:1]).text_side
+        scores = []
+        for start in range(0, n, ENCODE_BATCH):
+            rows = np.arange(start, min(start + ENCODE_BATCH, n)) % len(world.pixels)
+            images = world.models.encoder.encode_pixels(world.pixels[rows])
+            scores.append(world.models.reranker.score(side, images.tokens, images.scales))
+        best: Array = np.argsort(-np.concatenate(scores))[:LIMIT]
+        return best
+
+    def cost(self, run: Callable[[int], Array], items: int) -> Cost:
+        """Measured on the whole pool, or from the rate of a part of it that takes some seconds."""
+        part = min(items, 64)
+        while (took := timed(run, part)) < min(PROBE_S, self._longest_s) and part < items:
+            part = min(items, 4 * part)
+        if took * items / part > self._longest_s and part < items:
+            return Cost(took * items / part, measured=False)
+        took = took if part == items else timed(run, items)
+        return Cost(float(np.median([took, timed(run, items), timed(run, items)])) if took < PROBE_S else took, measured=True)
+
+
+def timed(run: Callable[[int], Array], n: int) -> float:
+    began = time.perf_counter()
+    run(n)
+    return time.perf_counter() - began
+
+
+def measure(store: str, uri: str, items: int, queries: int, world: World, longest_s: float, say: Status) -> Pool:
+    name = f"growth_{items}_{world.label}"
+    fill(uri, name, items, world, say)
+    if store == "server":
+        settle(uri, name, say)
+    say(f"{name}: loading")
+    backend = world.models.backend
+    with Store(uri, timeout_s=TIMEOUT_S) as opened, CoopSearch(name, uri=uri, models=backend, timeout_s=TIMEOUT_S) as search:
+        if (found := search.info().count) != items:
+            raise click.ClickException(f"{name} holds {found:,} items, not {items:,}; remove --work and start again")
+        say(f"{name}: searching")
+        latency = latencies(search, world.captions, queries)
+        say(f"{name}: searching exactly")
+        shares = recall(opened.open(name, world.models.encoder.spec), items, world)
+    if store == "server":
+        release(uri, name)
+    say(f"{name}: the cross-encoder on everything")
+    exhaustive = Exhaustive(world, longest_s)
+    costs = [exhaustive.cost(run, items) for run in (exhaustive.tokens, exhaustive.pictures)]
+    return Pool(store, items, latency, shares, *costs)
+
+
+@contextmanager
+def stores(work: Path, uri: str | None, lite: bool) -> Iterator[dict[str, str]]:
+    """Addresses by kind of store."""
+    more = {"lite": str(work / "lite.db")} if lite else {}
+    if uri is not None:
+        yield {"lite" if "://" not in uri else "server": uri, **more}
+        return
+    with KeptServer(work / "milvus") as server:
+        yield {"server": server.uri, **more}
+
+
+@contextmanager
+def progress() -> Iterator[Status]:
+    """On a terminal one line that changes; elsewhere a line every ten seconds."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("making distractors") as status:
+            yield status.update
+        return
+    last_s = 0.0
+
+    def log(text: str) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s > 10:
+            last_s = time.monotonic()
+            print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+    yield log
+
+
+def cell(p: Percentiles) -> str:
+    return f"{p[0]:.1f} ({p[1]:.1f})"
+
+
+def show(pools: Sequence[Pool]) -> None:
+    table = Table(title="milliseconds, p50 (p95); time for one query on everything; ~ extrapolated")
+    table.add_column("pool", justify="right")
+    for name in ("store", "BE", "Coop 20", "Coop 50", "encode", "retrieve", "rerank"):
+        table.add_column(name, justify="left" if name == "store" else "right", no_wrap=True)
+    for name in ("recall @10", "@50", "CE on all", "CE from the pictures"):
+        table.add_column(name, justify="right", min_width=5)
+    for pool in pools:
+        times = pool.latency
+        table.add_row(
+            f"{pool.items:,}",
+            pool.store,
+            *(cell(times[name]["total"]) for name in times),
+            *(cell(times[f"Coop {KS[-1]}"][stage]) for stage in STAGES[:-1]),
+            *(f"{share:.3f}" for share in pool.recall.values()),
+            str(pool.exhaustive),
+            str(pool.from_pictures),
+        )
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    print(f"the stages are those of Coop {KS[-1]}; {platform.machine()}, {available_cores()} cores")
+
+
+def draw(pools: Sequence[Pool], path: Path) -> None:
+    """Time per query against the size of the pool, both logarithmic; hollow points are extrapolated."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams.update({"svg.hashsalt": "growth", "font.size": 10.5, "axes.edgecolor": GREY, "text.color": INK})
+    drawn = sorted((pool for pool in pools if pool.store == pools[0].store), key=lambda pool: pool.items)
+    sizes = [pool.items for pool in drawn]
+    figure = Figure(figsize=(8.6, 4.9), layout="constrained")
+    axes = figure.add_subplot()
+    contestants = {
+        "every picture through the\nimage and the cross-encoder": ("#6d727b", [pool.from_pictures for pool in drawn]),
+        "cross-encoder on every item,\ntokens in memory": ("#7a5aa6", [pool.exhaustive for pool in drawn]),
+        f"Coop, k = {KS[-1]}": ("#c8442d", band(axes, drawn, f"Coop {KS[-1]}", "#c8442d")),
+        "bi-encoder alone": ("#2a7f9e", band(axes, drawn, "BE", "#2a7f9e")),
+    }
+    for colour, costs in contestants.values():
+        line(axes, sizes, costs, colour)
+    set_axes(axes, sizes)
+    label_ends(axes, sizes[-1], {name: (costs[-1], colour) for name, (colour, costs) in contestants.items()})
+    axes.set_title("Time for one query, by number of items in the collection", loc="left", fontsize=12, fontweight="bold", pad=24)
+    notes = "median, shaded up to p95; filled: measured, hollow: extrapolated from the same run"
+    axes.text(0, 1.03, notes, transform=axes.transAxes, fontsize=9, color=GREY)
+    figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def band(axes: Axes, pools: Sequence[Pool], name: str, colour: str) -> list[Cost]:
+    """Shade from p50 to p95 of a contestant; return its medians."""
+    p50, p95 = ([pool.latency[name]["total"][i] / 1000 for pool in pools] for i in (0, 1))
+    axes.fill_between([pool.items for pool in pools], p50, p95, color=colour, alpha=0.12, linewidth=0)
+    return [Cost(seconds, measured=True) for seconds in p50]
+
+
+def line(axes: Axes, sizes: Sequence[int], costs: Sequence[Cost], colour: str) -> None:
+    """Solid between measured points, dashed to extrapolated ones."""
+    for i in range(len(sizes) - 1):
+        style = "-" if costs[i + 1].measured else (0, (4, 3))
+        axes.plot(sizes[i : i + 2], [c.seconds for c in costs[i : i + 2]], color=colour, linewidth=2, linestyle=style)
+    for size, cost in zip(sizes, costs, strict=True):
+        face = colour if cost.measured else "white"
+        axes.plot([size], [cost.seconds], "o", markersize=7, markeredgewidth=1.8, color=colour, markerfacecolor=face, zorder=3)
+
+
+def label_ends(axes: Axes, x: int, ends: Mapping[str, tuple[Cost, str]]) -> None:
+    """What each line is and comes to, beside its end, from top to bottom; labels that would touch are moved apart."""
+    bottom, top = axes.get_ylim()
+    lowest = np.inf
+    for text, (cost, colour) in ends.items():
+        gap = (top / bottom) ** (LABEL_LINE * (text.count("\n") + 2))
+        y = min(cost.seconds, lowest / gap)
+        axes.annotate(
+            f"{text}\n{cost}", (x, y), (14, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False
+        )
+        lowest = y
+
+
+def set_axes(axes: Axes, sizes: Sequence[int]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set(xscale="log", yscale="log")
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom / 3, top * 1.2)
+    axes.set_xlim(sizes[0] * 0.8, sizes[-1] * 1.12)
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.yaxis.set_major_locator(FixedLocator([y for y in TICKS if y >= bottom / 3]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: TICKS.get(y, "")))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+    axes.grid(color="#e4e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(color=GREY, labelcolor=INK)
+
+
+def read(text: str) -> list[Pool]:
+    """What `--json` printed."""
+    return [
+        Pool(**{**row, "exhaustive": Cost(**row["exhaustive"]), "from_pictures": Cost(**row["from_pictures"])})
+        for row in json.loads(text)["pools"]
+    ]
+
+
+@click.command()
+@click.option("--pools", multiple=True, type=int, default=POOLS, show_default=True, help="Items in all; give it several times.")
+@click.option("--queries", default=120, show_default=True, help="Per contestant and pool.")
+@click.option("--uri", help="A Milvus server, or a path for Milvus Lite. [default: a server, started here]")
+@click.option("--lite", is_flag=True, help=f"Also Milvus Lite, up to {LITE_MOST:,} items.")
+@click.option("--images", default=str(EXAMPLES / "images"), help="What `milvus-coop ingest` takes. [default: examples/images]")
+@click.option(
+    "--captions", type=click.Path(path_type=Path, exists=True), default=EXAMPLES / "captions.txt", help="Queries, one a line."
+)
+@click.option("--seeds", default=2000, show_default=True, help="Pictures made for the distractors.")
+@click.option("--longest", default=60.0, show_default=True, help="Seconds; what takes longer is extrapolated.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path("build/growth"), show_default=True, help="Keeps the pools.")
+@click.option("--read", "earlier", type=click.Path(path_type=Path, exists=True), help="Show a result of --json; measure nothing.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw .svg or .png.")
+@click.option("--json", "as_json", is_flag=True)
+def main(
+    pools: tuple[int, ...],
+    queries: int,
+    uri: str | None,
+    lite: bool,
+    images: str,
+    captions: Path,
+    seeds: int,
+    longest: float,
+    work: Path,
+    earlier: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure growth; see the top of this file."""
+    if earlier is not None:
+        measured = read(earlier.read_text(encoding="utf-8"))
+    else:
+        work.mkdir(parents=True, exist_ok=True)
+        with progress() as say, stores(work, uri, lite) as addresses:
+            world = make_world(open_models(Settings()), images, captions, seeds)
+            wanted = [(s, u, n) for s, u in addresses.items() for n in sorted(pools) if s == "server" or n <= LITE_MOST]
+            measured = [measure(s, u, n, queries, world, longest, say) for s, u, n in wanted]
+            world.models.close()
+    if as_json:
+        print(json.dumps({"pools": [asdict(pool) for pool in measured]}))
+    else:
+        show(measured)
+    if plot is not None:
+        draw(measured, plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""`benchmarks/growth.py` on small pools in Milvus Lite: it measures, draws, keeps what it inserted, and says where it estimates."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "growth.py"
+
+
+def growth(*arguments: object) -> str:
+    command = [sys.executable, str(BENCHMARK), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("growth")
+
+
+@pytest.fixture(scope="module")
+def pools(folder: Path) -> list[dict[str, Any]]:
+    """A hurried run on 100 and 300 items."""
+    sizes = ("--pools", 100, "--pools", 300, "--seeds", 20, "--queries", 5, "--longest", 0)
+    text = growth(*sizes, "--uri", folder / "lite.db", "--work", folder, "--json")
+    (folder / "growth.json").write_text(text)
+    found: list[dict[str, Any]] = json.loads(text)["pools"]
+    return found
+
+
+def test_every_pool_is_measured(pools: list[dict[str, Any]]) -> None:
+    assert [(pool["store"], pool["items"]) for pool in pools] == [("lite", 100), ("lite", 300)]
+    for pool in pools:
+        assert set(pool["latency"]) == {"BE", "Coop 20", "Coop 50"}
+        for stages in pool["latency"].values():
+            assert all(0 < p50 <= p95 for p50, p95 in stages.values())
+            assert sum(stages[stage][0] for stage in ("encode", "retrieve", "rerank")) < 3 * stages["total"][0]
+
+
+def test_exact_search_agrees_with_milvus(pools: list[dict[str, Any]]) -> None:
+    """Milvus Lite has an index even of 100 items; it misses next to nothing there."""
+    assert all(share > 0.97 for pool in pools for share in pool["recall"].values())
+
+
+def test_what_takes_too_long_is_extrapolated(pools: list[dict[str, Any]]) -> None:
+    """With no time at all, both rates are those of 64 pairs."""
+    assert not any(pool[way]["measured"] for pool in pools for way in ("exhaustive", "from_pictures"))
+    assert pools[1]["from_pictures"]["seconds"] > 2 * pools[1]["exhaustive"]["seconds"]
+
+
+def test_an_earlier_result_is_shown_and_drawn(folder: Path, pools: list[dict[str, Any]]) -> None:
+    table = growth("--read", folder / "growth.json", "--plot", folder / "growth.svg")
+    assert "300" in table
+    assert "~" in table
+    assert (folder / "growth.svg").read_text().count("<path") > 20
+
+
+def test_a_second_run_inserts_nothing(folder: Path, pools: list[dict[str, Any]]) -> None:
+    from milvus_coop import Store
+
+    with Store(folder / "lite.db") as store:
+        before = {info.name: info.count for info in store.list()}
+    assert sorted(before.values()) == [100, 300]
+    again = growth("--pools", 100, "--seeds", 20, "--queries", 1, "--longest", 0, "--uri", folder / "lite.db", "--work", folder)
+    assert "100" in again
+    with Store(folder / "lite.db") as store:
+        assert {info.name: info.count for info in store.list()} == before
