@@ -33,6 +33,8 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--accumulate", int, "Batches per optimiser step."),
     ("--learning-rate", float, "Highest learning rate."),
     ("--warm-up", int, "Rounds over which it rises."),
+    ("--mined", int, "Length of the lists of the bi-encoder's best wrong answers."),
+    ("--hard-share", float, "Share of those among the negatives of ce-top and ce-list."),
     ("--margin", float, "Of the triplet losses."),
     ("--keep-groups/--shuffle", bool, "Keep look-alikes in one batch (generated data).  [default: shuffle]"),
     ("--tokens", int, "Image tokens, made by as many learnt queries.  [default: one per cell]"),

@@ -58,11 +58,19 @@ class Corpus:
 
         True for an image's own captions (Geigle et al. mask these), and for captions with the same text as one of those.
         """
+        matches: Array = (self.label[captions][:, None, None] == self._own_labels(images)[None]).any(2)
+        return matches
+
+    def right(self, captions: Array, images: Array) -> Array:
+        """Whether caption i is right for image i, as in `same`: bool (n,)."""
+        matches: Array = (self.label[captions][:, None] == self._own_labels(images)).any(1)
+        return matches
+
+    def _own_labels(self, images: Array) -> Array:
+        """Labels of each image's captions, filled up with -1: int64 (images, most captions)."""
         first, end = self.first[images], self.first[images + 1]
         places = first[:, None] + np.arange(int((end - first).max(initial=1)))
-        own = np.where(places < end[:, None], self.label[np.minimum(places, len(self.label) - 1)], -1)  # (images, most captions)
-        matches: Array = (self.label[captions][:, None, None] == own[None]).any(2)
-        return matches
+        return np.where(places < end[:, None], self.label[np.minimum(places, len(self.label) - 1)], -1)
 
 
 def tokenise(items: Sequence[Item], tokenizer: Tokenizer) -> Corpus:

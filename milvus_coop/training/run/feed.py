@@ -23,7 +23,7 @@ from milvus_coop.training.data.visuals import Pixels, Visuals
 from milvus_coop.training.networks.one_stream import OneStream
 from milvus_coop.training.objectives.negatives import mine
 from milvus_coop.training.run.config import TrainConfig
-from milvus_coop.training.run.order import TASKS
+from milvus_coop.training.run.order import TASKS, Task
 from milvus_coop.training.run.scoring import embed
 from milvus_coop.training.run.tasks import Batch
 from milvus_coop.types import Array
@@ -147,15 +147,32 @@ class Feed:
         if len(images) < 2:
             return None
         captions = caption_choices(corpus.first, images, dice)
-        n = TASKS[self._config.order[turn]].negatives
-        more_images = _draw(self.mined["images"].numpy()[captions], n, dice) if n else np.zeros((len(images), 0), np.int64)
-        more_captions = _draw(self.mined["captions"].numpy()[images], n, dice) if n else more_images
-        if n:
+        task = TASKS[self._config.order[turn]]
+        more_images, more_captions = self._negatives(task, captions, images, dice)
+        if more_images.size:
             visual = np.concatenate([visual, self._data.visuals.fetch(more_images.ravel()).visual])
         ids, mask = corpus.tokens(np.concatenate([captions, more_captions.ravel()]))
         rows = len(images) + np.arange(more_images.size).reshape(more_images.shape)
         arrays = (visual, ids, mask, corpus.same(captions, images), rows, rows)
         return Batch(*(torch.from_numpy(array).to(self._device) for array in arrays))
+
+    def _negatives(self, task: Task, captions: Array, images: Array, dice: np.random.Generator) -> tuple[Array, Array]:
+        """Negative images of each caption and negative captions of each image, int64 (B, n) twice."""
+        shape = (len(images), task.negatives)
+        if not task.negatives:
+            return np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        corpus, n = self._data.corpus, task.negatives
+        share = self._config.hard_share if task.role == "ce" else 1.0
+        near_images = _draw(self.mined["images"].numpy()[captions], n, dice)
+        near_captions = _draw(self.mined["captions"].numpy()[images], n, dice)
+        any_images, any_captions = (dice.integers(len(what), size=shape) for what in (corpus.items, corpus.texts))
+        right_images = corpus.right(np.repeat(captions, n), any_images.ravel()).reshape(shape)
+        right_captions = corpus.right(any_captions.ravel(), np.repeat(images, n)).reshape(shape)
+        near = dice.random((2, *shape)) < share
+        return (
+            np.where(near[0] | right_images, near_images, any_images),
+            np.where(near[1] | right_captions, near_captions, any_captions),
+        )
 
     def _load(self, number: int) -> None:
         self._data = self._splits.ready("train", epoch=number, on_images=self._on_images)

@@ -34,7 +34,7 @@ TASKS: Mapping[str, Task] = {
         Task("distil", "be", "the bi-encoder learns the cross-encoder's order", needs_retriever=True),
         Task("ce", "ce", "matched or not, random negatives"),
         Task("ce-hard", "ce", "matched or not, hard negatives of the batch", needs_retriever=True),
-        Task("ce-top", "ce", "matched or not, negatives from the bi-encoder's top 50", 1, needs_retriever=True),
-        Task("ce-list", "ce", "pick the right one among 7 of the bi-encoder's top 50", 7, needs_retriever=True),
+        Task("ce-top", "ce", "matched or not, negatives at random and from the bi-encoder's top 50", 1, needs_retriever=True),
+        Task("ce-list", "ce", "pick the right one from 7 others, drawn as for ce-top", 7, needs_retriever=True),
     )
 }
