@@ -52,8 +52,8 @@ class TrainConfig:
     mined: int = 50
     """Length of the lists of BE negatives, made anew for every pass over the data."""
     hard_share: float = 0.5
-    """Share of these among the negatives that `ce-top` and `ce-list` draw; the others are random. 0.05 in Geigle et al.'s code; with 1
-    a cross-encoder that starts from random weights stays at chance."""
+    """Share of these among the negatives that `ce-top` and `ce-list` draw; the others are random. Geigle et al.'s code has 0.05.
+    With 1 a cross-encoder that starts from random weights stays at chance."""
     init: str = ""
     """A run or bundle to go on from, or a text checkpoint of transformers; '': random weights."""
     vision: str = "conv"
