@@ -58,6 +58,7 @@ class Judge:
     ) -> None:
         self._bench = bench
         self._entrant = entrant
+        self._quick = entrant.with_memo()
         self._systems = entrant.offers(systems)
         self._options = options
         self._on_progress = on_progress
@@ -78,11 +79,11 @@ class Judge:
 
     def fill_images(self, corpus: Corpus) -> tuple[Corpus, Shelf]:
         """Ingest the images; what cannot be read leaves the corpus."""
-        shelf, failures = self._bench.fill(corpus, None)
+        shelf, failures = self._bench.fill(corpus, None, self._quick)
         if not failures:
             return corpus, shelf
         left = corpus.without([number for number, _ in failures], [problem for _, problem in failures])
-        shelf, failures = self._bench.fill(left, None)  # again: numbers have moved; what fails twice in a row is odd
+        shelf, failures = self._bench.fill(left, None, self._quick)  # again: numbers have moved; what fails twice in a row is odd
         if failures:
             raise DatasetError(f"{failures[0][1].place} could be read once and not again", expected="files that stay as they are")
         return left, shelf
@@ -91,11 +92,12 @@ class Judge:
         """Everything but the ingest of images."""
         self.findings.storage.append(cost.storage(self._entrant, images))
         for position, (language, some) in enumerate(groupby(pools(corpus, self._options.protocol), key=lambda pool: pool.language)):
-            texts, failures = self._bench.fill(corpus, language)
+            texts, failures = self._bench.fill(corpus, language, self._quick)
             _refuse(failures)
             self._judge(corpus, language, list(some), images, texts)
             if position == 0:
                 self._measure(corpus, language, images, texts)
+        self._quick.models.backend.close()  # up to half a gigabyte
         return self.findings
 
     def _judge(self, corpus: Corpus, language: str, some: Sequence[Pool], images: Shelf, texts: Shelf) -> None:
@@ -111,7 +113,7 @@ class Judge:
             }
             rerank = any(c.k for c in contestants)
             rankings = search_pool(
-                self._bench, self._entrant, corpus, pool, shelves, options.sorted_ks, rerank=rerank, on_progress=self._on_progress
+                self._bench, self._quick, corpus, pool, shelves, options.sorted_ks, rerank=rerank, on_progress=self._on_progress
             )
             tally.add(pool, rankings, everything[position] if everything else None, options.sorted_ks)
             if self._headline is not None:
@@ -129,7 +131,7 @@ class Judge:
 
     def _exhaustive(self, corpus: Corpus, language: str, some: Sequence[Pool], images: Shelf) -> list[Exhaustive] | None:
         """The exhaustive cross-encoder on every pool; None where it is not asked for or too much, which is then on record."""
-        scorer = PairScorer(self._entrant, corpus.texts[language], images)
+        scorer = PairScorer(self._quick, corpus.texts[language], images)
         rate = self.findings.pairs_per_s = scorer.probe(some[0].texts, some[0].images)
         if "ce" not in self._systems:
             return None

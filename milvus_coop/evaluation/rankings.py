@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from milvus_coop.errors import BackendError
 from milvus_coop.evaluation.corpus import Corpus
-from milvus_coop.evaluation.memo import MemoBackend
 from milvus_coop.evaluation.metrics import DEPTH
 from milvus_coop.evaluation.progress import OnProgress, Progress
 from milvus_coop.evaluation.protocols import Pool
@@ -79,8 +78,6 @@ def search_pool(
     Raises:
         BackendError: the cross-encoder did not rescore everything; figures of a half-reranked run would be worth nothing.
     """
-    memo = MemoBackend(entrant.models.backend)
-    quick = replace(entrant, models=replace(entrant.models, backend=memo))
     limit = depth(ks)
     k = max(ks) if rerank else limit
     found: dict[Kind, list[Ranking]] = {}
@@ -89,7 +86,7 @@ def search_pool(
         stage = f"{kind} retrieval, {entrant.name}{f', {pool.language}' if len(corpus.texts) > 1 else ''}"
         rankings: list[Ranking] = []
         step = max(1, min(QUERIES_PER_CALL, PAIRS_PER_CALL // k))
-        with bench.search(shelves[kind], quick) as search:
+        with bench.search(shelves[kind], entrant) as search:
             for start in range(0, len(numbers), step):
                 some = numbers[start : start + step]
                 results = _ask(search, corpus, pool.language, kind, some, limit=limit, k=k, rerank=rerank)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,6 +11,7 @@ from milvus_coop.backends import Backend
 from milvus_coop.bundle import BundleSpec
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.evaluation.memo import MemoBackend
 from milvus_coop.models import Models, open_models
 
 System = Literal["be", "ce", "sep-coop", "joint-coop"]
@@ -49,6 +50,10 @@ class Entrant:
     def coop(self) -> System:
         """What its cooperation of bi-encoder and cross-encoder is called: one model in both roles, or two."""
         return "joint-coop" if self.spec.kind == "joint" else "sep-coop"
+
+    def with_memo(self) -> Entrant:
+        """The same bundle, which encodes nothing twice; see `MemoBackend`."""
+        return replace(self, models=open_models(self.settings, MemoBackend(self.models.backend)))
 
     def offers(self, systems: Sequence[System]) -> list[System]:
         """Those of the systems that this bundle can be."""

@@ -59,8 +59,8 @@ class Workbench:
         self._names: list[str] = []
         self._store = Store.from_settings(entrant.settings)
 
-    def fill(self, corpus: Corpus, language: str | None) -> tuple[Shelf, list[tuple[int, Problem]]]:
-        """Ingest all images of a corpus (`language` None) or its texts in a language.
+    def fill(self, corpus: Corpus, language: str | None, entrant: Entrant) -> tuple[Shelf, list[tuple[int, Problem]]]:
+        """Ingest all images of a corpus (`language` None) or its texts in a language, with `entrant` on whatever backend.
 
         Returns:
             The filled collection, and the items that could not be ingested.
@@ -73,7 +73,7 @@ class Workbench:
             self._on_progress(Progress(stage, progress.done, n_items))
 
         name = self._new_name(kind)
-        with CoopIngest(name, kind=kind, settings=self._entrant.settings, models=self._entrant.models.backend) as ingest:
+        with CoopIngest(name, kind=kind, settings=self._entrant.settings, models=entrant.models.backend) as ingest:
             report = ingest.run([self._list(corpus, language, name)], on_progress=tell)
         if not report.added:
             raise DatasetError(

@@ -9,7 +9,7 @@ from milvus_coop.config import Settings
 from milvus_coop.encoder import Encoder
 from milvus_coop.evaluation.memo import MemoBackend
 from milvus_coop.models import Models, open_models
-from tests.evaluation.kit import fake
+from tests.evaluation.kit import drawn, fake
 
 TEXTS = ["a dog", "a cat that sleeps on the warm roof of an old house", "a dog", "two red apples"]
 
@@ -48,6 +48,17 @@ def test_a_text_is_encoded_once() -> None:
     for _ in range(3):
         encoder.encode_texts(TEXTS)
     assert opened.backend.rows == {"text_encoder": 3}  # type: ignore[attr-defined]
+
+
+def test_a_picture_is_encoded_once() -> None:
+    opened = open_models(Settings(), fake().backend)
+    encoder = with_memo(opened)
+    pictures = [drawn(seed) for seed in (1, 2, 1, 3)]
+    for _ in range(2):
+        ours, plain = encoder.encode_images(pictures), opened.encoder.encode_images(pictures)
+        np.testing.assert_array_equal(ours.embeddings, plain.embeddings)
+        np.testing.assert_array_equal(ours.tokens, plain.tokens)
+    assert opened.backend.rows == {"image_encoder": 3 + 2 * 4}  # type: ignore[attr-defined]
 
 
 def test_a_full_memo_still_answers() -> None:
