@@ -114,8 +114,8 @@ def test_literal_leaves_no_way_out() -> None:
 
 
 def test_how_hard_an_index_searches() -> None:
-    assert search_params("HNSW", "COSINE", 10) == {"metric_type": "COSINE", "params": {"ef": 128}}
-    assert search_params("HNSW", "COSINE", 100) == {"metric_type": "COSINE", "params": {"ef": 400}}
+    assert search_params("HNSW", "COSINE", 10) == {"metric_type": "COSINE", "params": {"ef": 640}}
+    assert search_params("HNSW", "COSINE", 100) == {"metric_type": "COSINE", "params": {"ef": 1000}}
     assert search_params("HNSW", "COSINE", 16_384) == {"metric_type": "COSINE", "params": {"ef": 32_768}}
     assert search_params("AUTOINDEX", "IP", 10) == {"metric_type": "IP", "params": {}}
 
