@@ -14,5 +14,17 @@ from milvus_coop.evaluation.progress import Progress
 from milvus_coop.evaluation.records import Contestant, EvaluationReport
 from milvus_coop.evaluation.run import evaluate
 from milvus_coop.evaluation.systems import SYSTEMS, Contender
+from milvus_coop.evaluation.tables import TextTable, tables
 
-__all__ = ["SYSTEMS", "Contender", "Contestant", "EvaluationReport", "Interval", "Options", "Progress", "evaluate"]
+__all__ = [
+    "SYSTEMS",
+    "Contender",
+    "Contestant",
+    "EvaluationReport",
+    "Interval",
+    "Options",
+    "Progress",
+    "TextTable",
+    "evaluate",
+    "tables",
+]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from milvus_coop.datasets import Caption, Dataset, Item, Problem, Split
-from milvus_coop.errors import DatasetError, ImageError
+from milvus_coop.errors import DatasetError, ImageError, InvalidArgumentError
 from milvus_coop.evaluation.progress import OnProgress, Progress, silent
+from milvus_coop.preprocess.texts import check_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,13 @@ def build_corpus(
     items = list(dataset.items(split))
     if not items:
         raise DatasetError(f"{dataset.name} has no items in the split '{split}'", expected="another --split, or other --data")
-    texts = {language: _texts(items, language) for language in _languages(dataset.name, items, languages)}
     problems = list(dataset.problems)
+    languages = _languages(dataset.name, items, languages)
+    items = [_readable(item, problems) for item in items]
+    texts = {language: _texts(items, language) for language in languages}
     extra: list[Item] = []
     if distractors is not None:
-        extra = _distractors(distractors, split, texts, problems)
+        extra = [_readable(item, problems) for item in _distractors(distractors, split, texts, problems)]
         texts = {language: (*known, *_more(known, extra, language)) for language, known in texts.items()}
     pictures, broken = _pictures(
         [(dataset, i) for i in items] + [(distractors or dataset, i) for i in extra], len(items), folder, on_progress
@@ -96,6 +99,18 @@ def _languages(name: str, items: Sequence[Item], asked: Sequence[str]) -> list[s
     if missing := [language for language in asked if language not in there]:
         raise DatasetError(f"{name} has no captions in '{missing[0]}'", expected=f"--language with one of {', '.join(there)}")
     return list(dict.fromkeys(asked)) or there
+
+
+def _readable(item: Item, problems: list[Problem]) -> Item:
+    """The item without captions that no collection can hold."""
+    left = []
+    for caption in item.captions:
+        try:
+            check_text(caption.text)
+            left.append(caption)
+        except InvalidArgumentError as exc:
+            problems.append(Problem(item.id, str(exc)))
+    return replace(item, captions=tuple(left))
 
 
 def _texts(items: Sequence[Item], language: str) -> tuple[Text, ...]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from milvus_coop.evaluation.corpus import Text
+from milvus_coop.evaluation.metrics import ranks_of
 from milvus_coop.evaluation.progress import OnProgress, Progress
 from milvus_coop.evaluation.protocols import Pool
 from milvus_coop.evaluation.systems import Entrant
@@ -22,13 +22,8 @@ PROBE_TEXTS, PROBE_IMAGES = 16, 256
 """Pairs that are scored to estimate what all would cost."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exhaustive:
-    """Rankings of the whole pool by match probability, best first, by what was searched for and query."""
-
-    orders: Mapping[Kind, Mapping[int, Array]]
-    pairs: int
-    seconds: float
+Ranks = Mapping[Kind, Mapping[int, tuple[int, ...]]]
+"""Ranks of the right answers by what was searched for and query; whole rankings of 25,000 texts would fill the memory."""
 
 
 class PairScorer:
@@ -66,29 +61,33 @@ class PairScorer:
         return len(texts) * len(images) / (time.perf_counter() - start)
 
 
-def rank_all(scorer: PairScorer, pool: Pool, name: str, on_progress: OnProgress) -> Exhaustive:
+def rank_all(scorer: PairScorer, pool: Pool, name: str, on_progress: OnProgress) -> Ranks:
     """Score every query of a pool against everything, both directions; pairs that both need are scored once.
 
     Equal scores stand in the order of the data.
     """
-    start = time.perf_counter()
     queries, askers = list(pool.relevant_images), list(pool.relevant_texts)
     others = [number for number in pool.texts if number not in pool.relevant_images]
-    images = np.array(pool.images)
 
     def tell(progress: Progress) -> None:
-        on_progress(Progress(f"every pair, {name}", progress.done, len(pool.texts)))
+        on_progress(Progress(f"every pair, {name}", progress.done, len(queries)))
 
     main = scorer.scores(queries, pool.images, tell)
-    by_image = main[:, _columns(pool.images, askers)]
+    by_text = main[:, _columns(pool.images, askers)]
     if others:
-        by_image = np.concatenate([by_image, scorer.scores(others, askers)])
-    texts = np.array([*queries, *others])
-    orders: dict[Kind, Mapping[int, Array]] = {
-        "image": {q: images[np.argsort(-row, kind="stable")] for q, row in zip(queries, main, strict=True)},
-        "text": {q: texts[np.argsort(-column, kind="stable")] for q, column in zip(askers, by_image.T, strict=True)},
+        by_text = np.concatenate([by_text, scorer.scores(others, askers)])
+    return {
+        "image": _ranks(queries, main, pool.images, pool.relevant_images),
+        "text": _ranks(askers, by_text.T, (*queries, *others), pool.relevant_texts),
     }
-    return Exhaustive(orders, pool.distinct_pairs, time.perf_counter() - start)
+
+
+def _ranks(
+    queries: Sequence[int], scores: Array, items: Sequence[int], relevant: Mapping[int, frozenset[int]]
+) -> dict[int, tuple[int, ...]]:
+    """One row of scores per query, one column per item."""
+    columns = np.array(items)
+    return {q: ranks_of(columns[np.argsort(-row, kind="stable")], relevant[q]) for q, row in zip(queries, scores, strict=True)}
 
 
 def _columns(images: Sequence[int], wanted: Sequence[int]) -> list[int]:

@@ -10,7 +10,7 @@ from milvus_coop.datasets import Problem
 from milvus_coop.errors import DatasetError
 from milvus_coop.evaluation import cost, gallery
 from milvus_coop.evaluation.corpus import Corpus
-from milvus_coop.evaluation.exhaustive import Exhaustive, PairScorer, rank_all
+from milvus_coop.evaluation.exhaustive import PairScorer, Ranks, rank_all
 from milvus_coop.evaluation.growth import grow
 from milvus_coop.evaluation.options import Options
 from milvus_coop.evaluation.progress import OnProgress
@@ -129,7 +129,7 @@ class Judge:
         found.reach += reaches(tally, self._entrant.name, language, options.sorted_ks)
         found.cases += gallery.choose(cases, options.gallery)
 
-    def _exhaustive(self, corpus: Corpus, language: str, some: Sequence[Pool], images: Shelf) -> list[Exhaustive] | None:
+    def _exhaustive(self, corpus: Corpus, language: str, some: Sequence[Pool], images: Shelf) -> list[Ranks] | None:
         """The exhaustive cross-encoder on every pool; None where it is not asked for or too much, which is then on record."""
         scorer = PairScorer(self._quick, corpus.texts[language], images)
         rate = self.findings.pairs_per_s = scorer.probe(some[0].texts, some[0].images)

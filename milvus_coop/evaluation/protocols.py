@@ -51,7 +51,7 @@ def pools(corpus: Corpus, protocol: Protocol = "all", *, fold: int = FOLD, folds
 
     Raises:
         InvalidArgumentError: there is no such protocol.
-        DatasetError: the corpus is too small for it.
+        DatasetError: the corpus is too small for it, or a pool has no query.
     """
     if protocol not in get_args(Protocol):
         raise InvalidArgumentError(f"the protocol is '{protocol}'", expected=", ".join(get_args(Protocol)))
@@ -65,7 +65,12 @@ def pools(corpus: Corpus, protocol: Protocol = "all", *, fold: int = FOLD, folds
     parts = {"all": [own], "5k": [own[: fold * folds]], "1k": [own[i * fold : (i + 1) * fold] for i in range(folds)]}[protocol]
     for language, texts in corpus.texts.items():
         for number, part in enumerate(parts):
-            yield _pool(language, number, tuple(part), others, texts)
+            pool = _pool(language, number, tuple(part), others, texts)
+            if not pool.relevant_images:
+                raise DatasetError(
+                    f"{corpus.name} has no image with a caption in '{language}' that can be used", expected="one or more"
+                )
+            yield pool
 
 
 def _pool(language: str, fold: int, own: tuple[int, ...], others: tuple[int, ...], texts: tuple[Text, ...]) -> Pool:

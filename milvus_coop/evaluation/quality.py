@@ -9,7 +9,7 @@ import numpy as np
 
 from milvus_coop.evaluation.bootstrap import Interval, interval, mean_and_draws
 from milvus_coop.evaluation.corpus import Text
-from milvus_coop.evaluation.exhaustive import Exhaustive
+from milvus_coop.evaluation.exhaustive import Ranks
 from milvus_coop.evaluation.metrics import METRICS, figures, hit, mean_recall, ranks_of
 from milvus_coop.evaluation.protocols import Pool
 from milvus_coop.evaluation.rankings import Ranking
@@ -28,24 +28,26 @@ class Tally:
     """One array of shape (contestants, metrics) per query."""
     reach: dict[Kind, list[Array]] = field(default_factory=lambda: {"image": [], "text": []})
 
-    def add(self, pool: Pool, rankings: Mapping[Kind, Sequence[Ranking]], exhaustive: Exhaustive | None, ks: Sequence[int]) -> None:
+    def add(self, pool: Pool, rankings: Mapping[Kind, Sequence[Ranking]], exhaustive: Ranks | None, ks: Sequence[int]) -> None:
         """Count the queries of one pool."""
         relevance: Mapping[Kind, Mapping[int, frozenset[int]]] = {"image": pool.relevant_images, "text": pool.relevant_texts}
         for kind, found in rankings.items():
             for ranking in found:
                 right = relevance[kind][ranking.query]
-                orders = [_order(c, ranking, kind, exhaustive) for c in self.contestants]
-                self.values[kind].append(np.stack([figures(ranks_of(order, right), len(right)) for order in orders]))
+                ranks = [_ranks(c, ranking, kind, right, exhaustive) for c in self.contestants]
+                self.values[kind].append(np.stack([figures(some, len(right)) for some in ranks]))
                 be_ranks = ranks_of(ranking.items, right)
                 self.reach[kind].append(np.array([hit(be_ranks, k) for k in ks]))
                 self.queries[kind].append(ranking.query)
                 self.folds[kind].append(pool.fold)
 
 
-def _order(contestant: Contestant, ranking: Ranking, kind: Kind, exhaustive: Exhaustive | None) -> Array:
+def _ranks(
+    contestant: Contestant, ranking: Ranking, kind: Kind, right: frozenset[int], exhaustive: Ranks | None
+) -> tuple[int, ...]:
     if contestant.system == "ce" and exhaustive is not None:
-        return exhaustive.orders[kind][ranking.query]
-    return ranking.order(contestant.k or 0)
+        return exhaustive[kind][ranking.query]
+    return ranks_of(ranking.order(contestant.k or 0), right)
 
 
 def qualities(tally: Tally, language: str, texts: Sequence[Text], *, resamples: int, seed: int) -> list[Quality]:

@@ -97,6 +97,19 @@ def test_folds_share_nothing_but_distractors_and_captions(tmp_path: Path) -> Non
     assert whole.images == (0, 1, 2, 3, 4, 5, 7)
 
 
+def test_captions_that_no_collection_can_hold_are_named(tmp_path: Path) -> None:
+    corpus = build_corpus(Given([item(0, "a dog", "x" * 20_001), item(1, "y" * 30_000)]), tmp_path)
+    assert [text.text for text in corpus.texts["en"]] == ["a dog"]
+    assert [problem.place for problem in corpus.problems] == ["item000", "item001"]
+    assert "20,001 characters" in corpus.problems[0].reason
+
+
+def test_nothing_to_ask_is_an_error(tmp_path: Path) -> None:
+    corpus = build_corpus(Given([item(0), item(1)], broken={"item000", "item001"}), tmp_path)
+    with pytest.raises(DatasetError, match="no image with a caption in 'en' that can be used"):
+        next(pools(corpus))
+
+
 def test_protocols_that_do_not_fit(tmp_path: Path) -> None:
     corpus = build_corpus(Given([item(0)]), tmp_path)
     with pytest.raises(DatasetError, match="1 images in its split 'test'; expected: 5,000 or more for the protocol 1k"):

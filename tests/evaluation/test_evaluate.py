@@ -220,17 +220,20 @@ def test_what_cannot_be_ingested_is_left_out_and_named(tmp_path: Path) -> None:
         evaluate(Given([item(1, path=broken)]), [fake()], QUICK)
 
 
-def test_collections_are_dropped_whatever_happens(tmp_path: Path) -> None:
+def test_collections_are_dropped_whatever_happens(store_uri: str) -> None:
     data = Given([item(i) for i in range(20)])
-    uri = tmp_path / "mine.db"
-    evaluate(data, [fake()], replace(QUICK, cost_queries=2, cost_s=0.1), uri=uri)
+    with Store(store_uri) as store:
+        before = store.list()
+    found = evaluate(data, [fake()], replace(QUICK, cost_queries=2, cost_s=0.1), uri=store_uri)
+    assert {a.recall[10] for a in found.ann_recall} == {1.0}
+    assert sorted({c.pool for c in found.growth}) == [10, 20]
     contender = fake()
     assert isinstance(contender.backend, FakeBackend)
     contender.backend.failures["cross_encoder"] = BackendUnavailableError("the model server is away")
     with pytest.raises(BackendError, match="is away"):
-        evaluate(data, [contender], replace(QUICK, systems=("be", "joint-coop")), uri=uri)
-    with Store(uri) as store:
-        assert store.list() == []
+        evaluate(data, [contender], replace(QUICK, systems=("be", "joint-coop")), uri=store_uri)
+    with Store(store_uri) as store:
+        assert store.list() == before
 
 
 def test_progress_and_pictures_by_path(tmp_path: Path) -> None:
