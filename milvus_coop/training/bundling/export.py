@@ -5,29 +5,29 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from PIL.Image import Image
 
 from milvus_coop.bundle import Bundle, BundleSpec, TensorSpec, write_record
 from milvus_coop.bundle.folder import TOKENIZER, WEIGHTS
-from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
+from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, ImageSpec
 from milvus_coop.datasets import Dataset, open_dataset
-from milvus_coop.errors import DatasetError, TrainingError
+from milvus_coop.errors import DatasetError, ImageError, TrainingError
 from milvus_coop.export.graphs import to_onnx
 from milvus_coop.export.parity import Difference, compare
 from milvus_coop.export.sessions import open_session, run_graph
 from milvus_coop.export.weights import Precision, pack_graphs
-from milvus_coop.preprocess.images import to_pixels
 from milvus_coop.preprocess.texts import Tokenizer
 from milvus_coop.tokens import quantise
 from milvus_coop.training.bundling.record import lineage_of, make_spec
 from milvus_coop.training.bundling.roles import CrossEncoder, ImageEncoder, TextEncoder
 from milvus_coop.training.data.features import vision_key
+from milvus_coop.training.data.visuals import item_pixels
 from milvus_coop.training.networks.one_stream import OneStream
 from milvus_coop.training.networks.transformer import token_length_axis
 from milvus_coop.training.run.folder import NETWORK, RunFolder, load_network
@@ -81,8 +81,8 @@ def export_run(
     check_target(target)
     retriever, tokenizer = _checked(run, ("be", "joint") if cross_encoder else ("joint",))
     matcher = retriever if cross_encoder is None else _partner(retriever, tokenizer, cross_encoder)
-    pictures, captions = _samples(open_dataset(RunFolder(Path(run)).config().data) if data is None else _opened(data))
     spec = make_spec(name or target.name, version, retriever, matcher, licence, lineage_of(run, cross_encoder))
+    samples = _samples(open_dataset(RunFolder(Path(run)).config().data) if data is None else _opened(data), spec.image)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary:
         folder = Path(temporary) / "bundle"
@@ -91,7 +91,7 @@ def export_run(
         models = _modules(retriever, matcher)
         pack_graphs(_graphs(models, spec), folder, WEIGHTS, _policy(precision))
         bundle = write_record(folder, spec)
-        differences = _differences(models, bundle, pictures, captions)
+        differences = _differences(models, bundle, *samples)
         _refuse(differences, LARGEST_DIFFERENCE[precision])
         if keep_checkpoint:
             _copy_checkpoint(Path(run), folder / "training")
@@ -133,12 +133,21 @@ def _opened(data: str | Dataset) -> Dataset:
     return open_dataset(data) if isinstance(data, str) else data
 
 
-def _samples(data: Dataset) -> tuple[list[Image], list[str]]:
-    """A few real pictures and captions, of the dev split where there is one."""
-    items = list(data.items("dev") or data.items("test") or data.items("train"))[:SAMPLES]
-    if len(items) < 2:
-        raise DatasetError(f"{data.name} has {len(items)} items", expected="at least 2, to compare the graphs with PyTorch on")
-    return [data.open(item) for item in items], [item.captions[0].text for item in items]
+def _samples(data: Dataset, spec: ImageSpec) -> tuple[Array, list[str]]:
+    """Pixels and captions of a few real items, of the dev split where there is one."""
+    pixels: list[Array] = []
+    captions: list[str] = []
+    for item in data.items("dev") or data.items("test") or data.items("train"):
+        if len(pixels) == SAMPLES:
+            break
+        with suppress(ImageError):  # training has named it
+            pixels.append(item_pixels(data, item, spec))
+            captions.append(item.captions[0].text)
+    if len(pixels) < 2:
+        raise DatasetError(
+            f"{data.name} has {len(pixels)} usable items", expected="at least 2, to compare the graphs with PyTorch on"
+        )
+    return np.stack(pixels), captions
 
 
 Modules = dict[str, torch.nn.Module]
@@ -181,12 +190,12 @@ def _policy(precision: Precision) -> Callable[[str, Array], Precision]:
     return policy
 
 
-def _differences(models: Modules, bundle: Bundle, pictures: Sequence[Image], captions: Sequence[str]) -> dict[str, Difference]:
+def _differences(models: Modules, bundle: Bundle, samples: Array, captions: Sequence[str]) -> dict[str, Difference]:
     """Graphs against PyTorch on real inputs, batch by batch as they will be called."""
     spec = bundle.spec
     sessions = {graph.name: open_session(bundle.path(graph.file)) for graph in spec.graphs}
     words = Tokenizer(bundle.path(TOKENIZER), spec.text)(captions)
-    pixels = {"pixel_values": np.stack([to_pixels(picture, spec.image) for picture in pictures])}
+    pixels = {"pixel_values": samples}
     found = compare(models[TEXT_ENCODER], sessions[TEXT_ENCODER], words, ["text_embedding"])
     found |= compare(models[IMAGE_ENCODER], sessions[IMAGE_ENCODER], pixels, ["image_embedding", "image_tokens"])
     values, scales = quantise(run_graph(sessions[IMAGE_ENCODER], pixels)["image_tokens"])

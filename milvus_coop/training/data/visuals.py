@@ -11,7 +11,7 @@ import numpy as np
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.datasets import Dataset, Item, Problem
 from milvus_coop.errors import ImageError
-from milvus_coop.preprocess.images import to_pixels
+from milvus_coop.preprocess.images import decode, to_pixels
 from milvus_coop.types import Array
 
 
@@ -35,13 +35,12 @@ class Visuals(Protocol):
 
 
 class Pixels:
-    """Opens pictures when they are asked for. A picture that cannot be read is reported once, and then is not usable."""
+    """Opens pictures when they are asked for. A picture that cannot be read is reported (each time), and is not usable."""
 
     def __init__(
         self, dataset: Dataset, items: Sequence[Item], spec: ImageSpec, pool: ThreadPoolExecutor, report: Callable[[Problem], None]
     ) -> None:
         self._dataset, self._items, self._spec, self._pool, self._report = dataset, items, spec, pool, report
-        self._reported: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -56,9 +55,17 @@ class Pixels:
 
     def _open(self, item: Item) -> Array | None:
         try:
-            return to_pixels(self._dataset.open(item), self._spec)
+            return item_pixels(self._dataset, item, self._spec)
         except ImageError as exc:
-            if item.id not in self._reported:
-                self._reported.add(item.id)
-                self._report(Problem(item.id, str(exc)))
+            self._report(Problem(item.id, str(exc)))
             return None
+
+
+def item_pixels(dataset: Dataset, item: Item, spec: ImageSpec) -> Array:
+    """A picture as `Encoder` will see it, uint8 (3, S, S); large JPEGs are decoded at a fraction of their size.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    picture = dataset.open(item) if item.path is None else decode(item.path, at_least=spec.size, background=spec.background)
+    return to_pixels(picture, spec)
