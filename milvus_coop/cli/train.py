@@ -56,6 +56,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--precision", click.Choice(["no", "bf16", "fp16"]), "Mixed precision, on GPUs."),
     ("--tensorboard", bool, "Also write TensorBoard files into the run."),
 )
+_PACKAGES = ("torch", "accelerate", "onnx", "onnxscript", "safetensors", "transformers")
 _BUNDLE_PRECISIONS = click.Choice(["fp32", "fp16", "int8"])
 
 
@@ -113,7 +114,7 @@ def train(
       milvus-coop export runs/be --ce runs/ce --out my-bundle
     """
     _need_torch()
-    from milvus_coop.cli.training import print_exported, print_run, train_progress
+    from milvus_coop.cli.training import is_main_process, print_exported, print_run, train_progress
     from milvus_coop.training.bundling.export import check_target, export_run
     from milvus_coop.training.run.trainer import train as run_training
 
@@ -126,6 +127,8 @@ def train(
     folder = run or Path("runs") / objective
     with train_progress(quiet or as_json) as on_progress:
         report = run_training(TrainConfig.from_dict(values), folder, on_progress=on_progress)
+    if not is_main_process():
+        return
     print_run(report, as_json=as_json)
     if out is not None:
         print_exported(export_run(folder, out), as_json=as_json)
@@ -162,7 +165,7 @@ def export(run: Path, out: Path, checkpoint: bool, as_json: bool, **options: Any
 
 
 def _need_torch() -> None:
-    if missing := [name for name in ("torch", "accelerate", "onnx", "safetensors") if find_spec(name) is None]:
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise TrainingError(
             f"{missing[0]} is not installed", expected="the packages for training", run="pip install 'milvus-coop[train]'"
         )
@@ -184,7 +187,7 @@ def _values(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:
         try:
             values = json.loads(config.read_text("utf-8"))
             values = dict(values.get("config", values))
-        except (ValueError, AttributeError) as exc:
+        except (OSError, ValueError, TypeError, AttributeError) as exc:
             raise InvalidArgumentError(f"{config} cannot be read: {exc}", expected="a JSON object, or a run.json") from exc
     values |= {name: value for name, value in given.items() if value is not None}
     if isinstance(values.get("order"), str):

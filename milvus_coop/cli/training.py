@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
+from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -45,6 +46,11 @@ def train_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
             bar.update(tasks[progress.stage], completed=progress.done, total=progress.total, figures="  ".join([*figures, dev]))
 
         yield show
+
+
+def is_main_process() -> bool:
+    """Of the processes that train together, one speaks."""
+    return bool(PartialState().is_main_process)
 
 
 def print_run(report: RunReport, *, as_json: bool) -> None:

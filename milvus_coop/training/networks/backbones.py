@@ -65,8 +65,13 @@ def transformers_model(options: Mapping[str, Any]) -> nn.Module:
 
     settings = dict(options)
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    model: nn.Module = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
-    return model
+    return vision_tower(AutoModel.from_config(config))  # type: ignore[no-untyped-call]
+
+
+def vision_tower(model: nn.Module) -> nn.Module:
+    """What reads pictures in a CLIP-like model; any other model as it is."""
+    tower: nn.Module = getattr(model, "vision_model", model)
+    return tower
 
 
 def build_backbone(kind: Kind, options: Mapping[str, Any]) -> nn.Module:

@@ -44,6 +44,8 @@ class NetworkConfig:
     dropout: float = 0.1
     norm_first: bool = False
     """Pre-norm layers, for networks that start from random weights; BERT's are post-norm."""
+    norm_eps: float = LAYER_NORM_EPS
+    """Of the layer norms; the RoBERTa family has 1e-5."""
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> NetworkConfig:
@@ -92,12 +94,13 @@ class OneStream(nn.Module):
         self.slots = nn.Embedding(config.tokens, width)
         self.kinds = nn.Embedding(2, width)
         self.widen = nn.Linear(config.token_dim, width)
-        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
-            Layer(width, config.heads, config.hidden, config.dropout, norm_first=config.norm_first) for _ in range(config.layers)
+            Layer(width, config.heads, config.hidden, config.dropout, norm_first=config.norm_first, eps=config.norm_eps)
+            for _ in range(config.layers)
         )
-        self.final = nn.LayerNorm(width, eps=LAYER_NORM_EPS) if config.norm_first else nn.Identity()
+        self.final = nn.LayerNorm(width, eps=config.norm_eps) if config.norm_first else nn.Identity()
         self.project = nn.Linear(width, config.dim)
         self.classify = nn.Linear(width, 1)
         self.log_scale = nn.Parameter(torch.tensor(3.0))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+import torch
 
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.errors import TrainingError
 from milvus_coop.training.efficientnet_lite import FEATURES, PIXEL_MEAN, PIXEL_STD, grid_size, load_efficientnet_lite
-from milvus_coop.training.networks.backbones import LiteBackbone, TransformersBackbone
+from milvus_coop.training.networks.backbones import LiteBackbone, TransformersBackbone, vision_tower
 from milvus_coop.training.networks.vision import CONFIG_FILE, Vision, VisionConfig, load_vision
 
 CONV_WIDTHS = (32, 64, 96, 128)
 LITE_SIDE = 4
+_NOT_SIZES = {"transformers_version", "architectures", "dtype", "torch_dtype"}
+_CROPPED_BELOW = 384  # px: transformers' ConvNext processor, which ResNets use too, stretches larger pictures
 _RESAMPLING: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
@@ -66,30 +69,47 @@ def _from_transformers(name_or_folder: str, side: int | None) -> Vision:
         config = AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
         model = AutoModel.from_pretrained(name_or_folder, use_safetensors=True, trust_remote_code=False)
         processor = AutoImageProcessor.from_pretrained(name_or_folder, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, ImportError) as exc:
         raise TrainingError(
             f"'{name_or_folder}' cannot be opened as a vision model: {exc}",
             expected="conv, efficientnet-lite0, a folder with vision.json, or a checkpoint of transformers in safetensors",
         ) from exc
-    tower: nn.Module = getattr(model, "vision_model", model)
     config = getattr(config, "vision_config", config)
-    image = _image_spec(name_or_folder, processor.to_dict(), config.image_size)
-    own = _side_of(config)
-    return Vision(
-        VisionConfig("transformers", image, own, side or own, config.hidden_size, config.to_diff_dict()),
-        TransformersBackbone(tower),
-    ).eval()
+    image = _image_spec(name_or_folder, processor.to_dict(), getattr(config, "image_size", None))
+    backbone = TransformersBackbone(vision_tower(model.float())).eval()  # checkpoints may be stored as float16
+    cells, features = _probe(name_or_folder, backbone, image.size)
+    own = math.isqrt(cells)
+    options = {key: value for key, value in config.to_diff_dict().items() if key not in _NOT_SIZES}
+    return Vision(VisionConfig("transformers", image, own, side or own, features, options), backbone).eval()
 
 
-def _side_of(config: Any) -> int:
-    patch = getattr(config, "patch_size", None) or 32  # convolutional networks halve the picture five times
-    return int(config.image_size // patch)
+def _probe(name: str, backbone: TransformersBackbone, size: int) -> tuple[int, int]:
+    """Cells, and numbers per cell, as they come out: configurations say this in many ways."""
+    try:
+        with torch.no_grad():
+            _, cells, features = backbone(torch.zeros(1, 3, size, size)).shape
+    except (TypeError, ValueError, AttributeError, RuntimeError) as exc:
+        raise TrainingError(f"'{name}' is no vision model: {exc}", expected="a model that takes pixels alone") from exc
+    return cells, features
 
 
-def _image_spec(name: str, processor: dict[str, Any], size: int) -> ImageSpec:
+def _image_spec(name: str, processor: dict[str, Any], model_size: Any) -> ImageSpec:
+    """How the model's own processor makes its pixels; `model_size`: of its position embeddings, where it has some."""
     resampling = _RESAMPLING.get(processor.get("resample", 2))
     if resampling is None:
         raise TrainingError(f"'{name}' resamples pictures with Pillow's filter {processor['resample']}", expected="2 or 3")
-    fit: Literal["crop", "stretch"] = "crop" if processor.get("do_center_crop") else "stretch"
-    mean, std = (tuple(processor.get(key) or default) for key, default in (("image_mean", (0.5,) * 3), ("image_std", (0.5,) * 3)))
-    return ImageSpec(size=size, mean=mean, std=std, resampling=resampling, fit=fit)
+    crop = bool(processor.get("do_center_crop"))
+    given = model_size or processor.get("crop_size" if crop else "size")
+    edges = set(given.values() if isinstance(given, dict) else given if isinstance(given, list | tuple) else [given])
+    if len(edges) != 1 or not isinstance(size := edges.pop(), int):
+        raise TrainingError(f"'{name}' takes pictures of {given}", expected="squares of one size")
+    crop = crop or (processor.get("crop_pct") is not None and size < _CROPPED_BELOW)
+    normalised = processor.get("do_normalize", True)
+    mean, std = (processor.get("image_mean"), processor.get("image_std")) if normalised else ((0.0,) * 3, (1.0,) * 3)
+    return ImageSpec(
+        size=size,
+        mean=tuple(mean or (0.5,) * 3),
+        std=tuple(std or (0.5,) * 3),
+        resampling=resampling,
+        fit="crop" if crop else "stretch",
+    )

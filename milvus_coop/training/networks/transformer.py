@@ -30,7 +30,9 @@ class Layer(nn.Module):
     Post-norm (BERT): norm(x + f(x)). Pre-norm: x + f(norm(x)); it trains from random weights at higher rates (Xiong et al. 2020).
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0, *, norm_first: bool = False) -> None:
+    def __init__(
+        self, width: int, heads: int, hidden: int, dropout: float = 0.0, *, norm_first: bool = False, eps: float = LAYER_NORM_EPS
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.norm_first = norm_first
@@ -38,10 +40,10 @@ class Layer(nn.Module):
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
-        self.output_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.output_norm = nn.LayerNorm(width, eps=eps)
         self.widen = nn.Linear(width, hidden)
         self.narrow = nn.Linear(hidden, width)
-        self.final_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.final_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:

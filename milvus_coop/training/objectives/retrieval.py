@@ -24,7 +24,7 @@ def hardest_triplet(texts: Tensor, images: Tensor, same: Tensor, margin: float =
     Returns:
         A scalar. A row without any negative counts as no loss.
     """
-    distance = 1.0 - texts @ images.T
+    distance = 1.0 - cosines(texts, images)
     positive = distance.diagonal()
     negatives = distance + _FAR * 2 * same
     nearest_text, nearest_image = negatives.min(0).values, negatives.min(1).values
@@ -41,7 +41,7 @@ def sampled_triplet(anchors: Tensor, positives: Tensor, negatives: Tensor, margi
         margin: as in `hardest_triplet`.
     """
     positive = 1.0 - (anchors * positives).sum(-1, keepdim=True)  # (B, 1)
-    negative = 1.0 - (negatives @ anchors[:, :, None])[..., 0]  # (B, n)
+    negative = 1.0 - cosines(anchors[:, None], negatives)[:, 0]  # (B, n)
     return functional.relu(positive - negative + margin).mean()
 
 
@@ -63,4 +63,10 @@ def distilled(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Ten
 
 def scaled_cosines(texts: Tensor, images: Tensor, log_scale: Tensor) -> Tensor:
     """Unit (B, dim) twice -> logits (B, B); the scale is learnt and at most 100 (Radford et al. 2021)."""
-    return torch.exp(log_scale.clamp(max=4.6052)) * texts @ images.T
+    return torch.exp(log_scale.clamp(max=4.6052)) * cosines(texts, images)
+
+
+def cosines(left: Tensor, right: Tensor) -> Tensor:
+    """Unit (..., n, dim) and (..., m, dim) -> (..., n, m), float32 also under autocast: bfloat16 has steps of 0.004 near 1."""
+    with torch.autocast(left.device.type, enabled=False):
+        return left.float() @ right.float().transpose(-1, -2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, cast
@@ -9,20 +12,18 @@ from typing import Any, Literal, cast
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.training.run.order import ORDERS, TASKS, Objective
 
-_POSITIVE = (
-    "rounds",
-    "batch",
-    "accumulate",
-    "width",
-    "layers",
-    "heads",
-    "dim",
-    "tokens",
-    "token_dim",
-    "max_length",
-    "eval_every",
-    "k",
-)
+PRECISIONS = ("no", "bf16", "fp16")
+_LEAST: Mapping[str, float] = {
+    **dict.fromkeys(("rounds", "accumulate", "token_dim", "vocabulary", "eval_every", "k", "mined"), 1),
+    **dict.fromkeys(("batch", "dev_items"), 2),  # one pair alone has nothing to be compared with
+    **dict.fromkeys(
+        ("width", "layers", "heads", "dim", "tokens", "side", "image_size", "threads", "patience", "warm_up", "seed"), 0
+    ),
+    **dict.fromkeys(("weight_decay", "margin", "dropout", "hard_share"), 0),
+    "max_length": 3,
+}
+_MOST: Mapping[str, float] = {"hard_share": 1}
+_ABOVE_ZERO = ("learning_rate", "clip")
 
 
 @dataclass(frozen=True)
@@ -98,19 +99,38 @@ class TrainConfig:
             object.__setattr__(self, "order", ORDERS[self.objective])
         if unknown := [name for name in self.order if name not in TASKS]:
             raise InvalidArgumentError(f"the order names the task '{unknown[0]}'", expected=", ".join(TASKS))
-        for name in _POSITIVE:
-            if getattr(self, name) < (0 if name in _MAY_BE_ZERO else 1):
-                raise InvalidArgumentError(f"{name} is {getattr(self, name)}", expected="1 or more")
+        self._check_numbers()
+        if self.precision not in PRECISIONS:
+            raise InvalidArgumentError(f"precision is {self.precision}", expected=" or ".join(PRECISIONS))
+        if self.objective != "ce" and self.miner:
+            raise InvalidArgumentError(
+                f"a miner for a {self.objective} run, which has a bi-encoder of its own", expected="a miner for a ce alone"
+            )
         if self.objective != "joint" and (wrong := [name for name in self.order if TASKS[name].role != self.objective]):
             raise InvalidArgumentError(
                 f"the order of a {self.objective} run has the task '{wrong[0]}'",
                 expected=f"tasks of the {self.objective} alone",
-                run="joint",
+                run="milvus-coop train joint",
+            )
+        if self.objective == "be" and "distil" in self.order:
+            raise InvalidArgumentError(
+                "the task 'distil' of a be run has no cross-encoder to learn from", run="milvus-coop train joint"
             )
         if self.objective == "ce" and not self.miner and (needy := [name for name in self.order if TASKS[name].needs_retriever]):
             raise InvalidArgumentError(
                 f"the task '{needy[0]}' asks a bi-encoder for negatives", expected="a trained one", run="--miner RUN"
             )
+
+    def _check_numbers(self) -> None:
+        for name, least in _LEAST.items():
+            if not least <= getattr(self, name) <= _MOST.get(name, math.inf):
+                to = f" to {_MOST[name]}" if name in _MOST else " or more"
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)}", expected=f"{least}{to}")
+        for name in _ABOVE_ZERO:
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)}", expected="more than 0")
+        if self.dropout >= 1:
+            raise InvalidArgumentError(f"dropout is {self.dropout}", expected="less than 1")
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -118,10 +138,34 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrainConfig:
-        """Read what `to_dict` wrote."""
-        known = {field.name for field in fields(cls)}
-        given = {name: value for name, value in content.items() if name in known}
-        return cls(**{**given, "order": tuple(cast("list[str]", given.get("order", [])))})
+        """Read what `to_dict` wrote, or a user.
+
+        Raises:
+            InvalidArgumentError: a name is not known, or a value is of another type.
+        """
+        kinds = {field.name: _KINDS.get(str(field.type), object) for field in fields(cls)}
+        for name, value in content.items():
+            if name not in kinds:
+                near = difflib.get_close_matches(name, kinds, 1)
+                raise InvalidArgumentError(f"a run has no setting '{name}'", expected=", ".join(near) or "one of TrainConfig")
+            if not isinstance(value, kinds[name]) or (isinstance(value, bool) and kinds[name] in (int, (int, float))):
+                raise InvalidArgumentError(f"{name} is {json.dumps(value)}", expected=_SPOKEN[kinds[name]])
+        return cls(**{**content, "order": tuple(cast("list[str]", content.get("order", [])))})
 
 
-_MAY_BE_ZERO = {"width", "layers", "heads", "dim", "tokens"}
+_KINDS: Mapping[str, Any] = {
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "bool": bool,
+    "bool | None": (bool, type(None)),
+    "tuple[str, ...]": (list, tuple),
+}
+_SPOKEN: Mapping[Any, str] = {
+    int: "a whole number",
+    (int, float): "a number",
+    str: "text",
+    bool: "true or false",
+    (bool, type(None)): "true or false",
+    (list, tuple): "a list",
+}

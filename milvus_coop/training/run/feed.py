@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,16 +53,29 @@ class Splits:
         self._spec = network.vision.config.image
         self._pool = ThreadPoolExecutor(config.threads or None)
         self._features = None if config.train_vision else FeatureCache(cache, network.vision, device, config.threads or 0)
-        self.problems: list[Problem] = list(dataset.problems)
+        self._lock = threading.Lock()
+        self._problems = dict.fromkeys(dataset.problems)
 
     def ready(self, split: Split, *, epoch: int = 0, most: int | None = None, on_images: OnImages | None = None) -> Ready:
         """A split, or its first `most` items; features are computed where the backbone is frozen."""
         items = self._dataset.items(split, epoch=epoch)[:most]
-        visuals: Visuals = Pixels(self._dataset, items, self._spec, self._pool, self.problems.append)
+        visuals: Visuals = Pixels(self._dataset, items, self._spec, self._pool, self.report)
         if self._features is not None:
             done = _Counter(on_images, f"{split} images", len(items))
-            visuals = self._features.features(self._dataset, items, visuals, done.add)
+            with PartialState().main_process_first():  # the others find the files
+                visuals = self._features.features(self._dataset, items, visuals, done.add)
         return Ready(tokenise(items, self._tokenizer), visuals)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What was left out, each once."""
+        with self._lock:
+            return list(self._problems)
+
+    def report(self, problem: Problem) -> None:
+        """Something is left out; from any thread."""
+        with self._lock:
+            self._problems.setdefault(problem)
 
     def is_fresh(self, epoch: int) -> bool:
         """Whether the training items of `epoch` are others than those of the epoch before."""
@@ -116,9 +130,11 @@ class Feed:
 
         Args:
             round_number: counted from 0.
-            mined: negatives from a checkpoint of the same pass.
+            mined: negatives from a checkpoint that was written before this round; those of an earlier pass are not used.
         """
         number = round_number // self.rounds_per_pass
+        if mined and (round_number - 1) // self.rounds_per_pass != number:
+            mined = None
         fresh = number != self._pass and self._splits.is_fresh(number)
         if fresh:
             self._load(number)
@@ -150,7 +166,7 @@ class Feed:
         task = TASKS[self._config.order[turn]]
         more_images, more_captions = self._negatives(task, captions, images, dice)
         if more_images.size:
-            visual = np.concatenate([visual, self._data.visuals.fetch(more_images.ravel()).visual])
+            visual = np.concatenate([visual, self._readable(more_images.ravel(), np.repeat(captions, task.negatives))])
         ids, mask = corpus.tokens(np.concatenate([captions, more_captions.ravel()]))
         rows = len(images) + np.arange(more_images.size).reshape(more_images.shape)
         arrays = (visual, ids, mask, corpus.same(captions, images), rows, rows)
@@ -173,6 +189,14 @@ class Feed:
             np.where(near[0] | right_images, near_images, any_images),
             np.where(near[1] | right_captions, near_captions, any_captions),
         )
+
+    def _readable(self, negatives: Array, captions: Array) -> Array:
+        """The pictures of negatives; the best mined one, which was read before, in the place of one that cannot be read."""
+        seen = self._data.visuals.fetch(negatives)
+        lost = ~seen.usable
+        if lost.any():
+            seen.visual[lost] = self._data.visuals.fetch(self.mined["images"].numpy()[captions[lost], 0]).visual
+        return seen.visual
 
     def _load(self, number: int) -> None:
         self._data = self._splits.ready("train", epoch=number, on_images=self._on_images)

@@ -60,9 +60,19 @@ class RunFolder:
         """Whether a run was begun here."""
         return (self.path / "run.json").is_file()
 
+    def make(self) -> None:
+        """Make the folder.
+
+        Raises:
+            TrainingError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise TrainingError(f"'{self.path}' cannot be made: {exc.strerror or exc}", run="another --run") from exc
+
     def begin(self, config: TrainConfig, data: Mapping[str, Any]) -> None:
-        """Write run.json."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Write run.json; from now on the folder holds this run and no other."""
         versions = {"torch": torch.__version__}
         self._write("run.json", {"config": config.to_dict(), "git": _git_revision(), "versions": versions, "data": dict(data)})
 
@@ -101,6 +111,10 @@ class RunFolder:
         lines = [json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems]
         (self.path / "problems.jsonl").write_text("".join(lines), "utf-8")
 
+    def problems(self) -> list[Problem]:
+        """What `save_problems` wrote."""
+        return [Problem(**line) for line in _json_lines(self.path / "problems.jsonl")]
+
     def add_metrics(self, line: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -108,8 +122,7 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every line of metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+        return _json_lines(self.path / "metrics.jsonl")
 
     def cut_metrics(self, last_round: int) -> None:
         """Drop lines of rounds after the checkpoint that a resumed run goes on from."""
@@ -142,8 +155,12 @@ class RunFolder:
             return State(), {}
         load_state(network, folder / NETWORK)
         restore_optimiser(optimiser, load_file(folder / "optimiser.safetensors"))
-        state = State(**json.loads((folder / "state.json").read_text("utf-8")))
-        return state, load_file(folder / "mined.safetensors")
+        return self.state(), load_file(folder / "mined.safetensors")
+
+    def state(self) -> State:
+        """Where the last checkpoint stands."""
+        path = self.path / "last" / "state.json"
+        return State(**json.loads(path.read_text("utf-8"))) if path.is_file() else State()
 
     def _replace(self, name: str, files: Mapping[str, dict[str, Tensor]], state: State | None) -> None:
         """Write a checkpoint beside the old one and exchange them, so that a kill leaves one of the two."""
@@ -168,7 +185,15 @@ class RunFolder:
                 old.rename(self.path / name)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        (self.path / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        partial = self.path / f"{name}.new"
+        partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        partial.replace(self.path / name)
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """Without a last line that a kill cut off."""
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def network_state(network: OneStream) -> dict[str, Tensor]:
@@ -209,13 +234,17 @@ def load_network(path: str | Path, checkpoint: str = "best") -> tuple[OneStream,
             expected=f"a run or a bundle with {checkpoint}/{NETWORK}",
             run="milvus-coop train --help",
         )
-    config = NetworkConfig.from_dict(json.loads((folder / "network.json").read_text("utf-8")))
-    frozen = (folder / "vision").is_dir()
-    network = OneStream(config, load_vision(folder / "vision") if frozen else Vision(config.vision))
-    if network.vision is not None:
-        network.vision.requires_grad_(not frozen)
+    network = build_network(folder)
     load_state(network, folder / checkpoint / NETWORK)
     return network.eval(), folder / "tokenizer.json"
+
+
+def build_network(folder: Path) -> OneStream:
+    """A network as network.json has it, with random weights but for a frozen backbone's."""
+    config = NetworkConfig.from_dict(json.loads((folder / "network.json").read_text("utf-8")))
+    frozen = (folder / "vision").is_dir()
+    vision = load_vision(folder / "vision") if frozen else Vision(config.vision)
+    return OneStream(config, vision.requires_grad_(not frozen))
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -235,8 +264,9 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 def _git_revision() -> str | None:
     """Of the repository that this package runs from; None for an installed package."""
-    if not (_REPOSITORY / ".git").exists():
+    git = shutil.which("git")
+    if git is None or not (_REPOSITORY / ".git").exists():
         return None
-    command = ["git", "-C", str(_REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40"]
+    command = [git, "-C", str(_REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from milvus_coop.errors import DatasetError
 from milvus_coop.training.data.corpus import Corpus
 from milvus_coop.training.data.sampling import blocks
 from milvus_coop.training.data.visuals import Visuals
@@ -15,6 +16,7 @@ from milvus_coop.training.metrics import KS, recalls
 from milvus_coop.training.networks.one_stream import OneStream
 from milvus_coop.types import Array
 
+LEAST_IMAGES = 2
 _BLOCK = 256
 _PAIRS = 1024
 
@@ -82,9 +84,16 @@ def dev_scores(
     k = 0: without rescoring.
 
     Every caption is a query against all images, and every image against all captions; what lies beyond k keeps its order.
+
+    Raises:
+        DatasetError: fewer than two pictures can be read.
     """
     found = embed(retriever, corpus, visuals, device)
     usable = ~torch.isnan(found.images[:, 0]).cpu().numpy()
+    if usable.sum() < LEAST_IMAGES:
+        raise DatasetError(
+            f"{usable.sum()} of {len(usable)} pictures of dev can be read", expected=f"at least {LEAST_IMAGES}: see problems.jsonl"
+        )
     cosines = torch.nan_to_num(found.texts @ found.images.T, nan=-2.0).float().cpu().numpy()
     relevant = corpus.same(np.arange(len(corpus.texts)), np.arange(len(corpus.items))) & usable
     roles = {"be": (cosines, cosines.T)}

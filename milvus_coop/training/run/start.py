@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from milvus_coop.errors import TrainingError
 from milvus_coop.training.data.tokenise import special_ids, train_tokenizer
 from milvus_coop.training.networks.one_stream import NetworkConfig, OneStream
 from milvus_coop.training.networks.pretrained import open_vision
-from milvus_coop.training.networks.transformer import layers_from_public
+from milvus_coop.training.networks.transformer import LAYER_NORM_EPS, layers_from_public
 from milvus_coop.training.run.config import TrainConfig
 from milvus_coop.training.run.folder import RunFolder, load_network
 
@@ -39,6 +40,8 @@ def start_network(config: TrainConfig, folder: RunFolder, captions: Iterable[str
     """
     if config.init and is_ours(config.init):
         network, tokenizer = load_network(config.init)
+        sizes = asdict(network.config)
+        _check_sizes(config, {**sizes, "side": network.config.vision.side, "image_size": network.config.vision.image.size})
         shutil.copyfile(tokenizer, folder.tokenizer)
     else:
         network = _from_text_checkpoint(config, folder) if config.init else _from_nothing(config, folder, captions)
@@ -47,18 +50,31 @@ def start_network(config: TrainConfig, folder: RunFolder, captions: Iterable[str
     return network
 
 
+def _check_sizes(config: TrainConfig, given: Mapping[str, int]) -> None:
+    """Refuse sizes that `init` decides otherwise."""
+    for name in ("width", "layers", "heads", "dim", "tokens", "side", "image_size"):
+        asked = getattr(config, name)
+        if asked and asked != given.get(name, asked):
+            raise TrainingError(
+                f"{name} is {asked}, and that of {config.init} is {given[name]}", expected=f"no {name}: it follows from --init"
+            )
+
+
 def _from_nothing(config: TrainConfig, folder: RunFolder, captions: Iterable[str]) -> OneStream:
     train_tokenizer(captions, folder.tokenizer, vocabulary=config.vocabulary)
     width = config.width or DEFAULT_WIDTH
     heads = config.heads or max(1, width // WIDTH_PER_HEAD)
     if width % heads:
         raise TrainingError(f"width {width} does not divide into {heads} heads", run=f"--heads {max(1, width // WIDTH_PER_HEAD)}")
-    return _new(config, folder, width, config.layers or DEFAULT_LAYERS, heads, 4 * width, config.max_length, norm_first=True)
+    vocabulary = special_ids(folder.tokenizer)[0]
+    layers = config.layers or DEFAULT_LAYERS
+    return _new(config, folder, vocabulary, width, layers, heads, 4 * width, config.max_length, norm_first=True)
 
 
 def _new(
     config: TrainConfig,
     folder: RunFolder,
+    vocabulary: int,
     width: int,
     layers: int,
     heads: int,
@@ -66,9 +82,10 @@ def _new(
     max_length: int,
     *,
     norm_first: bool = False,
+    norm_eps: float = LAYER_NORM_EPS,
 ) -> OneStream:
     vision = open_vision(config.vision, size=config.image_size or None, side=config.side or None)
-    vocabulary, first, pad = special_ids(folder.tokenizer)
+    _, first, pad = special_ids(folder.tokenizer)
     cells = vision.config.cells
     sizes = NetworkConfig(
         vision=vision.config,
@@ -86,6 +103,7 @@ def _new(
         dim=config.dim or width,
         dropout=config.dropout,
         norm_first=norm_first,
+        norm_eps=norm_eps,
     )
     return OneStream(sizes, vision)
 
@@ -98,19 +116,25 @@ def _from_text_checkpoint(config: TrainConfig, folder: RunFolder) -> OneStream:
         text = AutoConfig.from_pretrained(config.init, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(config.init, trust_remote_code=False)
         model = AutoModel.from_pretrained(config.init, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, ImportError) as exc:
         raise TrainingError(
             f"'{config.init}' cannot be opened: {exc}",
             expected="a run, a bundle with training/, or a text checkpoint in safetensors",
         ) from exc
     if text.model_type not in _POSITION_OFFSET:
         raise TrainingError(f"'{config.init}' is a {text.model_type} model", expected=" or ".join(_POSITION_OFFSET))
-    tokenizer.backend_tokenizer.save(str(folder.tokenizer))
+    if (fast := getattr(tokenizer, "backend_tokenizer", None)) is None:
+        raise TrainingError(f"the tokenizer of '{config.init}' is written in Python", expected="one with a tokenizer.json")
+    if text.hidden_act != "gelu":
+        raise TrainingError(f"the layers of '{config.init}' use {text.hidden_act}", expected="gelu")
+    _check_sizes(config, {"width": text.hidden_size, "heads": text.num_attention_heads})
+    fast.save(str(folder.tokenizer))
     offset = _POSITION_OFFSET[text.model_type]
     layers = min(config.layers or text.num_hidden_layers, text.num_hidden_layers)
     max_length = min(config.max_length, text.max_position_embeddings - offset)
-    network = _new(config, folder, text.hidden_size, layers, text.num_attention_heads, text.intermediate_size, max_length)
-    network.load_state_dict(_text_state(model, text, offset, layers, max_length), strict=False)
+    sizes = (text.vocab_size, text.hidden_size, layers, text.num_attention_heads, text.intermediate_size, max_length)
+    network = _new(config, folder, *sizes, norm_eps=text.layer_norm_eps)
+    network.load_state_dict(_text_state(model.float(), text, offset, layers, max_length), strict=False)
     return network
 
 

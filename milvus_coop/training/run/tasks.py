@@ -152,7 +152,9 @@ class Objectives(nn.Module):
         self.margin = margin
         self._retriever = (retriever,)  # in a tuple: another run's network is not a part of this one
 
-    def forward(self, task: str, batch: Batch, seed: int) -> Tensor:
-        """The task's loss; `seed` decides every draw in it."""
+    def forward(self, task: str, batch: Batch | None, seed: int) -> Tensor:
+        """The task's loss; `seed` decides every draw in it. Without a batch: 0, for the gradient that other processes wait for."""
+        if batch is None:
+            return torch.stack([0.0 * value.sum() for value in self.network.parameters() if value.requires_grad]).sum()
         generator = torch.Generator().manual_seed(seed)
         return LOSSES[task](Setting(self.network, self._retriever[0] or self.network, self.margin, generator), batch)

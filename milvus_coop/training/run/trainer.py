@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from milvus_coop.bundle.spec import TextSpec
 from milvus_coop.datasets import Dataset, check, open_dataset
-from milvus_coop.errors import TrainingError
+from milvus_coop.errors import DatasetError, TrainingError
 from milvus_coop.preprocess.texts import Tokenizer
 from milvus_coop.training.data.features import vision_key
 from milvus_coop.training.networks.one_stream import OneStream
 from milvus_coop.training.run.config import TrainConfig
 from milvus_coop.training.run.feed import Ahead, Feed, Ready, Splits, draw_seed
-from milvus_coop.training.run.folder import RunFolder, State, load_network
+from milvus_coop.training.run.folder import RunFolder, State, build_network, load_network
+from milvus_coop.training.run.processes import agree, gather, open_accelerator
 from milvus_coop.training.run.scoring import dev_scores
 from milvus_coop.training.run.start import start_network
 from milvus_coop.training.run.tasks import Batch, Objectives
@@ -79,14 +79,16 @@ def train(
         on_progress: told how far the run is.
 
     Raises:
-        DatasetError: the data cannot be used; found before any model is loaded.
-        TrainingError: the folder holds another run, or `init`, `vision` or `miner` cannot be opened.
+        DatasetError: the data cannot be used; found before any model is loaded, but for pictures that cannot be read.
+        TrainingError: the folder holds another run, `init`, `vision` or `miner` cannot be opened, or the loss is not finite.
     """
-    data = dataset if dataset is not None else open_dataset(config.data)
-    check(data, ("train", "dev"))
     run_folder = RunFolder(Path(folder))
     if run_folder.exists():
         run_folder.check_same(config)
+        if (state := run_folder.state()).finished:
+            return _report(run_folder, state, 0.0)
+    data = dataset if dataset is not None else open_dataset(config.data)
+    check(data, ("train", "dev"))
     return _Trainer(config, run_folder, data, Path(cache).expanduser(), on_progress or (lambda _: None)).run()
 
 
@@ -99,9 +101,9 @@ class _Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self._config, self._folder, self._show = config, folder, show
-        self._accelerator = Accelerator(mixed_precision=config.precision)
-        self._device = self._accelerator.device
+        self._accelerator = open_accelerator(config.precision)
+        self._device, self._is_main = self._accelerator.device, self._accelerator.is_main_process
+        self._config, self._folder, self._show = config, folder, show if self._is_main else _tell_nobody
         self._network = self._open_network(data).to(self._device)
         self._retriever = self._open_miner() if config.miner else self._network
         tokenizer = Tokenizer(folder.tokenizer, TextSpec(self._network.config.max_length, self._network.config.pad_id))
@@ -120,30 +122,37 @@ class _Trainer:
             ranks = self._config.accumulate * self._accelerator.num_processes
             feed = Feed(self._splits, self._config, self._retriever, self._device, ranks, self._tell_images)
             state, mined = self._folder.load_last(self._network, self._inner)
-            self._folder.cut_metrics(state.round)
-            self._folder.save_problems(self._splits.problems)
-            if not state.finished:
-                state = self._rounds(feed, dev, state, mined)
+            if self._is_main:
+                for problem in self._folder.problems() if state.round else ():
+                    self._splits.report(problem)
+                self._folder.cut_metrics(state.round)
+                self._folder.save_problems(self._splits.problems)
+            state = self._rounds(feed, dev, state, mined)
         finally:
             self._splits.close()
-        figures = self._folder.metrics()[-1]["dev"]
-        early = state.round < self._config.rounds
-        best = state.best if state.best is not None else math.nan
-        seconds = time.monotonic() - start
-        return RunReport(self._folder.path, state.round, early, best, figures, len(self._splits.problems), seconds)
+        return _report(self._folder, state, time.monotonic() - start)
 
     def _open_network(self, data: Dataset) -> OneStream:
         """The last checkpoint of a run that was begun, or a new network."""
+        folder = self._folder
+        if self._is_main:
+            folder.recover()
+            network = load_network(folder.path, "last")[0] if (folder.path / "last").is_dir() else self._new_network(data)
+        self._accelerator.wait_for_everyone()
+        if not self._is_main:
+            network = build_network(folder.path)  # `prepare` copies the main process's weights into it
+        return network.train()
+
+    def _new_network(self, data: Dataset) -> OneStream:
+        """Begin the run. run.json comes last: if something cannot be opened, the folder is still free for another try."""
         folder, config = self._folder, self._config
-        folder.recover()
-        if (folder.path / "last").is_dir():
-            return load_network(folder.path, "last")[0].train()
-        counts = {split: len(data.items(split)) for split in ("train", "dev")}
-        folder.begin(config, {**counts, "left_out": len(data.problems)})
+        folder.make()
         captions = (caption.text for item in data.items("train") for caption in item.captions)
         network = start_network(config, folder, captions)
         folder.save_network_config(network.config, None if config.train_vision else network.vision)
-        return network.train()
+        counts = {split: len(data.items(split)) for split in ("train", "dev")}
+        folder.begin(config, {**counts, "left_out": len(data.problems)})
+        return network
 
     def _open_miner(self) -> OneStream:
         """The bi-encoder of another run; it must have the same frozen backbone and the same tokenizer."""
@@ -174,7 +183,8 @@ class _Trainer:
         """From `state` to the end."""
         config = self._config
         losses: dict[str, list[float]] = defaultdict(list)
-        with Tracker(self._folder, tensorboard=config.tensorboard) as tracker, Ahead(feed, config) as ahead:
+        board = config.tensorboard and self._is_main
+        with Tracker(self._folder, tensorboard=board) as tracker, Ahead(feed, config) as ahead:
             while state.round < config.rounds and not (config.patience and state.stale >= config.patience):
                 feed.enter(state.round, mined if state.round else None)
                 mined = {}
@@ -185,14 +195,20 @@ class _Trainer:
                 if state.round % config.eval_every == 0 or state.round == config.rounds:
                     state = self._evaluate(dev, state, feed, losses, tracker)
                     losses.clear()
-        if self._accelerator.is_main_process:
-            state = replace(state, finished=True)
+        state = replace(state, finished=True)
+        if self._is_main:
             self._folder.save_last(self._network, self._inner, feed.mined, state)
+        self._accelerator.wait_for_everyone()
         return state
 
     def _round(self, batches: Sequence[Sequence[Batch | None]], number: int) -> Iterator[tuple[str, float]]:
-        """One optimiser step per task; `batches[turn][step]`."""
-        config = self._config
+        """One optimiser step per task; `batches[turn][step]`. Tells the loss of each task that had a batch.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        config, processes = self._config, self._accelerator.num_processes
+        first = self._accelerator.process_index * config.accumulate
         rate = config.learning_rate * _share(number, config.warm_up, config.rounds)
         start = time.monotonic()
         for turn, task in enumerate(config.order):
@@ -200,26 +216,39 @@ class _Trainer:
                 group["lr"] = rate
             self._optimiser.zero_grad()
             total = 0.0
-            for step, batch in enumerate(batches[turn]):
-                if batch is None:
+            for step, batch in enumerate(batches[turn], first):
+                if batch is None and processes == 1:
                     continue
                 seed = draw_seed(config.seed, number, turn, step)
                 torch.manual_seed(seed)  # dropout: a resumed run draws the same
                 loss = self._objectives(task, batch, seed) / config.accumulate
                 self._accelerator.backward(loss)
                 total += loss.item()
-                self._pairs += len(batch) * self._accelerator.num_processes
+                self._pairs += (0 if batch is None else len(batch)) * processes
+            if not math.isfinite(total):
+                raise TrainingError(
+                    f"the loss of {task} is {total} in round {number + 1}", expected="a number", run="a lower --learning-rate"
+                )
             self._accelerator.clip_grad_norm_(self._network.parameters(), config.clip)
             self._optimiser.step()
-            yield task, total
+            if any(batch is not None for batch in batches[turn]):
+                yield task, total
         self._pair_seconds += time.monotonic() - start
 
     def _evaluate(self, dev: Ready, state: State, feed: Feed, losses: Mapping[str, Sequence[float]], tracker: Tracker) -> State:
-        """Score the dev split, write a line and checkpoints."""
-        if not self._accelerator.is_main_process:
-            self._accelerator.wait_for_everyone()
-            return state
+        """Score the dev split, write a line and checkpoints; every process learns the outcome, so that all stop together."""
+        for problem in gather(self._splits.problems):
+            self._splits.report(problem)
+        return agree(self._evaluate_here(dev, state, feed, losses, tracker) if self._is_main else state)
+
+    def _evaluate_here(
+        self, dev: Ready, state: State, feed: Feed, losses: Mapping[str, Sequence[float]], tracker: Tracker
+    ) -> State:
         config = self._config
+        if not self._pairs:
+            raise DatasetError(
+                f"no picture of train could be read; first: {self._splits.problems[0].reason}", expected="pictures to learn from"
+            )
         alone = config.objective == "ce" and not config.miner
         k = 0 if config.objective == "be" else len(dev.corpus.texts) if alone else config.k
         figures = dev_scores(self._network, self._retriever, dev.corpus, dev.visuals, k=k, device=self._device)
@@ -240,7 +269,6 @@ class _Trainer:
             self._folder.save_best(self._network)
         self._folder.save_last(self._network, self._inner, feed.mined, state)
         self._folder.save_problems(self._splits.problems)
-        self._accelerator.wait_for_everyone()
         return state
 
     def _tell_images(self, what: str, done: int, total: int) -> None:
@@ -249,7 +277,19 @@ class _Trainer:
     def _tell_round(self, state: State, losses: Mapping[str, Sequence[float]]) -> None:
         recent = [value for values in losses.values() for value in values[-20:]]
         rate = self._pairs / max(self._pair_seconds, 1e-9)
-        self._show(Progress("train", state.round, self._config.rounds, loss=float(np.mean(recent)), pairs_per_s=rate))
+        loss = float(np.mean(recent)) if recent else None
+        self._show(Progress("train", state.round, self._config.rounds, loss=loss, pairs_per_s=rate))
+
+
+def _tell_nobody(_: Progress) -> None:
+    """Of the processes, only the main one tells."""
+
+
+def _report(folder: RunFolder, state: State, seconds: float) -> RunReport:
+    """From what the run left in its folder."""
+    best = state.best if state.best is not None else math.nan
+    early = state.round < folder.config().rounds
+    return RunReport(folder.path, state.round, early, best, folder.metrics()[-1]["dev"], len(folder.problems()), seconds)
 
 
 def _share(number: int, warm_up: int, rounds: int) -> float:

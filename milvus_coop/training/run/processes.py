@@ -1,0 +1,46 @@
+"""Several processes that train one network, each on its GPU: Accelerate moves the gradients, this says who writes and who waits."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TypeVar
+
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from milvus_coop.errors import TrainingError
+
+LONGEST_WAIT = timedelta(hours=12)
+"""The others wait while one process runs a frozen backbone over all images, or scores the dev split."""
+
+Value = TypeVar("Value")
+
+
+def open_accelerator(precision: str) -> Accelerator:
+    """The device of this process.
+
+    Raises:
+        TrainingError: the device does not compute in this precision.
+    """
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()  # of an earlier run in this process: it would refuse another precision
+    # A task does not use every parameter: the bi-encoder has no use for the head of the cross-encoder.
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=LONGEST_WAIT)]
+    try:
+        return Accelerator(mixed_precision=precision, kwargs_handlers=handlers)
+    except (ValueError, ImportError) as exc:
+        AcceleratorState._reset_state()
+        raise TrainingError(f"precision {precision} is not possible here: {exc}", run="--precision no, or bf16") from exc
+
+
+def agree(value: Value) -> Value:
+    """The main process's value, in every process; all must call this."""
+    shared: Value = broadcast_object_list([value])[0]
+    return shared
+
+
+def gather(values: list[Value]) -> list[Value]:
+    """The values of all processes, in every process; all must call this."""
+    gathered: list[Value] = gather_object(values)
+    return gathered
