@@ -165,7 +165,9 @@ def summary_lines(report: EvaluationReport) -> list[str]:
     for language, counts in report.queries.items():
         asked = f"{counts['image retrieval']:,} texts and {counts['text retrieval']:,} images as queries"
         pool = f"{report.images:,} images and {report.texts[language]:,} texts"
-        lines.append(f"{language}: {asked}, among {pool}" + (f", in {report.folds} folds" if report.folds > 1 else ""))
+        lines.append(
+            f"{language}: {asked}, among {pool}" + (f", in {report.folds} folds of 1,000 images" if report.folds > 1 else "")
+        )
     if report.distractors:
         lines.append(f"{report.distractors:,} of the images are distractors")
     for bundle, changes in report.changes.items():
