@@ -14,8 +14,8 @@ SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
 def train_tokenizer(captions: Iterable[str], path: Path, *, vocabulary: int = 8000) -> None:
     """Train lower-cased byte-level BPE (as GPT-2's) on the captions and write tokenizer.json.
 
-    It knows every language's letters, and the same captions always give the same file: the library's WordPiece trainer breaks ties by
-    the order of a hash map, another one in every process.
+    It knows every language's letters, and the same captions always give the same file: the library's WordPiece trainer breaks ties
+    by the order of a hash map, another one in every process.
 
     Args:
         captions: the training captions.
