@@ -1,7 +1,8 @@
-"""The README's code is run: every `python` block and every `milvus-coop` line, in order, in one folder."""
+"""The docs are run: every `python` block and `milvus-coop` line of the README and of docs/, in order, a folder for each page."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,16 +19,21 @@ import pytest
 from tests.servers.milvus import free_ports
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-MAKE = [line.split() for language, block in BLOCKS for line in block.splitlines() if language == "sh" and line.startswith("make")]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = {
+    page.name: re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL) for page in PAGES
+}
+LINES = {
+    name: [line for language, block in blocks if language == "sh" for line in block.splitlines()] for name, blocks in BLOCKS.items()
+}
+MAKE = [line.split() for lines in LINES.values() for line in lines if line.startswith("make")]
 PICTURES = ("dog.jpg", "two_dogs.jpg", "cat.jpg", "apple.jpg", "coffee.jpg", "bicycle.png")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the README's reader has: `photos/`, `photo.jpg`, `captions.txt` and a list with metadata."""
-    folder = tmp_path_factory.mktemp("readme")
+    """What the reader has: `photos/`, `photo.jpg`, `captions.txt`, a list with metadata, and one with captions and splits."""
+    folder = tmp_path_factory.mktemp("docs")
     (folder / "photos").mkdir()
     for name in PICTURES:
         shutil.copy(ROOT / "examples" / "images" / name, folder / "photos" / name)
@@ -35,7 +41,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "examples" / "captions.txt", folder / "captions.txt")
     lines = [f'{{"path": "photos/{name}", "year": {2018 + i}, "author": "me"}}\n' for i, name in enumerate(PICTURES)]
     (folder / "catalogue.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "captions.jsonl").write_text("".join(_captioned()), encoding="utf-8")
     return folder
+
+
+def _captioned() -> Iterator[str]:
+    """The sample pictures with their names as captions."""
+    for position, path in enumerate(sorted((ROOT / "examples" / "images").glob("*.[jp][pn]g"))):
+        split = ("dev", "test", "train", "train")[position % 4]
+        caption = f"a {path.stem.replace('_', ' ')}"
+        yield json.dumps({"image": str(path), "captions": [caption], "split": split}) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +60,7 @@ def environment() -> dict[str, str]:
 
 
 def test_blocks_are_of_known_languages() -> None:
-    assert {language for language, _ in BLOCKS} <= {"sh", "python", "text"}
+    assert {language for blocks in BLOCKS.values() for language, _ in blocks} <= {"sh", "python", "text"}
     assert MAKE == [["make", "demo"], ["make", "test"]]
 
 
@@ -56,7 +71,7 @@ def test_make_targets_exist(command: list[str]) -> None:
 
 
 def test_python_blocks(folder: Path, environment: dict[str, str]) -> None:
-    code = "\n".join(block for language, block in BLOCKS if language == "python")
+    code = "\n".join(block for language, block in BLOCKS["README.md"] if language == "python")
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first = next(line for line in done.stdout.splitlines() if line.startswith("1 "))
@@ -64,9 +79,10 @@ def test_python_blocks(folder: Path, environment: dict[str, str]) -> None:
     assert "True" in done.stdout
 
 
-def test_commands(folder: Path, environment: dict[str, str]) -> None:
-    lines = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines() if line.split() not in MAKE]
-    assert len(lines) > 10
+@pytest.mark.parametrize("page", LINES)
+def test_commands(page: str, folder: Path, environment: dict[str, str]) -> None:
+    lines = [line for line in LINES[page] if line.split() not in MAKE]
+    assert lines
     with ExitStack() as stack:
         ports = dict(zip(("8001", "8000", "8002"), map(str, free_ports(3)), strict=True))
         for line in lines:
