@@ -153,8 +153,10 @@ class World:
         return [f"distractor-{i:09d}" for i in range(start, stop)], vectors[kept], first[kept]
 
     def blocks(self, start: int, stop: int) -> Iterator[tuple[list[str], Array, Array]]:
-        for at in range(start - start % BLOCK, stop, BLOCK):
-            yield self.block(at, min(at + BLOCK, stop))
+        """Whole blocks but the last one; the first is that of `start`."""
+        if start < stop:
+            for at in range(start - start % BLOCK, stop, BLOCK):
+                yield self.block(at, min(at + BLOCK, stop))
 
 
 class KeptServer(MilvusServer):
@@ -443,7 +445,7 @@ def draw(pools: Sequence[Pool], path: Path) -> None:
     from matplotlib.figure import Figure
 
     mpl.rcParams.update({"svg.hashsalt": "growth", "font.size": 10.5, "axes.edgecolor": GREY, "text.color": INK})
-    drawn = sorted((pool for pool in pools if pool.store == pools[0].store), key=lambda pool: pool.items)
+    drawn = sorted((pool for pool in pools if pool.store == pools[-1].store), key=lambda pool: pool.items)
     sizes = [pool.items for pool in drawn]
     figure = Figure(figsize=(8.6, 4.9), layout="constrained")
     axes = figure.add_subplot()
@@ -556,8 +558,9 @@ def main(
         work.mkdir(parents=True, exist_ok=True)
         with progress() as say, stores(work, uri, lite) as addresses:
             world = make_world(open_models(Settings()), images, captions, seeds)
-            wanted = [(s, u, n) for s, u in addresses.items() for n in sorted(pools) if s == "server" or n <= LITE_MOST]
-            measured = [measure(s, u, n, queries, world, longest, say) for s, u, n in wanted]
+            largest_first = sorted(pools, reverse=True)  # so that nothing is indexed while a smaller one is measured
+            wanted = [(s, u, n) for s, u in addresses.items() for n in largest_first if s == "server" or n <= LITE_MOST]
+            measured = [measure(s, u, n, queries, world, longest, say) for s, u, n in wanted][::-1]
             world.models.close()
     if as_json:
         print(json.dumps({"pools": [asdict(pool) for pool in measured]}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,28 +11,38 @@ from typing import Any
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "growth.py"
+ROOT = Path(__file__).parents[2]
+BENCHMARK = ROOT / "benchmarks" / "growth.py"
+PICTURES = ("apple.jpg", "bicycle.png", "cat.jpg", "owl.jpg")
+HURRY = ("--seeds", 8, "--queries", 5, "--longest", 0)
 
 
-def growth(*arguments: object) -> str:
+def growth(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCHMARK), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("growth")
+    folder = tmp_path_factory.mktemp("growth")
+    (folder / "images").mkdir()
+    for name in PICTURES:
+        shutil.copy(ROOT / "examples" / "images" / name, folder / "images")
+    return folder
+
+
+def where(folder: Path) -> tuple[object, ...]:
+    return ("--uri", folder / "lite.db", "--work", folder, "--images", folder / "images")
 
 
 @pytest.fixture(scope="module")
 def pools(folder: Path) -> list[dict[str, Any]]:
     """A hurried run on 100 and 300 items."""
-    sizes = ("--pools", 100, "--pools", 300, "--seeds", 20, "--queries", 5, "--longest", 0)
-    text = growth(*sizes, "--uri", folder / "lite.db", "--work", folder, "--json")
-    (folder / "growth.json").write_text(text)
-    found: list[dict[str, Any]] = json.loads(text)["pools"]
+    done = growth("--pools", 100, "--pools", 300, *HURRY, *where(folder), "--json")
+    (folder / "growth.json").write_text(done.stdout)
+    found: list[dict[str, Any]] = json.loads(done.stdout)["pools"]
     return found
 
 
@@ -41,7 +52,7 @@ def test_every_pool_is_measured(pools: list[dict[str, Any]]) -> None:
         assert set(pool["latency"]) == {"BE", "Coop 20", "Coop 50"}
         for stages in pool["latency"].values():
             assert all(0 < p50 <= p95 for p50, p95 in stages.values())
-            assert sum(stages[stage][0] for stage in ("encode", "retrieve", "rerank")) < 3 * stages["total"][0]
+            assert sum(stages[stage][0] for stage in ("encode", "retrieve", "rerank")) < 2 * stages["total"][0]
 
 
 def test_exact_search_agrees_with_milvus(pools: list[dict[str, Any]]) -> None:
@@ -56,7 +67,7 @@ def test_what_takes_too_long_is_extrapolated(pools: list[dict[str, Any]]) -> Non
 
 
 def test_an_earlier_result_is_shown_and_drawn(folder: Path, pools: list[dict[str, Any]]) -> None:
-    table = growth("--read", folder / "growth.json", "--plot", folder / "growth.svg")
+    table = growth("--read", folder / "growth.json", "--plot", folder / "growth.svg").stdout
     assert "300" in table
     assert "~" in table
     assert (folder / "growth.svg").read_text().count("<path") > 20
@@ -68,7 +79,8 @@ def test_a_second_run_inserts_nothing(folder: Path, pools: list[dict[str, Any]])
     with Store(folder / "lite.db") as store:
         before = {info.name: info.count for info in store.list()}
     assert sorted(before.values()) == [100, 300]
-    again = growth("--pools", 100, "--seeds", 20, "--queries", 1, "--longest", 0, "--uri", folder / "lite.db", "--work", folder)
-    assert "100" in again
+    again = growth("--pools", 100, *HURRY, *where(folder))
+    assert "growth_100_" in again.stderr
+    assert "written" not in again.stderr
     with Store(folder / "lite.db") as store:
         assert {info.name: info.count for info in store.list()} == before
