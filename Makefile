@@ -42,7 +42,7 @@ test: dev ## run the tests, in an environment of their own; ARGS="-k store" runs
 model: dev ## prepare the data, train, export and evaluate coop-small (half an hour on 2 cores)
 	$(DEV)/bin/python -m milvus_coop.training.coop_small all --work build/coop-small
 
-multilingual: dev ## train a text encoder for other languages on top of coop-small, into build/ (MINUTES minutes on 2 cores)
+multilingual: dev ## train a text encoder for other languages on top of coop-small, into build/ (half an hour on a busy machine)
 	$(DEV)/bin/python -m milvus_coop.training.coop_small_multilingual
 
 eval-model: dev ## evaluate the shipped bundle on the held-out split, through Milvus Lite and ONNX Runtime

@@ -18,6 +18,7 @@ from milvus_coop.types import Array
 
 logger = logging.getLogger(__name__)
 _REPORT_EVERY = 200
+_RIDGE = 1e-3  # of the mean square of a coordinate
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Recipe:
     vocabulary: int = 48_000
     width: int = 256
     hidden: int = 1024
-    steps: int = 4000
+    steps: int = 1600
     batch: int = 1024
     lr: float = 2e-3
     piece_lr: float = 5e-3
@@ -74,7 +75,7 @@ class Corpus:
 
 
 def train_student(corpus: Corpus, sentences: Array, recipe: Recipe, token_dim: int) -> Student:
-    """Distil; half an hour for 4,000 steps on one busy core.
+    """Distil; 13 minutes for 1,600 steps on one busy core.
 
     Args:
         corpus: what to train on.
@@ -131,8 +132,13 @@ def drop_pieces(ids: Array, offsets: Array, share: float, seed: int) -> tuple[Ar
 
 
 def fit_word_basis(sentences: Array, words: Array) -> Array:
-    """The matrix (dim, token_dim) that turns the teacher's sentence vectors into the means of its text tokens, by least squares."""
-    solution: Array = np.linalg.lstsq(sentences.astype(np.float64), words.astype(np.float64), rcond=None)[0]
+    """The matrix (dim, token_dim) that turns the teacher's sentence vectors into the means of its text tokens.
+
+    By least squares with a small ridge: a direction that no sentence points to would get entries without limit.
+    """
+    left, right = sentences.astype(np.float64), words.astype(np.float64)
+    ridge = _RIDGE * len(left) / left.shape[1] * np.eye(left.shape[1])
+    solution: Array = np.linalg.solve(left.T @ left + ridge, left.T @ right)
     return solution.astype(np.float32)
 
 

@@ -69,6 +69,18 @@ def read_pairs(raw: Path, packages: Iterable[Package], stamps: list[dict[str, An
     return [*kept, *(Pair("english", text, text) for text in english)]
 
 
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+    """One JSON list per line: source, text, English."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps([pair.source, pair.text, pair.english], ensure_ascii=False) + "\n" for pair in pairs)
+
+
+def load_pairs(path: Path) -> list[Pair]:
+    """Read what `write_pairs` wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [Pair(*json.loads(line)) for line in file]
+
+
 def count_sources(pairs: Iterable[Pair]) -> dict[str, int]:
     """Pairs per source."""
     return dict(Counter(pair.source for pair in pairs))
@@ -78,7 +90,7 @@ def _stamps(rows: list[dict[str, Any]]) -> Iterator[Pair]:
     for row in rows:
         [english, *_] = row["captions"]["en"]
         for language, texts in row["captions"].items():
-            if row["split"] != "test" and language != "en":
+            if row["split"] == "train" and language != "en":
                 yield from (Pair("stamps", text, english) for text in texts)
 
 

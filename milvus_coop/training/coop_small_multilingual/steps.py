@@ -26,8 +26,10 @@ from milvus_coop.training.coop_small_multilingual.parallel import (
     Pair,
     captions_of,
     count_sources,
+    load_pairs,
     read_pairs,
     read_stamps,
+    write_pairs,
 )
 from milvus_coop.training.coop_small_multilingual.student import Student
 from milvus_coop.training.coop_small_multilingual.teacher import Targets, ask_teacher
@@ -48,20 +50,28 @@ def languages(workspace: Workspace, _base: Bundle) -> None:
     write_stamps(workspace.raw, workspace.root)
 
 
+def pairs(workspace: Workspace, _base: Bundle) -> None:
+    """List the parallel texts, without the captions of the dev and test stamps (half a minute)."""
+    rows = _stamps(workspace)
+    found = read_pairs(workspace.raw, PACKAGES, rows, HeldOut(captions_of(rows, ["dev", "test"])))
+    write_pairs(_pairs(workspace), found)
+    workspace.write("pairs.json", count_sources(found))
+
+
 def vocabulary(workspace: Workspace, _base: Bundle) -> None:
     """Train the tokenizer on all texts."""
-    train_tokenizer((pair.text for pair in _pairs(workspace)), RECIPE.vocabulary).save(str(_tokenizer(workspace)))
+    train_tokenizer((pair.text for pair in load_pairs(_pairs(workspace))), RECIPE.vocabulary).save(str(_tokenizer(workspace)))
 
 
 def teacher(workspace: Workspace, base: Bundle) -> None:
     """Encode the English texts with the base bundle."""
-    texts = [pair.english for pair in _pairs(workspace)]
+    texts = [pair.english for pair in load_pairs(_pairs(workspace))]
     ask_teacher(base, texts, torch.get_num_threads()).save(_targets(workspace))
 
 
 def train(workspace: Workspace, _base: Bundle) -> None:
-    """Distil the student on everything but the held-out captions."""
-    student = fit(workspace, _pairs(workspace))
+    """Distil the student."""
+    student = fit(workspace, load_pairs(_pairs(workspace)))
     save_file(student.state_dict(), workspace.models / "student.safetensors")
 
 
@@ -78,14 +88,14 @@ def export(workspace: Workspace, base: Bundle) -> None:
     workspace.write("parity.json", check_bundle(workspace.bundle, student, texts))
 
 
-def evaluate(workspace: Workspace, base: Bundle) -> None:
-    """Search the held-out stamps in every language, with the base bundle and with the new one."""
-    rows = [row for row in _stamps(workspace) if row["split"] == "test"]
-    figures = {
-        name: evaluate_languages(rows, workspace.root, workspace.folder(f"test-{name}"), folder)
-        for name, folder in (("base", base.folder), ("multilingual", workspace.bundle))
-    }
-    workspace.write("evaluate.json", {"pictures": len(rows), **figures})
+def baseline(workspace: Workspace, base: Bundle) -> None:
+    """Search the held-out stamps in every language with the base bundle."""
+    workspace.write("baseline.json", _figures(workspace, base.folder, "baseline"))
+
+
+def evaluate(workspace: Workspace, _base: Bundle) -> None:
+    """Search the held-out stamps in every language with the new bundle."""
+    workspace.write("evaluate.json", _figures(workspace, workspace.bundle, "test"))
 
 
 def card(workspace: Workspace, base: Bundle) -> None:
@@ -93,7 +103,9 @@ def card(workspace: Workspace, base: Bundle) -> None:
     write_card(workspace, base)
 
 
-STEPS: dict[str, Step] = {step.__name__: step for step in (fetch, languages, vocabulary, teacher, train, export, evaluate, card)}
+STEPS: dict[str, Step] = {
+    step.__name__: step for step in (fetch, languages, pairs, vocabulary, teacher, train, export, baseline, evaluate, card)
+}
 ALWAYS = frozenset({"card"})
 
 
@@ -110,21 +122,23 @@ def run_step(workspace: Workspace, base: Bundle, name: str, *, force: bool = Fal
     logger.info("%s: %.0f s", name, seconds)
 
 
-def fit(workspace: Workspace, pairs: Sequence[Pair], recipe: Recipe = RECIPE) -> Student:
+def fit(workspace: Workspace, texts: Sequence[Pair], recipe: Recipe = RECIPE) -> Student:
     """A student of these pairs, with the text tokens' basis."""
     targets = Targets.load(_targets(workspace))
-    pieces = piece_ids(load_tokenizer(_tokenizer(workspace)), [pair.text for pair in pairs], TEXT_SPEC.max_length)
-    corpus = Corpus.of(pieces, [pair.source for pair in pairs], targets.rows([pair.english for pair in pairs]))
+    pieces = piece_ids(load_tokenizer(_tokenizer(workspace)), [pair.text for pair in texts], TEXT_SPEC.max_length)
+    corpus = Corpus.of(pieces, [pair.source for pair in texts], targets.rows([pair.english for pair in texts]))
     student = train_student(corpus, targets.sentences, recipe, targets.words.shape[1])
     student.word_basis.copy_(torch.from_numpy(fit_word_basis(targets.sentences, targets.words)))
     return student
 
 
-def _pairs(workspace: Workspace) -> list[Pair]:
-    rows = _stamps(workspace)
-    pairs = read_pairs(workspace.raw, PACKAGES, rows, HeldOut(captions_of(rows, ["test"])))
-    workspace.write("pairs.json", count_sources(pairs))
-    return pairs
+def _pairs(workspace: Workspace) -> Path:
+    return workspace.root / "pairs.jsonl"
+
+
+def _figures(workspace: Workspace, bundle: Path, folder: str) -> dict[str, Any]:
+    rows = [row for row in _stamps(workspace) if row["split"] == "test"]
+    return evaluate_languages(rows, workspace.root, workspace.folder(folder), bundle)
 
 
 def _stamps(workspace: Workspace) -> list[dict[str, Any]]:

@@ -11,16 +11,11 @@ _NOUN_FILES |= {"20": "plant", "25": "shape", "27": "substance"}
 
 
 def visible_words(package: Path) -> frozenset[str]:
-    """Nouns of animals, artifacts, food, plants and the like, and the adjectives that WordNet found in texts; lower case."""
+    """Nouns of animals, artifacts, food, plants and the like, and adjectives; in lower case."""
     folder = package / _FOLDER
     nouns = {word for line in _lines(folder / "data.noun") if line.split(" ", 2)[1] in _NOUN_FILES for word in _words(line)}
-    adjectives = {line.split(" ", 1)[0] for line in _lines(folder / "index.adj") if line.split()[-1 - _senses(line)] != "0"}
+    adjectives = {line.split(" ", 1)[0] for line in _lines(folder / "index.adj")}
     return frozenset(word.replace("_", " ").lower() for word in nouns | adjectives)
-
-
-def _senses(line: str) -> int:
-    """How many synset offsets end an index line; the count of tagged senses stands before them."""
-    return int(line.split(" ", 3)[2])
 
 
 def _words(line: str) -> list[str]:
