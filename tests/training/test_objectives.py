@@ -70,9 +70,11 @@ def test_hardest_triplet_pulls_the_right_way() -> None:
 def test_sampled_triplet_is_the_mean_over_all_negatives() -> None:
     anchors, positives, negatives = unit(4, 8), unit(4, 8, seed=1), unit(4, 5, 8, seed=2)
     terms = [
-        max(0.0, distance(anchors[i], positives[i]) - distance(anchors[i], negatives[i, j]) + 0.3) for i in range(4) for j in range(5)
+        max(0.0, distance(anchors[i], positives[i]) - distance(anchors[i], negatives[i, j]) + 0.3)
+        for i in range(4)
+        for j in range(5)
     ]
-    assert 0 < sum(terms)
+    assert sum(terms) > 0
     assert sampled_triplet(anchors, positives, negatives, 0.3).item() == pytest.approx(sum(terms) / 20, rel=EXACT)
 
 

@@ -28,7 +28,10 @@ def open_accelerator(precision: str) -> Accelerator:
     # A task does not use every parameter: the bi-encoder has no use for the head of the cross-encoder.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=LONGEST_WAIT)]
     try:
-        return Accelerator(mixed_precision=precision, kwargs_handlers=handlers)
+        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=handlers)
+        if precision == "fp16" and accelerator.device.type == "cpu":  # newer versions of accelerate would try
+            raise ValueError("float16 needs a GPU")
+        return accelerator
     except (ValueError, ImportError) as exc:
         AcceleratorState._reset_state()
         raise TrainingError(f"precision {precision} is not possible here: {exc}", run="--precision no, or bf16") from exc
