@@ -56,7 +56,8 @@ def _captioned() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**{k: v for k, v in os.environ.items() if not k.startswith("MILVUS_COOP_")}, "PATH": path}
+    ours = {"PATH": path, "OMP_NUM_THREADS": "1"}  # PyTorch's threads stand in each other's way where servers run beside them
+    return {**{k: v for k, v in os.environ.items() if not k.startswith("MILVUS_COOP_")}, **ours}
 
 
 def test_blocks_are_of_known_languages() -> None:
