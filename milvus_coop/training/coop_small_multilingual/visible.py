@@ -11,11 +11,17 @@ _NOUN_FILES |= {"20": "plant", "25": "shape", "27": "substance"}
 
 
 def visible_words(package: Path) -> frozenset[str]:
-    """Nouns of animals, artifacts, food, plants and the like, and adjectives; in lower case."""
+    """Nouns of animals, artifacts, food, plants and the like, and the adjectives that WordNet found in texts; lower case."""
     folder = package / _FOLDER
     nouns = {word for line in _lines(folder / "data.noun") if line.split(" ", 2)[1] in _NOUN_FILES for word in _words(line)}
-    adjectives = {line.split(" ", 1)[0] for line in _lines(folder / "index.adj")}
+    adjectives = {line.split(" ", 1)[0] for line in _lines(folder / "index.adj") if _uses(line)}
     return frozenset(word.replace("_", " ").lower() for word in nouns | adjectives)
+
+
+def _uses(line: str) -> int:
+    """How many senses of the word were met in texts; in an index line it stands before the synsets' offsets."""
+    fields = line.split()
+    return int(fields[-1 - int(fields[2])])
 
 
 def _words(line: str) -> list[str]:
