@@ -421,11 +421,11 @@ def cell(p: Percentiles) -> str:
 
 def show(pools: Sequence[Pool]) -> None:
     table = Table(title="milliseconds, p50 (p95); time for one query on everything; ~ extrapolated")
-    table.add_column("pool", justify="right")
+    table.add_column("pool", justify="right", no_wrap=True)
     for name in ("store", "BE", "Coop 20", "Coop 50", "encode", "retrieve", "rerank"):
         table.add_column(name, justify="left" if name == "store" else "right", no_wrap=True)
-    for name in ("recall @10", "@50", "CE on all", "CE from the pictures"):
-        table.add_column(name, justify="right", min_width=5)
+    for name in ("recall\n@10", "recall\n@50", "CE\non all", "CE from\npictures"):
+        table.add_column(name, justify="right", no_wrap=True)
     for pool in pools:
         times = pool.latency
         table.add_row(
@@ -447,7 +447,7 @@ def draw(pools: Sequence[Pool], path: Path) -> None:
     from matplotlib.figure import Figure
 
     mpl.rcParams.update({"svg.hashsalt": "growth", "font.size": 10.5, "axes.edgecolor": GREY, "text.color": INK})
-    drawn = sorted((pool for pool in pools if pool.store == pools[-1].store), key=lambda pool: pool.items)
+    drawn = sorted((pool for pool in pools if pool.store == pools[0].store), key=lambda pool: pool.items)
     sizes = [pool.items for pool in drawn]
     figure = Figure(figsize=(8.6, 4.9), layout="constrained")
     axes = figure.add_subplot()
@@ -562,7 +562,8 @@ def main(
             world = make_world(open_models(Settings()), images, captions, seeds)
             largest_first = sorted(pools, reverse=True)  # so that nothing is indexed while a smaller one is measured
             wanted = [(s, u, n) for s, u in addresses.items() for n in largest_first if s == "server" or n <= LITE_MOST]
-            measured = [measure(s, u, n, queries, world, longest, say) for s, u, n in wanted][::-1]
+            measured = [measure(s, u, n, queries, world, longest, say) for s, u, n in wanted]
+            measured.sort(key=lambda pool: (list(addresses).index(pool.store), pool.items))
             world.models.close()
     if as_json:
         print(json.dumps({"pools": [asdict(pool) for pool in measured]}))
