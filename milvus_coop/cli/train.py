@@ -45,6 +45,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--layers", int, "Of the transformer; the first ones of a checkpoint."),
     ("--heads", int, "Of the transformer."),
     ("--dim", int, "Length of an embedding."),
+    ("--match", click.Choice(["cls", "residual"]), "Match logit from [CLS], or a correction of the network's own cosine."),
     ("--dropout", float, "Share of activations that are dropped."),
     ("--max-length", int, "Longest caption in tokens."),
     ("--eval-every", int, "Rounds between evaluations on the dev split, each with a checkpoint."),

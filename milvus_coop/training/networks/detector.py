@@ -47,7 +47,7 @@ class RegionDetector(nn.Module):
         known = [head(hidden).softmax(-1) * presence for head in self.heads.values()]
         eye = torch.eye(side, dtype=hidden.dtype, device=hidden.device)
         rows, columns = eye.repeat_interleave(side, 0), eye.repeat(side, 1)  # (G * G, G) each
-        places = torch.cat([rows, columns], 1).expand(len(hidden), -1, -1)
+        places = torch.cat([rows, columns], 1).expand(hidden.shape[0], -1, -1)
         everything = torch.cat([hidden, *known, places], dim=-1)
         chosen = presence[..., 0].topk(self.regions, dim=1).indices  # (B, regions)
         return everything.gather(1, chosen[:, :, None].expand(-1, -1, everything.shape[-1]))

@@ -46,6 +46,9 @@ class NetworkConfig:
     """Pre-norm layers, for networks that start from random weights; BERT's are post-norm."""
     norm_eps: float = LAYER_NORM_EPS
     """Of the layer norms; the RoBERTa family has 1e-5."""
+    match: Literal["cls", "residual"] = "cls"
+    """What the match logit is: read from [CLS] as in the paper; or the network's own scaled cosine and a correction of it, which
+    starts at zero and is read from the mean of all states. That cannot start worse than the bi-encoder, and few layers suffice."""
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> NetworkConfig:
@@ -104,6 +107,10 @@ class OneStream(nn.Module):
         self.project = nn.Linear(width, config.dim)
         self.classify = nn.Linear(width, 1)
         self.log_scale = nn.Parameter(torch.tensor(3.0))
+        if config.match == "residual":
+            nn.init.zeros_(self.classify.weight)
+            nn.init.zeros_(self.classify.bias)
+            self.match_scale = nn.Parameter(torch.tensor(20.0))
 
     def tokens(self, visual: Tensor) -> Tensor:
         """uint8 pixels (B, 3, S, S), or features of the backbone (B, cells, F) -> image tokens (B, tokens, token_dim)."""
@@ -125,12 +132,25 @@ class OneStream(nn.Module):
         states = torch.cat([start, self._image_states(tokens)], dim=1)
         return self._embedding(states, torch.ones_like(states[:, :, 0]))
 
-    def match(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor) -> Tensor:
-        """Pairs of a text and an image's tokens -> logit of "they match" (B,)."""
+    def match(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor, cosines: Tensor | None = None) -> Tensor:
+        """Pairs of a text and an image's tokens -> logit of "they match" (B,).
+
+        Args:
+            input_ids: int64 (B, T).
+            attention_mask: int64 (B, T).
+            tokens: (B, tokens, token_dim).
+            cosines: of the pairs' own embeddings (B,), where they are known; only `residual` uses them.
+        """
         states = torch.cat([self._text_states(input_ids), self._image_states(tokens)], dim=1)
         present = torch.cat([attention_mask.to(states.dtype), torch.ones_like(tokens[:, :, 0])], dim=1)
-        logits: Tensor = self.classify(self.dropout(self._run(states, present)[:, 0]))
-        return logits[:, 0]
+        states = self._run(states, present)
+        if self.config.match == "cls":
+            logits: Tensor = self.classify(self.dropout(states[:, 0]))
+            return logits[:, 0]
+        if cosines is None:
+            cosines = (self.embed_texts(input_ids, attention_mask) * self.embed_images(tokens)).sum(-1)
+        correction: Tensor = self.classify(self.dropout(_mean(states, present)))
+        return correction[:, 0] + self.match_scale * cosines
 
     def _text_states(self, input_ids: Tensor) -> Tensor:
         states = self.words(input_ids) + self.positions.weight[: input_ids.shape[1]] + self.kinds.weight[TEXT]
@@ -152,5 +172,9 @@ class OneStream(nn.Module):
     def _embedding(self, states: Tensor, present: Tensor) -> Tensor:
         """Mean over the tokens that are there, [CLS] included (the paper's pooling), projected, of unit length."""
         states = self._run(states, present)
-        mean = (states * present[:, :, None]).sum(1) / present.sum(1, keepdim=True)
-        return functional.normalize(self.project(mean), dim=-1)
+        return functional.normalize(self.project(_mean(states, present)), dim=-1)
+
+
+def _mean(states: Tensor, present: Tensor) -> Tensor:
+    """(B, T, W) and (B, T), 1 for tokens -> (B, W)."""
+    return (states * present[:, :, None]).sum(1) / present.sum(1, keepdim=True)

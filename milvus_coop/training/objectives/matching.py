@@ -22,6 +22,21 @@ def match_loss(matched: Tensor, mismatched: Tensor) -> Tensor:
     return (positive + entropy(mismatched, torch.zeros_like(mismatched))) / 2
 
 
+def block_loss(logits: Tensor, same: Tensor) -> Tensor:
+    """InfoNCE within small blocks of pairs that are hard to tell apart, both ways; its logits are the cross-encoder's.
+
+    Of n² scored pairs all are used twice, so a block teaches more than a list for the same work.
+
+    Args:
+        logits: (B, n, n): text i with image j of a block.
+        same: bool (B, n, n), True where text i and image j are no negatives of each other; the diagonal is the positive.
+    """
+    blocks, n, _ = logits.shape
+    targets = torch.arange(n, device=logits.device).expand(blocks, n)
+    masked = logits.masked_fill(same & ~torch.eye(n, dtype=torch.bool, device=logits.device), float("-inf"))
+    return (functional.cross_entropy(masked, targets) + functional.cross_entropy(masked.transpose(1, 2), targets)) / 2
+
+
 def list_loss(logits: Tensor) -> Tensor:
     """Cross-entropy of picking the right one from a list: -mean_i log softmax(logits_i)_0.
 

@@ -74,6 +74,8 @@ class TrainConfig:
     heads: int = 0
     dim: int = 0
     dropout: float = 0.1
+    match: Literal["cls", "residual"] = "cls"
+    """See `NetworkConfig.match`; a network that is gone on from keeps its own."""
     max_length: int = 32
     vocabulary: int = 8000
     """Largest vocabulary of a tokenizer that is trained here."""

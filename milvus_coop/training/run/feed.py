@@ -157,18 +157,21 @@ class Feed:
             The batch; None where fewer than two of its pictures can be read.
         """
         corpus, dice = self._data.corpus, np.random.default_rng(seed)
-        images = np.array_split(self._samplers[turn].batch(round_number), self._ranks)[rank]
+        task = TASKS[self._config.order[turn]]
+        images = np.array_split(self._samplers[turn].batch(round_number), self._ranks)[rank][: task.most or None]
         seen = self._data.visuals.fetch(images)
         images, visual = images[seen.usable], seen.visual[seen.usable]
         if len(images) < 2:
             return None
         captions = caption_choices(corpus.first, images, dice)
-        task = TASKS[self._config.order[turn]]
-        more_images, more_captions = self._negatives(task, captions, images, dice)
+        draw = self._neighbours if task.blocks else self._negatives
+        more_images, more_captions = draw(task, captions, images, dice)
         if more_images.size:
             visual = np.concatenate([visual, self._readable(more_images.ravel(), np.repeat(captions, task.negatives))])
         ids, mask = corpus.tokens(np.concatenate([captions, more_captions.ravel()]))
         rows = len(images) + np.arange(more_images.size).reshape(more_images.shape)
+        if task.blocks:
+            captions, images = np.append(captions, more_captions), np.append(images, more_images)
         arrays = (visual, ids, mask, corpus.same(captions, images), rows, rows)
         return Batch(*(torch.from_numpy(array).to(self._device) for array in arrays))
 
@@ -189,6 +192,20 @@ class Feed:
             np.where(near[0] | right_images, near_images, any_images),
             np.where(near[1] | right_captions, near_captions, any_captions),
         )
+
+    def _neighbours(self, task: Task, captions: Array, images: Array, dice: np.random.Generator) -> tuple[Array, Array]:
+        """Pairs near each pair, by its caption or by its image, and random ones: images and a caption of each, int64 (B, n) twice.
+
+        Near ones are drawn log-uniformly by rank: of 50, half are from the first seven.
+        """
+        corpus, shape = self._data.corpus, (len(images), task.negatives)
+        by_caption = _draw(self.mined["images"].numpy()[captions], task.negatives, dice, first=True)
+        by_image = corpus.owner[_draw(self.mined["captions"].numpy()[images], task.negatives, dice, first=True)]
+        near = np.where(dice.random((len(images), 1)) < 0.5, by_caption, by_image)
+        chosen = np.where(dice.random(shape) < self._config.hard_share, near, dice.integers(len(corpus.items), size=shape))
+        lost = ~self._data.visuals.fetch(chosen.ravel()).usable.reshape(shape)
+        chosen = np.where(lost, by_caption, chosen)  # mined images were read before
+        return chosen, caption_choices(corpus.first, chosen.ravel(), dice).reshape(shape)
 
     def _readable(self, negatives: Array, captions: Array) -> Array:
         """The pictures of negatives; the best mined one, which was read before, in the place of one that cannot be read."""
@@ -248,10 +265,11 @@ def draw_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-def _draw(lists: Array, n: int, dice: np.random.Generator) -> Array:
-    """`n` entries of each list (-1 fills its end), with replacement: int64 (rows, n)."""
+def _draw(lists: Array, n: int, dice: np.random.Generator, *, first: bool = False) -> Array:
+    """`n` entries of each list (-1 fills its end), with replacement; `first`: log-uniform by rank. int64 (rows, n)."""
     lengths = (lists >= 0).sum(1, keepdims=True)
-    places = (dice.random((len(lists), n)) * lengths).astype(np.int64)
+    share = dice.random((len(lists), n))
+    places = ((lengths + 1.0) ** share - 1.0 if first else share * lengths).astype(np.int64)
     return np.take_along_axis(lists, places, axis=1)
 
 

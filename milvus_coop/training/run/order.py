@@ -21,6 +21,10 @@ class Task:
     about: str
     negatives: int = 0
     """Mined negatives per pair and direction."""
+    blocks: bool = False
+    """Whether the negatives are pairs themselves: each caption comes with its image."""
+    most: int = 0
+    """Pairs of a batch that are used, where all would be too many; 0: all."""
     needs_retriever: bool = False
     """Whether it needs a bi-encoder that has learnt something."""
 
@@ -36,5 +40,14 @@ TASKS: Mapping[str, Task] = {
         Task("ce-hard", "ce", "matched or not, hard negatives of the batch", needs_retriever=True),
         Task("ce-top", "ce", "matched or not, negatives at random and from the bi-encoder's top 50", 1, needs_retriever=True),
         Task("ce-list", "ce", "pick the right one from 7 others, drawn as for ce-top", 7, needs_retriever=True),
+        Task(
+            "ce-block",
+            "ce",
+            "4 blocks of a pair and 5 pairs near it: pick the right one, both ways",
+            5,
+            needs_retriever=True,
+            blocks=True,
+            most=4,
+        ),
     )
 }

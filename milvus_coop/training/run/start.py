@@ -104,6 +104,7 @@ def _new(
         dropout=config.dropout,
         norm_first=norm_first,
         norm_eps=norm_eps,
+        match=config.match,
     )
     return OneStream(sizes, vision)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from milvus_coop.training.losses import info_nce
 from milvus_coop.training.networks.one_stream import OneStream
-from milvus_coop.training.objectives.matching import list_loss, match_loss
+from milvus_coop.training.objectives.matching import block_loss, list_loss, match_loss
 from milvus_coop.training.objectives.negatives import hard_negatives, random_negatives
 from milvus_coop.training.objectives.retrieval import distilled, hardest_triplet, sampled_triplet, scaled_cosines
 
@@ -28,14 +28,14 @@ class Batch:
     """Of B captions, then of the negative ones; int64 (B + ..., T)."""
     attention_mask: Tensor
     same: Tensor
-    """bool (B, B): text i and image j are no negatives of each other."""
+    """bool (B, B): text i and image j are no negatives of each other. Where the task has blocks, of all rows."""
     negative_images: Tensor
     """int64 (B, n): rows of `visual` that are mined negatives of text i."""
     negative_texts: Tensor
     """int64 (B, n): rows of `input_ids` that are mined negatives of image i."""
 
     def __len__(self) -> int:
-        return len(self.same)
+        return len(self.negative_images)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,11 @@ def _ance(at: Setting, batch: Batch) -> Tensor:
 
 
 def _match(at: Setting, batch: Batch, tokens: Tensor, texts: Tensor, images: Tensor) -> Tensor:
-    return at.network.match(batch.input_ids[texts], batch.attention_mask[texts], tokens[images])
+    network, cosines = at.network, None
+    if network.config.match == "residual":  # rows are fewer than pairs: each is embedded once
+        text_rows, image_rows = _embeddings(network, batch, tokens)
+        cosines = (text_rows[texts] * image_rows[images]).sum(-1)
+    return network.match(batch.input_ids[texts], batch.attention_mask[texts], tokens[images], cosines)
 
 
 def _swapped(at: Setting, batch: Batch, tokens: Tensor, wrong_images: Tensor, wrong_texts: Tensor) -> Tensor:
@@ -120,6 +124,17 @@ def _ce_list(at: Setting, batch: Batch) -> Tensor:
     return (losses[0] + losses[1]) / 2
 
 
+def _ce_block(at: Setting, batch: Batch) -> Tensor:
+    """Every text with every image of a block: a pair, and its neighbours."""
+    tokens = at.network.tokens(batch.visual)
+    first = torch.arange(len(batch), device=tokens.device)[:, None]
+    blocks = torch.cat([first, batch.negative_images], 1)  # (B, 1 + n), rows of texts and of images alike
+    shape = (len(batch), blocks.shape[1], blocks.shape[1])
+    texts, images = blocks[:, :, None].expand(shape), blocks[:, None, :].expand(shape)
+    logits = _match(at, batch, tokens, texts.flatten(), images.flatten()).view(shape)
+    return block_loss(logits, batch.same[texts, images])
+
+
 def _distil(at: Setting, batch: Batch) -> Tensor:
     tokens = at.network.tokens(batch.visual)
     texts, images = _embeddings(at.network, batch, tokens)
@@ -138,6 +153,7 @@ LOSSES: Mapping[str, Loss] = {
     "ce-hard": _ce_hard,
     "ce-top": _ce_top,
     "ce-list": _ce_list,
+    "ce-block": _ce_block,
     "distil": _distil,
 }
 """By the names of `order.TASKS`."""
