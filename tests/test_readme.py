@@ -80,10 +80,10 @@ def test_python_blocks(folder: Path, environment: dict[str, str]) -> None:
     assert "True" in done.stdout
 
 
-@pytest.mark.parametrize("page", LINES)
+@pytest.mark.parametrize("page", [name for name, lines in LINES.items() if lines])
 def test_commands(page: str, folder: Path, environment: dict[str, str]) -> None:
     lines = [line for line in LINES[page] if line.split() not in MAKE]
-    assert lines
+    assert lines, "only make"
     with ExitStack() as stack:
         ports = dict(zip(("8001", "8000", "8002"), map(str, free_ports(3)), strict=True))
         for line in lines:
