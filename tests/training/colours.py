@@ -87,7 +87,7 @@ def run_main(arguments: list[str]) -> RunReport:
         if progress.dev is not None:
             print(f"round {progress.done}", flush=True)  # noqa: T201
 
-    return train(config(data, **json.loads(changes)), folder, cache=cache, on_progress=show)
+    return train(config(data, **{"objective": "joint", **json.loads(changes)}), folder, cache=cache, on_progress=show)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from milvus_coop.training.run.trainer import train
+from tests.plans.conftest import rtx
 from tests.training.colours import config, draw_colours
+
+__all__ = ["rtx"]  # TensorRT-RTX, as the tests of plans ask for it
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,8 +41,8 @@ def be_run(colours: Path, runs: Path) -> Path:
 def ce_run(colours: Path, runs: Path, be_run: Path) -> Path:
     """Starts from the bi-encoder, which also finds its negatives."""
     sizes = dict.fromkeys(("width", "layers", "heads", "image_size"), 0)
-    changes = {"init": str(be_run), "miner": str(be_run), "order": ["ce-list"], "rounds": 50, "eval_every": 25, **sizes}
-    train(config(colours, "ce", learning_rate=2e-3, **changes), runs / "ce", cache=runs / "cache")
+    changes = {"init": str(be_run), "miner": str(be_run), "order": ["ce-list"], "rounds": 70, "eval_every": 35, **sizes}
+    train(config(colours, "ce", learning_rate=2e-3, hard_share=0.2, k=8, **changes), runs / "ce", cache=runs / "cache")
     return runs / "ce"
 
 

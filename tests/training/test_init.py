@@ -52,7 +52,8 @@ def save_tokenizer(folder: Path, special: tuple[str, str, str, str]) -> None:
     ends = [(token, vocabulary[token]) for token in (start, end)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=ends)
     names = {"cls_token": start, "pad_token": pad, "sep_token": end, "unk_token": unknown}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    fast: Any = transformers.PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
 
 
 def save_text(folder: Path, kind: str, **changes: Any) -> Path:

@@ -20,7 +20,7 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
 
 
 def distance(left: Tensor, right: Tensor) -> float:
-    return 1.0 - sum(a * b for a, b in zip(left.tolist(), right.tolist(), strict=True))
+    return 1.0 - float(sum(a * b for a, b in zip(left.tolist(), right.tolist(), strict=True)))
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.7])

@@ -41,8 +41,8 @@ def test_a_bi_encoder_learns(be_run: Path) -> None:
 
 def test_a_cross_encoder_learns_from_a_miner_s_negatives(ce_run: Path, be_run: Path) -> None:
     first, last = (line["dev"] for line in metrics(ce_run))
-    assert losses(ce_run, "ce-list")[-1] < 0.8 * losses(ce_run, "ce-list")[0]
-    assert last["coop_mr"] > 85
+    assert losses(ce_run, "ce-list")[-1] < 0.5 * losses(ce_run, "ce-list")[0]
+    assert last["coop_mr"] > 90  # of all eight: the bi-encoder's order does not help
     assert first["be_mr"] == last["be_mr"] == max(line["dev"]["be_mr"] for line in metrics(be_run))  # the miner stays as it was
 
 
@@ -245,7 +245,7 @@ def test_problems_survive_an_interruption(tmp_path: Path) -> None:
     assert train(config(data, "be", rounds=6, eval_every=2), tmp_path / "run").problems == 1
 
 
-@pytest.mark.parametrize(("split", "message"), [("train", "no picture of train could be read"), ("dev", "0 of 8 pictures of dev")])
+@pytest.mark.parametrize(("split", "message"), [("train", "no batch of train had two pictures"), ("dev", "0 of 8 pictures of dev")])
 def test_no_readable_picture_at_all(split: str, message: str, tmp_path: Path) -> None:
     data = draw_colours(tmp_path)
     for colour in COLOURS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
@@ -28,7 +29,9 @@ def open_accelerator(precision: str) -> Accelerator:
     # A task does not use every parameter: the bi-encoder has no use for the head of the cross-encoder.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=LONGEST_WAIT)]
     try:
-        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=handlers)
+        # Without this, processes on a machine without a GPU would not find each other, and each would think itself the main one.
+        cpu = not torch.accelerator.is_available()
+        accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)
         if precision == "fp16" and accelerator.device.type == "cpu":  # newer versions of accelerate would try
             raise ValueError("float16 needs a GPU")
         return accelerator

@@ -239,16 +239,15 @@ class _Trainer:
         """Score the dev split, write a line and checkpoints; every process learns the outcome, so that all stop together."""
         for problem in gather(self._splits.problems):
             self._splits.report(problem)
+        if not any(gather([self._pairs])):
+            reason = self._splits.problems[0].reason
+            raise DatasetError(f"no batch of train had two pictures that can be read; first: {reason}", expected="pictures")
         return agree(self._evaluate_here(dev, state, feed, losses, tracker) if self._is_main else state)
 
     def _evaluate_here(
         self, dev: Ready, state: State, feed: Feed, losses: Mapping[str, Sequence[float]], tracker: Tracker
     ) -> State:
         config = self._config
-        if not self._pairs:
-            raise DatasetError(
-                f"no picture of train could be read; first: {self._splits.problems[0].reason}", expected="pictures to learn from"
-            )
         alone = config.objective == "ce" and not config.miner
         k = 0 if config.objective == "be" else len(dev.corpus.texts) if alone else config.k
         figures = dev_scores(self._network, self._retriever, dev.corpus, dev.visuals, k=k, device=self._device)
