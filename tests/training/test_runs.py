@@ -215,20 +215,24 @@ def test_accumulated_batches_are_one_step(colours: Path, tmp_path: Path) -> None
     assert losses(tmp_path / "one", "be") != losses(tmp_path / "two", "be")
 
 
-def test_unreadable_pictures_are_named_and_the_rest_trains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_unreadable_pictures_are_named_and_the_rest_trains(frozen: bool, tmp_path: Path) -> None:
+    """Also as negatives they are not used: features of a frozen backbone would be no numbers."""
     data = draw_colours(tmp_path)
     for name in ("red1.png", "blue2.png"):  # of train and dev
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:300])
     with data.open("a") as file:
         file.write('{"image": "nowhere.png", "captions": ["a hole"]}\n')
-    order = ["be", "ce-top", "ce-list"]
-    report = train(config(data, order=order, rounds=12, eval_every=12, batch=16, hard_share=0.0), tmp_path / "run")
+    settings = config(
+        data, order=["be", "ce-top", "ce-list"], rounds=6, eval_every=6, batch=16, hard_share=0.0, train_vision=not frozen
+    )
+    report = train(settings, tmp_path / "run", cache=tmp_path / "cache")
     problems = [json.loads(line) for line in (tmp_path / "run" / "problems.jsonl").read_text().splitlines()]
     assert sorted(problem["place"] for problem in problems) == ["blue2.png", "colours.jsonl, line 25", "red1.png"]
     assert all("nowhere.png" in problem["reason"] or "cannot be read" in problem["reason"] for problem in problems)
     assert report.problems == 3
     assert report.dev["be_t2i_r10"] == 100.0
-    assert train(config(data, order=order, rounds=12, eval_every=12, batch=16, hard_share=0.0), tmp_path / "run").problems == 3
+    assert train(settings, tmp_path / "run").problems == 3
 
 
 def test_problems_survive_an_interruption(tmp_path: Path) -> None:
