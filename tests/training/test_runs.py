@@ -345,6 +345,13 @@ def test_fresh_items_in_every_epoch(order: list[str], tmp_path: Path) -> None:
     assert not any(name.startswith("train/3") for name in data.opened)
 
 
+def test_features_of_fresh_items_are_kept_for_their_epoch_only(be_run: Path, tmp_path: Path) -> None:
+    sizes = dict.fromkeys(("width", "layers", "heads", "dim", "tokens", "image_size"), 0)  # they follow from --init
+    rounds = config("fresh", "be", init=str(be_run), rounds=3, eval_every=3, batch=8, **sizes)
+    train(rounds, tmp_path / "run", dataset=Fresh(), cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2  # dev, and the first epoch of train
+
+
 def test_a_run_with_fresh_items_is_resumed_with_the_right_ones(tmp_path: Path) -> None:
     data = Fresh()
     fresh: dict[str, Any] = {"order": ["ance", "ce"], "rounds": 4, "eval_every": 1, "batch": 8}

@@ -114,7 +114,11 @@ def _checked(run: str | Path, roles: Sequence[str]) -> tuple[OneStream, Path]:
     if objective not in roles:
         hint = "milvus-coop export BE_RUN --ce CE_RUN --out DIR"
         raise TrainingError(f"{run} trained a {objective}", expected=f"a run of {' or '.join(roles)}", run=hint)
-    return load_network(run)
+    network, tokenizer = load_network(run)
+    for name, value in network.named_parameters():
+        if not value.isfinite().all():
+            raise TrainingError(f"in the checkpoint of {run}, {name} has values that are no numbers", run="a lower --learning-rate")
+    return network, tokenizer
 
 
 def _partner(retriever: OneStream, tokenizer: Path, run: str | Path) -> OneStream:

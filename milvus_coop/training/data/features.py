@@ -32,6 +32,7 @@ class CachedFeatures:
     """Features (images, cells, F), float16, memory-mapped. Rows of unreadable pictures are NaN."""
 
     def __init__(self, shards: Sequence[Path], count: int, shard: int = SHARD) -> None:
+        self._paths = tuple(shards)
         self._shards = [np.load(path, mmap_mode="r") for path in shards]
         self._count, self._shard = count, shard
 
@@ -43,6 +44,12 @@ class CachedFeatures:
         rows = [self._shards[position // self._shard][position % self._shard] for position in positions.tolist()]
         visual = np.stack(rows) if rows else np.zeros((0, *self._shards[0].shape[1:]), np.float16)
         return Seen(visual, ~np.isnan(visual[:, 0, 0]))
+
+    def remove(self) -> None:
+        """Delete the files; what another run needs of them, it makes again."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+            _unread(path).unlink(missing_ok=True)
 
 
 class FeatureCache:
@@ -73,7 +80,7 @@ class FeatureCache:
         for start in range(0, len(items), self._shard):
             positions = np.arange(start, min(start + self._shard, len(items)))
             path = self._folder / f"{self._shard_key(dataset, [items[i] for i in positions.tolist()], pixels, start)}.npy"
-            unread = path.with_suffix(".unread.npy")
+            unread = _unread(path)
             if not path.is_file():
                 values = self._compute(pixels, positions, on_images)
                 missing = np.flatnonzero(np.isnan(values[:, 0, 0]))
@@ -110,6 +117,11 @@ class FeatureCache:
                 stat = item.path.stat()
                 digest.update(f"|{item.path}|{stat.st_size}|{stat.st_mtime_ns}".encode())
         return digest.hexdigest()[:32]
+
+
+def _unread(path: Path) -> Path:
+    """Where the positions of a shard's unreadable pictures are kept."""
+    return path.with_suffix(".unread.npy")
 
 
 def _save(values: Array, path: Path) -> None:

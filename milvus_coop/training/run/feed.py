@@ -18,7 +18,7 @@ from milvus_coop.datasets import Dataset, Problem, Split
 from milvus_coop.errors import TrainingError
 from milvus_coop.preprocess.texts import Tokenizer
 from milvus_coop.training.data.corpus import Corpus, tokenise
-from milvus_coop.training.data.features import FeatureCache
+from milvus_coop.training.data.features import CachedFeatures, FeatureCache
 from milvus_coop.training.data.sampling import Sampler, caption_choices
 from milvus_coop.training.data.visuals import Pixels, Visuals
 from milvus_coop.training.networks.one_stream import OneStream
@@ -55,6 +55,7 @@ class Splits:
         self._features = None if config.train_vision else FeatureCache(cache, network.vision, device, config.threads or 0)
         self._lock = threading.Lock()
         self._problems = dict.fromkeys(dataset.problems)
+        self._passing: CachedFeatures | None = None
 
     def ready(self, split: Split, *, epoch: int = 0, most: int | None = None, on_images: OnImages | None = None) -> Ready:
         """A split, or its first `most` items; features are computed where the backbone is frozen."""
@@ -63,8 +64,17 @@ class Splits:
         if self._features is not None:
             done = _Counter(on_images, f"{split} images", len(items))
             with PartialState().main_process_first():  # the others find the files
-                visuals = self._features.features(self._dataset, items, visuals, done.add)
+                features = self._features.features(self._dataset, items, visuals, done.add)
+            if split == "train":
+                self._keep_one(features, drawn_once=epoch > 0)
+            visuals = features
         return Ready(tokenise(items, self._tokenizer), visuals)
+
+    def _keep_one(self, features: CachedFeatures, *, drawn_once: bool) -> None:
+        """Delete the features of an epoch that is over and will not come again."""
+        if self._passing is not None and PartialState().is_main_process:
+            self._passing.remove()
+        self._passing = features if drawn_once else None
 
     @property
     def problems(self) -> list[Problem]:
@@ -85,6 +95,8 @@ class Splits:
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)
+        if self._passing is not None and PartialState().is_main_process:
+            self._passing.remove()
 
 
 class Feed:
