@@ -19,6 +19,7 @@ from milvus_coop.training.efficientnet_lite import (
     input_size,
     load_efficientnet_lite,
 )
+from milvus_coop.training.networks.vision import cell_weights
 
 GRID = 4
 CELLS = GRID * GRID
@@ -44,7 +45,7 @@ class PooledBackbone(nn.Module):
     def __init__(self, backbone: EfficientNetLite, variant: Variant) -> None:
         super().__init__()
         self.backbone = backbone
-        self.register_buffer("cell_weights", _cell_weights(grid_size(variant)), persistent=False)
+        self.register_buffer("cell_weights", cell_weights(grid_size(variant), GRID), persistent=False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, 3, S, S) -> pooled (B, 1280), cells (B, 16, 1280) in reading order."""
@@ -58,12 +59,3 @@ def backbone_graph(raw: Path, variant: Variant) -> onnx.ModelProto:
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     module = PooledBackbone(load_backbone(raw, variant), variant)
     return to_onnx(module, {"pixel_values": example}, ["pooled", "cells"])
-
-
-def _cell_weights(grid: int) -> Tensor:
-    """(16, grid * grid): adaptive average pooling to 4 x 4 as one matrix, which every exporter understands."""
-    weights = torch.zeros(CELLS, grid, grid)
-    for cell in range(CELLS):
-        (top, bottom), (left, right) = ((index * grid // GRID, -(-(index + 1) * grid // GRID)) for index in divmod(cell, GRID))
-        weights[cell, top:bottom, left:right] = 1.0 / ((bottom - top) * (right - left))
-    return weights.flatten(1)
