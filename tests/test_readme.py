@@ -80,6 +80,7 @@ def test_python_blocks(folder: Path, environment: dict[str, str]) -> None:
     assert "True" in done.stdout
 
 
+@pytest.mark.timeout(600)  # a page trains, exports and evaluates
 @pytest.mark.parametrize("page", [name for name, lines in LINES.items() if lines])
 def test_commands(page: str, folder: Path, environment: dict[str, str]) -> None:
     lines = [line for line in LINES[page] if line.split() not in MAKE]
