@@ -79,5 +79,6 @@ def build_backbone(kind: Kind, options: Mapping[str, Any]) -> nn.Module:
     if kind == "conv":
         return ConvBackbone(options["widths"])
     if kind == "detector":
-        return RegionDetector(options["stages"], options["attributes"], options["regions"])
+        with_hidden = options.get("with_hidden", True)
+        return RegionDetector(options["stages"], options["attributes"], options["regions"], with_hidden=with_hidden)
     return LiteBackbone() if kind == "efficientnet-lite0" else TransformersBackbone(transformers_model(options))
