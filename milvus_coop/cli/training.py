@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
-from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from milvus_coop.training.bundling.export import Exported
+from milvus_coop.training.run.processes import is_main_process
 from milvus_coop.training.run.trainer import Progress, RunReport
 
 
@@ -50,7 +50,7 @@ def train_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
 
 def is_main_process() -> bool:
     """Of the processes that train together, one speaks."""
-    return bool(PartialState().is_main_process)
+    return bool(is_main_process())
 
 
 def print_run(report: RunReport, *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 
@@ -50,3 +50,9 @@ def gather(values: list[Value]) -> list[Value]:
     """The values of all processes, in every process; all must call this."""
     gathered: list[Value] = gather_object(values)
     return gathered
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes and prints."""
+    main: bool = PartialState().is_main_process
+    return main
