@@ -115,8 +115,9 @@ def train(
       milvus-coop export runs/be --ce runs/ce --out my-bundle
     """
     _need_torch()
-    from milvus_coop.cli.training import is_main_process, print_exported, print_run, train_progress
+    from milvus_coop.cli.training import print_exported, print_run, train_progress
     from milvus_coop.training.bundling.export import check_target, export_run
+    from milvus_coop.training.run.processes import is_main_process
     from milvus_coop.training.run.trainer import train as run_training
 
     values = _values(config, {"objective": objective, "data": data, **given})

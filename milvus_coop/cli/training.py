@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from milvus_coop.training.bundling.export import Exported
-from milvus_coop.training.run.processes import is_main_process
 from milvus_coop.training.run.trainer import Progress, RunReport
 
 
@@ -46,11 +45,6 @@ def train_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
             bar.update(tasks[progress.stage], completed=progress.done, total=progress.total, figures="  ".join([*figures, dev]))
 
         yield show
-
-
-def is_main_process() -> bool:
-    """Of the processes that train together, one speaks."""
-    return bool(is_main_process())
 
 
 def print_run(report: RunReport, *, as_json: bool) -> None:
