@@ -15,6 +15,7 @@ from milvus_coop.export.parity import compare, difference
 from milvus_coop.export.sessions import open_session, run_batched, run_graph
 from milvus_coop.export.weights import pack_graphs, quantise_in_groups
 from milvus_coop.training.coop_small.cross_encoder import CrossEncoder
+from milvus_coop.training.coop_small.layout import TOKENS
 from milvus_coop.training.minilm import MiniLM, sentence_length_axis
 from milvus_coop.types import Array
 from tests.training.toy import toy_basis
@@ -130,15 +131,15 @@ def test_cross_encoder_export_ignores_padding_and_batch_mates() -> None:
     torch.manual_seed(0)
     module = CrossEncoder(toy_basis()).eval()
     for name, parameter in module.named_parameters():
-        if name.endswith("5.weight"):  # the last layers start at zero
+        if name.endswith(("5.weight", "3.weight", "weights", "look_for.weight")):  # these start at zero
             nn.init.normal_(parameter)
     dice = np.random.default_rng(0)
     pairs: dict[str, Array] = {
         "text_embedding": dice.normal(size=(3, 384)).astype(np.float32),
         "text_tokens": dice.normal(size=(3, 5, 64)).astype(np.float32),
         "attention_mask": np.ones((3, 5), np.int64),
-        "image_tokens": dice.integers(-127, 128, (3, 30, 64)).astype(np.int8),
-        "image_token_scales": dice.random((3, 30)).astype(np.float32) / 100,
+        "image_tokens": dice.integers(-127, 128, (3, TOKENS, 64)).astype(np.int8),
+        "image_token_scales": dice.random((3, TOKENS)).astype(np.float32) / 100,
     }
     pairs["image_token_scales"][:, -2:] = 0  # a zero row
     axis = {1: sentence_length_axis()}

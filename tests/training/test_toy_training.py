@@ -28,7 +28,8 @@ def _loss(embeddings: np.ndarray, seed: int = 0) -> float:
 
 def test_the_embedding_learns_the_toy_set_and_new_pictures_of_it() -> None:
     dataset, fresh = toy_dataset(0), toy_dataset(1)
-    head, unseen = train_embedding(dataset, SMALL, seed=1)
+    fitted = train_embedding(dataset, SMALL, seed=1)
+    head, unseen = fitted.head, fitted.unseen
     assert _loss(embeddings(head, dataset)) < 0.5 * _loss(dataset.tags)
     nearest = (embeddings(head, fresh) @ fresh.texts.sentences.T).argmax(1)
     assert (nearest == fresh.caption_rows).mean() > 0.9
@@ -37,7 +38,7 @@ def test_the_embedding_learns_the_toy_set_and_new_pictures_of_it() -> None:
 
 def test_cross_fitted_embeddings_do_not_know_their_captions() -> None:
     dataset = toy_dataset(0)
-    _, unseen = train_embedding(dataset, SMALL, seed=1)
+    unseen = train_embedding(dataset, SMALL, seed=1).unseen
     nearest = (unseen @ dataset.texts.sentences.T).argmax(1)
     assert (nearest == dataset.caption_rows).mean() < 0.5  # directions are random: nothing to transfer
 
@@ -55,7 +56,7 @@ def test_the_whole_model_trains_saves_and_loads(tmp_path_factory: pytest.TempPat
 
 
 def test_training_repeats_with_the_same_seed() -> None:
-    first, second = (train_embedding(toy_dataset(0), SMALL, seed=3)[1] for _ in range(2))
+    first, second = (train_embedding(toy_dataset(0), SMALL, seed=3).unseen for _ in range(2))
     assert np.array_equal(first, second)
 
 

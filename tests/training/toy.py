@@ -9,6 +9,7 @@ from torch import nn
 from milvus_coop.training.coop_small.dataset import Dataset
 from milvus_coop.training.coop_small.layout import EMBEDDING_DIM, TOKEN_DIM
 from milvus_coop.training.coop_small.records import Record
+from milvus_coop.training.coop_small.regions import COMPRESSED, CellCompressor
 from milvus_coop.training.coop_small.text_features import TRAINED_LENGTH, TextTable
 from milvus_coop.training.coop_small.towers import Tagger
 from milvus_coop.types import Array
@@ -34,7 +35,7 @@ def toy_tagger(classes: int = 10) -> Tagger:
     """A tagger over random classes."""
     torch.manual_seed(1)
     vectors = torch.nn.functional.normalize(torch.randn(classes, EMBEDDING_DIM), dim=-1)
-    return Tagger(nn.Linear(_FEATURES, classes), vectors, toy_basis())
+    return Tagger(nn.Linear(_FEATURES, classes), vectors, toy_basis(), CellCompressor())
 
 
 def toy_dataset(seed: int = 0, source: str = "stamps") -> Dataset:
@@ -55,6 +56,7 @@ def toy_dataset(seed: int = 0, source: str = "stamps") -> Dataset:
         pooled,
         tags,
         dice.normal(size=(len(numbers), 24, TOKEN_DIM)).astype(np.float32),
+        dice.normal(size=(len(numbers), 16, COMPRESSED)).astype(np.float16),
         dice.random((len(numbers), 64)) < 0.5,
         TextTable({text: row for row, text in enumerate(CONCEPTS)}, sentences, tokens, mask),
     )

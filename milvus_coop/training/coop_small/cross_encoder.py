@@ -1,6 +1,7 @@
 """The cross-encoder: agreement between a caption's words and a picture's stored rows, then a small network.
 
-It starts as the bi-encoder's cosine and adds a residual that begins at zero, so that it cannot start worse.
+It starts as the bi-encoder's cosine and adds a residual that begins at zero, so that it cannot start worse. For captions of several
+things, what `positions` finds is added.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from milvus_coop.training.coop_small.layout import EMBEDDING, REGIONS, TAG_ROWS, TAGS
+from milvus_coop.training.coop_small.layout import CELLS, EMBEDDING, KEY_DIM, KEYS, REGIONS, TAG_ROWS, TAGS
+from milvus_coop.training.coop_small.positions import PositionCheck
 
 _BEST = 4
 _MASKED = -1e4
@@ -18,6 +20,8 @@ MEMBERS = 3
 """Networks whose residuals are averaged."""
 STRENGTH = 0.6
 """Share of the residual that is used; each network is trained at full strength. Chosen on the training stamps."""
+POSITION_STRENGTH = 0.5
+"""Share of the position check that is used. Chosen on the dev scenes and the training stamps."""
 AGREEMENT_FEATURES = 1 + 3 * TAG_ROWS + 3 + 2 * _BEST + 4
 
 
@@ -37,6 +41,7 @@ class CrossEncoder(nn.Module):
         self.register_buffer("deviation", torch.ones(AGREEMENT_FEATURES))
         self.scale = nn.Parameter(torch.tensor(20.0))
         self.nets = nn.ModuleList(_residual_net(hidden, dropout) for _ in range(MEMBERS))
+        self.positions = PositionCheck()
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
 
     def forward(
@@ -47,13 +52,18 @@ class CrossEncoder(nn.Module):
         image_tokens: Tensor,
         image_token_scales: Tensor,
     ) -> Tensor:
-        """Pairs: (B, 384), (B, T, 64), int64 (B, T), int8 (B, 30, 64), (B, 30) -> probability (B,)."""
+        """Pairs: (B, 384), (B, T, 64), int64 (B, T), int8 (B, 38, 64), (B, 38) -> probability (B,)."""
         rows = image_tokens.to(text_tokens.dtype) * image_token_scales[:, :, None]
-        score = self.score(agreement(text_embedding, text_tokens, attention_mask, rows, self.basis))
+        score = self.pair_score(text_embedding, text_tokens, attention_mask, rows)
         return torch.sigmoid(self.calibration[0] * score + self.calibration[1])
 
+    def pair_score(self, sentence: Tensor, words: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        """Logit before calibration (B,); the arguments as of `agreement`."""
+        places: Tensor = self.positions(words, mask, rows[:, KEYS].reshape(-1, CELLS, KEY_DIM))
+        return self.score(agreement(sentence, words, mask, rows, self.basis)) + POSITION_STRENGTH * places
+
     def score(self, features: Tensor) -> Tensor:
-        """Agreement features (..., F) -> logit before calibration (...)."""
+        """Agreement features (..., F) -> logit before calibration and without positions (...)."""
         return self.scale * features[..., 0] + STRENGTH * self.residuals(features).mean(0)
 
     def residuals(self, features: Tensor) -> Tensor:
@@ -84,7 +94,7 @@ def agreement(sentence: Tensor, words: Tensor, mask: Tensor, rows: Tensor, basis
         sentence: unit (B, 384).
         words: (B, T, 64).
         mask: int64 (B, T).
-        rows: dequantised image tokens (B, 30, 64).
+        rows: dequantised image tokens (B, 38, 64).
         basis: (384, 64).
 
     Returns:

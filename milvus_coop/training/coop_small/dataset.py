@@ -25,13 +25,15 @@ _CHUNK = 256
 class Dataset:
     """Aligned over pictures (n of them); `texts` holds every text once.
 
-    `pooled` float32 (n, 1280); the tagger's `tags` (n, 384) and `rows` (n, 24, 64), float32; `hashes` bool (n, 64).
+    `pooled` float32 (n, 1280); the tagger's `tags` (n, 384) and `rows` (n, 24, 64), float32, and `cells` (n, 16, 256), float16;
+    `hashes` bool (n, 64).
     """
 
     records: list[Record]
     pooled: Array
     tags: Array
     rows: Array
+    cells: Array
     hashes: Array
     texts: TextTable
 
@@ -66,6 +68,7 @@ class Dataset:
             self.pooled[positions],
             self.tags[positions],
             self.rows[positions],
+            self.cells[positions],
             self.hashes[positions],
             self.texts,
         )
@@ -81,7 +84,7 @@ def load_dataset(workspace: Workspace, variant: Variant, tagger: Tagger, texts: 
     folder = workspace.features / variant
     records = read_records(workspace.root / "records.jsonl")
     sources = list(dict.fromkeys(record.source for record in records))
-    pooled, hashes, tags, rows = [], [], [], []
+    pooled, hashes, tags, rows, compressed = [], [], [], [], []
     for source in sources:
         features, cells, bits = (np.load(feature_file(folder, source, name)) for name in ("pooled", "cells", "hash"))
         pooled.append(features.astype(np.float32))
@@ -92,8 +95,19 @@ def load_dataset(workspace: Workspace, variant: Variant, tagger: Tagger, texts: 
                 words = tagger(torch.from_numpy(features[chunk]).float(), torch.from_numpy(cells[chunk]).float())
                 tags.append(words.tags.numpy())
                 rows.append(words.rows.numpy())
-    joined = [np.concatenate(parts) for parts in (pooled, tags, rows, hashes)]
-    return Dataset(records, joined[0], joined[1], joined[2], joined[3], texts)
+                compressed.append(words.cells.numpy().astype(np.float16))
+    joined = [np.concatenate(parts) for parts in (pooled, tags, rows, compressed, hashes)]
+    return Dataset(records, joined[0], joined[1], joined[2], joined[3], joined[4], texts)
+
+
+def trainable_records(workspace: Workspace, variant: Variant) -> list[Record]:
+    """The records that share neither caption nor look with a held-out stamp."""
+    folder, records = workspace.features / variant, read_records(workspace.root / "records.jsonl")
+    sources = dict.fromkeys(record.source for record in records)
+    hashes = np.concatenate([np.load(feature_file(folder, source, "hash")) for source in sources])
+    test_ids = read_test_ids()
+    test = [index for index, record in enumerate(records) if record.id in test_ids]
+    return [record for _, record in without_leaks(records, hashes, [records[index] for index in test], hashes[test])]
 
 
 def split_test(dataset: Dataset) -> tuple[Dataset, Dataset]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -144,6 +145,27 @@ def check_bundle(
     }
     found |= compare(cross_encoder, sessions["cross_encoder"], pairs, ["match_probability"])
     return {name: asdict(difference) for name, difference in found.items()}
+
+
+def time_pairs(folder: Path, pairs: int = 50, words: int = 10, rounds: int = 200) -> float:
+    """Median time of the cross-encoder over some pairs in ms, on one thread."""
+    bundle = load_bundle(folder)
+    session = open_session(bundle.path(bundle.spec.graph("cross_encoder").file), threads=1)
+    dice = np.random.default_rng(0)
+    count, dim = bundle.spec.tokens.count, bundle.spec.tokens.dim
+    feeds: dict[str, Array] = {
+        "text_embedding": dice.normal(size=(pairs, EMBEDDING_DIM)).astype(np.float32),
+        "text_tokens": dice.normal(size=(pairs, words, TOKEN_DIM)).astype(np.float32),
+        "attention_mask": np.ones((pairs, words), np.int64),
+        "image_tokens": dice.integers(-127, 128, (pairs, count, dim)).astype(np.int8),
+        "image_token_scales": dice.random((pairs, count)).astype(np.float32) / 100,
+    }
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run_graph(session, feeds)
+        times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times))
 
 
 def storage_policy(_name: str, values: Array) -> Precision:

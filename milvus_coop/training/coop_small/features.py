@@ -10,13 +10,16 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from milvus_coop.export.sessions import open_session, run_graph
 from milvus_coop.preprocess.images import to_pixels
 from milvus_coop.training.coop_small.backbone import backbone_graph, image_spec
 from milvus_coop.training.coop_small.pictures import on_background, open_picture
 from milvus_coop.training.coop_small.records import Record, read_records
+from milvus_coop.training.coop_small.regions import CellCompressor, compressor_of, fit_compressor
 from milvus_coop.training.coop_small.workspace import Workspace
 from milvus_coop.training.efficientnet_lite import Variant
 from milvus_coop.types import Array
@@ -24,6 +27,7 @@ from milvus_coop.types import Array
 logger = logging.getLogger(__name__)
 _BATCH = 32
 _WORKERS = 2
+_TYPICAL = ("stamps", "clipart", "noto", "twemoji")
 _COSINES = np.cos(np.pi * np.outer(np.arange(8), np.arange(32) + 0.5) / 32)
 """The eight slowest rows of the 32-point DCT-II."""
 
@@ -52,6 +56,17 @@ def extract_features(workspace: Workspace, variant: Variant) -> None:
             columns["pooled"].append(outputs["pooled"].astype(np.float16))
         for name, parts in columns.items():
             np.save(feature_file(folder, source, name), np.concatenate(parts))
+
+
+def fitted_compressor(folder: Path) -> CellCompressor:
+    """The compressor of the cells' features, fitted on every fourth picture of the stamps, clip art and two emoji sets."""
+    file = folder / "compressor.safetensors"
+    if not file.is_file():
+        parts = [np.load(feature_file(folder, source, "cells"), mmap_mode="r")[::4] for source in _TYPICAL]
+        cells = np.concatenate(parts).reshape(-1, parts[0].shape[-1]).astype(np.float32)
+        save_file(fit_compressor(torch.from_numpy(cells)).state_dict(), file)
+    weights = load_file(file)
+    return compressor_of(weights["line.weight"], weights["line.bias"])
 
 
 def feature_file(folder: Path, source: str, name: str) -> Path:

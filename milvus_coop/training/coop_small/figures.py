@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
+
 from milvus_coop.training.coop_small.dataset import Dataset, stamp_folds
 from milvus_coop.training.coop_small.judge import Verdict, joined, judge, judge_embeddings
 from milvus_coop.training.coop_small.pipeline import Recipe, train_model, training_sources
+from milvus_coop.training.coop_small.records import normalise
+from milvus_coop.training.coop_small.scene_set import SceneSet
 from milvus_coop.training.coop_small.towers import Tagger
 from milvus_coop.training.coop_small.train_embedding import EmbeddingRecipe, embeddings, train_embedding, train_head
 from milvus_coop.training.metrics import KS, Recalls
@@ -21,25 +25,35 @@ JUDGED_SET = "openmoji"
 Figures = dict[str, Any]
 
 
-def cross_validate(trainable: Dataset, tagger: Tagger, recipe: Recipe) -> Figures:
+def cross_validate(trainable: Dataset, tagger: Tagger, recipe: Recipe, scenes: SceneSet | None = None) -> Figures:
     """Three folds of the stamps; everything else is in the training of each, without the fold's captions and copies."""
     verdicts = []
     for held_out in stamp_folds(trainable, FOLDS):
         train = _of(trainable.train_without(held_out), training_sources())
-        verdicts.append(judge(held_out, train_model(train, tagger, recipe)))
+        verdicts.append(judge(held_out, train_model(train, tagger, recipe, scenes and scenes_without(scenes, held_out))))
         logger.info("fold: %s", describe(verdicts[-1]))
     return {"cross-validation": describe(joined(verdicts))}
 
 
-def leave_styles_out(trainable: Dataset, everything: Dataset, recipe: Recipe) -> Figures:
+def scenes_without(scenes: SceneSet, held_out: Dataset) -> SceneSet:
+    """The scenes in whose groups no label is a held-out caption."""
+    captions = {normalise(record.caption) for record in held_out.records}
+    kept = [
+        group for group in scenes.groups if all(normalise(name) not in captions for i in group for name in scenes.scenes[i].labels)
+    ]
+    return scenes.select(np.concatenate(kept))
+
+
+def leave_styles_out(trainable: Dataset, everything: Dataset, recipe: Recipe, scenes: SceneSet | None = None) -> Figures:
     """The bi-encoder on an emoji vendor that is never trained on, and on clip art when that is left out of training.
 
-    Beside it the prototype: one head plus the tag vector, trained on stamps, clip art and one emoji vendor.
+    The scenes show neither style. Beside it the prototype: one head plus the tag vector, trained on stamps, clip art and one emoji
+    vendor.
     """
     figures: Figures = {}
     for style in (JUDGED_SET, "clipart"):
         judged = _of(everything, {style})
-        head, _ = train_embedding(_of(trainable, training_sources() - {style}), recipe.embedding, recipe.seed)
+        head = train_embedding(_of(trainable, training_sources() - {style}), recipe.embedding, recipe.seed, scenes).head
         figures[f"{style}, ours"] = _be_figures(judge_embeddings(judged, embeddings(head, judged)))
         head = train_head(_of(trainable, PROTOTYPE_SOURCES - {style}), PROTOTYPE, recipe.seed)
         figures[f"{style}, prototype"] = _be_figures(judge_embeddings(judged, embeddings(head, judged)))

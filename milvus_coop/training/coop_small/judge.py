@@ -10,8 +10,7 @@ import numpy as np
 from milvus_coop.training.coop_small.dataset import Dataset
 from milvus_coop.training.coop_small.layout import EMBEDDING
 from milvus_coop.training.coop_small.pipeline import Trained
-from milvus_coop.training.coop_small.train_cross import PairSource, score_pairs, stored_tokens
-from milvus_coop.training.coop_small.train_embedding import embeddings
+from milvus_coop.training.coop_small.train_cross import PairSource, score_pairs
 from milvus_coop.training.metrics import Recalls, recalls
 from milvus_coop.types import Array
 
@@ -42,7 +41,7 @@ def joined(verdicts: list[Verdict]) -> Verdict:
 
 def judge(dataset: Dataset, trained: Trained) -> Verdict:
     """Search within `dataset`: every distinct caption against all pictures, every picture against all captions."""
-    tokens = stored_tokens(embeddings(trained.head, dataset), dataset.rows)
+    tokens = trained.tokens(dataset)
     source = PairSource(dataset, tokens)
     queries, relevant = caption_queries(dataset)
     cosines = dataset.texts.sentences[dataset.caption_rows[queries]] @ tokens[:, EMBEDDING].reshape(len(dataset), -1).T

@@ -91,5 +91,10 @@ def hamming(left: Array, right: Array) -> Array:
     return bits
 
 
+def part_of(caption: str, parts: int) -> int:
+    """Which of `parts` a caption belongs to, by a hash: whatever else is in a data set, it stays there."""
+    return int(_order(f"part/{normalise(caption)}")[:8], 16) % parts
+
+
 def _order(name: str) -> str:
     return hashlib.sha256(f"{_SEED}/{name}".encode()).hexdigest()

@@ -9,6 +9,7 @@ import torch
 
 from milvus_coop.training.coop_small.class_names import ImageNetClass
 from milvus_coop.training.coop_small.layout import TOKEN_DIM
+from milvus_coop.training.coop_small.regions import CellCompressor
 from milvus_coop.training.coop_small.text_features import TextTable
 from milvus_coop.training.coop_small.towers import Tagger
 from milvus_coop.training.efficientnet_lite import EfficientNetLite
@@ -41,11 +42,13 @@ def token_basis(vectors: Array, texts: TextTable) -> Array:
     return np.ascontiguousarray(directions[:TOKEN_DIM].T).astype(np.float32)
 
 
-def make_tagger(backbone: EfficientNetLite, classes: Sequence[ImageNetClass], texts: TextTable) -> Tagger:
+def make_tagger(
+    backbone: EfficientNetLite, classes: Sequence[ImageNetClass], texts: TextTable, compressor: CellCompressor
+) -> Tagger:
     """The tagger of a backbone, in eval mode."""
     vectors = class_vectors(classes, texts)
     basis = token_basis(vectors, texts)
-    return Tagger(backbone.classifier, torch.from_numpy(vectors), torch.from_numpy(basis)).eval()
+    return Tagger(backbone.classifier, torch.from_numpy(vectors), torch.from_numpy(basis), compressor).eval()
 
 
 def _sentence(texts: TextTable, words: Sequence[str]) -> Array:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from milvus_coop.training.coop_small.backbone import PooledBackbone
-from milvus_coop.training.coop_small.layout import EMBEDDING_DIM, EMBEDDING_ROWS, TAG_ROWS, TOKEN_DIM
+from milvus_coop.training.coop_small.layout import CELLS, EMBEDDING_DIM, EMBEDDING_ROWS, TAG_ROWS, TOKEN_DIM
+from milvus_coop.training.coop_small.regions import CellCompressor, RegionHead, key_rows
 from milvus_coop.training.efficientnet_lite import FEATURES
 from milvus_coop.training.minilm import MiniLM
 
@@ -54,11 +55,12 @@ class Words(NamedTuple):
     """What the frozen classifier says of pictures, in sentence space.
 
     `tags`: probability-weighted mean of the class vectors, unit (B, 384); `rows` (B, 24, 64): the region and tag rows of the
-    image tokens.
+    image tokens; `cells` (B, 16, 256): the cells' features, compressed.
     """
 
     tags: Tensor
     rows: Tensor
+    cells: Tensor
 
 
 class Tagger(nn.Module):
@@ -67,10 +69,10 @@ class Tagger(nn.Module):
     class_vectors: Tensor
     basis: Tensor
 
-    def __init__(self, classifier: nn.Linear, class_vectors: Tensor, basis: Tensor) -> None:
+    def __init__(self, classifier: nn.Linear, class_vectors: Tensor, basis: Tensor, compressor: CellCompressor) -> None:
         """`class_vectors`: unit (1000, 384); `basis`: orthonormal columns (384, 64)."""
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.compressor = classifier, compressor
         self.register_buffer("class_vectors", class_vectors)
         self.register_buffer("basis", basis)
 
@@ -83,27 +85,28 @@ class Tagger(nn.Module):
         return Words(
             tags=functional.normalize(whole @ self.class_vectors, dim=-1),
             rows=torch.cat([part_vectors @ self.basis, directions * probability[..., None]], dim=1),
+            cells=self.compressor(cells),
         )
 
 
 class ImageEncoder(nn.Module):
     """Pixels to the image embedding and the image tokens (see `layout`)."""
 
-    def __init__(self, backbone: PooledBackbone, tagger: Tagger, head: ImageHead) -> None:
+    def __init__(self, backbone: PooledBackbone, tagger: Tagger, head: ImageHead, regions: RegionHead) -> None:
         super().__init__()
-        self.backbone, self.tagger, self.head = backbone, tagger, head
+        self.backbone, self.tagger, self.head, self.regions = backbone, tagger, head, regions
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (B, 3, S, S) -> unit (B, 384), (B, 30, 64)."""
+        """uint8 (B, 3, S, S) -> unit (B, 384), (B, 38, 64)."""
         pooled, cells = self.backbone(pixel_values)
         words = self.tagger(pooled, cells)
         embedding = embed(self.head(pooled), words.tags)
-        return embedding, image_tokens(embedding, words.rows)
+        return embedding, image_tokens(embedding, words.rows, self.regions(words.rows[:, :CELLS], words.cells))
 
 
-def image_tokens(embedding: Tensor, rows: Tensor) -> Tensor:
-    """Unit (B, 384) and the tagger's rows (B, 24, 64) -> image tokens (B, 30, 64), see `layout`."""
-    return torch.cat([embedding.reshape(-1, EMBEDDING_ROWS, TOKEN_DIM), rows], dim=1)
+def image_tokens(embedding: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
+    """Unit (B, 384), the tagger's rows (B, 24, 64) and cell keys (B, 16, 32) -> image tokens (B, 38, 64), see `layout`."""
+    return torch.cat([embedding.reshape(-1, EMBEDDING_ROWS, TOKEN_DIM), rows, key_rows(keys)], dim=1)
 
 
 class TextEncoder(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn import functional
 from milvus_coop.tokens import quantise
 from milvus_coop.training.coop_small.cross_encoder import MEMBERS, CrossEncoder, agreement
 from milvus_coop.training.coop_small.dataset import Dataset
-from milvus_coop.training.coop_small.layout import EMBEDDING, EMBEDDING_ROWS
+from milvus_coop.training.coop_small.layout import EMBEDDING, EMBEDDING_ROWS, KEY_ROWS, KEYS, REGIONS, TAGS, TOKEN_DIM, TOKENS
 from milvus_coop.training.losses import softmax_over_positives
 from milvus_coop.training.optim import Descent
 from milvus_coop.types import Array
@@ -22,6 +22,8 @@ from milvus_coop.types import Array
 logger = logging.getLogger(__name__)
 CANDIDATES = 20
 """How many candidates of a query the probabilities are calibrated on: what Coop search rescores."""
+POOL_SHARES = (1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25)
+"""Of the stamps: collections that the probabilities are calibrated in, all sizes with about the same number of pairs."""
 _OFFSET_RATE = 0.05
 _NEWTON_STEPS = 30
 _CHUNK = 2048
@@ -45,24 +47,27 @@ class CrossRecipe:
 
 @dataclass(frozen=True)
 class PairSource:
-    """Pictures and captions to pair: `tokens` as stored and restored, float32 (n, 30, 64); one caption per picture."""
+    """Pictures and captions to pair: `tokens` as stored and restored, float32 (n, 38, 64); one caption per picture."""
 
     dataset: Dataset
     tokens: Array
 
     def features(self, pictures: Array, captions: Array, basis: Tensor) -> Tensor:
         """Agreement of picture i with the caption of picture `captions[i]`, both positions (n,): (n, F)."""
+        return agreement(*self.pairs(pictures, captions, basis), basis)
+
+    def pairs(self, pictures: Array, captions: Array, basis: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sentences, words, masks and image tokens of the pairs, as `agreement` takes them."""
         texts = self.dataset.texts
         unique, place = np.unique(self.dataset.caption_rows[captions], return_inverse=True)
         mask = texts.mask[unique]
         length = int(mask.sum(1).max())
         words = torch.from_numpy(texts.tokens[unique, :length].astype(np.float32)) @ basis
-        return agreement(
+        return (
             torch.from_numpy(texts.sentences[unique])[place],
             words[place],
             torch.from_numpy(mask[:, :length]).long()[place],
             torch.from_numpy(self.tokens[pictures]),
-            basis,
         )
 
     def grid(self, members: Array, basis: Tensor) -> Tensor:
@@ -72,9 +77,16 @@ class PairSource:
         return flat.reshape(len(members), len(members), -1)
 
 
-def stored_tokens(embeddings: Array, rows: Array) -> Array:
-    """Image tokens (n, 30, 64) of embeddings (n, 384) and the tagger's rows (n, 24, 64), rounded as the store does."""
-    tokens = np.concatenate([embeddings.reshape(len(rows), EMBEDDING_ROWS, -1), rows], axis=1)
+def stored_tokens(embeddings: Array, rows: Array, keys: Array | None = None) -> Array:
+    """Image tokens (n, 38, 64) as stored and restored, of embeddings (n, 384), the tagger's rows (n, 24, 64), keys (n, 16, 32).
+
+    Without keys their rows are zero.
+    """
+    tokens = np.zeros((len(rows), TOKENS, TOKEN_DIM), np.float32)
+    tokens[:, EMBEDDING] = embeddings.reshape(len(rows), EMBEDDING_ROWS, -1)
+    tokens[:, REGIONS.start : TAGS.stop] = rows
+    if keys is not None:
+        tokens[:, KEYS] = keys.reshape(len(rows), KEY_ROWS, -1)
     values, scales = quantise(tokens)
     return values.astype(np.float32) * scales.astype(np.float32)[..., None]
 
@@ -113,13 +125,21 @@ def pair_loss(scores: Tensor, match: Tensor, offset: Tensor, bce_weight: float) 
 
 
 def calibrate(model: CrossEncoder, source: PairSource) -> None:
-    """Platt 1999: probability = sigmoid(a * score + b), fitted on the stamps' pairs that Coop search would rescore."""
-    chosen = source.dataset.where(lambda record: record.source == "stamps")
-    stamps = PairSource(source.dataset.select(chosen), source.tokens[chosen])
-    pictures = _neighbours(stamps, CANDIDATES)[:, :CANDIDATES].ravel()
-    captions = np.repeat(np.arange(len(chosen)), CANDIDATES)
-    labels = stamps.dataset.labels
-    line = fit_line(score_pairs(model, stamps, pictures, captions), (labels[pictures] == labels[captions]).astype(np.float32))
+    """Platt 1999: probability = sigmoid(a * score + b), fitted on the stamps' pairs that Coop search would rescore.
+
+    In a small collection more of the candidates match, so pairs come from collections of several sizes.
+    """
+    stamps = source.dataset.where(lambda record: record.source == "stamps")
+    dice = np.random.default_rng(0)
+    scores, matches = list[Array](), list[Array]()
+    for share in POOL_SHARES:
+        chosen = np.sort(dice.permutation(stamps)[: max(1, round(share * len(stamps)))])
+        pool = PairSource(source.dataset.select(chosen), source.tokens[chosen])
+        pictures = _neighbours(pool, CANDIDATES)[:, :CANDIDATES].ravel()
+        captions = np.repeat(np.arange(len(chosen)), CANDIDATES)
+        scores.append(score_pairs(model, pool, pictures, captions))
+        matches.append(pool.dataset.labels[pictures] == pool.dataset.labels[captions])
+    line = fit_line(np.concatenate(scores), np.concatenate(matches).astype(np.float32))
     model.calibration.copy_(torch.tensor(line))
 
 
@@ -140,7 +160,7 @@ def score_pairs(model: CrossEncoder, source: PairSource, pictures: Array, captio
     """Scores before calibration of pairs of positions (n,): (n,)."""
     with torch.no_grad():
         parts = [
-            model.score(source.features(pictures[i : i + _CHUNK], captions[i : i + _CHUNK], model.basis))
+            model.pair_score(*source.pairs(pictures[i : i + _CHUNK], captions[i : i + _CHUNK], model.basis))
             for i in range(0, len(pictures), _CHUNK)
         ]
     return torch.cat(parts).numpy()
