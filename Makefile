@@ -39,7 +39,7 @@ format: dev ## format the code
 test: dev ## run the tests, in an environment of their own; ARGS="-k store" runs some
 	$(DEV)/bin/python -m pytest $(ARGS)
 
-model: dev ## prepare the data, train, export and evaluate coop-small (half an hour on 2 cores)
+model: dev ## prepare the data, train, export and evaluate coop-small (an hour or so on 2 cores)
 	$(DEV)/bin/python -m milvus_coop.training.coop_small all --work build/coop-small
 
 multilingual: dev ## train a text encoder for other languages on top of coop-small, into build/ (half an hour on a busy machine)
