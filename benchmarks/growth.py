@@ -50,6 +50,7 @@ from growth_results import Cost, Percentiles, Pool, draw, duration, read
 
 from milvus_coop import CoopIngest, CoopSearch, Store
 from milvus_coop.backends.onnx import available_cores
+from milvus_coop.bundle.spec import PIXELS
 from milvus_coop.config import Settings
 from milvus_coop.ingest.items import Item, hash_of
 from milvus_coop.ingest.sources import open_sources, read_sources
@@ -161,9 +162,10 @@ def make_world(models: Models, images: str, captions: Path, n_seeds: int) -> Wor
     encoder = models.encoder
     items = [entry for entry in read_sources(open_sources([images], "image"), set()) if isinstance(entry, Item)]
     pictures = [encoder.decode(item.path) for item in items if item.path is not None]
-    pixels = encoder.pixels(pictures)
+    pixels = encoder.pixels(pictures)[PIXELS]
     targets = [
-        encoder.encode_pixels(pixels[start : start + ENCODE_BATCH]).embeddings for start in range(0, len(pixels), ENCODE_BATCH)
+        encoder.encode_pixels({PIXELS: pixels[start : start + ENCODE_BATCH]}).embeddings
+        for start in range(0, len(pixels), ENCODE_BATCH)
     ]
     rng = np.random.default_rng(0)
     parts = []
@@ -296,7 +298,7 @@ class Exhaustive:
         scores = []
         for start in range(0, n, ENCODE_BATCH):
             rows = np.arange(start, min(start + ENCODE_BATCH, n)) % len(world.pixels)
-            images = world.models.encoder.encode_pixels(world.pixels[rows])
+            images = world.models.encoder.encode_pixels({PIXELS: world.pixels[rows]})
             scores.append(world.models.reranker.score(side, images.tokens, images.scales))
         best: Array = np.argsort(-np.concatenate(scores))[:LIMIT]
         return best

@@ -21,12 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from milvus_coop.bundle.spec import PIXELS
 from milvus_coop.config import Settings
 from milvus_coop.encoder import Encoder
 from milvus_coop.ingest import Sink, ingest
@@ -75,12 +76,13 @@ def make_photographs(folder: Path, n: int, width: int, height: int) -> None:
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path, quality=88)
 
 
-def run_bare(encoder: Encoder, pixels: Array, n: int) -> tuple[float, float]:
+def run_bare(encoder: Encoder, pixels: Mapping[str, Array], n: int) -> tuple[float, float]:
     """Seconds, and CPU seconds, that the image encoder takes for n pictures."""
     cpu, start = time.process_time(), time.perf_counter()
-    for _ in range(0, n, len(pixels)):
+    batch = len(pixels[PIXELS])
+    for _ in range(0, n, batch):
         encoder.encode_pixels(pixels)
-    scale = n / (len(pixels) * -(-n // len(pixels)))  # the last batch is full, too
+    scale = n / (batch * -(-n // batch))  # the last batch is full, too
     return (time.perf_counter() - start) * scale, (time.process_time() - cpu) * scale
 
 

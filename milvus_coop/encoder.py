@@ -11,8 +11,19 @@ import numpy as np
 from PIL.Image import Image
 
 from milvus_coop.backends.base import Backend
-from milvus_coop.bundle.spec import IMAGE_ENCODER, IMAGE_TOKENS, TEXT_ENCODER, BundleSpec
-from milvus_coop.preprocess.images import decode, to_pixels, upright_rgb
+from milvus_coop.bundle.spec import (
+    CE_PREFIX,
+    CROSS_ENCODER,
+    IMAGE_ENCODER,
+    IMAGE_TOKEN_SCALES,
+    IMAGE_TOKENS,
+    PATCH_MASK,
+    PIXELS,
+    TEXT_ENCODER,
+    BundleSpec,
+    TensorSpec,
+)
+from milvus_coop.preprocess.images import decode, normalise, patch_mask, to_pixels, upright_rgb
 from milvus_coop.preprocess.texts import Tokenizer
 from milvus_coop.tokens import quantise
 from milvus_coop.types import Array
@@ -34,18 +45,28 @@ class EncodedImages:
 
     embeddings: Array
     """float32 of shape (n, dim), unit rows."""
-    tokens: Array
-    """int8 of shape (n, count, token_dim)."""
-    scales: Array
-    """float16 of shape (n, count)."""
+    image_side: Mapping[str, Array]
+    """What the cross-encoder reads of them, by input name: int8 `image_tokens` of shape (n, count, token_dim) and float16
+    `image_token_scales` of shape (n, count); for a bundle that keeps no tokens its pixels, uint8 of shape (n, 3, size, size)."""
+
+    @property
+    def tokens(self) -> Array:
+        """int8 of shape (n, count, token_dim); a KeyError for bundles that have none."""
+        return self.image_side[IMAGE_TOKENS]
+
+    @property
+    def scales(self) -> Array:
+        """float16 of shape (n, count); a KeyError for bundles that have none."""
+        return self.image_side[IMAGE_TOKEN_SCALES]
 
 
 class Encoder:
     """Runs the two encoders of a backend's bundle. Safe to share between threads."""
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer) -> None:
+    def __init__(self, backend: Backend, tokenizer: Tokenizer, ce_tokenizer: Tokenizer | None = None) -> None:
         self._backend = backend
         self._tokenizer = tokenizer
+        self._ce_tokenizer = ce_tokenizer
 
     @property
     def spec(self) -> BundleSpec:
@@ -61,6 +82,8 @@ class Encoder:
         inputs = self._tokenizer(texts)
         outputs = self._backend.run(TEXT_ENCODER, inputs, timeout_s=timeout_s)
         arrays = {**inputs, **outputs}
+        if self._ce_tokenizer is not None:
+            arrays |= {CE_PREFIX + name: array for name, array in self._ce_tokenizer(texts).items()}
         return EncodedTexts(outputs["text_embedding"], {name: arrays[name] for name in self.spec.text_side})
 
     def decode(self, picture: Path | bytes | IO[bytes] | Image) -> Image:
@@ -74,29 +97,54 @@ class Encoder:
         Raises:
             ImageError: it cannot be read.
         """
-        spec = self.spec.image
+        background = self.spec.image.background
         if isinstance(picture, Image):
-            return upright_rgb(picture, spec.background)
-        return decode(picture, at_least=spec.size, background=spec.background)
+            return upright_rgb(picture, background)
+        return decode(picture, at_least=self.spec.largest_image, background=background)
 
-    def pixels(self, images: Sequence[Image]) -> Array:
-        """Fit decoded RGB pictures to the bundle: array of shape (n, 3, size, size), uint8 or normalised float32 as it asks."""
-        pixels = np.stack([to_pixels(image, self.spec.image) for image in images])
-        if self.spec.graph(IMAGE_ENCODER).inputs[0].dtype == "uint8":
-            return pixels
-        mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (self.spec.image.mean, self.spec.image.std))
-        return (pixels.astype(np.float32) / 255.0 - mean) / std
+    def pixels(self, images: Sequence[Image]) -> dict[str, Array]:
+        """Fit decoded RGB pictures to the bundle: the inputs of its image encoder, and those of a cross-encoder that reads pixels.
 
-    def encode_pixels(self, pixels: Array, *, timeout_s: float | None = None) -> EncodedImages:
+        Returns:
+            `pixel_values` of shape (n, 3, size, size), uint8 or normalised float32 as the graph asks; where the bundle has them
+            also `ce_pixel_values`, and uint8 masks `patch_mask` of shape (n, rows, columns).
+        """
+        return self._fit(images, (IMAGE_ENCODER, CROSS_ENCODER))
+
+    def ce_pixels(self, images: Sequence[Image]) -> dict[str, Array]:
+        """Of what `pixels` returns only what the cross-encoder reads."""
+        return self._fit(images, (CROSS_ENCODER,))
+
+    def encode_pixels(self, pixels: Mapping[str, Array], *, timeout_s: float | None = None) -> EncodedImages:
         """Encode what `pixels` returned.
 
         Raises:
             BackendError: if the backend fails; see `Backend.run`.
         """
-        outputs = self._backend.run(IMAGE_ENCODER, {"pixel_values": pixels}, timeout_s=timeout_s)
-        tokens, scales = quantise(outputs[IMAGE_TOKENS])
-        return EncodedImages(outputs["image_embedding"], tokens, scales)
+        outputs = self._backend.run(IMAGE_ENCODER, pixels, timeout_s=timeout_s)
+        if IMAGE_TOKENS in outputs:
+            tokens, scales = quantise(outputs[IMAGE_TOKENS])
+            side = {IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales}
+        else:
+            side = {name: pixels[name] for name in self._pixel_inputs((CROSS_ENCODER,))}
+        return EncodedImages(outputs["image_embedding"], side)
 
     def encode_images(self, images: Sequence[Image], *, timeout_s: float | None = None) -> EncodedImages:
         """Encode decoded RGB pictures of any size; see `decode`."""
         return self.encode_pixels(self.pixels(images), timeout_s=timeout_s)
+
+    def _pixel_inputs(self, graphs: Sequence[str]) -> dict[str, TensorSpec]:
+        """The inputs of these graphs that are pictures or masks, by name."""
+        tensors = (tensor for graph in graphs for tensor in self.spec.graph(graph).inputs)
+        return {tensor.name: tensor for tensor in tensors if tensor.name.endswith((PIXELS, PATCH_MASK))}
+
+    def _fit(self, images: Sequence[Image], graphs: Sequence[str]) -> dict[str, Array]:
+        arrays = {}
+        for name, tensor in self._pixel_inputs(graphs).items():
+            spec = self.spec.image_of(name)
+            if name.endswith(PATCH_MASK):
+                arrays[name] = np.stack([patch_mask(image.size, spec, tensor.shape[0]) for image in images])
+            else:
+                pixels = np.stack([to_pixels(image, spec) for image in images])
+                arrays[name] = pixels if tensor.dtype == "uint8" else normalise(pixels, spec)
+        return arrays

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from milvus_coop.backends import Backend, open_backend
-from milvus_coop.bundle.folder import TOKENIZER, load_bundle
+from milvus_coop.bundle.folder import CE_TOKENIZER, TOKENIZER, Bundle, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.encoder import Encoder
 from milvus_coop.errors import BundleMismatchError
@@ -44,5 +44,11 @@ def open_models(settings: Settings, backend: Backend | None = None) -> Models:
             f"the backend runs {opened.spec.label} ({opened.spec.fingerprint})",
             expected=f"{bundle.spec.label} ({bundle.spec.fingerprint})",
         )
-    tokenizer = Tokenizer(bundle.path(TOKENIZER), bundle.spec.text)
-    return Models(opened, Encoder(opened, tokenizer), Reranker(opened), owned=backend is None)
+    return Models(opened, open_encoder(bundle, opened), Reranker(opened), owned=backend is None)
+
+
+def open_encoder(bundle: Bundle, backend: Backend) -> Encoder:
+    """The bi-encoder of a bundle on a backend, with the bundle's tokenizers."""
+    spec = bundle.spec
+    ce_tokenizer = None if spec.ce_text is None else Tokenizer(bundle.path(CE_TOKENIZER), spec.ce_text)
+    return Encoder(backend, Tokenizer(bundle.path(TOKENIZER), spec.text), ce_tokenizer)

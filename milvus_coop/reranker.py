@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from milvus_coop.backends.base import Backend
-from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS
+from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS, MATCH_LOGIT, MATCH_PROBABILITY
 from milvus_coop.types import Array
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+_LARGEST = 1.0 - 2.0**-24  # the largest float32 below 1
+
+
+@dataclass(frozen=True, slots=True)
+class PairScores:
+    """n scored pairs."""
+
+    probability: Array
+    """float32 of shape (n,), match probabilities in [0, 1]."""
+    logit: Array
+    """float32 of shape (n,): what the model's authors add the cosine to; where the graph does not say, log(p / (1 - p))."""
 
 
 class Reranker:
@@ -18,21 +32,40 @@ class Reranker:
         self._backend = backend
 
     def score(self, text_side: Mapping[str, Array], tokens: Array, scales: Array, *, timeout_s: float | None = None) -> Array:
-        """Score pairs; pair i is text i and image i. One row on either side stands for as many as the other side has.
+        """Match probabilities of texts and image tokens, float32 of shape (n,); see `score_pairs`.
 
         Args:
             text_side: what `Encoder.encode_texts` returned; arrays of shape (n or 1, ...).
             tokens: int8 of shape (n or 1, count, token_dim).
             scales: float16 or float32 of shape (n or 1, count).
             timeout_s: limit for the whole call.
+        """
+        return self.score_pairs(text_side, {IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales}, timeout_s=timeout_s).probability
 
-        Returns:
-            float32 of shape (n,), match probabilities in [0, 1].
+    def score_pairs(
+        self, text_side: Mapping[str, Array], image_side: Mapping[str, Array], *, timeout_s: float | None = None
+    ) -> PairScores:
+        """Score pairs; pair i is text i and image i. One row on either side stands for as many as the other side has.
+
+        Args:
+            text_side: what `Encoder.encode_texts` returned; arrays of shape (n or 1, ...).
+            image_side: what `Encoder.encode_images` returned, or stored tokens; arrays of shape (n or 1, ...).
+            timeout_s: limit for the whole call.
 
         Raises:
             BackendError: if the backend fails; see `Backend.run`.
         """
-        inputs = {**text_side, IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales.astype(np.float32)}
+        inputs = {**text_side, **image_side}
+        if IMAGE_TOKEN_SCALES in inputs:
+            inputs[IMAGE_TOKEN_SCALES] = inputs[IMAGE_TOKEN_SCALES].astype(np.float32)
         n = max(map(len, inputs.values()))
         pairs = {name: np.repeat(array, n, axis=0) if len(array) == 1 < n else array for name, array in inputs.items()}
-        return self._backend.run(CROSS_ENCODER, pairs, timeout_s=timeout_s)["match_probability"]
+        outputs = self._backend.run(CROSS_ENCODER, pairs, timeout_s=timeout_s)
+        probability = outputs[MATCH_PROBABILITY]
+        return PairScores(probability, outputs[MATCH_LOGIT] if MATCH_LOGIT in outputs else logit(probability))
+
+
+def logit(probability: Array) -> Array:
+    """log(p / (1 - p)) of float32 probabilities, finite also for 0 and 1."""
+    p = np.clip(probability.astype(np.float64), _SMALLEST, _LARGEST)
+    return (np.log(p) - np.log1p(-p)).astype(np.float32)

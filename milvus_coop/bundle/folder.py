@@ -12,6 +12,7 @@ from milvus_coop.errors import BundleInvalidError, BundleNotFoundError
 
 RECORD = "bundle.json"
 TOKENIZER = "tokenizer.json"
+CE_TOKENIZER = "ce_tokenizer.json"
 WEIGHTS = "weights.bin"
 SHIPPED = Path(__file__).resolve().parent.parent / "bundles"
 
@@ -78,13 +79,16 @@ def load_bundle(name_or_folder: str | Path) -> Bundle:
 
 
 def write_record(folder: Path, spec: BundleSpec) -> Bundle:
-    """Hash the graphs, the tokenizer and the weights in `folder` and write bundle.json.
+    """Hash the graphs, the tokenizers and the weights in `folder` and write bundle.json.
 
     Args:
-        folder: holds every graph file of `spec`, tokenizer.json and, where graphs have external data, weights.bin.
+        folder: holds every graph file of `spec`, tokenizer.json, for a `spec.ce_text` ce_tokenizer.json and, where graphs have
+            external data, weights.bin.
         spec: its `files` are filled in.
     """
     names = [graph.file for graph in spec.graphs] + [TOKENIZER]
+    if spec.ce_text is not None:
+        names.append(CE_TOKENIZER)
     if (folder / WEIGHTS).exists():
         names.append(WEIGHTS)
     spec = dataclasses.replace(spec, files={name: hash_file(folder / name) for name in names})

@@ -22,8 +22,22 @@ IMAGE_ENCODER = "image_encoder"
 CROSS_ENCODER = "cross_encoder"
 GRAPHS = (TEXT_ENCODER, IMAGE_ENCODER, CROSS_ENCODER)
 
+PIXELS = "pixel_values"
+PATCH_MASK = "patch_mask"
+CE_PREFIX = "ce_"
+"""In front of an input's name where the cross-encoder sees pictures or texts in another way than the bi-encoder does."""
+
 IMAGE_TOKENS = "image_tokens"
 IMAGE_TOKEN_SCALES = "image_token_scales"  # noqa: S105 - not a password
+IMAGE_SIDE = (IMAGE_TOKENS, IMAGE_TOKEN_SCALES, CE_PREFIX + PIXELS, CE_PREFIX + PATCH_MASK)
+"""Inputs of a cross-encoder that depend on the image alone."""
+
+MATCH_PROBABILITY = "match_probability"
+MATCH_LOGIT = "match_logit"
+"""What the model's authors add the cosine to; see `BundleSpec.score`. Not every cross-encoder has it as an output."""
+
+Keep = Literal["collection", "store", "image"]
+Score = Literal["ce", "sum"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +70,22 @@ class ImageSpec:
     """
 
     size: int
-    """Height and width in pixels."""
+    """Height and width of `pixel_values`."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resampling: Literal["bilinear", "bicubic"] = "bicubic"
-    fit: Literal["pad", "stretch", "crop"] = "pad"
-    """`pad`: letterbox; `stretch`: ignore the aspect ratio; `crop`: shorter edge to size, centre crop."""
+    fit: Literal["pad", "stretch", "crop", "edge-crop", "edge-corner"] = "pad"
+    """`pad`: letterbox; `stretch`: ignore the aspect ratio; `crop`: the largest centred square, to size. As transformers' image
+    processors have it, to the pixel: `edge-crop`: shorter edge to `edge`, then a centre crop; `edge-corner` (ViLT): shorter edge to
+    `edge`, into the top left corner of the square, with a `patch_mask` of the patches that lie in the picture."""
     background: tuple[int, int, int] = (255, 255, 255)
     """Colour behind transparent pictures and of the letterbox."""
+    edge: int = 0
+    """Pixels of the shorter edge after resizing, for `edge-crop` and `edge-corner`."""
+    divisor: int = 1
+    """For these two: edges are rounded down to multiples of it, and the longer one is at most 1333 / 800 of `edge`. 1: neither."""
+    full_decode: bool = False
+    """Decode large JPEGs in full, as other programs do. Otherwise at a fraction of their size, which is several times faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +95,19 @@ class TextSpec:
     max_length: int
     """In tokens, special tokens included; longer texts are cut."""
     pad_id: int = 0
+    pad_to_max: bool = False
+    """Pad every text to `max_length` (SigLIP was trained so), not to the next multiple of 8."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
-    """How image tokens are stored: int8 values with one float16 scale per token."""
+    """What the cross-encoder reads of an image, and where that is kept: int8 values with one float16 scale per token."""
 
     count: int
     dim: int
+    keep: Keep = "collection"
+    """`collection`: base64 in a VARCHAR beside the embedding; `store`: a file per image in a token store; `image`: nothing is kept,
+    the picture is opened again for every query (count and dim are 0)."""
 
     @property
     def n_bytes(self) -> int:
@@ -109,6 +136,12 @@ class BundleSpec:
     text: TextSpec
     tokens: TokenSpec
     graphs: tuple[GraphSpec, ...]
+    ce_image: ImageSpec | None = None
+    """How pictures become the inputs `ce_...` for the cross-encoder's own vision tower; None: it sees what the bi-encoder sees."""
+    ce_text: TextSpec | None = None
+    """How texts become the inputs `ce_...` of the cross-encoder, with ce_tokenizer.json; None: as for the bi-encoder."""
+    score: Score = "ce"
+    """How its authors rank: by the cross-encoder alone, or by the sum of `match_logit` and the bi-encoder's cosine."""
     licence: str = ""
     lineage: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -122,7 +155,7 @@ class BundleSpec:
     @property
     def fingerprint(self) -> str:
         """32 hex digits over everything that changes a model's outputs (not over licence, lineage or metrics)."""
-        parts = dataclasses.asdict(self)
+        parts = _content(self)
         for key in ("licence", "lineage", "metrics"):
             del parts[key]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -143,12 +176,21 @@ class BundleSpec:
     @property
     def text_side(self) -> tuple[str, ...]:
         """Names of the cross-encoder's inputs that depend on the text alone."""
-        image_side = {IMAGE_TOKENS, IMAGE_TOKEN_SCALES}
-        return tuple(t.name for t in self.graph(CROSS_ENCODER).inputs if t.name not in image_side)
+        return tuple(t.name for t in self.graph(CROSS_ENCODER).inputs if t.name not in IMAGE_SIDE)
+
+    def image_of(self, tensor: str) -> ImageSpec:
+        """How pictures become the input of that name: `pixel_values`, `ce_pixel_values`, ..."""
+        return self.ce_image or self.image if tensor.startswith(CE_PREFIX) else self.image
+
+    @property
+    def largest_image(self) -> int:
+        """Pixels to which every edge of a picture may be shrunk without loss for any input; 0: it must not be shrunk."""
+        images = [self.image, self.ce_image or self.image]
+        return 0 if any(image.full_decode for image in images) else max(image.size for image in images)
 
     def to_json(self) -> str:
         """The text of bundle.json."""
-        content = {"format": FORMAT, "fingerprint": self.fingerprint, **dataclasses.asdict(self)}
+        content = {"format": FORMAT, "fingerprint": self.fingerprint, **_content(self)}
         return json.dumps(content, indent=2) + "\n"
 
     @classmethod
@@ -174,19 +216,50 @@ class BundleSpec:
         return spec
 
 
+_LATER: Mapping[str, tuple[str, ...]] = {
+    "": ("ce_image", "ce_text", "score"),
+    "image": ("edge", "divisor", "full_decode"),
+    "ce_image": ("edge", "divisor", "full_decode"),
+    "text": ("pad_to_max",),
+    "ce_text": ("pad_to_max",),
+    "tokens": ("keep",),
+}
+"""Fields that the first bundles did not have. At their defaults they are left out of bundle.json and of the fingerprint, so that
+those bundles, and the collections made with them, stay what they were."""
+
+
+def _content(spec: BundleSpec) -> dict[str, Any]:
+    content = dataclasses.asdict(spec)
+    for part, names in _LATER.items():
+        record = getattr(spec, part) if part else spec
+        if record is None:
+            continue
+        defaults = {f.name: f.default for f in dataclasses.fields(record)}
+        for name in names:
+            if getattr(record, name) == defaults[name]:
+                del (content[part] if part else content)[name]
+    return content
+
+
+def _image_of(content: Mapping[str, Any]) -> ImageSpec:
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    return ImageSpec(**values)
+
+
 def _spec_of(content: Mapping[str, Any]) -> BundleSpec:
-    image = dict(content["image"])
-    for key in ("mean", "std", "background"):
-        image[key] = tuple(image[key])
+    ce_image, ce_text = content.get("ce_image"), content.get("ce_text")
     return BundleSpec(
         name=str(content["name"]),
         version=str(content["version"]),
         kind=content["kind"],
         dim=int(content["dim"]),
-        image=ImageSpec(**image),
+        image=_image_of(content["image"]),
         text=TextSpec(**content["text"]),
         tokens=TokenSpec(**content["tokens"]),
         graphs=tuple(_graph_of(g) for g in content["graphs"]),
+        ce_image=None if ce_image is None else _image_of(ce_image),
+        ce_text=None if ce_text is None else TextSpec(**ce_text),
+        score=content.get("score", "ce"),
         licence=content.get("licence", ""),
         lineage=content.get("lineage", {}),
         metrics=content.get("metrics", {}),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Protocol
 
 import numpy as np
@@ -32,8 +32,8 @@ class Ready:
     mtime_ns: int
     known: bool
     """Whether the collection has it already."""
-    pixels: Array | None = None
-    """Of a picture: what the image encoder reads, shape (3, size, size)."""
+    pixels: Mapping[str, Array] = field(default_factory=dict)
+    """Of a picture: what `Encoder.pixels` returned for it alone, each of shape (1, ...)."""
 
 
 class Work(Protocol):
@@ -101,12 +101,14 @@ class Pictures:
             if stamp and item.metadata is None and stamp.digest[HALF:] != metadata:
                 return Failure(item.uri, "to update it from here would lose its metadata, which came from a list; ingest that list")
             image = self._encoder.decode(file)
-        pixels = self._encoder.pixels([image])[0]
+        pixels = self._encoder.pixels([image])
         return Ready(item, content + metadata, status.st_size, status.st_mtime_ns, stamp is not None, pixels)
 
     def encode(self, batch: Sequence[Ready]) -> list[Row]:
         """See `Work.encode`."""
-        encoded = self._encoder.encode_pixels(np.stack([ready.pixels for ready in batch if ready.pixels is not None]))
+        encoded = self._encoder.encode_pixels(
+            {name: np.concatenate([ready.pixels[name] for ready in batch]) for name in batch[0].pixels}
+        )
         payloads = pack(encoded.tokens, encoded.scales)
         return [_row(*parts) for parts in zip(batch, encoded.embeddings, payloads, strict=True)]
 

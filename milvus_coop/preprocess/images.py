@@ -19,6 +19,9 @@ from milvus_coop.types import Array
 
 __all__ = ["FORMATS", "MAX_PIXELS", "decode", "to_pixels"]
 
+LONGEST_OF_EDGE = 1333 / 800
+"""Largest ratio of the edges in ViLT's and BridgeTower's preprocessing, which comes from object detection."""
+
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -76,9 +79,50 @@ def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
         square = image.resize((size, size), resampling)
     elif spec.fit == "crop":
         square = ImageOps.fit(image, (size, size), resampling)
+    elif spec.fit == "edge-crop":
+        square = _centre(image.resize(edge_size(image.size, spec), resampling), size)
+    elif spec.fit == "edge-corner":
+        square = Image.new("RGB", (size, size))
+        square.paste(image.resize(edge_size(image.size, spec), resampling))
     else:
         square = _letterbox(image, size, resampling, spec.background)
     return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def normalise(pixels: Array, spec: ImageSpec) -> Array:
+    """uint8 of shape (n, 3, size, size) -> float32, `(pixel / 255 - mean) / std`."""
+    mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (spec.mean, spec.std))
+    result: Array = (pixels.astype(np.float32) / 255.0 - mean) / std
+    return result
+
+
+def edge_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
+    """Width and height after resizing for `edge-crop` and `edge-corner`, as transformers' CLIP and ViLT processors compute them."""
+    short, long = min(size), max(size)
+    if spec.divisor == 1:
+        edges = (spec.edge, int(spec.edge * long / short))
+    else:
+        scale = spec.edge / short
+        resized = [spec.edge, scale * long]
+        if (longest := int(LONGEST_OF_EDGE * spec.edge)) < resized[1]:
+            resized = [edge * longest / resized[1] for edge in resized]
+        shorter, longer = (max(spec.divisor, int(edge + 0.5) // spec.divisor * spec.divisor) for edge in resized)
+        edges = (shorter, longer)
+    return edges if size[0] <= size[1] else (edges[1], edges[0])
+
+
+def patch_mask(size: tuple[int, int], spec: ImageSpec, patches: int) -> Array:
+    """Which patches of an `edge-corner` square lie in a picture of that width and height: uint8 of shape (patches, patches)."""
+    width, height = (edge * patches // spec.size for edge in edge_size(size, spec))
+    mask = np.zeros((patches, patches), dtype=np.uint8)
+    mask[:height, :width] = 1
+    return mask
+
+
+def _centre(image: Image.Image, size: int) -> Image.Image:
+    """The middle square; what is beyond the picture is black."""
+    left, top = ((edge - size) // 2 for edge in image.size)
+    return image.crop((left, top, left + size, top + size))
 
 
 def _letterbox(image: Image.Image, size: int, resampling: Image.Resampling, colour: tuple[int, int, int]) -> Image.Image:

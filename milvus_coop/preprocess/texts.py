@@ -28,14 +28,17 @@ class Tokenizer:
         except Exception as exc:  # tokenizers raises bare Exception
             raise BundleInvalidError(f"{path} is not a tokenizer file: {exc}", run="copy the bundle again") from exc
         self._tokenizer.enable_truncation(spec.max_length)
-        self._tokenizer.enable_padding(pad_id=spec.pad_id, pad_to_multiple_of=PAD_MULTIPLE)
+        if spec.pad_to_max:
+            self._tokenizer.enable_padding(pad_id=spec.pad_id, length=spec.max_length)
+        else:
+            self._tokenizer.enable_padding(pad_id=spec.pad_id, pad_to_multiple_of=PAD_MULTIPLE)
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Array]:
         """Tokenise texts.
 
         Returns:
             `input_ids` and `attention_mask`, int64 of shape (n, length); length is a multiple of 8, at most the bundle's text
-            length rounded up to it.
+            length rounded up to it; or always that length, where the bundle says so.
 
         Raises:
             InvalidArgumentError: if a text is not a string, is blank, or has more than 20,000 characters.

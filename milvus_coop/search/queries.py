@@ -47,7 +47,7 @@ class EncodedQueries:
     embeddings: Array
     """float32 of shape (n, dim)."""
     side: Mapping[str, Array]
-    """The queries' side of the cross-encoder: its text inputs, or `tokens` and `scales`; each array of shape (n, ...)."""
+    """The queries' side of the cross-encoder: its text inputs or its image inputs, by name; each array of shape (n, ...)."""
 
 
 def check_options(
@@ -90,7 +90,7 @@ def encode_queries(
     pictures = encoder.encode_images(
         [encoder.decode(Path(p) if isinstance(p, str) else p) for p in images or ()], timeout_s=timeout_s
     )
-    return EncodedQueries("image", pictures.embeddings, {"tokens": pictures.tokens, "scales": pictures.scales})
+    return EncodedQueries("image", pictures.embeddings, pictures.image_side)
 
 
 def _check_count(name: str, value: int) -> None:

@@ -103,7 +103,7 @@ class Rescorer:
             tokens, scales = arrange([p.content for p in pairs if isinstance(p.content, bytes)], self._encoder.spec.tokens)
             return self._reranker.score(side, tokens, scales, timeout_s=timeout_s)
         texts = self._encoder.encode_texts([p.content for p in pairs if isinstance(p.content, str)], timeout_s=timeout_s)
-        return self._reranker.score(texts.text_side, side["tokens"], side["scales"], timeout_s=timeout_s)
+        return self._reranker.score_pairs(texts.text_side, side, timeout_s=timeout_s).probability
 
     def _readable_pairs(self, candidates: Sequence[Sequence[Candidate]], k: int) -> list[Pair]:
         """The best candidates of all queries first, so that a deadline cuts every query at the same depth."""
