@@ -26,6 +26,7 @@
     ├── PlanError                                      TensorRT cannot build or check a plan
     ├── SourceError (ValueError)                       an ingest source is missing, empty or malformed
     ├── DatasetError (ValueError)                      a data set to train or evaluate on is missing, empty or malformed
+    ├── ConvertError                                   a checkpoint cannot be made into a bundle
     ├── TrainingError                                  a run cannot be started, resumed or exported
     └── TokensError (ValueError)                       a stored token string does not fit the bundle
 
@@ -162,6 +163,10 @@ class DatasetError(MilvusCoopError, ValueError):
 
 class TrainingError(MilvusCoopError):
     """A training run cannot be started, resumed or exported."""
+
+
+class ConvertError(MilvusCoopError):
+    """A checkpoint cannot be made into a bundle."""
 
 
 class TokensError(MilvusCoopError, ValueError):
