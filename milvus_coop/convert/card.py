@@ -34,13 +34,15 @@ def write_card(bundle: Bundle, precision: GraphPrecision, differences: Mapping[s
         f"- ranks by {'match logit + cosine' if spec.score == 'sum' else 'the match probability'}, unless a query says otherwise",
     ]
     if pooled:
-        lines.append("- image tokens are average-pooled: the cross-encoder was not trained on such, and needs fine-tuning to keep its quality")
+        lines.append(
+            "- image tokens are average-pooled, which the cross-encoder never saw: it needs fine-tuning to keep its quality"
+        )
     if precision == "int8":
         lines.append("- for ONNX Runtime on CPUs: TensorRT does not take these graphs")
     lines += [
         "",
-        "How far the graphs are from the checkpoint's own forward pass, on sample pictures and texts (image tokens in units of their",
-        "largest value):",
+        "How far the graphs are from the checkpoint's own forward pass, on sample pictures and texts (image tokens in units of",
+        "their largest value):",
         "",
         "| output | largest difference | smallest cosine |",
         "|---|---|---|",
@@ -56,4 +58,8 @@ def _origin(facts: Mapping[str, object]) -> str:
 
 
 def _bytes(spec: BundleSpec) -> str:
-    return "" if spec.tokens.keep == "image" else f": {spec.tokens.count} x {spec.tokens.dim} int8, {spec.tokens.n_bytes:,} bytes per image"
+    return (
+        ""
+        if spec.tokens.keep == "image"
+        else f": {spec.tokens.count} x {spec.tokens.dim} int8, {spec.tokens.n_bytes:,} bytes per image"
+    )

@@ -1,4 +1,4 @@
-"""A checkpoint of transformers, from a folder or the Hugging Face hub: safetensors only, no code of others, pinned to a revision."""
+"""A checkpoint of transformers, from a folder or the Hugging Face hub: only safetensors, nobody's code, a pinned revision."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Checkpoint:
                 random numbers.
         """
         try:
-            model, report = kind.from_pretrained(
+            opened: Any = kind.from_pretrained(
                 str(self.folder),
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -65,6 +65,7 @@ class Checkpoint:
             )
         except Exception as exc:  # safetensors, torch and transformers each raise their own
             raise ConvertError(f"{self.name} cannot be loaded as {kind.__name__}: {exc}") from exc
+        model, report = opened
         if lacking := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
             raise ConvertError(
                 f"{self.name} lacks {len(lacking)} weights of a {kind.__name__}, such as {lacking[0]}",
@@ -101,7 +102,9 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> 
     folder = Path(name_or_folder)
     if folder.is_dir():
         if revision is not None:
-            raise ConvertError(f"{folder} is a local folder and has no revision '{revision}'", expected="--revision for hub ids only")
+            raise ConvertError(
+                f"{folder} is a local folder and has no revision '{revision}'", expected="--revision for hub ids only"
+            )
         return _read(folder, folder.resolve().name, None)
     name = str(name_or_folder)
     if not _ID.fullmatch(name):
@@ -115,7 +118,9 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except hub.GatedRepoError as exc:
         raise ConvertError(
-            f"{name} is gated", expected="an account that was granted access", run="accept its terms on its page, then: hf auth login"
+            f"{name} is gated",
+            expected="an account that was granted access",
+            run="accept its terms on its page, then: hf auth login",
         ) from exc
     except hub.RevisionNotFoundError as exc:
         raise ConvertError(f"{name} has no revision '{revision}'", expected="a branch, a tag or a commit") from exc

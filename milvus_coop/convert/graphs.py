@@ -31,8 +31,8 @@ def write_graphs(makers: Mapping[str, Callable[[], nn.Module]], spec: BundleSpec
         makers: how to make the module of each graph.
         spec: names, shapes and dtypes of inputs and outputs.
         folder: where the files go.
-        precision: `fp32`; `fp16`: weights take half the room and are widened when a graph is loaded; `int8`: matrix products in int8
-            with dynamic scales (ONNX Runtime on CPUs, not TensorRT), lookup tables in float16.
+        precision: `fp32`; `fp16`: weights take half the room and are widened when a graph is loaded; `int8`: matrix products in
+            int8 with dynamic scales (ONNX Runtime on CPUs, not TensorRT), lookup tables in float16.
     """
 
     def graphs() -> Iterator[tuple[str, onnx.ModelProto]]:

@@ -104,7 +104,7 @@ class PooledTokens(nn.Module):
         """Features -> (B, leading + side * side, dim)."""
         tokens: Tensor = self.tokens(features)
         leading, patches = tokens[:, : self.grid.leading], tokens[:, self.grid.leading :]
-        square = patches.transpose(1, 2).unflatten(2, (self.grid.side, self.grid.side))
+        square = torch.unflatten(patches.transpose(1, 2), 2, (self.grid.side, self.grid.side))
         return torch.cat([leading, self.pool(square).flatten(2).transpose(1, 2)], dim=1)
 
 

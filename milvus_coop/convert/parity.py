@@ -1,4 +1,4 @@
-"""How far a converted bundle is from the checkpoint: its graphs against the model's own forward pass, on real pictures and texts."""
+"""How far a converted bundle is from the checkpoint: graphs against the model's own forward pass, on real pictures and texts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from milvus_coop.types import Array
 WITH_TOKENS = "match_probability with stored tokens"
 """What storing tokens as int8 adds to the difference."""
 TOLERANCE: dict[GraphPrecision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.5}
-"""What embeddings (unit length) and probabilities may differ; int8 is only kept from being nonsense, its figures are in the card."""
+"""What embeddings (unit length) and probabilities may differ; int8 is only kept from being nonsense, the card has its figures."""
 
 
 @dataclass(frozen=True)
@@ -128,4 +128,3 @@ def _present(array: Array | None) -> Array:
     if array is None:
         raise ValueError("an input is missing")
     return array
-

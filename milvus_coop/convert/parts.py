@@ -82,7 +82,9 @@ def make_parts(be: Source, ce: Source, *, keep: Keep | None = None, pool_tokens:
         )
     if ce.matcher is None:
         raise ConvertError(
-            f"{ce.checkpoint.name} ({ce.family.name}) only embeds", expected="a cross-encoder beside it", run="--be MODEL --ce MODEL"
+            f"{ce.checkpoint.name} ({ce.family.name}) only embeds",
+            expected="a cross-encoder beside it",
+            run="--be MODEL --ce MODEL",
         )
     matcher = ce.matcher if pool_tokens is None else _pooled(ce, ce.matcher, pool_tokens)
     n_bytes = TokenSpec(matcher.count, matcher.dim).n_bytes
@@ -103,7 +105,8 @@ def _pooled(ce: Source, matcher: Matcher, side: int) -> Matcher:
     if side < 1 or grid.side % side:
         divisors = [n for n in range(1, grid.side) if grid.side % n == 0]
         raise ConvertError(
-            f"{grid.side} x {grid.side} patches cannot be pooled to {side} x {side}", expected=f"one of {', '.join(map(str, divisors))}"
+            f"{grid.side} x {grid.side} patches cannot be pooled to {side} x {side}",
+            expected=f"one of {', '.join(map(str, divisors))}",
         )
     count = grid.leading + side * side
     return replace(matcher, count=count, tokens=PooledTokens(matcher.tokens, grid, side), grid=None)

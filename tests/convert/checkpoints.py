@@ -1,4 +1,4 @@
-"""Checkpoints of the true classes with random weights, tiny or at base size, as their authors publish them: config, tokenizer, processor."""
+"""Checkpoints of the true classes with random weights, tiny or at base size: configuration, tokenizer, processor, safetensors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.convert.kit import bert_tokenizer, clip_tokenizer, roberta_tokenizer
 
 STD = 0.08
 """Of random weights: large enough that outputs differ from picture to picture, which a parity test needs."""
-TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 def _save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
@@ -101,7 +101,7 @@ def siglip(folder: Path, *, base: bool = False) -> Path:
 def vilt(folder: Path, *, base: bool = False) -> Path:
     """ViLT-B/32 with 384 px on the shorter edge, or 64."""
     tokenizer = bert_tokenizer(folder)
-    small = {**TINY, "vocab_size": len(tokenizer), "image_size": 64, "patch_size": 32}
+    small: dict[str, Any] = {**TINY, "vocab_size": len(tokenizer), "image_size": 64, "patch_size": 32}
     config = ViltConfig(**({} if base else small), max_image_length=-1)
     return _save(folder, ViltForImageAndTextRetrieval(config), ViltImageProcessor(size={"shortest_edge": 384 if base else 64}))
 
@@ -111,9 +111,14 @@ def bridgetower(folder: Path, *, base: bool = False) -> Path:
     tokenizer = roberta_tokenizer(folder)
     size = 288 if base else 64
     layers = {"num_hidden_layers": 12 if base else 4}
-    width = {"hidden_size": 768 if base else 64}
-    text = {**layers, **width} if base else {**layers, **width, "vocab_size": len(tokenizer), "num_attention_heads": 2, "intermediate_size": 64}
-    config = BridgeTowerConfig(
+    width: dict[str, Any] = {"hidden_size": 768 if base else 64}
+    text = (
+        {**layers, **width}
+        if base
+        else {**layers, **width, "vocab_size": len(tokenizer), "num_attention_heads": 2, "intermediate_size": 64}
+    )
+    kind: Any = BridgeTowerConfig
+    config = kind(
         text_config=text,
         vision_config={**layers, **width, "image_size": size, "patch_size": 16},
         num_hidden_layers=6 if base else 2,
@@ -122,7 +127,7 @@ def bridgetower(folder: Path, *, base: bool = False) -> Path:
         intermediate_size=3072 if base else 64,
         share_link_tower_layers=False,
     )
-    processor = BridgeTowerImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    processor = BridgeTowerImageProcessor(size={"shortest_edge": size}, crop_size={"shortest_edge": size})
     return _save(folder, BridgeTowerForImageAndTextRetrieval(config), processor)
 
 

@@ -119,7 +119,7 @@ def test_the_warm_up_is_a_request_that_fits(spec: BundleSpec, name: str) -> None
 @pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize("max_length", [64, 77])
 def test_the_accelerator_knows_every_shape_that_can_come(spec: BundleSpec, name: str, max_length: int) -> None:
-    """ONNX Runtime wants all dynamic inputs in all three profiles; a text is padded to a multiple of 8, at most to the bundle's length."""
+    """ONNX Runtime wants all dynamic inputs in all three profiles; a text is padded to 8, up to the bundle's length."""
     longer = dataclasses.replace(spec, text=dataclasses.replace(spec.text, max_length=max_length))
     graph = spec.graph(name)
     config = parse(model_config(longer, graph, "onnxruntime", Tuning(gpu=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from milvus_coop.convert.preprocessing import image_spec_of
 class Vision(nn.Module):
     """Pixels to the states of all patches."""
 
-    def __init__(self, model: BlipForImageTextRetrieval) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model.vision_model
 
@@ -30,7 +31,7 @@ class Vision(nn.Module):
 class EmbedImages(nn.Module):
     """The projected [CLS] state."""
 
-    def __init__(self, model: BlipForImageTextRetrieval) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.project = model.vision_proj
 
@@ -42,7 +43,7 @@ class EmbedImages(nn.Module):
 class EmbedTexts(nn.Module):
     """The text encoder without an image."""
 
-    def __init__(self, model: BlipForImageTextRetrieval) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.encoder, self.project = model.text_encoder, model.text_proj
 
@@ -55,7 +56,7 @@ class EmbedTexts(nn.Module):
 class Match(nn.Module):
     """The text encoder with cross-attention to the image's states."""
 
-    def __init__(self, model: BlipForImageTextRetrieval) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.encoder, self.head = model.text_encoder, model.itm_head
 
@@ -74,7 +75,8 @@ class Match(nn.Module):
 def open_blip(family: Family, checkpoint: Checkpoint) -> Source:
     """Open a `BlipForImageTextRetrieval`."""
     model = checkpoint.model(BlipForImageTextRetrieval)
-    vision, text = model.config.vision_config, model.config.text_config
+    config: Any = model.config
+    vision, text = config.vision_config, config.text_config
     side = vision.image_size // vision.patch_size
 
     def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -95,7 +97,7 @@ def open_blip(family: Family, checkpoint: Checkpoint) -> Source:
         tokenizer=checkpoint.tokenizer(),
         positions=text.max_position_embeddings,
         reference=reference,
-        retriever=Retriever(model.config.image_text_hidden_size, EmbedImages(model), EmbedTexts(model)),
+        retriever=Retriever(config.image_text_hidden_size, EmbedImages(model), EmbedTexts(model)),
         matcher=Matcher(
             count=1 + side * side,
             dim=vision.hidden_size,

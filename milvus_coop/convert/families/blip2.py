@@ -6,6 +6,7 @@ Its bi-encoder compares a text with 32 vectors per image and takes the best; an 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from milvus_coop.convert.preprocessing import image_spec_of
 class Vision(nn.Module):
     """Pixels to the states of all patches."""
 
-    def __init__(self, model: Blip2ForImageTextRetrieval) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model.vision_model
 
@@ -32,7 +33,7 @@ class Vision(nn.Module):
 class Match(nn.Module):
     """Learnt queries and words through the Q-Former, which attends to the image's states; the mean over the queries decides."""
 
-    def __init__(self, model: Blip2ForImageTextRetrieval) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.queries, self.embeddings = model.query_tokens, model.embeddings
         self.former, self.head = model.qformer, model.itm_head
@@ -54,9 +55,10 @@ class Match(nn.Module):
 def open_blip2(family: Family, checkpoint: Checkpoint) -> Source:
     """Open a `Blip2ForImageTextRetrieval`."""
     model = checkpoint.model(Blip2ForImageTextRetrieval)
-    vision = model.config.vision_config
+    config: Any = model.config
+    vision = config.vision_config
     side = vision.image_size // vision.patch_size
-    leading = model.config.num_query_tokens if model.config.image_token_index is not None else 0
+    leading = config.num_query_tokens if config.image_token_index is not None else 0
 
     def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
@@ -71,7 +73,7 @@ def open_blip2(family: Family, checkpoint: Checkpoint) -> Source:
         vision=Vision(model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
         tokenizer=checkpoint.tokenizer(),
-        positions=model.config.qformer_config.max_position_embeddings,
+        positions=config.qformer_config.max_position_embeddings,
         reference=reference,
         matcher=Matcher(1 + side * side, vision.hidden_size, nn.Identity(), Match(model), grid=Grid(side)),
     )

@@ -1,11 +1,13 @@
 """BridgeTower (Xu et al. 2023): two towers whose upper layers are bridged into a cross-modal encoder; a cross-encoder only.
 
-The cross-modal layers read one state of the vision tower each. None of these depends on the text: together they are the image tokens.
+The cross-modal layers read one state of the vision tower each. None of them depends on the text: together they are the image
+tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ _IMAGE = 1  # token type
 class Vision(nn.Module):
     """Pixels to the normalised states of the vision tower's upper layers, one after the other."""
 
-    def __init__(self, model: BridgeTowerForImageAndTextRetrieval) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.visual = model.bridgetower.vision_model.visual
         self.first = _first_bridge(model)
@@ -41,7 +43,7 @@ class Vision(nn.Module):
 class Match(nn.Module):
     """The text tower, bridged layer by layer with the image's states."""
 
-    def __init__(self, model: BridgeTowerForImageAndTextRetrieval) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model, self.head = model.bridgetower, model.itm_score
         self.first = _first_bridge(model)
@@ -51,29 +53,36 @@ class Match(nn.Module):
         model = self.model
         layers = model.text_model.encoder.layer
         mask = ((1.0 - attention_mask.float()) * _MASKED)[:, None, None, :]
-        kinds = model.token_type_embeddings.weight
         bridges = len(layers) - self.first + 1
-        sights = tokens.unflatten(1, (bridges, -1)).unbind(1)
+        sights = tokens.chunk(bridges, dim=1)
         states = model.text_model.embeddings(input_ids=input_ids)
         for layer in layers[: self.first]:
             states = layer(states, mask)
-        for bridge in range(bridges):
-            if bridge > 0:
-                states = layers[self.first + bridge - 1](states, mask)
-            words = model._apply_text_transform(states, layer_idx=bridge) + kinds[0]
-            image = model._apply_image_transform(sights[bridge], layer_idx=bridge) + kinds[_IMAGE]
-            if bridge == 0:
-                text_in, image_in = model.cross_modal_text_layernorm(words), model.cross_modal_image_layernorm(image)
-            else:
-                text_in = model.cross_modal_text_link_tower[bridge - 1](words, text, mask)
-                image_in = model.cross_modal_image_link_tower[bridge - 1](image, picture, None)
-            text = model.cross_modal_text_layers[bridge](text_in, image_in, attention_mask=mask)[0]
-            picture = model.cross_modal_image_layers[bridge](image_in, text_in, encoder_attention_mask=mask)[0]
-        logits: Tensor = self.head(model.get_cls_features(text, picture))
+        words, image = self._bridged(states, sights[0], 0)
+        words, image = model.cross_modal_text_layernorm(words), model.cross_modal_image_layernorm(image)
+        words, image = self._crossed(words, image, mask, 0)
+        for bridge in range(1, bridges):
+            states = layers[self.first + bridge - 1](states, mask)
+            text, picture = self._bridged(states, sights[bridge], bridge)
+            words = model.cross_modal_text_link_tower[bridge - 1](text, words, mask)
+            image = model.cross_modal_image_link_tower[bridge - 1](picture, image, None)
+            words, image = self._crossed(words, image, mask, bridge)
+        logits: Tensor = self.head(model.get_cls_features(words, image))
         return logits
 
+    def _bridged(self, text: Tensor, image: Tensor, bridge: int) -> tuple[Tensor, Tensor]:
+        """States of both towers, as the cross-modal layer of that number takes them."""
+        kinds = self.model.token_type_embeddings.weight
+        words = self.model._apply_text_transform(text, layer_idx=bridge) + kinds[0]
+        return words, self.model._apply_image_transform(image, layer_idx=bridge) + kinds[_IMAGE]
 
-def _first_bridge(model: BridgeTowerForImageAndTextRetrieval) -> int:
+    def _crossed(self, words: Tensor, image: Tensor, mask: Tensor, bridge: int) -> tuple[Tensor, Tensor]:
+        """One cross-modal layer: each side attends to itself and to the other."""
+        text = self.model.cross_modal_text_layers[bridge](words, image, attention_mask=mask)[0]
+        return text, self.model.cross_modal_image_layers[bridge](image, words, encoder_attention_mask=mask)[0]
+
+
+def _first_bridge(model: Any) -> int:
     """How many layers of each tower run before the first cross-modal layer."""
     config = model.config
     return int(config.text_config.num_hidden_layers - config.num_hidden_layers + 1)
@@ -82,9 +91,10 @@ def _first_bridge(model: BridgeTowerForImageAndTextRetrieval) -> int:
 def open_bridgetower(family: Family, checkpoint: Checkpoint) -> Source:
     """Open a `BridgeTowerForImageAndTextRetrieval`."""
     model = checkpoint.model(BridgeTowerForImageAndTextRetrieval)
-    vision = model.config.vision_config
+    config: Any = model.config
+    vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
-    bridges = model.config.num_hidden_layers
+    bridges = config.num_hidden_layers
 
     def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         outputs = model(**{name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")})
@@ -96,7 +106,7 @@ def open_bridgetower(family: Family, checkpoint: Checkpoint) -> Source:
         vision=Vision(model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
         tokenizer=checkpoint.tokenizer(),
-        positions=model.config.text_config.max_position_embeddings - 2,  # RoBERTa counts from behind the padding's position
+        positions=config.text_config.max_position_embeddings - 2,  # RoBERTa counts from behind the padding's position
         reference=reference,
         matcher=Matcher(bridges * (1 + patches), vision.hidden_size, nn.Identity(), Match(model)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +17,7 @@ from milvus_coop.convert.preprocessing import image_spec_of
 class Vision(nn.Module):
     """Pixels to the projected picture."""
 
-    def __init__(self, model: CLIPModel) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model, self.project = model.vision_model, model.visual_projection
 
@@ -37,7 +38,7 @@ class Normalise(nn.Module):
 class EmbedTexts(nn.Module):
     """Token ids to the projected text."""
 
-    def __init__(self, model: CLIPModel) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model, self.project = model.text_model, model.text_projection
 
@@ -50,6 +51,7 @@ class EmbedTexts(nn.Module):
 def open_clip(family: Family, checkpoint: Checkpoint) -> Source:
     """Open a `CLIPModel`."""
     model = checkpoint.model(CLIPModel)
+    config: Any = model.config
 
     def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         outputs = model(**{name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")})
@@ -59,11 +61,11 @@ def open_clip(family: Family, checkpoint: Checkpoint) -> Source:
         family=family,
         checkpoint=checkpoint,
         vision=Vision(model),
-        image=image_spec_of(checkpoint.processor(), checkpoint.name, model.config.vision_config.image_size),
+        image=image_spec_of(checkpoint.processor(), checkpoint.name, config.vision_config.image_size),
         tokenizer=checkpoint.tokenizer(),
-        positions=model.config.text_config.max_position_embeddings,
+        positions=config.text_config.max_position_embeddings,
         reference=reference,
-        retriever=Retriever(model.config.projection_dim, Normalise(), EmbedTexts(model)),
+        retriever=Retriever(config.projection_dim, Normalise(), EmbedTexts(model)),
     )
 
 

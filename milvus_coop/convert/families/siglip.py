@@ -1,8 +1,9 @@
-"""SigLIP (Zhai et al. 2023) and the fixed-resolution checkpoints of SigLIP 2: two towers, trained on texts padded to full length."""
+"""SigLIP (Zhai et al. 2023) and the fixed-resolution checkpoints of SigLIP 2: two towers; texts are padded to full length."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,7 +18,7 @@ from milvus_coop.convert.preprocessing import image_spec_of
 class Vision(nn.Module):
     """Pixels to the attention-pooled picture."""
 
-    def __init__(self, model: SiglipModel) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model.vision_model
 
@@ -30,7 +31,7 @@ class Vision(nn.Module):
 class EmbedTexts(nn.Module):
     """Token ids to the text's last state; padding is read as text, as in training."""
 
-    def __init__(self, model: SiglipModel) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model.text_model
 
@@ -42,7 +43,8 @@ class EmbedTexts(nn.Module):
 def open_siglip(family: Family, checkpoint: Checkpoint) -> Source:
     """Open a `SiglipModel`."""
     model = checkpoint.model(SiglipModel)
-    vision, text = model.config.vision_config, model.config.text_config
+    config: Any = model.config
+    vision, text = config.vision_config, config.text_config
 
     def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         outputs = model(pixel_values=inputs["pixel_values"], input_ids=inputs["input_ids"])

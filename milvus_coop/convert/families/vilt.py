@@ -1,13 +1,14 @@
 """ViLT (Kim et al. 2021): no vision tower, one transformer over words and projected patches; a cross-encoder only.
 
-The image tokens are the projected patches with their interpolated positions: all that the transformer reads of a picture. transformers
-finds the valid patches with data-dependent loops, which no exporter takes. Here they stay where they are and are masked instead, and
-the interpolation of positions (bilinear, corners aligned) is written as two products with "hat" weights.
+The image tokens are the projected patches with their interpolated positions: all that the transformer reads of a picture.
+The transformers library finds the valid patches with data-dependent loops, which no exporter takes. Here they stay where they are
+and are masked instead, and the interpolation of positions (bilinear, corners aligned) is two products with "hat" weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ _MASKED = -1e9
 class Patches(nn.Module):
     """Pixels and mask to projected patches with positions; patches beyond the picture are zero."""
 
-    def __init__(self, model: ViltForImageAndTextRetrieval) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.parts = model.vilt.embeddings
         self.side = self.parts.config.image_size // self.parts.config.patch_size
@@ -32,8 +33,8 @@ class Patches(nn.Module):
         """(B, 3, S, S), (B, G, G) of 0 and 1 -> (B, 1 + G * G, width)."""
         patches = self.parts.patch_embeddings(pixels)  # (B, W, G, G)
         rows, columns = (_hat(mask.amax(dim=axis), self.side) for axis in (2, 1))  # (B, G, side)
-        grid = self.parts.position_embeddings[0, 1:].unflatten(0, (self.side, self.side))  # (side, side, W)
-        positions = (rows @ grid.flatten(1)).unflatten(2, (self.side, -1))  # (B, G, side, W)
+        grid = self.parts.position_embeddings[0, 1:].view(self.side, -1)  # (side, side * W)
+        positions = torch.unflatten(rows @ grid, 2, (self.side, -1))  # (B, G, side, W)
         positions = columns[:, None] @ positions  # (B, G, G, W)
         states = patches.flatten(2).transpose(1, 2) + positions.flatten(1, 2)
         start = (self.parts.cls_token + self.parts.position_embeddings[:, :1]).expand(states.shape[0], -1, -1)
@@ -60,7 +61,7 @@ def _hat(present: Tensor, side: int) -> Tensor:
 class Match(nn.Module):
     """Words and patches through the transformer; the rank head reads the pooled [CLS]."""
 
-    def __init__(self, model: ViltForImageAndTextRetrieval) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.vilt, self.head = model.vilt, model.rank_output
 
@@ -79,8 +80,9 @@ class Match(nn.Module):
 def open_vilt(family: Family, checkpoint: Checkpoint) -> Source:
     """Open a `ViltForImageAndTextRetrieval`."""
     model = checkpoint.model(ViltForImageAndTextRetrieval)
+    config: Any = model.config
     image = image_spec_of(checkpoint.processor(), checkpoint.name)
-    patch = model.config.patch_size
+    patch = config.patch_size
 
     def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         mask = inputs["patch_mask"].long().repeat_interleave(patch, 1).repeat_interleave(patch, 2)
@@ -94,9 +96,9 @@ def open_vilt(family: Family, checkpoint: Checkpoint) -> Source:
         vision=Patches(model),
         image=image,
         tokenizer=checkpoint.tokenizer(),
-        positions=model.config.max_position_embeddings,
+        positions=config.max_position_embeddings,
         reference=reference,
-        matcher=Matcher(1 + (image.size // patch) ** 2, model.config.hidden_size, nn.Identity(), Match(model)),
+        matcher=Matcher(1 + (image.size // patch) ** 2, config.hidden_size, nn.Identity(), Match(model)),
     )
 
 
