@@ -79,8 +79,9 @@ def own_embeddings(path: Path, pictures: list[Image.Image], texts: list[str]) ->
     ids, mask = words["input_ids"], words["attention_mask"]
     with torch.no_grad():
         if kind == "blip":
-            model: Any = transformers.BlipForImageTextRetrieval.from_pretrained(path).eval()
-            out = model(pixel_values=pixels, input_ids=ids, attention_mask=mask, use_itm_head=False)
+            blip: Any = transformers.BlipForImageTextRetrieval.from_pretrained(path)
+            model: Any = blip.eval()
+            out: Any = model(pixel_values=pixels, input_ids=ids, attention_mask=mask, use_itm_head=False)
             return unit(model.vision_proj(out.last_hidden_state[:, 0])), unit(model.text_proj(out.question_embeds[:, 0]))
         both: Any = {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}[kind]
         extra = {"attention_mask": mask} if kind == "clip" else {}

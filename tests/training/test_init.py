@@ -103,9 +103,8 @@ def test_text_states_are_those_of_the_checkpoint(kind: str, tmp_path: Path) -> N
 @torch.no_grad()
 def test_a_visual_bert_goes_on_reading_pairs(tmp_path: Path) -> None:
     """With its own projection of regions in place of ours, the pair's states are those of the checkpoint."""
-    model: Any = transformers.VisualBertModel.from_pretrained(
-        save_text(tmp_path / "checkpoint", "visual_bert", visual_embedding_dim=64)
-    )
+    init = save_text(tmp_path / "checkpoint", "visual_bert", visual_embedding_dim=64)
+    model: Any = transformers.VisualBertModel.from_pretrained(init)
     network = start(init, tmp_path, token_dim=64)
     network.widen.load_state_dict(model.embeddings.visual_projection.state_dict())
     network.slots.weight.zero_()
