@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import string
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from milvus_coop.bundle.spec import TextSpec
@@ -29,7 +32,7 @@ PROBES = (
     "a_b-c/d\\e",
     "'quoted' \"twice\" `thrice`",
     "?",
-    "[CLS] <s> </s> <|endoftext|>",
+    "[CLS] <s> <|endoftext|>",
     "a photo of a cat " * 60,
     "🏳️‍🌈 café é",
     "\uff26\uff35\uff2c\uff2c \uff57\uff49\uff44\uff54\uff48",  # full width
@@ -74,13 +77,37 @@ def _compare(theirs: Any, ours: Tokenizer, spec: TextSpec) -> None:
 
 
 def _unigram(tokenizer: Any) -> Backend:
-    """SigLIP's tokenizer is a SentencePiece model behind Python code: lower case, no punctuation, single spaces."""
-    try:
-        from transformers.convert_slow_tokenizer import convert_slow_tokenizer
-
-        backend: Backend = convert_slow_tokenizer(tokenizer)
-    except Exception as exc:  # whatever its converters stumble over
+    """SigLIP's tokenizer: a SentencePiece model behind Python code that lowers case and drops punctuation and double spaces."""
+    pieces = getattr(tokenizer, "sp_model", None)
+    if pieces is None:
         raise ConvertError(
-            f"a {type(tokenizer).__name__} cannot be written as tokenizer.json: {exc}", run="pip install sentencepiece protobuf"
-        ) from exc
+            f"a {type(tokenizer).__name__} cannot be written as tokenizer.json",
+            expected="a fast tokenizer, or one of SentencePiece",
+        )
+    try:
+        from transformers.utils import sentencepiece_model_pb2_new as messages
+
+        model: Any = messages.ModelProto.FromString(pieces.serialized_model_proto())  # type: ignore[attr-defined]
+    except ImportError as exc:
+        raise ConvertError("SentencePiece models are read with protobuf", run="pip install sentencepiece protobuf") from exc
+    vocabulary = [(piece.piece, piece.score) for piece in model.pieces]
+    backend = Backend(models.Unigram(vocabulary, unk_id=pieces.unk_id(), byte_fallback=model.trainer_spec.byte_fallback))
+    steps: list[Any] = [normalizers.Lowercase()] if getattr(tokenizer, "do_lower_case", False) else []
+    steps += [
+        normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ]
+    if model.normalizer_spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))
+    backend.normalizer = normalizers.Sequence(steps)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False)
+    special = [AddedToken(str(token), lstrip=True, rstrip=True, normalized=False, special=True) for token in _special(tokenizer)]
+    backend.add_special_tokens(special)
+    end = str(tokenizer.eos_token)
+    backend.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, tokenizer.eos_token_id)])
     return backend
+
+
+def _special(tokenizer: Any) -> list[Any]:
+    return [token for token in (tokenizer.eos_token, tokenizer.unk_token) if token is not None]

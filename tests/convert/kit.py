@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import BertTokenizer, CLIPTokenizer, RobertaTokenizer
+from transformers import BertTokenizer, CLIPTokenizer, RobertaTokenizer, SiglipTokenizer
 
 CAPTIONS = Path(__file__).parent.parent.parent / "examples" / "captions.txt"
 SIZE = 600
@@ -57,3 +58,23 @@ def _saved(tokenizer: Any, folder: Path) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def siglip_tokenizer(folder: Path) -> Any:
+    """Write a SigLIP tokenizer into `folder` and return it."""
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(CAPTIONS),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=150,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    tokenizer: Any = SiglipTokenizer
+    return _saved(tokenizer(str(folder / "spiece.model")), folder)
