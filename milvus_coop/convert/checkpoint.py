@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import huggingface_hub
 import torch
 from huggingface_hub import errors as hub
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_log
 
 from milvus_coop.errors import ConvertError
 
@@ -54,15 +56,16 @@ class Checkpoint:
                 random numbers.
         """
         try:
-            opened: Any = kind.from_pretrained(
-                str(self.folder),
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                output_loading_info=True,
-            )
+            with _quiet():
+                opened: Any = kind.from_pretrained(
+                    str(self.folder),
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    dtype=torch.float32,
+                    attn_implementation="eager",
+                    output_loading_info=True,
+                )
         except Exception as exc:  # safetensors, torch and transformers each raise their own
             raise ConvertError(f"{self.name} cannot be loaded as {kind.__name__}: {exc}") from exc
         model, report = opened
@@ -84,9 +87,24 @@ class Checkpoint:
 
     def _auto(self, kind: Any, what: str, **options: Any) -> Any:
         try:
-            return kind.from_pretrained(str(self.folder), trust_remote_code=False, local_files_only=True, **options)
+            with _quiet():
+                return kind.from_pretrained(str(self.folder), trust_remote_code=False, local_files_only=True, **options)
         except Exception as exc:  # see `model`
             raise ConvertError(f"the {what} of {self.name} cannot be opened: {exc}") from exc
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and advice of transformers, which is about training and about its other backends."""
+    level, bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
+    transformers_log.set_verbosity_error()
+    transformers_log.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_log.set_verbosity(level)
+        if bars:
+            transformers_log.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
@@ -165,8 +183,3 @@ def _licence(folder: Path) -> str:
         return ""
     found = re.search(r"^---$.*?^license: *([\w.-]+) *$.*?^---$", card.read_text(encoding="utf-8", errors="replace"), re.M | re.S)
     return found.group(1) if found else ""
-
-
-def names_of(values: Sequence[str]) -> str:
-    """`a, b or c`."""
-    return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
