@@ -1,11 +1,11 @@
 """Every family of `milvus-coop bundle models` at base size: parity with transformers, peak memory, sizes, and what TensorRT says.
 
-    python benchmarks/families.py                      all, with random weights (some 15 minutes on 2 cores, 8 GB of memory, 6 GB of disk)
+    python benchmarks/families.py                      all, with random weights (15 minutes on 2 cores, 8 GB of memory, 6 GB of disk)
     python benchmarks/families.py --only blip --json
 
-Each conversion and each use of a bundle runs in a process of its own, so that peaks of memory are theirs alone. Weights are random, of
-the checkpoint's true shape: they cost what published ones cost, and parity is the same question. "TensorRT" is TensorRT-RTX parsing
-and building all graphs in fp32 and fp16, as `milvus-coop triton check-plans` does; nothing runs on a GPU.
+Each conversion and each use of a bundle runs in a process of its own, so that peaks of memory are theirs alone. Weights are
+random, of the checkpoint's true shape: they cost what published ones cost, and parity is the same question. "TensorRT" is
+TensorRT-RTX parsing and building all graphs in fp32 and fp16, as `milvus-coop triton check-plans` does; nothing runs on a GPU.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def make_checkpoints(names: set[str], folder: Path) -> dict[str, float]:
         MAKERS[name](folder / name, base=True)
         total = 0
         for path in (folder / name).glob("*.safetensors"):
-            with safe_open(path, "pt") as tensors:  # type: ignore[no-untyped-call]
+            with safe_open(path, "pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 - no mapping
                     size = 1
                     for edge in tensors.get_slice(key).get_shape():
