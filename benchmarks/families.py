@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def main(only: str | None, precision: str, as_json: bool, part: str | None, argu
     """Measure; see the top of this file."""
     if part:
         be, ce, folder, precision = arguments
-        parts = {
+        parts: dict[str, Callable[[], Any]] = {
             "checkpoints": lambda: {"parameters": make_checkpoints({be, ce}, Path(folder))},
             "convert": lambda: convert_case(be, ce, Path(folder), precision),
             "use": lambda: use_case(Path(folder)),

@@ -15,6 +15,7 @@
     │   ├── StoreTimeoutError (TimeoutError)           Milvus did not answer in time
     │   ├── StoreLockedError                           another process has the Milvus Lite file open
     │   ├── StoreAuthError                             wrong user, password or token
+    │   ├── TokenStoreError                            the token files of a collection are elsewhere, another's, or unreachable
     │   ├── CollectionNotFoundError (LookupError)
     │   ├── CollectionExistsError                      it exists and is of another kind
     │   ├── ForeignCollectionError (ValueError)        not made by milvus-coop, and no `fields=` given
@@ -115,6 +116,10 @@ class StoreLockedError(StoreError):
 
 class StoreAuthError(StoreError):
     """Wrong user, password or token."""
+
+
+class TokenStoreError(StoreError):
+    """The token files of a collection are elsewhere or another collection's, or their place cannot be reached."""
 
 
 class CollectionNotFoundError(StoreError, LookupError):

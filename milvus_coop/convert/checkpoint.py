@@ -97,7 +97,7 @@ class Checkpoint:
 def _quiet() -> Iterator[None]:
     """Without the progress bars and advice of transformers, which is about training and about its other backends."""
     level, bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
-    transformers_log.set_verbosity_error()
+    transformers_log.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_log.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
