@@ -1,6 +1,6 @@
 """Every family of `milvus-coop bundle models` at base size: parity with transformers, peak memory, sizes, and what TensorRT says.
 
-    python benchmarks/families.py                      all, with random weights (15 minutes on 2 cores, 8 GB of memory, 6 GB of disk)
+    python benchmarks/families.py                all, with random weights (15 minutes on 2 cores, 8 GB of memory, 6 GB of disk)
     python benchmarks/families.py --only blip --json
 
 Each conversion and each use of a bundle runs in a process of its own, so that peaks of memory are theirs alone. Weights are

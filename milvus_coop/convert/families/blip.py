@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BlipForImageTextRetrieval
 
+from milvus_coop.convert.attention import AbsorbedCrossAttention
 from milvus_coop.convert.checkpoint import Checkpoint
 from milvus_coop.convert.family import Family, Grid, Matcher, Retriever, Source
 from milvus_coop.convert.preprocessing import image_spec_of
+
+_MASKED = -1e9
 
 
 class Vision(nn.Module):
@@ -58,16 +60,19 @@ class Match(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.encoder, self.head = model.text_encoder, model.itm_head
+        self.text, self.head = model.text_encoder, model.itm_head
+        heads = model.config.text_config.num_attention_heads
+        parts = (layer.crossattention.self for layer in self.text.encoder.layer)
+        self.attend = nn.ModuleList(AbsorbedCrossAttention(part.query, part.key, part.value, heads) for part in parts)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor) -> Tensor:
         """int64 (B, T) twice, (B, 1 + patches, width) -> (B, 2)."""
-        states = self.encoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            encoder_hidden_states=tokens,
-            encoder_attention_mask=torch.ones_like(tokens[:, :, 0], dtype=torch.int64),
-        ).last_hidden_state
+        mask = ((1.0 - attention_mask.float()) * _MASKED)[:, None, None, :]
+        states = self.text.embeddings(input_ids=input_ids)
+        for layer, attend in zip(self.text.encoder.layer, self.attend, strict=True):
+            states = layer.attention(states, attention_mask=mask)[0]
+            states = layer.crossattention.output(attend(states, tokens), states)
+            states = layer.feed_forward_chunk(states)
         logits: Tensor = self.head(states[:, 0])
         return logits
 
