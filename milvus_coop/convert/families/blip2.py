@@ -13,21 +13,9 @@ from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval
 
 from milvus_coop.convert.checkpoint import Checkpoint
+from milvus_coop.convert.families.towers import PatchStates
 from milvus_coop.convert.family import Family, Grid, Matcher, Source
 from milvus_coop.convert.preprocessing import image_spec_of
-
-
-class Vision(nn.Module):
-    """Pixels to the states of all patches."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model.vision_model
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, 1 + patches, width)."""
-        states: Tensor = self.model(pixel_values=pixels).last_hidden_state
-        return states
 
 
 class Match(nn.Module):
@@ -70,7 +58,7 @@ def open_blip2(family: Family, checkpoint: Checkpoint) -> Source:
     return Source(
         family=family,
         checkpoint=checkpoint,
-        vision=Vision(model),
+        vision=PatchStates(model.vision_model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
         tokenizer=checkpoint.tokenizer(),
         positions=config.qformer_config.max_position_embeddings,

@@ -10,29 +10,9 @@ from torch.nn import functional
 from transformers import CLIPModel
 
 from milvus_coop.convert.checkpoint import Checkpoint
+from milvus_coop.convert.families.towers import Pooled, UnitLength
 from milvus_coop.convert.family import Family, Retriever, Source
 from milvus_coop.convert.preprocessing import image_spec_of
-
-
-class Vision(nn.Module):
-    """Pixels to the projected picture."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model, self.project = model.vision_model, model.visual_projection
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, dim)."""
-        features: Tensor = self.project(self.model(pixel_values=pixels).pooler_output)
-        return features
-
-
-class Normalise(nn.Module):
-    """To unit length."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, dim) -> unit (B, dim)."""
-        return functional.normalize(features, dim=-1)
 
 
 class EmbedTexts(nn.Module):
@@ -60,12 +40,12 @@ def open_clip(family: Family, checkpoint: Checkpoint) -> Source:
     return Source(
         family=family,
         checkpoint=checkpoint,
-        vision=Vision(model),
+        vision=Pooled(model.vision_model, model.visual_projection),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, config.vision_config.image_size),
         tokenizer=checkpoint.tokenizer(),
         positions=config.text_config.max_position_embeddings,
         reference=reference,
-        retriever=Retriever(config.projection_dim, Normalise(), EmbedTexts(model)),
+        retriever=Retriever(config.projection_dim, UnitLength(), EmbedTexts(model)),
     )
 
 

@@ -10,22 +10,9 @@ from torch.nn import functional
 from transformers import SiglipModel
 
 from milvus_coop.convert.checkpoint import Checkpoint
-from milvus_coop.convert.families.clip import Normalise
+from milvus_coop.convert.families.towers import Pooled, UnitLength
 from milvus_coop.convert.family import Family, Retriever, Source
 from milvus_coop.convert.preprocessing import image_spec_of
-
-
-class Vision(nn.Module):
-    """Pixels to the attention-pooled picture."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model.vision_model
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, dim)."""
-        features: Tensor = self.model(pixel_values=pixels).pooler_output
-        return features
 
 
 class EmbedTexts(nn.Module):
@@ -53,12 +40,12 @@ def open_siglip(family: Family, checkpoint: Checkpoint) -> Source:
     return Source(
         family=family,
         checkpoint=checkpoint,
-        vision=Vision(model),
+        vision=Pooled(model.vision_model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
         tokenizer=checkpoint.tokenizer(),
         positions=text.max_position_embeddings,
         reference=reference,
-        retriever=Retriever(vision.hidden_size, Normalise(), EmbedTexts(model), masked=False),
+        retriever=Retriever(vision.hidden_size, UnitLength(), EmbedTexts(model), masked=False),
         pad_to_max=True,
     )
 
