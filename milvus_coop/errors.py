@@ -27,6 +27,7 @@
     ├── SourceError (ValueError)                       an ingest source is missing, empty or malformed
     ├── DatasetError (ValueError)                      a data set to train or evaluate on is missing, empty or malformed
     ├── TrainingError                                  a run cannot be started, resumed or exported
+    ├── ConvertError                                   a checkpoint cannot be made into a bundle
     └── TokensError (ValueError)                       a stored token string does not fit the bundle
 
 A message has up to three parts: what was given, what was expected, what to run.
@@ -162,6 +163,10 @@ class DatasetError(MilvusCoopError, ValueError):
 
 class TrainingError(MilvusCoopError):
     """A training run cannot be started, resumed or exported."""
+
+
+class ConvertError(MilvusCoopError):
+    """A checkpoint cannot be made into a bundle."""
 
 
 class TokensError(MilvusCoopError, ValueError):

@@ -22,6 +22,9 @@ __all__ = ["FORMATS", "MAX_PIXELS", "decode", "to_pixels"]
 LONGEST_OF_EDGE = 1333 / 800
 """Largest ratio of the edges in ViLT's and BridgeTower's preprocessing, which comes from object detection."""
 
+LONGEST_OF_CROP = 16
+"""Strips that would be longer than this many squares after resizing are not resized as a whole."""
+
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -80,7 +83,7 @@ def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
     elif spec.fit == "crop":
         square = ImageOps.fit(image, (size, size), resampling)
     elif spec.fit == "edge-crop":
-        square = _centre(image.resize(edge_size(image.size, spec), resampling), size)
+        square = _edge_crop(image, spec)
     elif spec.fit == "edge-corner":
         square = Image.new("RGB", (size, size))
         square.paste(image.resize(edge_size(image.size, spec), resampling))
@@ -102,10 +105,10 @@ def edge_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
     if spec.divisor == 1:
         edges = (spec.edge, int(spec.edge * long / short))
     else:
-        scale = spec.edge / short
-        resized = [spec.edge, scale * long]
+        resized = [float(spec.edge), spec.edge / short * long]
         if (longest := int(LONGEST_OF_EDGE * spec.edge)) < resized[1]:
-            resized = [edge * longest / resized[1] for edge in resized]
+            scale = longest / resized[1]  # rounded before it is multiplied, as theirs is
+            resized = [scale * edge for edge in resized]
         shorter, longer = (max(spec.divisor, int(edge + 0.5) // spec.divisor * spec.divisor) for edge in resized)
         edges = (shorter, longer)
     return edges if size[0] <= size[1] else (edges[1], edges[0])
@@ -119,10 +122,25 @@ def patch_mask(size: tuple[int, int], spec: ImageSpec, patches: int) -> Array:
     return mask
 
 
-def _centre(image: Image.Image, size: int) -> Image.Image:
-    """The middle square; what is beyond the picture is black."""
-    left, top = ((edge - size) // 2 for edge in image.size)
-    return image.crop((left, top, left + size, top + size))
+def _edge_crop(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """The middle square of the resized picture; what is beyond the picture is black."""
+    resized, resampling = edge_size(image.size, spec), RESAMPLING[spec.resampling]
+    if max(resized) > LONGEST_OF_CROP * spec.size:
+        return _middle_of_strip(image, resized, spec)
+    left, top = ((edge - spec.size) // 2 for edge in resized)
+    return image.resize(resized, resampling).crop((left, top, left + spec.size, top + spec.size))
+
+
+def _middle_of_strip(image: Image.Image, resized: tuple[int, int], spec: ImageSpec) -> Image.Image:
+    """The same, but only the middle is resized: a file of 1 x 100,000 pixels would fill 15 GB before it is cropped."""
+    size = tuple(min(edge, spec.size) for edge in resized)
+    box = [0.0, 0.0, 0.0, 0.0]
+    for axis, (edge, kept, whole) in enumerate(zip(resized, size, image.size, strict=True)):
+        start = (edge - kept) // 2
+        box[axis], box[axis + 2] = start * whole / edge, (start + kept) * whole / edge
+    middle = image.resize((size[0], size[1]), RESAMPLING[spec.resampling], (box[0], box[1], box[2], box[3]))
+    left, top = ((edge - spec.size) // 2 for edge in size)
+    return middle.crop((left, top, left + spec.size, top + spec.size))
 
 
 def _letterbox(image: Image.Image, size: int, resampling: Image.Resampling, colour: tuple[int, int, int]) -> Image.Image:

@@ -1,0 +1,1 @@
+"""Pretrained checkpoints of transformers to bundles."""
