@@ -7,7 +7,7 @@ values of 255 to a neighbour; CLIP, BLIP, ViLT and BridgeTower were trained on P
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -92,10 +92,10 @@ def _normalisation(settings: dict[str, Any], name: str) -> tuple[tuple[float, fl
 
 def _three(settings: dict[str, Any], key: str, name: str) -> tuple[float, float, float]:
     value = settings.get(key)
-    values = tuple(map(float, value)) if isinstance(value, list | tuple) else () if value is None else (float(value),) * 3
-    if len(values) != 3:
+    values = value if isinstance(value, list | tuple) else [value] * 3
+    if len(values) != 3 or None in values:
         raise ConvertError(f"'{name}' has {key} {value}", expected="one number per colour")
-    return cast("tuple[float, float, float]", values)
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 def _compare(processor: Any, spec: ImageSpec, name: str) -> None:

@@ -22,7 +22,7 @@ __all__ = ["FORMATS", "MAX_PIXELS", "decode", "to_pixels"]
 LONGEST_OF_EDGE = 1333 / 800
 """Largest ratio of the edges in ViLT's and BridgeTower's preprocessing, which comes from object detection."""
 
-LONGEST_OF_CROP = 16
+LONGEST_OF_CROP = 64
 """Strips that would be longer than this many squares after resizing are not resized as a whole."""
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -132,7 +132,10 @@ def _edge_crop(image: Image.Image, spec: ImageSpec) -> Image.Image:
 
 
 def _middle_of_strip(image: Image.Image, resized: tuple[int, int], spec: ImageSpec) -> Image.Image:
-    """The same, but only the middle is resized: a file of 1 x 100,000 pixels would fill 15 GB before it is cropped."""
+    """The same, but only the middle is resized: a file of 1 x 100,000 pixels would fill 15 GB before it is cropped.
+
+    Not to the pixel: Pillow orders its two passes, and rounds between them, by the size of the result.
+    """
     size = tuple(min(edge, spec.size) for edge in resized)
     box = [0.0, 0.0, 0.0, 0.0]
     for axis, (edge, kept, whole) in enumerate(zip(resized, size, image.size, strict=True)):
