@@ -92,7 +92,7 @@ def _normalisation(settings: dict[str, Any], name: str) -> tuple[tuple[float, fl
 
 def _three(settings: dict[str, Any], key: str, name: str) -> tuple[float, float, float]:
     value = settings.get(key)
-    values = value if isinstance(value, list | tuple) else [value] * 3
+    values: list[Any] = list(value) if isinstance(value, list | tuple) else [value] * 3
     if len(values) != 3 or None in values:
         raise ConvertError(f"'{name}' has {key} {value}", expected="one number per colour")
     return float(values[0]), float(values[1]), float(values[2])
