@@ -23,6 +23,10 @@ class Settings:
     ca_file: str = ""
     """PEM file with the certificate authority of a Milvus server behind https://; '': the system's."""
     collection: str = "images"
+    token_store: str = ""
+    """Where the token files of collections are, a folder for each, for bundles whose image tokens are too large for Milvus: a local
+    folder, or s3://, gs://, az://, ... '': where the collection was made with; for a new one `<uri>.tokens` beside a Milvus Lite
+    database."""
     bundle: str = "coop-small"
     """Name of a shipped bundle, or a folder."""
     models: str = "onnx"

@@ -79,12 +79,21 @@ class Encoder:
         Raises:
             BackendError: if the backend fails; see `Backend.run`.
         """
-        inputs = self._tokenizer(texts)
+        inputs = self.tokenise(texts)
         outputs = self._backend.run(TEXT_ENCODER, inputs, timeout_s=timeout_s)
         arrays = {**inputs, **outputs}
+        return EncodedTexts(outputs["text_embedding"], {name: arrays[name] for name in self.spec.text_side})
+
+    def tokenise(self, texts: Sequence[str]) -> dict[str, Array]:
+        """The text inputs of the bundle's graphs by name, each int64 of shape (n, length).
+
+        Raises:
+            InvalidArgumentError: a text is blank or too long.
+        """
+        arrays = self._tokenizer(texts)
         if self._ce_tokenizer is not None:
             arrays |= {CE_PREFIX + name: array for name, array in self._ce_tokenizer(texts).items()}
-        return EncodedTexts(outputs["text_embedding"], {name: arrays[name] for name in self.spec.text_side})
+        return arrays
 
     def decode(self, picture: Path | bytes | IO[bytes] | Image) -> Image:
         """Decode a picture for `pixels` or `encode_images`: upright RGB on the bundle's background, no larger than it is worth.

@@ -15,6 +15,7 @@
     │   ├── StoreTimeoutError (TimeoutError)           Milvus did not answer in time
     │   ├── StoreLockedError                           another process has the Milvus Lite file open
     │   ├── StoreAuthError                             wrong user, password or token
+    │   ├── TokenStoreError                            the token files of a collection are elsewhere, another's, or unreachable
     │   ├── CollectionNotFoundError (LookupError)
     │   ├── CollectionExistsError                      it exists and is of another kind
     │   ├── ForeignCollectionError (ValueError)        not made by milvus-coop, and no `fields=` given
@@ -26,6 +27,7 @@
     ├── PlanError                                      TensorRT cannot build or check a plan
     ├── SourceError (ValueError)                       an ingest source is missing, empty or malformed
     ├── DatasetError (ValueError)                      a data set to train or evaluate on is missing, empty or malformed
+    ├── ConvertError                                   a checkpoint cannot be made into a bundle
     ├── TrainingError                                  a run cannot be started, resumed or exported
     ├── ConvertError                                   a checkpoint cannot be made into a bundle
     └── TokensError (ValueError)                       a stored token string does not fit the bundle
@@ -115,6 +117,10 @@ class StoreLockedError(StoreError):
 
 class StoreAuthError(StoreError):
     """Wrong user, password or token."""
+
+
+class TokenStoreError(StoreError):
+    """The token files of a collection are elsewhere or another collection's, or their place cannot be reached."""
 
 
 class CollectionNotFoundError(StoreError, LookupError):

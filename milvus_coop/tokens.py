@@ -1,4 +1,4 @@
-"""Image tokens as they are stored: int8 values with one float16 scale per token, base64 in a VARCHAR.
+"""Image tokens as they are stored: int8 values with one float16 scale per token, in a file or as base64 in a VARCHAR.
 
 Symmetric quantisation per token: scale = max|row| / 127, q = round(row / scale); a zero row has scale 0.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import mmap
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,15 +35,20 @@ def quantise(tokens: Array) -> tuple[Array, Array]:
     return np.where(scales[..., None] > 0, values, 0).astype(np.int8), scales
 
 
-def pack(values: Array, scales: Array) -> list[str]:
-    """One base64 string per image: `count * dim` int8 values, then `count` little-endian float16 scales.
+def to_bytes(values: Array, scales: Array) -> list[bytes]:
+    """The bytes of each image: `count * dim` int8 values, then `count` little-endian float16 scales. A token file holds these.
 
     Args:
         values: int8 array of shape (n, count, dim).
         scales: float16 array of shape (n, count).
     """
     little = scales.astype("<f2")
-    return [base64.b64encode(v.tobytes() + s.tobytes()).decode("ascii") for v, s in zip(values, little, strict=True)]
+    return [v.tobytes() + s.tobytes() for v, s in zip(values, little, strict=True)]
+
+
+def pack(values: Array, scales: Array) -> list[str]:
+    """One base64 string per image, of what `to_bytes` returns."""
+    return [base64.b64encode(raw).decode("ascii") for raw in to_bytes(values, scales)]
 
 
 def decode(string: str, spec: TokenSpec) -> bytes:
@@ -60,8 +66,8 @@ def decode(string: str, spec: TokenSpec) -> bytes:
     return raw
 
 
-def arrange(raws: Sequence[bytes], spec: TokenSpec) -> tuple[Array, Array]:
-    """The arrays in what `decode` returned for n images.
+def arrange(raws: Sequence[bytes | mmap.mmap], spec: TokenSpec) -> tuple[Array, Array]:
+    """The arrays in the bytes of n images: what `decode` returned, or the content of token files.
 
     Returns:
         int8 array of shape (n, count, dim) and float32 scales of shape (n, count).

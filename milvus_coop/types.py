@@ -20,19 +20,22 @@ class Candidate:
     uri: str
     be_score: float
     payload: str | None
-    """Base64 image tokens (image collections), the text (text collections), or None where the collection has neither."""
+    """Of a picture its base64 image tokens, or the key of its token file, as the collection keeps them; of a text the text itself;
+    None where the collection has nothing of the kind."""
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search hit. `score` is what the order follows: `ce_score` where the CE rescored it, else `be_score`."""
+    """One search hit."""
 
     id: str
     uri: str
     rank: int
     """1 is best."""
     score: float
+    """What the order follows: `be_score` where the CE did not rescore it; where it did `ce_score`, or for the score `sum` the CE's
+    logit + `be_score`."""
     be_rank: int
     """The rank that the bi-encoder alone gives, 1 is best."""
     be_score: float
@@ -98,7 +101,7 @@ class Row:
     embedding: Array
     """float32 of shape (dim,), unit length."""
     payload: str
-    """Base64 image tokens, or the text."""
+    """Of a picture its base64 image tokens, the key of its token file, or '', as the bundle keeps them; of a text the text."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -126,6 +129,8 @@ class CollectionInfo:
     count: int
     index: str
     """`HNSW COSINE`, for example."""
+    tokens: str = ""
+    """Of pictures: where the cross-encoder finds them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,6 +182,10 @@ class BundleSpec:
         """How pictures become the input of that name: `pixel_values`, `ce_pixel_values`, ..."""
         return self.ce_image or self.image if tensor.startswith(CE_PREFIX) else self.image
 
+    def text_of(self, tensor: str) -> TextSpec:
+        """How texts become the input of that name: `input_ids`, `ce_input_ids`, ..."""
+        return self.ce_text or self.text if tensor.startswith(CE_PREFIX) else self.text
+
     @property
     def largest_image(self) -> int:
         """Pixels to which every edge of a picture may be shrunk without loss for any input; 0: it must not be shrunk."""

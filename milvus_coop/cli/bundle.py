@@ -6,10 +6,16 @@ import json
 
 import click
 
+from milvus_coop.cli.convert import convert, models
+
 
 @click.group()
 def bundle() -> None:
-    """List and show bundles: the models that encode and rerank."""
+    """List, show and make bundles: the models that encode and rerank."""
+
+
+bundle.add_command(convert)
+bundle.add_command(models)
 
 
 @bundle.command("list")
@@ -45,12 +51,17 @@ def show(name_or_folder: str, verify: bool, as_json: bool) -> None:
         click.echo(spec.to_json(), nl=False)
         return
     size = sum(file.n_bytes for file in spec.files.values())
+    kept = {"collection": "in the collection", "store": "in a token store", "image": ""}[spec.tokens.keep]
+    tokens = f"{spec.tokens.count} x {spec.tokens.dim} x int8, {spec.tokens.n_bytes:,} bytes per image {kept}"
+    if spec.tokens.keep == "image":
+        tokens = "none: pictures are opened again for every query"
     facts = {
         "name": spec.label,
         "fingerprint": spec.fingerprint + (" (every file verified)" if verify else ""),
         "kind": spec.kind,
         "embedding": f"{spec.dim} x float32",
-        "image tokens": f"{spec.tokens.count} x {spec.tokens.dim} x int8, {spec.tokens.n_bytes:,} bytes per image",
+        "image tokens": tokens,
+        "ranks by": "match logit + cosine" if spec.score == "sum" else "match probability",
         "image": f"{spec.image.size} px, {spec.image.fit}, {spec.image.resampling}",
         "text": f"up to {spec.text.max_length} tokens",
         "size": f"{size / 1e6:.1f} MB in {opened.folder}",

@@ -13,7 +13,7 @@ from milvus_coop.config import Settings
 
 @click.group()
 def collections() -> None:
-    """List, describe and drop collections."""
+    """List, describe, drop and tidy up collections."""
 
 
 @collections.command("list")
@@ -57,7 +57,7 @@ def describe(settings: Settings, name: str, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_settings()
 def drop(settings: Settings, name: str, yes: bool) -> None:
-    """Delete collection NAME with all its items; the pictures themselves stay."""
+    """Delete collection NAME with all its items and token files; the pictures themselves stay."""
     from milvus_coop.store import Store
 
     with Store.from_settings(settings, must_exist=True) as store:
@@ -66,3 +66,41 @@ def drop(settings: Settings, name: str, yes: bool) -> None:
             click.confirm(f"Drop '{name}' with {info.count:,} items?", abort=True, err=True)
         store.drop(name)
     click.echo(f"Dropped '{name}' ({info.count:,} items).", err=True)
+
+
+@collections.command()
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Remove nothing.")
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    default=3600,
+    show_default=True,
+    help="Seconds; younger files may belong to an ingest that runs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
+@with_settings()
+def gc(settings: Settings, name: str, dry_run: bool, older_than: float, as_json: bool) -> None:
+    """Remove token files that no item of collection NAME needs, and name the items whose file is missing.
+
+    Only collections whose image tokens are too large for Milvus have such files. Killed ingests leave some behind.
+
+    \b
+    Exit code: 0 all fine, 1 items miss their file (ingest with --force writes them again).
+
+    \b
+    Examples:
+      milvus-coop collections gc images --dry-run
+      milvus-coop collections gc images --older-than 86400
+    """
+    from milvus_coop.cli.tables import print_sweep
+    from milvus_coop.store import Store
+
+    with Store.from_settings(settings, must_exist=True) as store:
+        report = store.open(name).sweep(older_than_s=older_than, dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps({**asdict(report), "dry_run": dry_run}))
+    else:
+        print_sweep(report, name, dry_run)
+    if report.missing:
+        raise click.exceptions.Exit(1)

@@ -14,7 +14,7 @@ from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 from milvus_coop.errors import MilvusCoopError
 
-PACKAGES = ("milvus-coop", "pymilvus", "milvus-lite", "onnxruntime", "tokenizers", "numpy", "pillow")
+PACKAGES = ("milvus-coop", "pymilvus", "milvus-lite", "onnxruntime", "tokenizers", "numpy", "pillow", "fsspec")
 EXTRAS = {
     "triton": ("tritonclient", "pip install 'milvus-coop[triton]'"),
     "training": ("torch", "pip install 'milvus-coop[train]'"),

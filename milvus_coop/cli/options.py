@@ -27,6 +27,7 @@ _STORE = (
     _option("--uri", "A Milvus Lite path, or http(s)://host:19530."),
     _option("--token", "API key, or user:password, of a Milvus server. Prefer the variable: arguments are visible to others."),
     _option("--ca-file", "Certificate authority (PEM) of a server behind https://."),
+    _option("--token-store", "Where token files are, for bundles that have such: a folder, s3://, gs://, az://, ..."),
     _option("--timeout", "Seconds for each call to Milvus and to a model server."),
 )
 _COLLECTION = (_option("--collection", "Name of the collection."),)
@@ -60,4 +61,4 @@ def with_settings(*, collection: bool = False, models: bool = False) -> Callable
     return decorate
 
 
-_NAMES = ("uri", "token", "ca_file", "timeout_s", "collection", "bundle", "models", "threads")
+_NAMES = ("uri", "token", "ca_file", "token_store", "timeout_s", "collection", "bundle", "models", "threads")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -19,6 +20,11 @@ from milvus_coop.config import Settings
 @click.option("--output-fields", default="", help="Metadata to show, separated by commas.")
 @click.option("--no-rerank", is_flag=True, help="Keep the bi-encoder's order.")
 @click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="Stop rescoring in time.")
+@click.option(
+    "--score",
+    type=click.Choice(["ce", "sum"]),
+    help="Order by the cross-encoder alone, or by its logit + cosine. [default as the bundle's authors do]",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per hit and line, for pipes.")
 @with_settings(collection=True, models=True)
 def query(
@@ -31,6 +37,7 @@ def query(
     output_fields: str,
     no_rerank: bool,
     deadline_ms: float | None,
+    score: Literal["ce", "sum"] | None,
     as_json: bool,
 ) -> None:
     """Search a collection with TEXT, or with --image.
@@ -55,6 +62,7 @@ def query(
             output_fields=[name.strip() for name in output_fields.split(",") if name.strip()],
             rerank=not no_rerank,
             deadline_ms=deadline_ms,
+            score=score,
         )
     if not as_json:
         print_result(result, title=text or str(image))

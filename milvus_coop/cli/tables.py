@@ -6,12 +6,16 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from milvus_coop.types import CollectionInfo, Hit, IngestReport, SearchResult
+
+if TYPE_CHECKING:
+    from milvus_coop.token_store import SweepReport
 
 
 def hit_lines(result: SearchResult) -> Iterator[str]:
@@ -63,6 +67,16 @@ def print_report(report: IngestReport, collection: str) -> None:
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in report.failures[:10]))
     if report.failed > 10:
         console.print(f"… and {report.failed - 10:,} more; --failed FILE lists them all", style="yellow")
+
+
+def print_sweep(report: SweepReport, collection: str, dry_run: bool) -> None:
+    """What a sweep of token files did, in a line, and up to ten items whose file is missing."""
+    console = Console()
+    parts = [f"{report.needed:,} token files needed", f"{report.swept:,} {'to remove' if dry_run else 'removed'}"]
+    parts += [f"{report.young:,} too young to remove"] if report.young else []
+    parts += [f"{len(report.missing):,} missing"]
+    console.print(f"[bold]{escape(collection)}[/]: {', '.join(parts)}", highlight=False, soft_wrap=True)
+    print_pairs("failed", ((short_path(f.uri), f.reason) for f in report.missing[:10]))
 
 
 def print_collections(infos: Sequence[CollectionInfo]) -> None:

@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
 
 _OPTIONS: tuple[tuple[str, Any, str], ...] = (
-    ("--init", str, "A run or bundle to start from, or a BERT, RoBERTa or XLM-RoBERTa checkpoint (folder or id)."),
+    ("--init", str, "A run or bundle to start from, or a BERT, VisualBERT, RoBERTa or XLM-RoBERTa checkpoint (folder or id)."),
     (
         "--vision",
         str,

@@ -1,1 +1,1 @@
-"""Pretrained checkpoints of transformers to bundles."""
+"""Pretrained checkpoints become bundles. Needs the `train` extra (PyTorch, transformers, ONNX); what comes out does not."""

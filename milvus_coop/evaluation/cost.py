@@ -16,6 +16,7 @@ from milvus_coop.evaluation.records import DIRECTIONS, AnnRecall, Contestant, Co
 from milvus_coop.evaluation.systems import Entrant
 from milvus_coop.evaluation.workbench import Shelf, Workbench
 from milvus_coop.search import CoopSearch
+from milvus_coop.search.contents import contents_of
 from milvus_coop.search.queries import Picture, encode_queries
 from milvus_coop.search.rescoring import Rescorer
 from milvus_coop.types import Array, Kind, Timings
@@ -80,7 +81,8 @@ def coop_meter(search: CoopSearch, of: Sample, contestant: Contestant, pool: int
 
 def exhaustive_meter(entrant: Entrant, shelf: Shelf, of: Sample) -> Meter:
     """The cross-encoder on everything that is stored; where a query takes too long, on a few, times as many as there are."""
-    rescorer = Rescorer(entrant.models.encoder, entrant.models.reranker, shelf.kind, entrant.settings.timeout_s)
+    contents = contents_of(entrant.models.encoder, shelf.kind, shelf.tokens)
+    rescorer = Rescorer(contents, entrant.models.reranker, shelf.kind, entrant.settings.timeout_s)
     candidates = shelf.candidates(list(shelf.rows))
 
     def ask(i: int, n: int) -> Timings:
@@ -122,8 +124,9 @@ def measure(meters: Sequence[Meter], of: Sample, stage: str, on_progress: OnProg
 
 
 def storage(entrant: Entrant, shelf: Shelf) -> Storage:
-    """Bytes per item of a collection."""
-    return Storage(entrant.name, shelf.kind, len(shelf.rows), 4.0 * entrant.spec.dim, shelf.payload_bytes)
+    """Bytes per item of a collection, its token files included."""
+    files = entrant.spec.tokens.n_bytes if shelf.tokens is not None else 0
+    return Storage(entrant.name, shelf.kind, len(shelf.rows), 4.0 * entrant.spec.dim, shelf.payload_bytes + files)
 
 
 def ann_recall(bench: Workbench, name: str, shelf: Shelf, embeddings: Array, ks: Sequence[int]) -> AnnRecall:

@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from milvus_coop.errors import BackendError
 from milvus_coop.evaluation.corpus import Text
 from milvus_coop.evaluation.metrics import ranks_of
 from milvus_coop.evaluation.progress import OnProgress, Progress
 from milvus_coop.evaluation.protocols import Pool
 from milvus_coop.evaluation.systems import Entrant
 from milvus_coop.evaluation.workbench import Shelf
-from milvus_coop.tokens import unpack
+from milvus_coop.search.contents import contents_of
 from milvus_coop.types import Array, Kind
 
 TEXTS_PER_CALL = 16
 IMAGES_PER_CALL = 256
+BYTES_PER_CALL = 128 * 2**20
+"""Of large token files or pixels, repeated for every text."""
 PROBE_TEXTS, PROBE_IMAGES = 16, 256
 """Pairs that are scored to estimate what all would cost."""
 
@@ -31,26 +34,39 @@ class PairScorer:
 
     def __init__(self, entrant: Entrant, texts: Sequence[Text], shelf: Shelf) -> None:
         self._models = entrant.models
+        self._timeout_s = entrant.settings.timeout_s
         self._texts = texts
         self._shelf = shelf
+        self._contents = contents_of(self._models.encoder, "image", shelf.tokens)
+        n_bytes = TEXTS_PER_CALL * self._contents.n_bytes
+        self._images_per_call = min(IMAGES_PER_CALL, max(1, BYTES_PER_CALL // n_bytes)) if n_bytes else IMAGES_PER_CALL
 
     def scores(self, texts: Sequence[int], images: Sequence[int], on_done: OnProgress | None = None) -> Array:
-        """Match probabilities: float32 of shape (texts, images)."""
-        tokens, scales = unpack([self._shelf.rows[n].payload for n in images], self._models.encoder.spec.tokens)
+        """Match probabilities, or logits for bundles whose authors rank by these: float32 of shape (texts, images).
+
+        Raises:
+            BackendError: an image cannot be read.
+        """
         result = np.empty((len(texts), len(images)), dtype=np.float32)
         for start in range(0, len(texts), TEXTS_PER_CALL):
             some = texts[start : start + TEXTS_PER_CALL]
             side = self._models.encoder.encode_texts([self._texts[n].text for n in some]).text_side
-            for left in range(0, len(images), IMAGES_PER_CALL):
-                block = slice(left, left + IMAGES_PER_CALL)
-                width = len(tokens[block])
-                repeated = {name: np.repeat(array, width, axis=0) for name, array in side.items()}
-                pairs = (np.tile(tokens[block], (len(some), 1, 1)), np.tile(scales[block], (len(some), 1)))
-                values = self._models.reranker.score(repeated, *pairs)
-                result[start : start + len(some), block] = values.reshape(len(some), width)
+            for left in range(0, len(images), self._images_per_call):
+                block = images[left : left + self._images_per_call]
+                repeated = {name: np.repeat(array, len(block), axis=0) for name, array in side.items()}
+                tiled = {name: np.concatenate([array] * len(some)) for name, array in self._read(block).items()}
+                pairs = self._models.reranker.score_pairs(repeated, tiled)
+                values = pairs.logit if self._models.encoder.spec.score == "sum" else pairs.probability
+                result[start : start + len(some), left : left + len(block)] = values.reshape(len(some), len(block))
             if on_done is not None:
                 on_done(Progress("", start + len(some), len(texts)))
         return result
+
+    def _read(self, images: Sequence[int]) -> Mapping[str, Array]:
+        read = self._contents.read(self._shelf.candidates(images), self._timeout_s, None)
+        if len(read.positions) < len(images):
+            raise BackendError(f"{len(images) - len(read.positions)} of {len(images)} images {self._contents.lack}")
+        return read.side
 
     def probe(self, texts: Sequence[int], images: Sequence[int]) -> float:
         """Pairs per second, measured on a few after as many to warm up."""

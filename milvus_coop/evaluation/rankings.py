@@ -13,7 +13,7 @@ from milvus_coop.evaluation.metrics import DEPTH
 from milvus_coop.evaluation.progress import OnProgress, Progress
 from milvus_coop.evaluation.protocols import Pool
 from milvus_coop.evaluation.systems import Entrant
-from milvus_coop.evaluation.workbench import Shelf, Workbench
+from milvus_coop.evaluation.workbench import Shelf, Workbench, number_of
 from milvus_coop.search import CoopSearch
 from milvus_coop.types import Array, Kind, SearchResult
 
@@ -34,13 +34,15 @@ class Ranking:
     """float32 of shape (n,), falling."""
     ce_scores: Array
     """float32 of shape (n,); NaN where the cross-encoder was not asked."""
+    coop_ranks: Array
+    """Ranks after reranking, int64 of shape (n,): how Coop orders the candidates, also those of any smaller k."""
 
     def order(self, k: int = 0) -> Array:
         """Item numbers, best first, as Coop answers with that k; 0: the bi-encoder's order.
 
-        Candidates beyond k stay below in BE order; ties of the cross-encoder keep the BE order. As `search.ranking.rank` has it.
+        Candidates beyond k stay below in BE order. As `search.ranking.rank` has it.
         """
-        best = np.argsort(-self.ce_scores[:k], kind="stable")
+        best = np.argsort(self.coop_ranks[:k])
         return np.concatenate([self.items[:k][best], self.items[k:]])
 
 
@@ -113,7 +115,8 @@ def _ranking(query: int, result: SearchResult, k: int) -> Ranking:
     hits = sorted(result.hits, key=lambda hit: hit.be_rank)
     return Ranking(
         query=query,
-        items=np.array([int(hit.uri) for hit in hits], dtype=np.int64),
+        items=np.array([number_of(hit.uri) for hit in hits], dtype=np.int64),
         be_scores=np.array([hit.be_score for hit in hits], dtype=np.float32),
         ce_scores=np.array([np.nan if hit.ce_score is None else hit.ce_score for hit in hits], dtype=np.float32),
+        coop_ranks=np.array([hit.rank for hit in hits], dtype=np.int64),
     )

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -20,10 +20,13 @@ from milvus_coop.ingest import CoopIngest
 from milvus_coop.ingest import Progress as IngestProgress
 from milvus_coop.search import CoopSearch
 from milvus_coop.store import Collection, Store
+from milvus_coop.token_store import TokenStore
 from milvus_coop.types import Array, Candidate, Kind, Row
 
 ROWS_PER_CALL = 500
 """Rows to read back or to copy in one call: about 5 MB."""
+FILES_PER_CALL = 100
+"""Token files to copy in one call; large ones have half a megabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Shelf:
     name: str
     kind: Kind
     rows: Mapping[int, Row]
+    tokens: TokenStore | None = None
+    """The files that the rows name, if they do."""
 
     def embeddings(self, numbers: Sequence[int]) -> Array:
         """float32 of shape (n, dim)."""
@@ -44,7 +49,7 @@ class Shelf:
 
     @property
     def payload_bytes(self) -> float:
-        """Mean size of the image tokens, or of the text, as stored."""
+        """Mean size of what rows hold for the cross-encoder: image tokens, the name of a file with them, or the text."""
         return float(np.mean([len(row.payload.encode()) for row in self.rows.values()]))
 
 
@@ -79,8 +84,10 @@ class Workbench:
             raise DatasetError(
                 f"no {kind} of {corpus.name} can be read", expected=f"{kind}s; the first problem: {report.failures[0].reason}"
             )
-        failures = [(int(f.uri), Problem(_name(corpus, language, int(f.uri)), f.reason)) for f in report.failures]
-        return Shelf(name, kind, _read(self._store.open(name, self._entrant.spec))), failures
+        failed = [(number_of(f.uri), f.reason) for f in report.failures]
+        failures = [(number, Problem(_name(corpus, language, number), reason)) for number, reason in failed]
+        collection = self._store.open(name, self._entrant.spec)
+        return Shelf(name, kind, _read(collection), collection.tokens), failures
 
     def part(self, shelf: Shelf, numbers: Sequence[int]) -> Shelf:
         """A collection with some of the items; the same one if these are all."""
@@ -91,9 +98,10 @@ class Workbench:
         rows = {number: shelf.rows[number] for number in numbers}
         values = list(rows.values())
         for start in range(0, len(values), ROWS_PER_CALL):
+            self._copy_tokens(shelf.tokens, collection.tokens, [row.payload for row in values[start : start + ROWS_PER_CALL]])
             collection.upsert(values[start : start + ROWS_PER_CALL])
         collection.flush()
-        return Shelf(name, shelf.kind, rows)
+        return Shelf(name, shelf.kind, rows, collection.tokens)
 
     @contextmanager
     def search(self, shelf: Shelf, entrant: Entrant | None = None) -> Iterator[CoopSearch]:
@@ -134,11 +142,22 @@ class Workbench:
         self._names.append(name)
         return name
 
+    def _copy_tokens(self, source: TokenStore | None, target: TokenStore | None, keys: Sequence[str]) -> None:
+        if source is None or target is None:
+            return
+        for start in range(0, len(keys), FILES_PER_CALL):
+            some = keys[start : start + FILES_PER_CALL]
+            found = source.read(some, self._entrant.spec.tokens.n_bytes)
+            target.write({key: bytes(raw) for key, raw in zip(some, found, strict=True) if raw is not None})
+
     def _list(self, corpus: Corpus, language: str | None, name: str) -> Path:
-        """A list for the ingest; an item's uri is its number."""
+        """A list for the ingest; an item's uri is its number, or a path that ends in it; see `number_of`."""
         path = self._folder / f"{name}.jsonl"
         if language is None:
-            rows = [{"uri": str(n), "path": str(picture.path.absolute())} for n, picture in enumerate(corpus.images)]
+            uris = [str(n) for n in range(len(corpus.images))]
+            if self._entrant.spec.tokens.keep == "image":  # the cross-encoder will open them where their uri says
+                uris = _links(self._folder.absolute() / f"{name}_pictures", [picture.path for picture in corpus.images])
+            rows = [{"uri": uri, "path": str(p.path.absolute())} for uri, p in zip(uris, corpus.images, strict=True)]
         else:
             rows = [{"uri": str(n), "text": text.text} for n, text in enumerate(corpus.texts[language])]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -149,8 +168,21 @@ def _read(collection: Collection) -> dict[int, Row]:
     ids = [id for id, _ in collection.all_stamps()]
     rows: dict[int, Row] = {}
     for start in range(0, len(ids), ROWS_PER_CALL):
-        rows |= {int(row.uri): row for row in collection.rows(ids[start : start + ROWS_PER_CALL]).values()}
+        rows |= {number_of(row.uri): row for row in collection.rows(ids[start : start + ROWS_PER_CALL]).values()}
     return dict(sorted(rows.items()))
+
+
+def number_of(uri: str) -> int:
+    """The number of the item with that uri."""
+    return int(PurePosixPath(uri).name)
+
+
+def _links(folder: Path, paths: Sequence[Path]) -> list[str]:
+    folder.mkdir()
+    links = [folder / str(number) for number in range(len(paths))]
+    for link, path in zip(links, paths, strict=True):
+        link.symlink_to(path.absolute())
+    return [link.as_posix() for link in links]
 
 
 def _name(corpus: Corpus, language: str | None, number: int) -> str:

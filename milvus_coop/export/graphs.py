@@ -34,7 +34,8 @@ def to_onnx(
     shapes = tuple({0: BATCH, **extra.get(name, {})} for name in inputs)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
-        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # "torchvision is not installed"
+        for talker in ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._constant_folding"):
+            logging.getLogger(talker).setLevel(logging.ERROR)  # "torchvision is not installed", "Skipping constant folding"
         program = torch.onnx.export(
             module.eval(),
             tuple(value.clone() for value in inputs.values()),  # one tensor given twice would become one input

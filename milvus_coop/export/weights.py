@@ -9,7 +9,7 @@ Equal contents are stored once, so graphs that share a tower share its bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -27,17 +27,17 @@ _GROUP = 64  # halves the error of one scale per channel, for 6 % more bytes
 _INLINE_BYTES = 1024  # smaller tensors stay inside the graph file
 
 
-def pack_graphs(models: Mapping[str, onnx.ModelProto], folder: Path, weights_file: str, policy: Policy) -> None:
+def pack_graphs(models: Iterable[tuple[str, onnx.ModelProto]], folder: Path, weights_file: str, policy: Policy) -> None:
     """Write `<name>` for every model and one `weights_file` beside them.
 
     Args:
-        models: file name -> model with its weights inside; they are changed.
+        models: file names and models with their weights inside; they are changed, and taken one at a time.
         folder: where the files go.
         weights_file: name of the shared external-data file.
         policy: (initialiser name, values) -> how to store that float32 initialiser.
     """
     store = _SharedFile(folder / weights_file)
-    for file_name, model in models.items():
+    for file_name, model in models:
         _shrink(model.graph, policy)
         for tensor in model.graph.initializer:
             raw = numpy_helper.to_array(tensor).tobytes()

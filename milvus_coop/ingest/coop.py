@@ -33,6 +33,7 @@ class CoopIngest:
         ca_file: str | Path | None = None,
         bundle: str | Path | None = None,
         models: str | Backend | None = None,
+        token_store: str | Path | None = None,
         timeout_s: float | None = None,
         threads: int | None = None,
         settings: Settings | None = None,
@@ -48,6 +49,9 @@ class CoopIngest:
             ca_file: certificate of the authority that signed the server's, where it is a private one.
             bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
             models: what runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object (which stays yours to close).
+            token_store: where token files go, in a folder with the collection's name, for bundles whose image tokens are too large
+                for Milvus: a local folder, s3://, gs://, az://, ...; default `<uri>.tokens` beside a Milvus Lite path. The
+                collection remembers it.
             timeout_s: limit for each call to Milvus and to a model server; default 10.
             threads: of the in-process backend; default one per core.
             settings: instead of those that the environment makes.
@@ -65,6 +69,7 @@ class CoopIngest:
             ca_file=ca_file,
             bundle=bundle,
             models=named,
+            token_store=token_store,
             timeout_s=timeout_s,
             threads=threads,
         )
@@ -110,6 +115,7 @@ class CoopIngest:
             sink=self._collection,
             encoder=encoder,
             kind=self._kind,
+            tokens=self._collection.tokens,
             prune=prune,
             force=force,
             batch=batch,

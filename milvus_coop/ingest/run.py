@@ -14,6 +14,7 @@ from milvus_coop.ingest.pipeline import Counts, Options, Pipeline
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
 from milvus_coop.ingest.sources import Source, open_sources, read_sources
 from milvus_coop.ingest.work import work_for
+from milvus_coop.token_store import TokenStore
 from milvus_coop.types import Failure, IngestReport, Kind
 
 STOP_S = 2.0
@@ -29,6 +30,7 @@ def ingest(
     sink: Sink,
     encoder: Encoder,
     kind: Kind = "image",
+    tokens: TokenStore | None = None,
     prune: bool = False,
     batch: int = 16,
     threads: int | None = None,
@@ -45,6 +47,8 @@ def ingest(
         sink: the collection.
         encoder: the bi-encoder of the bundle that made the collection.
         kind: of the collection.
+        tokens: the collection's `tokens`: where token files go, for bundles whose image tokens are too large for Milvus. They are
+            written before the rows that name them.
         prune: remove the items of the sources that are gone: files that were deleted, lines that were removed from a file of
             texts. Nothing outside the sources is touched, and nothing at all if a part of them cannot be read.
         batch: items per run of the encoder.
@@ -57,17 +61,18 @@ def ingest(
 
     Raises:
         SourceError: a source is missing, empty or of an unknown type. Nothing was done.
-        InvalidArgumentError: `batch` or `threads` is below 1.
+        InvalidArgumentError: `batch` or `threads` is below 1, or the bundle needs `tokens`.
         BackendError, StoreError: the model or Milvus failed. What was written stays; run it again.
         IngestInterrupted: Ctrl-C. What was encoded is written, and the exception has the report.
     """
     for name, value in (("batch", batch), ("threads", threads)):
         if value is not None and value < 1:
             raise InvalidArgumentError(f"{name} is {value}", expected="at least 1")
+    work = work_for(kind, encoder, tokens)
     start = time.monotonic()
     opened, seen = open_sources(sources, kind), set[str]()
     with _Total(opened, wanted=on_progress is not None) as total:
-        pipeline = Pipeline(sink, work_for(kind, encoder), Options(batch, threads, force), on_progress, total)
+        pipeline = Pipeline(sink, work, Options(batch, threads, force), on_progress, total)
         _run(pipeline, opened, seen, start)
     removed = 0
     if prune and not pipeline.counts.broken:

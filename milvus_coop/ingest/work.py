@@ -11,12 +11,13 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from milvus_coop.encoder import Encoder
+from milvus_coop.encoder import EncodedImages, Encoder
 from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgumentError
 from milvus_coop.ingest.items import HALF, Item, checked, hash_of, hash_of_metadata
 from milvus_coop.preprocess.texts import check_text
 from milvus_coop.store.schema import VARCHAR_BYTES
-from milvus_coop.tokens import pack
+from milvus_coop.token_store import TokenStore, token_key
+from milvus_coop.tokens import pack, to_bytes
 from milvus_coop.types import Array, Failure, Kind, Row, Stamp
 
 CHUNK_BYTES = 1 << 20
@@ -52,23 +53,35 @@ class Work(Protocol):
         """
 
     def encode(self, batch: Sequence[Ready]) -> list[Row]:
-        """Encode a batch.
+        """Encode a batch; what rows refer to is written when this returns.
 
         Raises:
             BackendError: the model failed.
+            TokenStoreError: token files could not be written.
         """
 
 
-def work_for(kind: Kind, encoder: Encoder) -> Work:
-    """The work for a collection of that kind."""
-    return Pictures(encoder) if kind == "image" else Texts(encoder)
+def work_for(kind: Kind, encoder: Encoder, tokens: TokenStore | None = None) -> Work:
+    """The work for a collection of that kind.
+
+    Raises:
+        InvalidArgumentError: the bundle keeps tokens in files, and `tokens`, where they go, is None.
+    """
+    if kind == "text":
+        return Texts(encoder)
+    if encoder.spec.tokens.keep == "store" and tokens is None:
+        raise InvalidArgumentError(
+            f"bundle {encoder.spec.label} keeps image tokens in files, and no token store is given", expected="Collection.tokens"
+        )
+    return Pictures(encoder, tokens)
 
 
 class Pictures:
     """Reads, decodes and shrinks pictures in threads; runs the image encoder on batches."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, tokens: TokenStore | None = None) -> None:
         self._encoder = encoder
+        self._tokens = tokens
 
     def prepare(self, item: Item, stamp: Stamp | None, force: bool) -> Ready | Failure | None:
         """See `Work.prepare`."""
@@ -109,8 +122,17 @@ class Pictures:
         encoded = self._encoder.encode_pixels(
             {name: np.concatenate([ready.pixels[name] for ready in batch]) for name in batch[0].pixels}
         )
-        payloads = pack(encoded.tokens, encoded.scales)
-        return [_row(*parts) for parts in zip(batch, encoded.embeddings, payloads, strict=True)]
+        return [_row(*parts) for parts in zip(batch, encoded.embeddings, self._payloads(batch, encoded), strict=True)]
+
+    def _payloads(self, batch: Sequence[Ready], encoded: EncodedImages) -> list[str]:
+        """What the rows hold for the cross-encoder: tokens, the key of a file with them, or nothing."""
+        if self._encoder.spec.tokens.keep == "image":
+            return [""] * len(batch)
+        if self._tokens is None:
+            return pack(encoded.tokens, encoded.scales)
+        keys = [token_key(ready.item.id, ready.digest) for ready in batch]
+        self._tokens.write(dict(zip(keys, to_bytes(encoded.tokens, encoded.scales), strict=True)))
+        return keys
 
 
 class Texts:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from milvus_coop.bundle.spec import BundleSpec
-from milvus_coop.preprocess.texts import PAD_MULTIPLE
+from milvus_coop.bundle.spec import BundleSpec, TensorSpec
+from milvus_coop.preprocess.texts import padded_length
 
 Shape = tuple[int, ...]
 
@@ -47,26 +47,26 @@ def profile_of(spec: BundleSpec, graph: str) -> Profile:
     """The profile of one graph.
 
     Batches go from 1 to the graph's limit, tuned for an eighth of it (8 for an encoder, 32 pairs for the shipped cross-encoder).
-    Dynamic axes are text lengths: the tokenizer pads them to multiples of 8, up to the bundle's text length.
+    Dynamic axes are text lengths: the tokenizer pads them to multiples of 8 or to the bundle's text length.
 
     Raises:
         BundleInvalidError: the bundle has no such graph.
     """
     found = spec.graph(graph)
-    longest = -(-spec.text.max_length // PAD_MULTIPLE) * PAD_MULTIPLE
     batch = min(found.max_batch, max(TYPICAL_BATCH, found.max_batch // 8))
 
-    def shaped(shape: Shape, rows: int, length: int) -> Shape:
-        return (rows, *(length if n == -1 else n for n in shape))
+    def shaped(tensor: TensorSpec, rows: int, length: int) -> Shape:
+        padded = padded_length(length, spec.text_of(tensor.name))
+        return (rows, *(padded if n == -1 else n for n in tensor.shape))
 
     return Profile(
         graph,
         tuple(
             InputRange(
                 tensor.name,
-                smallest=shaped(tensor.shape, 1, PAD_MULTIPLE),
-                typical=shaped(tensor.shape, batch, min(TYPICAL_LENGTH, longest)),
-                largest=shaped(tensor.shape, found.max_batch, longest),
+                smallest=shaped(tensor, 1, 1),
+                typical=shaped(tensor, batch, TYPICAL_LENGTH),
+                largest=shaped(tensor, found.max_batch, spec.text_of(tensor.name).max_length),
             )
             for tensor in found.inputs
         ),

@@ -27,29 +27,36 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as exc:  # tokenizers raises bare Exception
             raise BundleInvalidError(f"{path} is not a tokenizer file: {exc}", run="copy the bundle again") from exc
+        self._spec = spec
+        self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(spec.max_length)
-        if spec.pad_to_max:
-            self._tokenizer.enable_padding(pad_id=spec.pad_id, length=spec.max_length)
-        else:
-            self._tokenizer.enable_padding(pad_id=spec.pad_id, pad_to_multiple_of=PAD_MULTIPLE)
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Array]:
         """Tokenise texts.
 
         Returns:
-            `input_ids` and `attention_mask`, int64 of shape (n, length); length is a multiple of 8, at most the bundle's text
-            length rounded up to it; or always that length, where the bundle says so.
+            `input_ids` and `attention_mask`, int64 of shape (n, length), padded on the right; length is a multiple of 8, or the
+            bundle's text length, where that is less or the bundle says so.
 
         Raises:
             InvalidArgumentError: if a text is not a string, is blank, or has more than 20,000 characters.
         """
         for text in texts:
             check_text(text)
-        encodings = self._tokenizer.encode_batch(list(texts))
-        return {
-            "input_ids": np.array([e.ids for e in encodings], dtype=np.int64),
-            "attention_mask": np.array([e.attention_mask for e in encodings], dtype=np.int64),
-        }
+        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        longest = max(map(len, encoded), default=1)
+        length = padded_length(longest, self._spec)
+        input_ids = np.full((len(encoded), length), self._spec.pad_id, dtype=np.int64)
+        attention_mask = np.zeros_like(input_ids)
+        for row, ids in enumerate(encoded):
+            input_ids[row, : len(ids)] = ids
+            attention_mask[row, : len(ids)] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def padded_length(longest: int, spec: TextSpec) -> int:
+    """Length of a batch whose longest text has so many tokens: a model has no positions beyond its text length."""
+    return spec.max_length if spec.pad_to_max else min(spec.max_length, -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE)
 
 
 def check_text(text: str) -> None:

@@ -9,14 +9,15 @@ from pathlib import Path
 from types import TracebackType
 
 from milvus_coop.backends import Backend
-from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
+from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, Score
 from milvus_coop.config import Settings
 from milvus_coop.encoder import Encoder
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError
 from milvus_coop.models import open_models
+from milvus_coop.search.contents import contents_of
 from milvus_coop.search.queries import Options, Picture, check_options, encode_queries
 from milvus_coop.search.ranking import rank
-from milvus_coop.search.rescoring import Rescorer, Scores
+from milvus_coop.search.rescoring import CeScore, Rescorer, Scores
 from milvus_coop.store import Fields, Store
 from milvus_coop.types import Candidate, CollectionInfo, Kind, SearchResult, Timings
 
@@ -39,6 +40,7 @@ class CoopSearch:
         ca_file: str | Path | None = None,
         bundle: str | Path | None = None,
         models: str | Backend | None = None,
+        token_store: str | Path | None = None,
         fields: Fields | None = None,
         timeout_s: float | None = None,
         threads: int | None = None,
@@ -53,6 +55,8 @@ class CoopSearch:
             ca_file: certificate authority (PEM) of a Milvus server behind https://; default the system's.
             bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
             models: what runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object (which stays yours to close).
+            token_store: where the token files of collections are, if not where this one was made with; for bundles whose image
+                tokens are too large for Milvus.
             fields: names of the fields of a collection that milvus-coop did not make.
             timeout_s: limit for each call to Milvus and to a model server; default 10.
             threads: of the in-process backend; default one per core.
@@ -60,7 +64,7 @@ class CoopSearch:
 
         Raises:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
-            StoreError: Milvus cannot be reached or refuses.
+            StoreError: Milvus cannot be reached or refuses; the token files are elsewhere.
             BundleError: the bundle cannot be used.
         """
         named, backend = (models, None) if isinstance(models, str) else (None, models)
@@ -71,6 +75,7 @@ class CoopSearch:
             ca_file=ca_file,
             bundle=bundle,
             models=named,
+            token_store=token_store,
             timeout_s=timeout_s,
             threads=threads,
         )
@@ -85,7 +90,9 @@ class CoopSearch:
         except BaseException:
             self.close()
             raise
-        self._rescorer = Rescorer(self.encoder, self._models.reranker, self._collection.kind, settings.timeout_s)
+        kind = self._collection.kind
+        contents = contents_of(self.encoder, kind, self._collection.tokens)
+        self._rescorer = Rescorer(contents, self._models.reranker, kind, settings.timeout_s)
 
     @property
     def encoder(self) -> Encoder:
@@ -107,6 +114,7 @@ class CoopSearch:
         output_fields: Sequence[str] = (),
         rerank: bool = True,
         deadline_ms: float | None = None,
+        score: Score | None = None,
     ) -> SearchResult:
         """Search with one text or one image.
 
@@ -119,6 +127,11 @@ class CoopSearch:
             output_fields: metadata to return in `Hit.fields`.
             rerank: False: BE order.
             deadline_ms: stop rescoring so that the whole call ends within this time; encoding and retrieval always run.
+            score: what to order the rescored by: `ce`, the match probability, or `sum`, the cross-encoder's logit plus the cosine;
+                default what the bundle's authors use. See `search.ranking.rank`.
+
+        With a bundle that keeps nothing of pictures, the k pictures are opened again for every query: 5 to 50 ms each, shared by
+        the cores. Only files of this machine are opened.
 
         Returns:
             Hits, best first. Where the cross-encoder did not rescore all k, `reranked` is False and `reason` says why.
@@ -130,7 +143,13 @@ class CoopSearch:
             StoreError, BackendError: Milvus or the encoder failed. An unreachable or slow cross-encoder is not an error.
         """
         options = check_options(
-            limit=limit, k=k, filter=filter, output_fields=output_fields, rerank=rerank, deadline_ms=deadline_ms
+            limit=limit,
+            k=k,
+            filter=filter,
+            output_fields=output_fields,
+            rerank=rerank,
+            deadline_ms=deadline_ms,
+            score=self.encoder.spec.score if score is None else score,
         )
         return self._run(None if text is None else [text], None if image is None else [image], options)[0]
 
@@ -145,13 +164,20 @@ class CoopSearch:
         output_fields: Sequence[str] = (),
         rerank: bool = True,
         deadline_ms: float | None = None,
+        score: Score | None = None,
     ) -> list[SearchResult]:
         """Search with many texts or many images at once: one Milvus call and one cross-encoder batch for all.
 
         Arguments and errors are those of `query`; the deadline and the timings are of the whole call.
         """
         options = check_options(
-            limit=limit, k=k, filter=filter, output_fields=output_fields, rerank=rerank, deadline_ms=deadline_ms
+            limit=limit,
+            k=k,
+            filter=filter,
+            output_fields=output_fields,
+            rerank=rerank,
+            deadline_ms=deadline_ms,
+            score=self.encoder.spec.score if score is None else score,
         )
         return self._run(texts, images, options)
 
@@ -175,11 +201,18 @@ class CoopSearch:
         return [self._result(found, scores.of_query(q), options, scores.problem, timings) for q, found in enumerate(candidates)]
 
     def _result(
-        self, found: Sequence[Candidate], ce_scores: Mapping[int, float], options: Options, problem: str | None, timings: Timings
+        self, found: Sequence[Candidate], ce_scores: Mapping[int, CeScore], options: Options, problem: str | None, timings: Timings
     ) -> SearchResult:
         complete = bool(found) and len(ce_scores) == min(options.k, len(found))
         return SearchResult(
-            hits=rank(found, ce_scores, options.limit, self._collection.kind),
+            hits=rank(
+                found,
+                {i: scored.probability for i, scored in ce_scores.items()},
+                options.limit,
+                self._collection.kind,
+                logits={i: scored.logit for i, scored in ce_scores.items()},
+                score=options.score,
+            ),
             reranked=complete,
             rescored=len(ce_scores),
             candidates=len(found),

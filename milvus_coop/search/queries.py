@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from PIL import Image
 
+from milvus_coop.bundle.spec import Score
 from milvus_coop.encoder import Encoder
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.types import Array, Kind
@@ -32,6 +34,7 @@ class Options:
     output_fields: tuple[str, ...]
     rerank: bool
     deadline_ms: float | None
+    score: Score = "ce"
 
     @property
     def retrieve(self) -> int:
@@ -51,7 +54,14 @@ class EncodedQueries:
 
 
 def check_options(
-    *, limit: int, k: int | None, filter: str, output_fields: Sequence[str], rerank: bool, deadline_ms: float | None
+    *,
+    limit: int,
+    k: int | None,
+    filter: str,
+    output_fields: Sequence[str],
+    rerank: bool,
+    deadline_ms: float | None,
+    score: Score,
 ) -> Options:
     """Check the options of a query.
 
@@ -65,7 +75,9 @@ def check_options(
         raise InvalidArgumentError(f"output_fields is the string '{output_fields}'", expected="a list of field names")
     if deadline_ms is not None and not deadline_ms > 0:
         raise InvalidArgumentError(f"deadline_ms is {deadline_ms}", expected="more than 0")
-    return Options(limit, depth, filter, tuple(output_fields), rerank, deadline_ms)
+    if score not in get_args(Score):
+        raise InvalidArgumentError(f"score is {score!r}", expected=" or ".join(get_args(Score)))
+    return Options(limit, depth, filter, tuple(output_fields), rerank, deadline_ms, score)
 
 
 def encode_queries(

@@ -6,15 +6,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from milvus_coop.encoder import Encoder
-from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, TokensError
-from milvus_coop.reranker import Reranker
+from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, TokenStoreError
+from milvus_coop.reranker import PairScores, Reranker
+from milvus_coop.search.contents import Contents
 from milvus_coop.search.queries import EncodedQueries
-from milvus_coop.tokens import arrange, decode
 from milvus_coop.types import Array, Candidate, Kind
 
 CHUNK = 16
-"""Candidates per query and run of the cross-encoder when there is a deadline; without one, all candidates go in one run."""
+"""Candidates per query and run of the cross-encoder when there is a deadline; without one, as many as the memory below holds."""
+
+CHUNK_BYTES = 128 * 2**20
+"""Most bytes of token files or pixels to read before the cross-encoder runs on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +27,36 @@ class Pair:
     """Position of the query."""
     position: int
     """Position of the candidate among the query's candidates; 0 is the bi-encoder's best."""
-    content: bytes | str
-    """What the cross-encoder reads of the candidate: token bytes, or a text."""
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class CeScore:
+    """What the cross-encoder says of one pair."""
+
+    probability: float
+    logit: float
 
 
 @dataclass(slots=True)
 class Scores:
-    """Match probabilities by (query, position), and why others are missing."""
+    """What the cross-encoder says by (query, position), and why others are missing."""
 
-    by_pair: dict[tuple[int, int], float] = field(default_factory=dict)
+    by_pair: dict[tuple[int, int], CeScore] = field(default_factory=dict)
     problem: str | None = None
+    unreadable: int = 0
+    """Candidates of which there was nothing to read."""
 
-    def of_query(self, query: int) -> Mapping[int, float]:
-        """Match probability by position, for one query."""
+    def of_query(self, query: int) -> Mapping[int, CeScore]:
+        """Scores by position, for one query."""
         return {position: score for (q, position), score in self.by_pair.items() if q == query}
 
 
 class Rescorer:
     """Scores the candidates of a batch of queries against their queries. Safe to share between threads."""
 
-    def __init__(self, encoder: Encoder, reranker: Reranker, kind: Kind | None, timeout_s: float) -> None:
-        self._encoder = encoder
+    def __init__(self, contents: Contents, reranker: Reranker, kind: Kind | None, timeout_s: float) -> None:
+        self._contents = contents
         self._reranker = reranker
         self._kind = kind
         self._timeout_s = timeout_s
@@ -60,62 +71,69 @@ class Rescorer:
             deadline_s: value of `time.perf_counter()` by which to be done; None: no limit.
 
         Raises:
-            BackendError: the backend refused its input or broke; being unreachable or slow is no error but a `problem`.
+            BackendError: the backend refused its input or broke; being unreachable or slow is no error but a `problem`, and so is
+                a token store that cannot be reached.
         """
         if queries.kind == self._kind:
             return Scores(
                 problem=f"the query and the items are both {self._kind}s; the cross-encoder compares a text with an image"
             )
-        n_candidates = sum(min(len(found), k) for found in candidates)
-        pairs = self._readable_pairs(candidates, k)
+        pairs = _pairs(candidates, k)
         scores = Scores()
-        if len(pairs) < n_candidates:
-            scores.problem = (
-                f"{n_candidates - len(pairs)} of {n_candidates} candidates hold nothing that the cross-encoder can read"
-            )
         try:
             self._score_chunks(queries, pairs, deadline_s, scores)
         except (BackendUnavailableError, BackendTimeoutError) as exc:
             scores.problem = f"the cross-encoder failed: {exc}"
+        except TokenStoreError as exc:
+            scores.problem = f"the token store failed: {exc}"
+        if scores.problem is None and scores.unreadable:
+            scores.problem = f"{scores.unreadable} of {len(pairs)} candidates {self._contents.lack}"
         return scores
 
     def _score_chunks(self, queries: EncodedQueries, pairs: Sequence[Pair], deadline_s: float | None, scores: Scores) -> None:
-        size = CHUNK * len(queries.embeddings) if deadline_s is not None else max(len(pairs), 1)
+        n_queries = len(queries.embeddings)
+        size = max(CHUNK * n_queries, CHUNK_BYTES // self._contents.n_bytes if self._contents.n_bytes else len(pairs))
+        size = CHUNK * n_queries if deadline_s is not None else size
         slowest_s = 0.0
-        for start in range(0, len(pairs), size):
+        for start in range(0, len(pairs), max(size, 1)):
             began_s = time.perf_counter()
-            timeout_s = self._timeout_s
-            if deadline_s is not None:
-                timeout_s = min(timeout_s, deadline_s - began_s)
-                if timeout_s <= slowest_s:
-                    scores.problem = f"the deadline came after {start} of {len(pairs)} candidates"
-                    return
             chunk = pairs[start : start + size]
-            values = self._score_pairs(queries, chunk, timeout_s)
-            scores.by_pair.update(((p.query, p.position), float(v)) for p, v in zip(chunk, values, strict=True))
+            late = deadline_s is not None and deadline_s - began_s <= slowest_s
+            if late or not self._score_chunk(queries, chunk, deadline_s, scores):
+                scores.problem = f"the deadline came after {start} of {len(pairs)} candidates"
+                return
             slowest_s = max(slowest_s, time.perf_counter() - began_s)
 
-    def _score_pairs(self, queries: EncodedQueries, pairs: Sequence[Pair], timeout_s: float) -> Array:
+    def _score_chunk(self, queries: EncodedQueries, pairs: Sequence[Pair], deadline_s: float | None, scores: Scores) -> bool:
+        """Read and score a chunk; False if reading took until the deadline."""
+        items = {pair.candidate.id: pair.candidate for pair in pairs}  # queries may share candidates
+        read = self._contents.read(list(items.values()), self._timeout_s, deadline_s)
+        timeout_s = self._timeout_s if deadline_s is None else min(self._timeout_s, deadline_s - time.perf_counter())
+        if timeout_s <= 0:
+            return False
+        ids = list(items)
+        row_of = {ids[position]: row for row, position in enumerate(read.positions)}
+        readable = [pair for pair in pairs if pair.candidate.id in row_of]
+        scores.unreadable += len(pairs) - len(readable)
+        if readable:
+            side = read.side
+            if len(readable) != len(row_of):
+                rows = [row_of[pair.candidate.id] for pair in readable]
+                side = {name: array[rows] for name, array in side.items()}
+            found = self._run(queries, readable, side, timeout_s)
+            for pair, p, z in zip(readable, found.probability.tolist(), found.logit.tolist(), strict=True):
+                scores.by_pair[pair.query, pair.position] = CeScore(p, z)
+        return True
+
+    def _run(self, queries: EncodedQueries, pairs: Sequence[Pair], side: Mapping[str, Array], timeout_s: float) -> PairScores:
         # A single query stays one row: the reranker repeats it, so it is not gathered here.
         rows = [p.query for p in pairs] if len(queries.embeddings) > 1 else [0]
-        side = {name: array[rows] for name, array in queries.side.items()}
-        if self._kind == "image":
-            tokens, scales = arrange([p.content for p in pairs if isinstance(p.content, bytes)], self._encoder.spec.tokens)
-            return self._reranker.score(side, tokens, scales, timeout_s=timeout_s)
-        texts = self._encoder.encode_texts([p.content for p in pairs if isinstance(p.content, str)], timeout_s=timeout_s)
-        return self._reranker.score_pairs(texts.text_side, side, timeout_s=timeout_s).probability
+        query_side = {name: array[rows] for name, array in queries.side.items()}
+        sides = (query_side, side) if self._kind == "image" else (side, query_side)
+        return self._reranker.score_pairs(*sides, timeout_s=timeout_s)
 
-    def _readable_pairs(self, candidates: Sequence[Sequence[Candidate]], k: int) -> list[Pair]:
-        """The best candidates of all queries first, so that a deadline cuts every query at the same depth."""
-        depth = min(k, max((len(found) for found in candidates), default=0))
-        by_rank = ((q, i, found[i]) for i in range(depth) for q, found in enumerate(candidates) if i < len(found))
-        contents = ((q, i, self._content(candidate)) for q, i, candidate in by_rank)
-        return [Pair(q, i, content) for q, i, content in contents if content is not None]
 
-    def _content(self, candidate: Candidate) -> bytes | str | None:
-        if self._kind != "image":
-            return candidate.payload if candidate.payload and candidate.payload.strip() else None
-        try:
-            return decode(candidate.payload or "", self._encoder.spec.tokens)
-        except TokensError:
-            return None
+def _pairs(candidates: Sequence[Sequence[Candidate]], k: int) -> list[Pair]:
+    """The best candidates of all queries first, so that a deadline cuts every query at the same depth."""
+    depth = min(k, max((len(found) for found in candidates), default=0))
+    return [Pair(q, i, found[i]) for i in range(depth) for q, found in enumerate(candidates) if i < len(found)]

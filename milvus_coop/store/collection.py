@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 
-from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, StoreError
+from milvus_coop.bundle.spec import Keep
+from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError
 from milvus_coop.store.connection import Connection
-from milvus_coop.store.layout import Layout, summary
+from milvus_coop.store.layout import Layout, summary, token_place
 from milvus_coop.store.rows import Record, among, literal, records, requests
-from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, TEXT, Header, search_params
+from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, Header, search_params
+from milvus_coop.token_store import HOUR_S, SweepReport, TokenStore, belongs_to, sweep
 from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, Row, Stamp
 
 IDS_PER_CALL = 2000
@@ -37,9 +40,14 @@ class Collection:
     latest state.
     """
 
-    def __init__(self, connection: Connection, name: str, layout: Layout, header: Header | None) -> None:
+    def __init__(
+        self, connection: Connection, name: str, layout: Layout, header: Header | None, tokens: TokenStore | None = None
+    ) -> None:
         self._connection = connection
         self.name = name
+        self.tokens = tokens
+        """The files of image tokens that `Row.payload` and `Candidate.payload` name; None where `keep` is not `store`. Files are
+        written before the rows that name them; `upsert` and `delete` remove those that no row names any more."""
         self._layout = layout
         self._header = header
 
@@ -54,6 +62,11 @@ class Collection:
         return self._layout.dim
 
     @property
+    def keep(self) -> Keep:
+        """Where it keeps what the cross-encoder reads of pictures."""
+        return self._layout.keep
+
+    @property
     def has_payload(self) -> bool:
         """Whether its candidates come with what the cross-encoder needs."""
         return self._layout.payload is not None
@@ -64,7 +77,8 @@ class Collection:
     def info(self) -> CollectionInfo:
         """Kind, bundle, dimension, number of rows, index."""
         layout = self._layout
-        return summary(self.name, self._header, layout.dim, layout.index_type, layout.metric, self.count())
+        place = token_place(self._header, layout.keep, self.tokens and self.tokens.location)
+        return summary(self.name, self._header, layout.dim, layout.index_type, layout.metric, self.count(), place)
 
     def search(
         self,
@@ -122,14 +136,15 @@ class Collection:
             ForeignCollectionError: milvus-coop did not make this collection.
         """
         layout = self._own()
-        payload = layout.payload or TEXT
-        sized = records(rows, dim=layout.dim, payload_field=payload, payload_bytes=layout.payload_bytes)
+        sized = records(rows, dim=layout.dim, payload_field=layout.payload, payload_bytes=layout.payload_bytes)
+        replaced = self._token_keys([row.id for row in rows])
         # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's would add a twin.
         method = "insert" if self._connection.is_lite else "upsert"
         with self._connection.writing():
             for request, n_bytes in requests(sized):
                 self._connection.call(method, collection=self.name, timeout_s=self._write_timeout_s, data=request)
                 self._connection.wrote(self.name, len(request), n_bytes)
+        self._remove_tokens(replaced - {row.payload for row in rows})
 
     def flush(self) -> None:
         """Make what was written fast to search; good at the end of an ingest. Only Milvus Lite needs it, servers do it themselves.
@@ -140,8 +155,12 @@ class Collection:
         self._connection.flush(self.name)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete the rows with these ids; unknown ids are ignored. Searches after this call do not find them."""
+        """Delete the rows with these ids; unknown ids are ignored. Searches after this call do not find them.
+
+        Their token files go too; `sweep` finds those that cannot be removed now.
+        """
         layout = self._own()
+        unneeded = self._token_keys(ids)
         with self._connection.writing():
             for some in _chunks(ids):
                 self._connection.call(
@@ -149,6 +168,27 @@ class Collection:
                 )
         if ids and not self._connection.is_lite:
             self.count()  # a server tells no time for a delete, so Session does not wait for it; Strong does
+        self._remove_tokens(unneeded)
+
+    def sweep(self, *, older_than_s: float = HOUR_S, dry_run: bool = False) -> SweepReport:
+        """Remove token files that no row refers to, and name the rows whose file is missing.
+
+        Args:
+            older_than_s: how old a file must be; a running ingest writes files before their rows.
+            dry_run: remove nothing.
+
+        Raises:
+            InvalidArgumentError: the collection keeps no token files.
+        """
+        if self.tokens is None:
+            raise InvalidArgumentError(
+                f"the collection '{self.name}' has no token store", expected="one made with a bundle that keeps tokens in files"
+            )
+        if not older_than_s >= 0:
+            raise InvalidArgumentError(f"older_than_s is {older_than_s}", expected="0 or more seconds")
+        payload = str(self._layout.payload)
+        rows = ((row["uri"], row[payload]) for page in self._pages(("uri", payload)) for row in page)
+        return sweep(self.tokens, rows, older_than_s=older_than_s, dry_run=dry_run)
 
     def stamps(self, ids: Sequence[str]) -> dict[str, Stamp]:
         """What the collection knows of the sources of these ids; ids that it does not have are left out."""
@@ -176,24 +216,42 @@ class Collection:
         Rows that are written or deleted meanwhile may or may not show up. Deleting rows that were already yielded is fine.
         """
         self._own()
-        last = ""
-        while True:
-            # Only with these two options both kinds of Milvus return a page in the order of ids; without, rows would get lost.
-            # On a server `iterator` would switch off Strong consistency; pymilvus' own query_iterator saw none of the fresh rows.
-            order = {"iterator": "True"} if self._connection.is_lite else {"reduce_stop_for_best": "True"}
-            page = self._query(f"id > {literal(last)}", STAMP_FIELDS, limit=ROWS_PER_PAGE, **order)
-            ids = [row["id"] for row in page]
-            if ids != sorted(ids):
-                raise StoreError(f"Milvus returned a page of '{self.name}' out of order", expected="rows by rising id")
+        for page in self._pages(STAMP_FIELDS):
             yield from map(_stamp, page)
-            if len(page) < ROWS_PER_PAGE:
-                return
-            last = ids[-1]
 
     def count(self) -> int:
         """Number of rows."""
         (answer,) = self._query("", ("count(*)",))
         return int(answer["count(*)"])
+
+    def _pages(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+        """All rows by rising id."""
+        last = ""
+        while True:
+            # Only with these two options both kinds of Milvus return a page in the order of ids; without, rows would get lost.
+            # On a server `iterator` would switch off Strong consistency; pymilvus' own query_iterator saw none of the fresh rows.
+            order = {"iterator": "True"} if self._connection.is_lite else {"reduce_stop_for_best": "True"}
+            page = self._query(f"id > {literal(last)}", fields, limit=ROWS_PER_PAGE, **order)
+            ids = [row["id"] for row in page]
+            if ids != sorted(ids):
+                raise StoreError(f"Milvus returned a page of '{self.name}' out of order", expected="rows by rising id")
+            yield page
+            if len(page) < ROWS_PER_PAGE:
+                return
+            last = ids[-1]
+
+    def _token_keys(self, ids: Sequence[str]) -> set[str]:
+        """Keys of the token files that belong to these rows; empty where there are no such files."""
+        if self.tokens is None or not ids:
+            return set()
+        id, payload = self._layout.id, str(self._layout.payload)
+        found = (row for some in _chunks(list(dict.fromkeys(ids))) for row in self._query(among(id, some), (id, payload)))
+        return {row[payload] for row in found if belongs_to(row[payload], row[id])}
+
+    def _remove_tokens(self, keys: Set[str]) -> None:
+        if self.tokens is not None and keys:
+            with contextlib.suppress(TokenStoreError):  # the rows are right, which is what counts; `sweep` takes what is left
+                self.tokens.remove(sorted(keys))
 
     @property
     def _write_timeout_s(self) -> float:
@@ -271,7 +329,7 @@ def _row(record: Mapping[str, Any], layout: Layout) -> Row:
         size=stamp.size,
         mtime_ns=stamp.mtime_ns,
         embedding=np.asarray(record[layout.embedding], dtype=np.float32),
-        payload=record[layout.payload or TEXT],
+        payload="" if layout.payload is None else record[layout.payload],
         metadata={name: value for name, value in record.items() if name not in layout.schema_fields},
     )
 

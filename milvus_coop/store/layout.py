@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pymilvus import DataType
 
-from milvus_coop.bundle.spec import BundleSpec
+from milvus_coop.bundle.spec import BundleSpec, Keep
 from milvus_coop.errors import ForeignCollectionError
 from milvus_coop.store.schema import EMBEDDING, PAYLOAD_FIELDS, Header
 from milvus_coop.types import CollectionInfo, Kind
@@ -50,6 +50,8 @@ class Layout:
     """Names of all fields of the schema; what else a row has is its metadata."""
     ours: bool
     """Whether milvus-coop made it, so that it may write to it."""
+    keep: Keep = "collection"
+    """What the payload of pictures is: their tokens, the key of a token file, or nothing."""
 
 
 Description = Mapping[str, Any]
@@ -58,8 +60,17 @@ Description = Mapping[str, Any]
 
 def own_layout(header: Header, description: Description, index: Mapping[str, Any]) -> Layout:
     """The layout of a collection with our header."""
-    payload = PAYLOAD_FIELDS[header.kind]
-    return _layout(Fields("id", "uri", EMBEDDING, payload, header.kind), description, index, ours=True)
+    keep = own_keep(header, description)
+    payload = None if keep == "image" else PAYLOAD_FIELDS[header.kind]
+    layout = _layout(Fields("id", "uri", EMBEDDING, payload, header.kind), description, index, ours=True)
+    return replace(layout, keep=keep)
+
+
+def own_keep(header: Header, description: Description) -> Keep:
+    """Where a collection with our header keeps what the cross-encoder reads."""
+    if header.token_id:
+        return "store"
+    return "collection" if any(f["name"] == PAYLOAD_FIELDS[header.kind] for f in description["fields"]) else "image"
 
 
 def foreign_layout(fields: Fields, spec: BundleSpec | None, description: Description, index: Mapping[str, Any]) -> Layout:
@@ -106,7 +117,9 @@ def vector_dim(description: Description, field: str = "") -> int:
     return 0
 
 
-def summary(name: str, header: Header | None, dim: int, index_type: str, metric: str, count: int) -> CollectionInfo:
+def summary(
+    name: str, header: Header | None, dim: int, index_type: str, metric: str, count: int, tokens: str = ""
+) -> CollectionInfo:
     """What users see of a collection."""
     return CollectionInfo(
         name=name,
@@ -116,7 +129,20 @@ def summary(name: str, header: Header | None, dim: int, index_type: str, metric:
         dim=dim,
         count=count,
         index=f"{index_type} {metric}".strip(),
+        tokens=tokens,
     )
+
+
+def token_place(header: Header | None, keep: Keep, location: object) -> str:
+    """Where the cross-encoder finds the pictures of a collection, for people; '' for texts and for collections of others."""
+    if header is None or header.kind == "text":
+        return ""
+    places: Mapping[Keep, str] = {
+        "collection": "in the collection",
+        "store": str(location),
+        "image": "none: pictures are opened for every query, which is slow",
+    }
+    return places[keep]
 
 
 def _layout(fields: Fields, description: Description, index: Mapping[str, Any], *, ours: bool) -> Layout:

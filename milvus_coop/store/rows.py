@@ -20,8 +20,8 @@ INT64_MAX = 2**63 - 1
 Record = dict[str, Any]
 
 
-def records(rows: Sequence[Row], *, dim: int, payload_field: str, payload_bytes: int) -> list[tuple[Record, int]]:
-    """Milvus rows and their sizes in bytes; of rows with the same id only the last.
+def records(rows: Sequence[Row], *, dim: int, payload_field: str | None, payload_bytes: int) -> list[tuple[Record, int]]:
+    """Milvus rows and their sizes in bytes; of rows with the same id only the last. `payload_field` None: payloads are not kept.
 
     Raises:
         InvalidArgumentError: a row does not fit; names it.
@@ -59,13 +59,14 @@ def among(field: str, ids: Sequence[str]) -> str:
     return f"{field} in [{', '.join(map(literal, ids))}]"
 
 
-def _record(row: Row, dim: int, payload_field: str, payload_bytes: int) -> tuple[Record, int]:
+def _record(row: Row, dim: int, payload_field: str | None, payload_bytes: int) -> tuple[Record, int]:
     if not row.id:
         raise InvalidArgumentError(f"the id of '{row.uri}' is empty", expected="a stable hash of its uri")
     n_bytes = _check_text("id", row.id, ID_BYTES, row.id)
     n_bytes += _check_text("uri", row.uri, URI_BYTES, row.id)
     n_bytes += _check_text("digest", row.digest, DIGEST_BYTES, row.id)
-    n_bytes += _payload_size(row, payload_field, payload_bytes)
+    payload = {} if payload_field is None else {payload_field: row.payload}
+    n_bytes += 0 if payload_field is None else _payload_size(row, payload_field, payload_bytes)
     metadata, metadata_bytes = _metadata(row)
     embedding = np.asarray(row.embedding, dtype=np.float32)
     if embedding.shape != (dim,) or not np.isfinite(embedding).all():
@@ -80,7 +81,7 @@ def _record(row: Row, dim: int, payload_field: str, payload_bytes: int) -> tuple
         "size": int(row.size),
         "mtime_ns": int(row.mtime_ns),
         EMBEDDING: embedding,
-        payload_field: row.payload,
+        **payload,
     }
     return record, n_bytes + metadata_bytes + 4 * dim + ROW_OVERHEAD_BYTES
 

@@ -13,6 +13,7 @@ from pymilvus.milvus_client import IndexParams
 
 from milvus_coop.bundle.spec import IMAGE_TOKENS, BundleSpec
 from milvus_coop.errors import InvalidArgumentError, StoreError
+from milvus_coop.token_store import KEY_BYTES
 from milvus_coop.types import Kind
 
 Index = Literal["HNSW", "AUTOINDEX"]
@@ -58,10 +59,19 @@ class Header:
     bundle: str
     """`name version`."""
     fingerprint: str
+    token_id: str = ""
+    """Of a collection whose image tokens are files: the id in their marker, which no other collection has."""
+    token_store: str = ""
+    """The `token_store` setting when it was made; '': beside a Milvus Lite database."""
 
     def to_json(self) -> str:
         """The text that goes into the collection's description and properties."""
-        return json.dumps({HEADER: FORMAT, "kind": self.kind, "bundle": self.bundle, "fingerprint": self.fingerprint})
+        content = {HEADER: FORMAT, "kind": self.kind, "bundle": self.bundle, "fingerprint": self.fingerprint}
+        if self.token_id:
+            content |= {"token_id": self.token_id}
+        if self.token_store:
+            content |= {"token_store": self.token_store}
+        return json.dumps(content)
 
 
 def read_header(description: Mapping[str, Any]) -> Header | None:
@@ -85,7 +95,8 @@ def read_header(description: Mapping[str, Any]) -> Header | None:
                 expected=f"format {FORMAT}",
                 run="pip install -U milvus-coop",
             )
-        return Header(kind, str(content.get("bundle", "")), str(content.get("fingerprint", "")))
+        names = ("bundle", "fingerprint", "token_id", "token_store")
+        return Header(kind, *(str(content.get(name, "")) for name in names))
     return None
 
 
@@ -103,13 +114,15 @@ def check_name(name: str) -> str:
 
 
 def payload_bytes(spec: BundleSpec, kind: Kind) -> int:
-    """Most bytes that the payload field holds.
+    """Most bytes that the payload field holds; 0: there is none.
 
     Raises:
         InvalidArgumentError: the bundle's tokens do not fit a VARCHAR.
     """
     if kind == "text":
         return VARCHAR_BYTES
+    if spec.tokens.keep != "collection":
+        return KEY_BYTES if spec.tokens.keep == "store" else 0
     base64_bytes = -(-spec.tokens.n_bytes // 3) * 4
     if base64_bytes > VARCHAR_BYTES:
         raise InvalidArgumentError(
@@ -127,7 +140,8 @@ def collection_schema(spec: BundleSpec, kind: Kind, header: Header) -> Collectio
     schema.add_field("size", DataType.INT64)
     schema.add_field("mtime_ns", DataType.INT64)
     schema.add_field(EMBEDDING, DataType.FLOAT_VECTOR, dim=spec.dim)
-    schema.add_field(PAYLOAD_FIELDS[kind], DataType.VARCHAR, max_length=payload_bytes(spec, kind))
+    if n_bytes := payload_bytes(spec, kind):
+        schema.add_field(PAYLOAD_FIELDS[kind], DataType.VARCHAR, max_length=n_bytes)
     return schema
 
 

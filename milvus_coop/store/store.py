@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +22,10 @@ from milvus_coop.errors import (
 from milvus_coop.store.address import parse_address
 from milvus_coop.store.collection import Collection
 from milvus_coop.store.connection import Connection
-from milvus_coop.store.layout import Fields, Layout, foreign_layout, own_layout, summary, vector_dim
+from milvus_coop.store.layout import Fields, Layout, foreign_layout, own_keep, own_layout, summary, token_place, vector_dim
 from milvus_coop.store.schema import EMBEDDING, HEADER, Header, Index, check_name, collection_schema, index_params, read_header
+from milvus_coop.store.token_files import check_new, drop_tokens, location_of, open_tokens
+from milvus_coop.token_store import Location, parse_location
 from milvus_coop.types import CollectionInfo, Kind
 
 LOAD_TIMEOUT_S = 120.0
@@ -38,6 +42,9 @@ class Store:
         user: instead of a token.
         password: instead of a token.
         ca_file: PEM file with the certificate authority of an https server; default the system's.
+        token_store: where collections whose image tokens are too large for Milvus have their token files, each in a folder with its
+            name: a local folder, or s3://, gs://, az://, ... Default where the collection was made with; for a new one
+            `<uri>.tokens`, beside a Milvus Lite database.
         timeout_s: limit of every call.
         must_exist: refuse a Milvus Lite path that does not exist yet, instead of making a folder there.
 
@@ -54,19 +61,28 @@ class Store:
         user: str = "",
         password: str = "",
         ca_file: Path | None = None,
+        token_store: str | Path = "",
         timeout_s: float = 10.0,
         must_exist: bool = False,
     ) -> None:
         address = parse_address(uri, token=token, user=user, password=password)
         if must_exist and address.folder is not None and not address.folder.exists():
             raise StoreUnavailableError(f"there is no Milvus Lite database at {address.label}", run="milvus-coop ingest PHOTOS/")
+        self._token_store = str(parse_location(token_store)) if str(token_store) else ""
         self._connection = Connection(address, timeout_s=timeout_s, ca_file=ca_file)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, must_exist: bool = False) -> Store:
         """The store that the settings name."""
         ca_file = Path(settings.ca_file) if settings.ca_file else None
-        return cls(settings.uri, token=settings.token, ca_file=ca_file, timeout_s=settings.timeout_s, must_exist=must_exist)
+        return cls(
+            settings.uri,
+            token=settings.token,
+            ca_file=ca_file,
+            token_store=settings.token_store,
+            timeout_s=settings.timeout_s,
+            must_exist=must_exist,
+        )
 
     def __repr__(self) -> str:
         return f"<Store {self._connection.address.label}>"
@@ -92,7 +108,8 @@ class Store:
 
         Raises:
             CollectionExistsError: there is one of that name.
-            InvalidArgumentError: the name is not valid.
+            InvalidArgumentError: the name is not valid; the bundle needs a token store, and a server was named but no such place.
+            TokenStoreError: the token store is in use.
         """
         if self._has(check_name(name)):
             raise CollectionExistsError(
@@ -101,6 +118,9 @@ class Store:
         if index not in ("HNSW", "AUTOINDEX"):
             raise InvalidArgumentError(f"the index is '{index}'", expected="HNSW or AUTOINDEX")
         header = Header(kind, spec.label, spec.fingerprint)
+        if kind == "image" and spec.tokens.keep == "store":
+            header = replace(header, token_id=uuid.uuid4().hex, token_store=self._token_store)
+            check_new(self._location(name, header), name, header)
         schema = collection_schema(spec, kind, header)
         with self._connection.writing():
             self._connection.call(
@@ -126,13 +146,17 @@ class Store:
             CollectionNotFoundError: there is none of that name.
             BundleMismatchError: it was made with another bundle.
             ForeignCollectionError: milvus-coop did not make it, and `fields` is not given or does not fit.
+            TokenStoreError: its token files are elsewhere, or cannot be reached.
         """
         description = self._describe(check_name(name))
         header = read_header(description)
         layout = self._layout(name, description, header, spec, fields)
         self._connection.call("load_collection", collection=name, timeout_s=self._load_timeout_s)
         self._connection.flush(name)  # what a crash left in the log
-        return Collection(self._connection, name, layout, header)
+        tokens = None
+        if header is not None and header.token_id:
+            tokens = open_tokens(self._location(name, header), name, header, lambda: self._count(name) == 0)
+        return Collection(self._connection, name, layout, header, tokens)
 
     def open_if_there(self, name: str, spec: BundleSpec, kind: Kind) -> Collection | None:
         """Open a collection of that bundle and kind; None if there is none of that name.
@@ -169,17 +193,34 @@ class Store:
         description = self._describe(check_name(name))
         index = self._index(name)
         kind, metric = str(index.get("index_type", "")), str(index.get("metric_type", ""))
-        return summary(name, read_header(description), vector_dim(description), kind, metric, self._count(name))
+        header = read_header(description)
+        place = ""
+        if header is not None:
+            place = token_place(header, own_keep(header, description), self._location_label(name, header))
+        return summary(name, header, vector_dim(description), kind, metric, self._count(name), place)
 
     def drop(self, name: str) -> None:
-        """Delete a collection and all its rows.
+        """Delete a collection, all its rows, and then its token files.
 
         Raises:
             CollectionNotFoundError: there is none of that name.
+            TokenStoreError: the collection is gone, and its token files could not be removed.
         """
-        self._describe(check_name(name))
+        header = read_header(self._describe(check_name(name)))
         with self._connection.writing():
             self._connection.call("drop_collection", collection=name, timeout_s=self._load_timeout_s)
+        if header is not None and header.token_id:
+            drop_tokens(self._location(name, header), name, header)
+
+    def _location(self, name: str, header: Header) -> Location:
+        return location_of(self._connection.address, name, header, self._token_store)
+
+    def _location_label(self, name: str, header: Header) -> str:
+        """The location for people, also where it cannot be used: one odd collection must not hide the others of a list."""
+        try:
+            return str(self._location(name, header)) if header.token_id else ""
+        except InvalidArgumentError:
+            return header.token_store
 
     @property
     def _load_timeout_s(self) -> float:

@@ -44,7 +44,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[_TwoLayers, Path]:
     module, folder = _TwoLayers().eval(), tmp_path_factory.mktemp("packed")
     example = {"ids": torch.zeros(2, 3, dtype=torch.int64)}
     models = {f"{name}.onnx": to_onnx(module, example, ["result"]) for name in "ab"}
-    pack_graphs(models, folder, "weights.bin", lambda _, values: "int8" if values.size > 1000 else "fp32")
+    pack_graphs(models.items(), folder, "weights.bin", lambda _, values: "int8" if values.size > 1000 else "fp32")
     return module, folder
 
 

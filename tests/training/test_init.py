@@ -60,6 +60,7 @@ def save_text(folder: Path, kind: str, **changes: Any) -> Path:
     torch.manual_seed(0)
     config: Any = {
         "bert": transformers.BertConfig,
+        "visual_bert": transformers.VisualBertConfig,
         "roberta": transformers.RobertaConfig,
         "xlm-roberta": transformers.XLMRobertaConfig,
         "distilbert": transformers.DistilBertConfig,
@@ -71,7 +72,7 @@ def save_text(folder: Path, kind: str, **changes: Any) -> Path:
         for value in model.parameters():
             value.add_(0.1 * torch.randn_like(value))  # fresh norms and biases would hide what is mixed up
     model.save_pretrained(folder)
-    save_tokenizer(folder, ("[CLS]", "[PAD]", "[SEP]", "[UNK]") if kind == "bert" else ("<s>", "<pad>", "</s>", "<unk>"))
+    save_tokenizer(folder, ("[CLS]", "[PAD]", "[SEP]", "[UNK]") if "bert" in kind.split("_") else ("<s>", "<pad>", "</s>", "<unk>"))
     return folder
 
 
@@ -83,7 +84,7 @@ def start(init: Path, folder: Path, **changes: Any) -> OneStream:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("kind", ["bert", "visual_bert", "roberta", "xlm-roberta"])
 def test_text_states_are_those_of_the_checkpoint(kind: str, tmp_path: Path) -> None:
     init = save_text(tmp_path / "checkpoint", kind)
     model = transformers.AutoModel.from_pretrained(init).eval()
@@ -97,6 +98,21 @@ def test_text_states_are_those_of_the_checkpoint(kind: str, tmp_path: Path) -> N
     assert (states - wanted)[mask == 1].abs().max() < SAME
     assert wanted.std() > 0.5
     assert (network.config.cls_id, network.config.pad_id) == ((0, 1))
+
+
+@torch.no_grad()
+def test_a_visual_bert_goes_on_reading_pairs(tmp_path: Path) -> None:
+    """With its own projection of regions in place of ours, the pair's states are those of the checkpoint."""
+    init = save_text(tmp_path / "checkpoint", "visual_bert", visual_embedding_dim=64)
+    model: Any = transformers.VisualBertModel.from_pretrained(init)
+    network = start(init, tmp_path, token_dim=64)
+    network.widen.load_state_dict(model.embeddings.visual_projection.state_dict())
+    network.slots.weight.zero_()
+    ids, tokens = torch.randint(4, 12, (3, 9)), torch.randn(3, network.config.tokens, 64)
+    kinds = torch.ones(tokens.shape[:2], dtype=torch.int64)
+    wanted = model.eval()(input_ids=ids, visual_embeds=tokens, visual_token_type_ids=kinds).last_hidden_state
+    states = torch.cat([network._text_states(ids), network._image_states(tokens)], dim=1)
+    assert (network._run(states, torch.ones(states.shape[:2])) - wanted).abs().max() < SAME
 
 
 def test_fewer_layers_are_the_first_ones(tmp_path: Path) -> None:
@@ -120,7 +136,7 @@ def test_half_precision_checkpoints_are_widened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "run", "message"),
     [
-        ("distilbert", {}, {}, "is a distilbert model; expected: bert or roberta or xlm-roberta"),
+        ("distilbert", {}, {}, "is a distilbert model; expected: bert or visual_bert or roberta or xlm-roberta"),
         ("bert", {"hidden_act": "relu"}, {}, "use relu; expected: gelu"),
         ("bert", {}, {"width": 64}, "width is 64, and that of .* is 32"),
     ],

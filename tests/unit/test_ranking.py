@@ -30,3 +30,26 @@ def test_like_the_naive_version(scores: dict[int, float], limit: int) -> None:
 
 def test_texts_come_with_their_text() -> None:
     assert [hit.text for hit in rank(candidates(2), {1: 0.5}, 2, "text")] == ["text 1", "text 0"]
+
+
+def test_logits_tell_apart_what_probabilities_cannot() -> None:
+    logits = {0: 17.0, 1: 25.0, 2: 17.0, 3: -1.0}
+    hits = rank(candidates(5), {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.3}, 5, "image", logits=logits)
+    assert [hit.id for hit in hits] == ["1", "0", "2", "3", "4"]
+    assert [hit.score for hit in hits] == [1.0, 1.0, 1.0, 0.3, 0.96]
+
+
+def test_the_sum_of_logit_and_cosine() -> None:
+    found = [
+        Candidate("a", "", 0.9, None),
+        Candidate("b", "", 0.5, None),
+        Candidate("c", "", 0.1, None),
+        Candidate("d", "", 0.0, None),
+    ]
+    hits = rank(found, {0: 0.5, 1: 0.6, 2: 0.5}, 4, "image", logits={0: 0.0, 1: 0.25, 2: 0.8}, score="sum")
+    assert [(hit.id, hit.score, hit.ce_score) for hit in hits] == [
+        ("a", 0.9, 0.5),
+        ("c", 0.9, 0.5),
+        ("b", 0.75, 0.6),
+        ("d", 0.0, None),
+    ]

@@ -89,7 +89,7 @@ def export_run(
         folder.mkdir()
         shutil.copyfile(tokenizer, folder / TOKENIZER)
         models = _modules(retriever, matcher)
-        pack_graphs(_graphs(models, spec), folder, WEIGHTS, _policy(precision))
+        pack_graphs(_graphs(models, spec).items(), folder, WEIGHTS, _policy(precision))
         bundle = write_record(folder, spec)
         differences = _differences(models, bundle, *samples)
         _refuse(differences, LARGEST_DIFFERENCE[precision])

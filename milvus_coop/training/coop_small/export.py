@@ -74,7 +74,7 @@ def write_bundle(
     graphs = _export(models, input_size(variant))
     for name in (*graphs, WEIGHTS_FILE, "tokenizer.json"):
         (folder / name).unlink(missing_ok=True)  # never write into a file that somebody may have linked or mapped
-    pack_graphs(graphs, folder, WEIGHTS_FILE, storage_policy)
+    pack_graphs(graphs.items(), folder, WEIGHTS_FILE, storage_policy)
     shutil.copyfile(tower_folder(raw) / "tokenizer.json", folder / "tokenizer.json")
     spec = BundleSpec(
         name="coop-small",

@@ -46,7 +46,7 @@ def write_bundle(folder: Path, base: Bundle, student: Student, tokenizer: PieceT
     def policy(name: str, values: Array) -> Precision:
         return storage_policy(name, values) if name in own else "fp32"  # the base's weights are small already
 
-    pack_graphs(models, folder, WEIGHTS_FILE, policy)
+    pack_graphs(models.items(), folder, WEIGHTS_FILE, policy)
     tokenizer.save(str(folder / "tokenizer.json"))
     lineage = {**lineage, "base": base.spec.label, "base_fingerprint": base.spec.fingerprint}
     spec = dataclasses.replace(base.spec, name=NAME, text=TEXT_SPEC, lineage=lineage, metrics={}, files={})

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from milvus_coop.errors import TrainingError
@@ -19,7 +20,8 @@ from milvus_coop.training.run.config import TrainConfig
 from milvus_coop.training.run.folder import RunFolder, load_network
 
 DEFAULT_WIDTH, DEFAULT_LAYERS, WIDTH_PER_HEAD = 256, 4, 32
-_POSITION_OFFSET = {"bert": 0, "roberta": 2, "xlm-roberta": 2}  # the RoBERTa family counts positions from the padding id + 1
+_POSITION_OFFSET = {"bert": 0, "visual_bert": 0, "roberta": 2, "xlm-roberta": 2}  # RoBERTa counts from the padding id + 1
+_VISUAL_TYPE = 1  # the type that VisualBERT's authors give to all image regions
 
 
 def is_ours(init: str) -> bool:
@@ -110,7 +112,11 @@ def _new(
 
 
 def _from_text_checkpoint(config: TrainConfig, folder: RunFolder) -> OneStream:
-    """The words, positions and layers of a BERT, RoBERTa or XLM-RoBERTa checkpoint, as OSCAR, UNITER and M3P start from them."""
+    """The words, positions and layers of a BERT, RoBERTa or XLM-RoBERTa checkpoint, as OSCAR, UNITER and M3P start from them.
+
+    A VisualBERT checkpoint is such a single-stream model itself. What it learnt about images in its layers and types is kept; its
+    projection of detector features is not, since image tokens have a layer of their own.
+    """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
@@ -144,8 +150,16 @@ def _text_state(model: nn.Module, text: Any, offset: int, layers: int, max_lengt
     state = {
         "words.weight": source["embeddings.word_embeddings.weight"],
         "positions.weight": source["embeddings.position_embeddings.weight"][offset : offset + max_length],
-        "kinds.weight": source["embeddings.token_type_embeddings.weight"][:1].expand(2, text.hidden_size).clone(),
+        "kinds.weight": torch.stack([source["embeddings.token_type_embeddings.weight"][0], _image_kind(source)]),
         "norm.weight": source["embeddings.LayerNorm.weight"],
         "norm.bias": source["embeddings.LayerNorm.bias"],
     }
     return state | layers_from_public(source, layers)
+
+
+def _image_kind(source: Mapping[str, Tensor]) -> Tensor:
+    """What marks an image token: a text checkpoint does not know any, and starts with the mark of words."""
+    if "embeddings.visual_token_type_embeddings.weight" not in source:
+        return source["embeddings.token_type_embeddings.weight"][0]
+    place = source["embeddings.visual_position_embeddings.weight"][0]  # without alignment to words, all regions have this one
+    return source["embeddings.visual_token_type_embeddings.weight"][_VISUAL_TYPE] + place

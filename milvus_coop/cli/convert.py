@@ -1,0 +1,131 @@
+"""`milvus-coop bundle convert` and `bundle models`: pretrained checkpoints as bundles."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from milvus_coop.errors import ConvertError
+
+if TYPE_CHECKING:
+    from milvus_coop.bundle.spec import Keep
+    from milvus_coop.convert.parity import Samples
+
+_PACKAGES = ("torch", "transformers", "huggingface_hub", "onnx", "onnxscript")
+_SAMPLE_PICTURES = 4
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--be", help="Bi-encoder: a checkpoint of CLIP, SigLIP, SigLIP 2 or BLIP (folder or hub id).")
+@click.option("--ce", help="Cross-encoder: a checkpoint of BLIP, BLIP-2, ViLT or BridgeTower.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The bundle's folder, to be made.")
+@click.option("--revision", help="Branch, tag or commit of MODEL on the hub.")
+@click.option("--be-revision", help="The same of --be.")
+@click.option("--ce-revision", help="The same of --ce.")
+@click.option("--name", help="Of the bundle.  [default: the folder's name]")
+@click.option("--bundle-version", "version", default="1.0.0", show_default=True, help="Of the bundle.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="fp16: weights take half the room; int8: faster on CPUs, not for TensorRT.",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["collection", "store", "image"]),
+    help="Where image tokens are kept.  [default: in the collection if they fit, else in a token store]",
+)
+@click.option("--pool-tokens", type=click.IntRange(min=1), help="Average-pool the image tokens to G x G; needs fine-tuning.")
+@click.option("--text-length", type=click.IntRange(min=4), default=64, show_default=True, help="Longest text in tokens.")
+@click.option("--licence", default="", help="For the record.  [default: what the model card says]")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def convert(
+    model: str | None,
+    be: str | None,
+    ce: str | None,
+    out: Path,
+    revision: str | None,
+    be_revision: str | None,
+    ce_revision: str | None,
+    name: str | None,
+    version: str,
+    precision: Literal["fp32", "fp16", "int8"],
+    keep: Keep | None,
+    pool_tokens: int | None,
+    text_length: int,
+    licence: str,
+    as_json: bool,
+) -> None:
+    """Make a bundle of a pretrained checkpoint: MODEL in both roles, or --be and --ce.
+
+    MODEL is a folder or an id of the Hugging Face hub. Only safetensors are read, and no code of the model's authors is run. The
+    graphs are compared with the checkpoint's own forward pass before the bundle is written.
+
+    \b
+    Examples:
+      milvus-coop bundle convert Salesforce/blip-itm-base-coco --out blip
+      milvus-coop bundle convert --be google/siglip2-base-patch16-224 --ce dandelin/vilt-b32-finetuned-coco --out siglip-vilt
+      milvus-coop ingest photos/ --bundle blip --collection blip
+    """
+    _need_torch()
+    if (model is None) == (be is None and ce is None) or (be is None) != (ce is None):
+        raise ConvertError(
+            "the models are not clear", expected="MODEL alone, or --be MODEL and --ce MODEL", run="milvus-coop bundle models"
+        )
+    from milvus_coop.cli.converted import print_converted
+    from milvus_coop.convert.bundle import convert as run
+    from milvus_coop.convert.checkpoint import open_checkpoint
+
+    first = open_checkpoint(model or be or "", revision or be_revision)
+    second = first if ce is None else open_checkpoint(ce, ce_revision)
+    converted = run(
+        first,
+        second,
+        out,
+        _samples(),
+        name=name,
+        version=version,
+        precision=precision,
+        keep=keep,
+        pool_tokens=pool_tokens,
+        text_length=text_length,
+        licence=licence,
+        on_progress=lambda message: click.echo(f"{message} ...", err=True),
+    )
+    print_converted(converted, as_json=as_json)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per family and line.")
+def models(as_json: bool) -> None:
+    """List the families of checkpoints that can be converted."""
+    _need_torch()
+    from milvus_coop.cli.converted import family_facts, print_families
+    from milvus_coop.convert.families import FAMILIES
+
+    if not as_json:
+        print_families(FAMILIES)
+        return
+    for family in FAMILIES:
+        click.echo(json.dumps(family_facts(family), ensure_ascii=False))
+
+
+def _samples() -> Samples:
+    """Some of the package's sample pictures, with their names as texts."""
+    from milvus_coop.cli.demo import sample_images
+    from milvus_coop.convert.parity import Samples
+    from milvus_coop.preprocess.images import decode
+
+    paths = sorted(sample_images().glob("*.jpg"))[:_SAMPLE_PICTURES]
+    return Samples([decode(path) for path in paths], [f"a picture of a {path.stem.replace('_', ' ')}" for path in paths])
+
+
+def _need_torch() -> None:
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise ConvertError(f"converting needs {missing[0]}, which is not installed", run="pip install 'milvus-coop[train]'")

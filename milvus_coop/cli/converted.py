@@ -1,0 +1,55 @@
+"""How a converted bundle and the list of families look in a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from milvus_coop.convert.bundle import Converted
+from milvus_coop.convert.family import Family
+
+_ROLES = {"joint": "both roles", "be": "bi-encoder", "ce": "cross-encoder"}
+
+
+def print_converted(converted: Converted, *, as_json: bool) -> None:
+    """Where the bundle lies, how far it is from the checkpoint, and what to do next."""
+    bundle, spec = converted.bundle, converted.bundle.spec
+    differences = {name: float(f"{found.largest:.2g}") for name, found in converted.differences.items()}
+    n_bytes = sum(file.n_bytes for file in spec.files.values())
+    if as_json:
+        facts = {"bundle": str(bundle.folder), "fingerprint": spec.fingerprint, "bytes": n_bytes, "differences": differences}
+        click.echo(json.dumps(facts))
+        return
+    kept = "none, pictures are opened again" if spec.tokens.keep == "image" else f"{spec.tokens.n_bytes:,} bytes per image"
+    where = {"collection": " in the collection", "store": " in a token store", "image": ""}[spec.tokens.keep]
+    click.echo(f"{bundle.folder}: {spec.label}, {spec.kind}, {n_bytes / 1e6:,.0f} MB")
+    click.echo(f"  image tokens: {kept}{where}")
+    click.echo("  largest difference from the checkpoint: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
+    click.echo(f"  milvus-coop ingest photos/ --bundle {bundle.folder} --collection {_collection(spec.name)}")
+
+
+def print_families(families: Sequence[Family]) -> None:
+    """Families as a table."""
+    table = Table(header_style="bold", show_lines=True)
+    for column in ("family", "role", "example", "licence", "size of the example", "verified"):
+        table.add_column(column, overflow="fold")
+    for family in families:
+        facts = family_facts(family)
+        table.add_row(*(escape(facts[name]) for name in ("name", "role", "example", "licence", "size", "verified")))
+    Console().print(table)
+
+
+def family_facts(family: Family) -> dict[str, str]:
+    """What a list shows of a family."""
+    shown = {field.name: getattr(family, field.name) for field in fields(family) if field.name not in ("open", "model_types")}
+    return {**shown, "role": _ROLES[family.role]}
+
+
+def _collection(name: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)

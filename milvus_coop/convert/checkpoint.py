@@ -1,0 +1,185 @@
+"""A checkpoint of transformers, from a folder or the Hugging Face hub: only safetensors, nobody's code, a pinned revision."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import huggingface_hub
+import torch
+from huggingface_hub import errors as hub
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_log
+
+from milvus_coop.errors import ConvertError
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "README.md")
+"""What is downloaded: configuration, tokenizer, weights. Never pickles (*.bin, *.pt) or Python."""
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder with config.json and safetensors."""
+
+    folder: Path
+    name: str
+    """The hub's id, or the folder's name."""
+    revision: str | None
+    """The commit it was downloaded at; None for a local folder."""
+    config: dict[str, Any]
+    licence: str
+    """As its model card says, or ''."""
+
+    @property
+    def model_type(self) -> str:
+        """What transformers calls this kind of model: `blip`, `clip`, ..."""
+        return str(self.config.get("model_type", ""))
+
+    def lineage(self) -> dict[str, Any]:
+        """What a bundle's record says of it."""
+        return {"name": self.name, "revision": self.revision, "model_type": self.model_type, "licence": self.licence}
+
+    def model(self, kind: type[Model]) -> Model:
+        """The model with all its weights, float32, in eval mode.
+
+        Raises:
+            ConvertError: the files are broken, or lack weights that this kind of model needs: transformers would fill them in with
+                random numbers.
+        """
+        try:
+            with _quiet():
+                opened: Any = kind.from_pretrained(
+                    str(self.folder),
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    dtype=torch.float32,
+                    attn_implementation="eager",
+                    output_loading_info=True,
+                )
+        except Exception as exc:  # safetensors, torch and transformers each raise their own
+            raise ConvertError(f"{self.name} cannot be loaded as {kind.__name__}: {exc}") from exc
+        model, report = opened
+        if lacking := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
+            raise ConvertError(
+                f"{self.name} lacks {len(lacking)} weights of a {kind.__name__}, such as {lacking[0]}",
+                expected="a checkpoint that was trained for retrieval",
+            )
+        result: Model = model.eval()
+        return result
+
+    def processor(self) -> Any:
+        """Its image processor; on Pillow, as ours is."""
+        return self._auto(AutoImageProcessor, "image processor", backend="pil")
+
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self._auto(AutoTokenizer, "tokenizer")
+
+    def _auto(self, kind: Any, what: str, **options: Any) -> Any:
+        try:
+            with _quiet():
+                return kind.from_pretrained(str(self.folder), trust_remote_code=False, local_files_only=True, **options)
+        except Exception as exc:  # see `model`
+            raise ConvertError(f"the {what} of {self.name} cannot be opened: {exc}") from exc
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and advice of transformers, which is about training and about its other backends."""
+    level, bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
+    transformers_log.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_log.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_log.set_verbosity(level)
+        if bars:
+            transformers_log.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
+    """Open a local folder, or download a model of the hub (once: it stays in the hub's cache).
+
+    Args:
+        name_or_folder: a folder with config.json, or an id such as `Salesforce/blip-itm-base-coco`.
+        revision: branch, tag or commit of a hub model; default its main branch. The bundle remembers the commit.
+
+    Raises:
+        ConvertError: there is no such model, it is gated, the hub cannot be reached, or it has no safetensors.
+    """
+    folder = Path(name_or_folder)
+    if folder.is_dir():
+        if revision is not None:
+            raise ConvertError(
+                f"{folder} is a local folder and has no revision '{revision}'", expected="--revision for hub ids only"
+            )
+        return _read(folder, folder.resolve().name, None)
+    name = str(name_or_folder)
+    if not _ID.fullmatch(name):
+        raise ConvertError(f"there is no folder '{name}'", expected="a checkpoint's folder, or a hub id such as owner/model")
+    found = _download(name, revision)
+    return _read(found, name, found.name)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+    except hub.GatedRepoError as exc:
+        raise ConvertError(
+            f"{name} is gated",
+            expected="an account that was granted access",
+            run="accept its terms on its page, then: hf auth login",
+        ) from exc
+    except hub.RevisionNotFoundError as exc:
+        raise ConvertError(f"{name} has no revision '{revision}'", expected="a branch, a tag or a commit") from exc
+    except hub.RepositoryNotFoundError as exc:
+        raise ConvertError(
+            f"the hub has no model '{name}'", expected="a public id, or a token that may read it", run="hf auth login"
+        ) from exc
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HfHubHTTPError, OSError, ValueError) as exc:
+        raise ConvertError(
+            f"{name} is not in the local cache, and the hub does not answer: {str(exc).splitlines()[0]}",
+            expected="a network connection, or a checkpoint's folder",
+            run="hf download MODEL --local-dir FOLDER on a machine with access, then: milvus-coop bundle convert FOLDER",
+        ) from exc
+
+
+def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ConvertError(f"{folder} has no readable config.json", expected="a checkpoint of transformers") from exc
+    if not any(folder.glob("*.safetensors")):
+        raise ConvertError(_without_safetensors(folder, name), expected="*.safetensors", run=_SAVE_AGAIN)
+    return Checkpoint(folder, name, revision, config, _licence(folder))
+
+
+_SAVE_AGAIN = (
+    "another --revision (many models have one with safetensors), or, where you trust the file, on a machine of its own: "
+    "AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)"
+)
+
+
+def _without_safetensors(folder: Path, name: str) -> str:
+    pickles = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
+    if pickles:
+        return f"{name} keeps its weights as {pickles[0]}: loading such a file can run any code, and is refused"
+    return f"{name} has no weights as safetensors (pickle files are neither downloaded nor loaded)"
+
+
+def _licence(folder: Path) -> str:
+    card = folder / "README.md"
+    if not card.is_file():
+        return ""
+    found = re.search(r"^---$.*?^license: *([\w.-]+) *$.*?^---$", card.read_text(encoding="utf-8", errors="replace"), re.M | re.S)
+    return found.group(1) if found else ""

@@ -1,0 +1,75 @@
+"""SigLIP (Zhai et al. 2023) and the fixed-resolution checkpoints of SigLIP 2: two towers; texts are padded to full length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import SiglipModel
+
+from milvus_coop.convert.checkpoint import Checkpoint
+from milvus_coop.convert.families.clip import Normalise
+from milvus_coop.convert.family import Family, Retriever, Source
+from milvus_coop.convert.preprocessing import image_spec_of
+
+
+class Vision(nn.Module):
+    """Pixels to the attention-pooled picture."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model.vision_model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, dim)."""
+        features: Tensor = self.model(pixel_values=pixels).pooler_output
+        return features
+
+
+class EmbedTexts(nn.Module):
+    """Token ids to the text's last state; padding is read as text, as in training."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model.text_model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """int64 (B, T) -> unit (B, dim)."""
+        return functional.normalize(self.model(input_ids=input_ids).pooler_output, dim=-1)
+
+
+def open_siglip(family: Family, checkpoint: Checkpoint) -> Source:
+    """Open a `SiglipModel`."""
+    model = checkpoint.model(SiglipModel)
+    config: Any = model.config
+    vision, text = config.vision_config, config.text_config
+
+    def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        outputs = model(pixel_values=inputs["pixel_values"], input_ids=inputs["input_ids"])
+        return {"image_embedding": outputs.image_embeds, "text_embedding": outputs.text_embeds}
+
+    return Source(
+        family=family,
+        checkpoint=checkpoint,
+        vision=Vision(model),
+        image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
+        tokenizer=checkpoint.tokenizer(),
+        positions=text.max_position_embeddings,
+        reference=reference,
+        retriever=Retriever(vision.hidden_size, Normalise(), EmbedTexts(model), masked=False),
+        pad_to_max=True,
+    )
+
+
+SIGLIP = Family(
+    name="SigLIP, SigLIP 2",
+    model_types=("siglip",),
+    role="be",
+    example="google/siglip2-base-patch16-224",
+    licence="apache-2.0",
+    size="375 M parameters, 224 px",
+    verified="ONNX = transformers at base size, random weights; not with the published weights, nor SigLIP 2's NaFlex",
+    open=open_siglip,
+)

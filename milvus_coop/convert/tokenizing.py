@@ -1,0 +1,113 @@
+"""A tokenizer of transformers -> tokenizer.json and a `TextSpec`, checked to give the same ids without transformers."""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
+
+from milvus_coop.bundle.spec import TextSpec
+from milvus_coop.errors import ConvertError
+from milvus_coop.preprocess.texts import Tokenizer
+
+PROBES = (
+    "a dog",
+    "Two DOGS on a beach!",
+    "  spaces   everywhere  ",
+    "an apple, a pear; and (maybe) 3 plums...",
+    "don't stop: it's a cat's tail",
+    "naïve café, Ærøskøbing, Straße",
+    "猫が好きです",
+    "собака на пляже",
+    "🚲 in the rain ☔",
+    "tabs\tand\nnew lines",
+    "x" * 60,
+    "1234567890 3.14 1,000,000",
+    "http://example.com/a?b=c&d=e",
+    "a_b-c/d\\e",
+    "'quoted' \"twice\" `thrice`",
+    "?",
+    "[CLS] <s> <|endoftext|>",
+    "a photo of a cat " * 60,
+    "🏳️‍🌈 café é",
+    "\uff26\uff35\uff2c\uff2c \uff57\uff49\uff44\uff54\uff48",  # full width
+)
+"""Texts with which a written tokenizer is compared; the long one is cut."""
+
+
+def write_tokenizer(tokenizer: Any, out: Path, *, max_length: int, pad_to_max: bool = False) -> TextSpec:
+    """Write a tokenizer as `out` and say how to use it.
+
+    Args:
+        tokenizer: of a checkpoint; one with a Rust backend, or SigLIP's.
+        out: the file, tokenizer.json.
+        max_length: longest text in tokens, special tokens included.
+        pad_to_max: whether texts are padded to that length.
+
+    Raises:
+        ConvertError: it cannot be written, or `preprocess.texts.Tokenizer` would give other ids.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None) or _unigram(tokenizer)
+    plain = Backend.from_str(backend.to_str())  # the checkpoint's own is not changed
+    plain.no_padding()
+    plain.no_truncation()
+    plain.save(str(out))
+    pad = tokenizer.pad_token_id
+    spec = TextSpec(max_length, 0 if pad is None else int(pad), pad_to_max)
+    _compare(tokenizer, Tokenizer(out, spec), spec)
+    return spec
+
+
+def _compare(theirs: Any, ours: Tokenizer, spec: TextSpec) -> None:
+    for text in PROBES:
+        options = {"padding": "max_length"} if spec.pad_to_max else {}
+        wanted = theirs(text, truncation=True, max_length=spec.max_length, padding_side="right", **options)["input_ids"]
+        found = ours([text])
+        row = found["input_ids"][0] if spec.pad_to_max else found["input_ids"][0][: int(found["attention_mask"].sum())]
+        if not np.array_equal(wanted, row):
+            raise ConvertError(
+                f"the tokenizer of type {type(theirs).__name__} reads “{text[:40]}” as {list(wanted)[:12]}",
+                expected=f"what tokenizer.json makes of it, {row.tolist()[:12]}",
+            )
+
+
+def _unigram(tokenizer: Any) -> Backend:
+    """SigLIP's tokenizer: a SentencePiece model behind Python code that lowers case and drops punctuation and double spaces."""
+    pieces = getattr(tokenizer, "sp_model", None)
+    if pieces is None:
+        raise ConvertError(
+            f"a {type(tokenizer).__name__} cannot be written as tokenizer.json",
+            expected="a fast tokenizer, or one of SentencePiece",
+        )
+    try:
+        from transformers.utils import sentencepiece_model_pb2_new as messages
+
+        model: Any = messages.ModelProto.FromString(pieces.serialized_model_proto())  # type: ignore[attr-defined]
+    except ImportError as exc:
+        raise ConvertError("SentencePiece models are read with protobuf", run="pip install sentencepiece protobuf") from exc
+    vocabulary = [(piece.piece, piece.score) for piece in model.pieces]
+    backend = Backend(models.Unigram(vocabulary, unk_id=pieces.unk_id(), byte_fallback=model.trainer_spec.byte_fallback))
+    steps: list[Any] = [normalizers.Lowercase()] if getattr(tokenizer, "do_lower_case", False) else []
+    steps += [
+        normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ]
+    if model.normalizer_spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))
+    backend.normalizer = normalizers.Sequence(steps)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False)
+    special = [AddedToken(str(token), lstrip=True, rstrip=True, normalized=False, special=True) for token in _special(tokenizer)]
+    backend.add_special_tokens(special)
+    end = str(tokenizer.eos_token)
+    backend.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, tokenizer.eos_token_id)])
+    return backend
+
+
+def _special(tokenizer: Any) -> list[Any]:
+    return [token for token in (tokenizer.eos_token, tokenizer.unk_token) if token is not None]

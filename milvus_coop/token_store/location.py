@@ -1,0 +1,61 @@
+"""Where a token store may be: a folder of this machine, or a place in an object store that fsspec knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from milvus_coop.errors import InvalidArgumentError
+
+LOCAL = ("file", "local")
+DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+"""What each protocol needs installed."""
+MEMORY = "memory"
+"""Of this process alone, for tests."""
+EXPECTED = f"a folder, or one of {', '.join(f'{name}://' for name in DRIVERS)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A folder, here or elsewhere."""
+
+    protocol: str
+    """`file`, or one of `DRIVERS`, or `memory`."""
+    url: str
+    """An absolute path, or the address with its protocol; no slash at the end."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of this machine; None for any other place."""
+        return Path(self.url) if self.protocol == LOCAL[0] else None
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.protocol, f"{self.url}/{name}")
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def parse_location(text: str | Path) -> Location:
+    """Read a `token_store` setting.
+
+    Raises:
+        InvalidArgumentError: it is empty, of a protocol that is not allowed (http, ftp, chains of fsspec), or holds a password.
+    """
+    given = str(text).strip()
+    protocol, mark, rest = given.partition("://")
+    protocol = protocol.lower() if mark else LOCAL[0]
+    if not given or "\0" in given or "::" in given:
+        raise InvalidArgumentError(f"the token store is {given[:100]!r}", expected=EXPECTED)
+    if protocol in LOCAL:
+        path = Path(rest if mark else given).expanduser().absolute()
+        return Location(LOCAL[0], path.as_posix().rstrip("/") or "/")
+    if protocol not in (*DRIVERS, MEMORY):
+        raise InvalidArgumentError(f"a token store cannot be at {protocol[:20]}://", expected=EXPECTED)
+    if ":" in urlsplit(given).netloc.rpartition("@")[0]:
+        raise InvalidArgumentError(
+            f"the address of the token store at {protocol}:// holds a password",
+            expected="credentials where its driver looks for them",
+        )
+    return Location(protocol, f"{protocol}://{rest.strip('/')}")

@@ -1,0 +1,112 @@
+"""Collections whose payload is a key of a token file, and collections without payload, on Milvus Lite and a Milvus server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from milvus_coop.errors import InvalidArgumentError, TokenStoreError
+from milvus_coop.store import Store
+from milvus_coop.store.schema import HEADER, Header, collection_schema
+from milvus_coop.token_store import token_key
+from milvus_coop.types import Row
+from tests.contract.store_samples import SPEC, make_rows
+
+STORED = replace(SPEC, name="stored", tokens=replace(SPEC.tokens, keep="store"))
+OPENED = replace(SPEC, name="opened", tokens=replace(SPEC.tokens, count=0, dim=0, keep="image"))
+RAW = bytes(SPEC.tokens.n_bytes)
+
+
+@pytest.fixture
+def stored(store: Store, store_uri: str, tmp_path: Path) -> Iterator[Store]:
+    """A store that knows where token files go."""
+    with Store(store_uri, token_store=tmp_path / "tokens", timeout_s=20) as opened:
+        yield opened
+        for info in opened.list():
+            if info.bundle == STORED.label:
+                opened.drop(info.name)
+
+
+def with_keys(rows: list[Row]) -> list[Row]:
+    return [replace(row, payload=token_key(row.id, row.digest)) for row in rows]
+
+
+def test_files_go_with_their_rows(stored: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "tokens" / "contract_tokens"
+    collection = stored.create("contract_tokens", STORED)
+    rows = with_keys(make_rows(6))
+    tokens = collection.tokens
+    assert tokens is not None
+    tokens.write({row.payload: RAW for row in rows})
+    collection.upsert(rows)
+    assert [c.payload for c in collection.search(rows[0].embedding[None], 1)[0]] == [rows[0].payload]
+    (changed,) = with_keys([replace(rows[0], digest="another")])
+    tokens.write({changed.payload: RAW})
+    assert len(list(tokens.entries())) == 7
+    collection.upsert([changed, rows[1]])
+    collection.delete([rows[2].id, "unknown"])
+    assert {entry.name for entry in tokens.entries()} == {changed.payload, *(row.payload for row in (rows[1], *rows[3:]))}
+    with suppress(InvalidArgumentError):
+        collection.upsert([replace(rows[1], payload="x" * 129)])
+    assert collection.sweep(older_than_s=0).needed == 5
+    assert stored.describe("contract_tokens") == collection.info()
+    assert collection.info().tokens == str(folder)
+    stored.drop("contract_tokens")
+    assert not folder.exists()
+
+
+def test_where_the_files_are_is_remembered(stored: Store, store: Store, tmp_path: Path) -> None:
+    collection = stored.create("contract_remembered", STORED)
+    assert collection.tokens is not None
+    with Store(store._connection.address.folder or store._connection.address.endpoint) as another:
+        opened = another.open("contract_remembered", STORED)
+        assert opened.tokens is not None
+        assert opened.tokens.location == collection.tokens.location
+    for path in (tmp_path / "tokens" / "contract_remembered").iterdir():
+        path.unlink()
+    (row,) = with_keys(make_rows(1))
+    collection.upsert([row])
+    with pytest.raises(TokenStoreError, match="is not at"):
+        store.open("contract_remembered")
+
+
+def test_without_a_place(store: Store) -> None:
+    if store._connection.is_lite:
+        assert store.create("contract_beside", STORED).tokens is not None
+        return
+    with pytest.raises(InvalidArgumentError, match="too large for Milvus at http"):
+        store.create("contract_beside", STORED)
+    assert "contract_beside" not in {info.name for info in store.list()}
+
+
+def test_an_odd_place_does_not_hide_other_collections(store: Store) -> None:
+    header = Header("image", STORED.label, STORED.fingerprint, "1" * 32, "http://somewhere/else")
+    schema = collection_schema(STORED, "image", header)
+    store._connection.call("create_collection", collection="contract_odd", schema=schema, properties={HEADER: header.to_json()})
+    try:
+        assert {info.name: info.tokens for info in store.list()}["contract_odd"] == "http://somewhere/else"
+        with pytest.raises(InvalidArgumentError, match="a token store cannot be at http://"):
+            store.open("contract_odd", STORED)
+    finally:
+        store._connection.call("drop_collection", collection="contract_odd")
+
+
+def test_no_payload(store: Store) -> None:
+    collection = store.create("contract_opened", OPENED)
+    rows = [replace(row, payload="") for row in make_rows(3)]
+    collection.upsert(rows)
+    (best,) = collection.search(rows[0].embedding[None], 1)[0]
+    assert (best.uri, best.payload) == (rows[0].uri, None)
+    again = store.open("contract_opened", OPENED)
+    assert (again.keep, again.has_payload, again.tokens) == ("image", False, None)
+    assert again.rows([rows[0].id])[rows[0].id].payload == ""
+    assert again.info().tokens.startswith("none: pictures are opened")
+
+
+def test_texts_need_no_place(store: Store) -> None:
+    texts = store.create("contract_stored_texts", STORED, "text")
+    assert (texts.tokens, texts.keep, texts.has_payload) == (None, "collection", True)

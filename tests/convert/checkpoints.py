@@ -1,0 +1,141 @@
+"""Checkpoints of the true classes with random weights, tiny or at base size: configuration, tokenizer, processor, safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    Blip2Config,
+    Blip2ForImageTextRetrieval,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    BlipImageProcessor,
+    BridgeTowerConfig,
+    BridgeTowerForImageAndTextRetrieval,
+    BridgeTowerImageProcessor,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    PreTrainedModel,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    ViltConfig,
+    ViltForImageAndTextRetrieval,
+    ViltImageProcessor,
+)
+
+from tests.convert.kit import bert_tokenizer, clip_tokenizer, roberta_tokenizer
+
+STD = 0.08
+"""Of random weights: large enough that outputs differ from picture to picture, which a parity test needs."""
+TINY: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def _save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.ndim > 1:  # BLIP's own initialisation is so small that all tokens are nearly zero
+                value.normal_(0.0, STD if value.shape[-1] < 512 else 0.03, generator=generator)
+            elif "bias" in name:
+                value.normal_(0.0, 0.02, generator=generator)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def blip(folder: Path, *, base: bool = False) -> Path:
+    """BLIP: 48 px and 37 tokens of 32, or 384 px and 577 of 768."""
+    size = 384 if base else 48
+    tokenizer = bert_tokenizer(folder)
+    text = {"vocab_size": 30524 if base else len(tokenizer), "encoder_hidden_size": 768 if base else 32}
+    vision = {"image_size": size, "patch_size": 16 if base else 8}
+    config = BlipConfig(
+        text_config=text if base else {**TINY, **text, "bos_token_id": 2, "sep_token_id": 3, "pad_token_id": 0},
+        vision_config=vision if base else {**TINY, **vision},
+        image_text_hidden_size=256 if base else 24,
+    )
+    return _save(folder, BlipForImageTextRetrieval(config), BlipImageProcessor(size={"height": size, "width": size}))
+
+
+def blip2(folder: Path, *, base: bool = False) -> Path:
+    """BLIP-2 with its matching head, always small: its true size takes 5 GB."""
+    tokenizer = bert_tokenizer(folder)
+    config = Blip2Config(
+        vision_config={**TINY, "image_size": 48, "patch_size": 8},
+        qformer_config={**TINY, "vocab_size": len(tokenizer), "encoder_hidden_size": 32, "use_qformer_text_input": True},
+        num_query_tokens=4,
+        image_text_hidden_size=24,
+    )
+    return _save(folder, Blip2ForImageTextRetrieval(config), BlipImageProcessor(size={"height": 48, "width": 48}))
+
+
+def clip(folder: Path, *, base: bool = False) -> Path:
+    """CLIP ViT-B/32, or 48 px."""
+    tokenizer = clip_tokenizer(folder)
+    size = 224 if base else 48
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    text = {"vocab_size": 49408} if base else {**TINY, "vocab_size": len(tokenizer), "projection_dim": 24}
+    vision = {"image_size": size, "patch_size": 32} if base else {**TINY, "image_size": size, "patch_size": 8, "projection_dim": 24}
+    config = CLIPConfig(text_config={**text, **ends}, vision_config=vision, projection_dim=512 if base else 24)
+    processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    return _save(folder, CLIPModel(config), processor)
+
+
+def siglip(folder: Path, *, base: bool = False) -> Path:
+    """SigLIP at 224 px, or 48; with a BERT tokenizer, since the true one is tested in test_tokenizing."""
+    tokenizer = bert_tokenizer(folder)
+    size = 224 if base else 48
+    text = {"vocab_size": 32000} if base else {**TINY, "vocab_size": len(tokenizer), "projection_size": 32}
+    config = SiglipConfig(
+        text_config={**text, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},
+        vision_config={"image_size": size, "patch_size": 16} if base else {**TINY, "image_size": size, "patch_size": 8},
+    )
+    return _save(folder, SiglipModel(config), SiglipImageProcessor(size={"height": size, "width": size}))
+
+
+def vilt(folder: Path, *, base: bool = False) -> Path:
+    """ViLT-B/32 with 384 px on the shorter edge, or 64."""
+    tokenizer = bert_tokenizer(folder)
+    small: dict[str, Any] = {**TINY, "vocab_size": len(tokenizer), "image_size": 64, "patch_size": 32}
+    config = ViltConfig(**({} if base else small), max_image_length=-1)
+    return _save(folder, ViltForImageAndTextRetrieval(config), ViltImageProcessor(size={"shortest_edge": 384 if base else 64}))
+
+
+def bridgetower(folder: Path, *, base: bool = False) -> Path:
+    """BridgeTower base at 288 px, or 64."""
+    tokenizer = roberta_tokenizer(folder)
+    size = 288 if base else 64
+    layers = {"num_hidden_layers": 12 if base else 4}
+    width: dict[str, Any] = {"hidden_size": 768 if base else 64}
+    text = (
+        {**layers, **width}
+        if base
+        else {**layers, **width, "vocab_size": len(tokenizer), "num_attention_heads": 2, "intermediate_size": 64}
+    )
+    kind: Any = BridgeTowerConfig
+    config = kind(
+        text_config=text,
+        vision_config={**layers, **width, "image_size": size, "patch_size": 16},
+        num_hidden_layers=6 if base else 2,
+        num_attention_heads=12 if base else 2,
+        **width,
+        intermediate_size=3072 if base else 64,
+        share_link_tower_layers=False,
+    )
+    processor = BridgeTowerImageProcessor(size={"shortest_edge": size}, crop_size={"shortest_edge": size})
+    return _save(folder, BridgeTowerForImageAndTextRetrieval(config), processor)
+
+
+MAKERS: dict[str, Callable[..., Path]] = {
+    "blip": blip,
+    "blip2": blip2,
+    "clip": clip,
+    "siglip": siglip,
+    "vilt": vilt,
+    "bridgetower": bridgetower,
+}

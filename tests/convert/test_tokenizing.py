@@ -1,0 +1,79 @@
+"""tokenizer.json files that give the ids of the transformers tokenizers they were written from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from milvus_coop.bundle.spec import TextSpec
+from milvus_coop.convert.tokenizing import write_tokenizer
+from milvus_coop.errors import ConvertError
+from milvus_coop.preprocess.texts import Tokenizer
+from tests.convert.kit import CAPTIONS, bert_tokenizer, clip_tokenizer, roberta_tokenizer, siglip_tokenizer
+
+MAKERS: dict[str, Callable[[Path], Any]] = {
+    "bert": bert_tokenizer,
+    "clip": clip_tokenizer,
+    "roberta": roberta_tokenizer,
+    "siglip": siglip_tokenizer,
+}
+TEXTS = [*CAPTIONS.read_text(encoding="utf-8").splitlines(), "AN apple, and a PEAR!", "naïve " * 50, "🚲 猫"]
+
+
+@pytest.fixture(params=MAKERS)
+def theirs(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return MAKERS[request.param](tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("length", [8, 20, 64])
+def test_ids_are_the_same(theirs: Any, length: int, tmp_path: Path) -> None:
+    spec = write_tokenizer(theirs, tmp_path / "tokenizer.json", max_length=length)
+    ours = Tokenizer(tmp_path / "tokenizer.json", spec)
+    assert spec == TextSpec(length, theirs.pad_token_id)
+    for text in TEXTS:
+        wanted = theirs(text, truncation=True, max_length=length)["input_ids"]
+        found = ours([text])
+        assert found["input_ids"][0, : len(wanted)].tolist() == wanted
+        assert found["attention_mask"].sum() == len(wanted)
+        assert set(found["input_ids"][0, len(wanted) :].tolist()) <= {spec.pad_id}
+
+
+def test_padding_to_full_length(theirs: Any, tmp_path: Path) -> None:
+    spec = write_tokenizer(theirs, tmp_path / "tokenizer.json", max_length=30, pad_to_max=True)
+    ours = Tokenizer(tmp_path / "tokenizer.json", spec)(TEXTS)
+    wanted = theirs(TEXTS, truncation=True, max_length=30, padding="max_length", padding_side="right")
+    assert ours["input_ids"].tolist() == wanted["input_ids"]
+
+
+def test_the_checkpoints_own_tokenizer_is_left_alone(theirs: Any, tmp_path: Path) -> None:
+    before = theirs(TEXTS)["input_ids"]
+    write_tokenizer(theirs, tmp_path / "tokenizer.json", max_length=8)
+    assert theirs(TEXTS)["input_ids"] == before
+
+
+def test_a_tokenizer_that_does_something_else_is_refused(tmp_path: Path) -> None:
+    class Shouting(type(bert_tokenizer(tmp_path / "checkpoint"))):  # type: ignore[misc]
+        def __call__(self, text: Any, **options: Any) -> Any:
+            return super().__call__(f"{text} {text}", **options)
+
+    loud = Shouting.from_pretrained(tmp_path / "checkpoint")
+    with pytest.raises(ConvertError, match="reads “a dog” as"):
+        write_tokenizer(loud, tmp_path / "tokenizer.json", max_length=16)
+
+
+def test_a_tokenizer_in_python_only_is_refused(tmp_path: Path) -> None:
+    class Plain:
+        pass
+
+    with pytest.raises(ConvertError, match="a Plain cannot be written"):
+        write_tokenizer(Plain(), tmp_path / "tokenizer.json", max_length=16)
+
+
+def test_lower_case_is_part_of_the_file(tmp_path: Path) -> None:
+    """SigLIP's Python code does it; a file that forgot it would pass every test in lower case."""
+    spec = write_tokenizer(siglip_tokenizer(tmp_path / "checkpoint"), tmp_path / "tokenizer.json", max_length=16)
+    ours = Tokenizer(tmp_path / "tokenizer.json", spec)
+    assert ours(["A, DOG!"])["input_ids"].tolist() == ours(["a dog"])["input_ids"].tolist()
