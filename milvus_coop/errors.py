@@ -29,7 +29,6 @@
     ├── DatasetError (ValueError)                      a data set to train or evaluate on is missing, empty or malformed
     ├── ConvertError                                   a checkpoint cannot be made into a bundle
     ├── TrainingError                                  a run cannot be started, resumed or exported
-    ├── ConvertError                                   a checkpoint cannot be made into a bundle
     └── TokensError (ValueError)                       a stored token string does not fit the bundle
 
 A message has up to three parts: what was given, what was expected, what to run.
