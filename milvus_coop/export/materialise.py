@@ -24,6 +24,7 @@ INLINE_BYTES = 1_900_000_000
 """Weights beyond this go into a second file: a protobuf message ends at 2 GiB."""
 
 _STANDARD = {"", "ai.onnx"}
+_DYNAMIC_INT8 = {"DynamicQuantizeLinear", "MatMulInteger"}  # TensorRT knows neither
 _RANDOM = {"RandomNormal", "RandomUniform"}  # the operators without inputs whose result is no constant
 
 
@@ -71,6 +72,12 @@ def plain_model(bundle: Bundle, graph: str) -> ModelProto:
     foreign = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in _STANDARD})
     if foreign:
         raise BundleInvalidError(f"{path} uses {', '.join(foreign)}", expected="operators of the ONNX standard only")
+    if any(node.op_type in _DYNAMIC_INT8 for node in model.graph.node):
+        raise BundleInvalidError(
+            f"{path} computes in int8 with dynamic scales, made for ONNX Runtime on CPUs",
+            expected="a bundle in fp32 or fp16",
+            run="milvus-coop bundle convert MODEL --precision fp16",
+        )
     fold_constants(model)
     return model
 

@@ -1,0 +1,189 @@
+"""What it costs to rescore k candidates with a cross-encoder of BLIP's size: from pictures, from cached tokens, and as we do it.
+
+    python benchmarks/rescoring.py            BLIP base at 384 px with random weights, k = 10, 20 and 50 (15 minutes on 2 cores)
+    python benchmarks/rescoring.py --k 10 --json
+
+Four ways, in turns, in one run, on the CPU of this machine with all its cores:
+
+(a) the usual one: open the k pictures, transformers' processor, `BlipForImageTextRetrieval` in PyTorch on k pairs;
+(b) PyTorch from cached tokens: the text encoder with cross-attention on the k pictures' float32 patch states, held in memory;
+(c) ours in this process: `CoopSearch.query` on Milvus Lite with a token store on disk; its `rerank_ms`, reading tokens included;
+(d) ours through Triton (Python backend, on the same cores); its `rerank_ms`.
+
+Weights are random: they cost what trained ones cost. Kendall's tau compares the order of (b), from float32 tokens, with that of
+(c), from int8 tokens, over the same candidates. Scores of random weights lie close together, so it is a hard test.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from scipy.stats import kendalltau
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from milvus_coop import CoopIngest, CoopSearch  # noqa: E402
+from milvus_coop.backends.onnx import available_cores  # noqa: E402
+from milvus_coop.bundle import Bundle  # noqa: E402
+from milvus_coop.convert.bundle import convert  # noqa: E402
+from milvus_coop.convert.checkpoint import open_checkpoint  # noqa: E402
+from milvus_coop.convert.graphs import GraphPrecision  # noqa: E402
+from milvus_coop.convert.parity import Samples  # noqa: E402
+from milvus_coop.preprocess.images import decode  # noqa: E402
+from milvus_coop.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton  # noqa: E402
+from milvus_coop.types import Array  # noqa: E402
+from tests.convert.checkpoints import blip  # noqa: E402
+from tests.servers.milvus import free_ports  # noqa: E402
+
+PICTURES = sorted((ROOT / "examples" / "images").glob("*.jpg"))
+QUERIES = ["two dogs on a beach", "an old stone bridge over a small river in autumn"]
+AIM = 10.0
+"""Goal for the time of (a) over that of (c)."""
+
+
+class Usual:
+    """(a) and (b): transformers and PyTorch, as its documentation and BLIP's authors do it."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        kind: Any = transformers.BlipForImageTextRetrieval
+        self.model = kind.from_pretrained(checkpoint).eval()
+        processor: Any = transformers.AutoImageProcessor
+        self.processor = processor.from_pretrained(checkpoint, backend="pil")
+        self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(checkpoint)
+        self.states: dict[str, torch.Tensor] = {}
+
+    def words(self, text: str, k: int) -> dict[str, torch.Tensor]:
+        encoded = self.tokenizer([text] * k, return_tensors="pt")
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    @torch.no_grad()
+    def from_pictures(self, text: str, paths: list[str]) -> Array:
+        pixels = self.processor([Image.open(path).convert("RGB") for path in paths], return_tensors="pt")["pixel_values"]
+        scores: Array = self.model(pixel_values=pixels, **self.words(text, len(paths))).itm_score.softmax(-1)[:, 1].numpy()
+        return scores
+
+    @torch.no_grad()
+    def remember(self, paths: list[str]) -> None:
+        for path in paths:
+            pixels = self.processor(Image.open(path).convert("RGB"), return_tensors="pt")["pixel_values"]
+            self.states[path] = self.model.vision_model(pixel_values=pixels).last_hidden_state[0]
+
+    @torch.no_grad()
+    def from_tokens(self, text: str, paths: list[str]) -> Array:
+        states = torch.stack([self.states[path] for path in paths])
+        mask = torch.ones(states.shape[:2], dtype=torch.int64)
+        words = self.words(text, len(paths))
+        read = self.model.text_encoder(**words, encoder_hidden_states=states, encoder_attention_mask=mask).last_hidden_state
+        scores: Array = self.model.itm_head(read[:, 0]).softmax(-1)[:, 1].numpy()
+        return scores
+
+
+def prepare(folder: Path, precision: GraphPrecision, needed: int) -> tuple[Bundle, Path, list[str]]:
+    """A checkpoint, its bundle, and a collection of as many pictures as the largest k (each several times, slightly cropped)."""
+    checkpoint = blip(folder / "checkpoint", base=True)
+    samples = Samples([decode(path) for path in PICTURES[:4]], QUERIES * 2)
+    one = open_checkpoint(checkpoint)
+    bundle = convert(one, one, folder / "bundle", samples, precision=precision).bundle
+    (folder / "photos").mkdir()
+    for number in range(needed):
+        picture = Image.open(PICTURES[number % len(PICTURES)])
+        inset = 5 * (number // len(PICTURES))
+        box = (inset, inset, picture.width - inset, picture.height - inset)
+        picture.crop(box).save(folder / "photos" / f"{number:03}.jpg", quality=92)
+    with CoopIngest("blip", uri=folder / "milvus.db", bundle=bundle.folder) as ingest:
+        ingest.run([folder / "photos"])
+    return bundle, checkpoint, [str(path) for path in sorted((folder / "photos").iterdir())]
+
+
+def serve(stack: ExitStack, bundle: Bundle, folder: Path) -> str:
+    grpc, http, metrics = free_ports(3)
+    tuning = Tuning(instances=1, threads=available_cores(), queue_timeout_us=600_000_000)  # one large request at a time
+    repository = export_repository(bundle, folder / "models", "python", tuning=tuning)
+    stack.enter_context(TritonServer(find_triton(), repository, endpoints=Endpoints(grpc=grpc, http=http, metrics=metrics)))
+    return f"triton://127.0.0.1:{grpc}"
+
+
+def clock(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return 1000 * (time.perf_counter() - start)
+
+
+def measure(usual: Usual, local: CoopSearch, served: CoopSearch, k: int) -> dict[str, Any]:
+    """Milliseconds per query of each way, the mean of the queries; the ways take turns."""
+    took: dict[str, list[float]] = {name: [] for name in "abcd"}
+    taus, differences = [], []
+    for text in QUERIES:
+        result = local.query(text, k=k, limit=k)
+        uris = [hit.uri for hit in result]
+        took["c"].append(min(result.timings.rerank_ms, local.query(text, k=k, limit=k).timings.rerank_ms))
+        took["d"].append(min(served.query(text, k=k, limit=k).timings.rerank_ms for _ in range(2)))
+        exact = usual.from_tokens(text, uris)
+        took["b"].append(clock(lambda text=text, uris=uris: usual.from_tokens(text, uris)))  # type: ignore[misc]
+        took["a"].append(clock(lambda text=text, uris=uris: usual.from_pictures(text, uris)))  # type: ignore[misc]
+        ours = np.array([hit.ce_score for hit in result], dtype=np.float64)
+        taus.append(float(kendalltau(exact, ours).statistic))
+        differences.append(float(np.abs(exact - ours).max()))
+    ms = {name: float(np.mean(values)) for name, values in took.items()}
+    return {"k": k, "ms": ms, "kendall_tau": float(np.mean(taus)), "largest_difference": max(differences)}
+
+
+def show(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    print(
+        f"BLIP base, 384 px, 577 tokens of 768, {facts['precision']}; CPU, {facts['cores']} cores; mean of {len(QUERIES)} queries"
+    )
+    print(f"{'k':>4}{'(a) pictures':>14}{'(b) PyTorch':>13}{'(c) ours':>11}{'(d) Triton':>12}   ms per query;  (a)/(c)  (b)/(c)")
+    for row in rows:
+        ms = row["ms"]
+        cells = f"{row['k']:>4}{ms['a']:>14,.0f}{ms['b']:>13,.0f}{ms['c']:>11,.0f}{ms['d']:>12,.0f}"
+        print(f"{cells}{'':>17}{ms['a'] / ms['c']:>9.1f}{ms['b'] / ms['c']:>9.1f}   aim {AIM:g}")
+    best = rows[-1]
+    print("pairs/s: " + ", ".join(f"({name}) {1000 * best['k'] / value:,.1f}" for name, value in best["ms"].items()))
+    print(f"on disk per picture: {facts['token_bytes']:,} bytes of tokens, {facts['embedding_bytes']:,} of embedding")
+    print(f"int8 tokens: Kendall's tau {best['kendall_tau']:.4f}, probabilities differ by up to {best['largest_difference']:.1e}")
+
+
+@click.command()
+@click.option("--k", "ks", default="10,20,50", show_default=True, help="Numbers of candidates.")
+@click.option("--precision", default="fp32", type=click.Choice(["fp32", "fp16", "int8"]), show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(ks: str, precision: GraphPrecision, as_json: bool) -> None:
+    """Measure rescoring; see the top of this file."""
+    torch.set_num_threads(available_cores())
+    depths = [int(k) for k in ks.split(",")]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="milvus-coop-rescoring-")))
+        bundle, checkpoint, paths = prepare(folder, precision, max(depths))
+        usual = Usual(checkpoint)
+        usual.remember(paths)
+        options: dict[str, Any] = {"uri": folder / "milvus.db", "bundle": bundle.folder, "timeout_s": 600.0}
+        local = stack.enter_context(CoopSearch("blip", **options))
+        served = stack.enter_context(CoopSearch("blip", models=serve(stack, bundle, folder), **options))
+        rows = [measure(usual, local, served, k) for k in depths]
+    facts = {
+        "precision": precision,
+        "cores": available_cores(),
+        "token_bytes": bundle.spec.tokens.n_bytes,
+        "embedding_bytes": 4 * bundle.spec.dim,
+    }
+    if as_json:
+        print(json.dumps({**facts, "rows": rows}))
+    else:
+        show(rows, facts)
+
+
+if __name__ == "__main__":
+    main()
