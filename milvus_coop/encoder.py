@@ -112,20 +112,20 @@ class Encoder:
         return decode(picture, at_least=self.spec.largest_image, background=background)
 
     def pixels(self, images: Sequence[Image]) -> dict[str, Array]:
-        """Fit decoded RGB pictures to the bundle: the inputs of its image encoder, and those of a cross-encoder that reads pixels.
+        """Fit decoded RGB pictures to the bundle: the inputs of its image encoder.
 
         Returns:
             `pixel_values` of shape (n, 3, size, size), uint8 or normalised float32 as the graph asks; where the bundle has them
             also `ce_pixel_values`, and uint8 masks `patch_mask` of shape (n, rows, columns).
         """
-        return self._fit(images, (IMAGE_ENCODER, CROSS_ENCODER))
+        return self._fit(images, IMAGE_ENCODER)
 
     def ce_pixels(self, images: Sequence[Image]) -> dict[str, Array]:
-        """Of what `pixels` returns only what the cross-encoder reads."""
-        return self._fit(images, (CROSS_ENCODER,))
+        """The same for a cross-encoder that reads pixels; empty where it reads tokens."""
+        return self._fit(images, CROSS_ENCODER)
 
     def encode_pixels(self, pixels: Mapping[str, Array], *, timeout_s: float | None = None) -> EncodedImages:
-        """Encode what `pixels` returned.
+        """Encode what `pixels` returned; together with what `ce_pixels` returned, where the cross-encoder is to read that.
 
         Raises:
             BackendError: if the backend fails; see `Backend.run`.
@@ -133,23 +133,21 @@ class Encoder:
         outputs = self._backend.run(IMAGE_ENCODER, pixels, timeout_s=timeout_s)
         if IMAGE_TOKENS in outputs:
             tokens, scales = quantise(outputs[IMAGE_TOKENS])
-            side = {IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales}
-        else:
-            side = {name: pixels[name] for name in self._pixel_inputs((CROSS_ENCODER,))}
+            return EncodedImages(outputs["image_embedding"], {IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales})
+        side = {name: pixels[name] for name in self._pixel_inputs(CROSS_ENCODER) if name in pixels}
         return EncodedImages(outputs["image_embedding"], side)
 
     def encode_images(self, images: Sequence[Image], *, timeout_s: float | None = None) -> EncodedImages:
         """Encode decoded RGB pictures of any size; see `decode`."""
-        return self.encode_pixels(self.pixels(images), timeout_s=timeout_s)
+        return self.encode_pixels({**self.pixels(images), **self.ce_pixels(images)}, timeout_s=timeout_s)
 
-    def _pixel_inputs(self, graphs: Sequence[str]) -> dict[str, TensorSpec]:
-        """The inputs of these graphs that are pictures or masks, by name."""
-        tensors = (tensor for graph in graphs for tensor in self.spec.graph(graph).inputs)
-        return {tensor.name: tensor for tensor in tensors if tensor.name.endswith((PIXELS, PATCH_MASK))}
+    def _pixel_inputs(self, graph: str) -> dict[str, TensorSpec]:
+        """The inputs of a graph that are pictures or masks, by name."""
+        return {tensor.name: tensor for tensor in self.spec.graph(graph).inputs if tensor.name.endswith((PIXELS, PATCH_MASK))}
 
-    def _fit(self, images: Sequence[Image], graphs: Sequence[str]) -> dict[str, Array]:
+    def _fit(self, images: Sequence[Image], graph: str) -> dict[str, Array]:
         arrays = {}
-        for name, tensor in self._pixel_inputs(graphs).items():
+        for name, tensor in self._pixel_inputs(graph).items():
             spec = self.spec.image_of(name)
             if name.endswith(PATCH_MASK):
                 arrays[name] = np.stack([patch_mask(image.size, spec, tensor.shape[0]) for image in images])

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.convert.checkpoints import blip, clip, vilt
 from tests.servers.milvus import free_ports
 
 ROOT = Path(__file__).parent.parent
@@ -27,12 +28,14 @@ LINES = {
     name: [line for language, block in blocks if language == "sh" for line in block.splitlines()] for name, blocks in BLOCKS.items()
 }
 MAKE = [line.split() for lines in LINES.values() for line in lines if line.startswith("make")]
+CHECKPOINTS = {"blip-itm-base-coco": blip, "clip-vit-base-patch32": clip, "vilt-b32-finetuned-coco": vilt}
+"""What the docs convert, tiny and with random weights: there is no hub to download from."""
 PICTURES = ("dog.jpg", "two_dogs.jpg", "cat.jpg", "apple.jpg", "coffee.jpg", "bicycle.png")
 
 
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the reader has: `photos/`, `photo.jpg`, `captions.txt`, a list with metadata, and one with captions and splits."""
+    """What the reader has: `photos/`, `photo.jpg`, `captions.txt`, lists with metadata and with captions, checkpoints."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "photos").mkdir()
     for name in PICTURES:
@@ -42,6 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f'{{"path": "photos/{name}", "year": {2018 + i}, "author": "me"}}\n' for i, name in enumerate(PICTURES)]
     (folder / "catalogue.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "captions.jsonl").write_text("".join(_captioned()), encoding="utf-8")
+    for name, make in CHECKPOINTS.items():
+        make(folder / name)
     return folder
 
 

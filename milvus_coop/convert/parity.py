@@ -52,7 +52,8 @@ def measure(bundle: Bundle, parts: Parts, samples: Samples) -> dict[str, Differe
     backend = OnnxBackend(bundle)
     try:
         encoder = open_encoder(bundle, backend)
-        pixels = encoder.pixels([encoder.decode(picture) for picture in samples.pictures])
+        pictures = [encoder.decode(picture) for picture in samples.pictures]
+        pixels = {**encoder.pixels(pictures), **encoder.ce_pixels(pictures)}
         texts = encoder.encode_texts(samples.texts)
         images = encoder.encode_pixels(pixels)
         words = encoder.tokenise(samples.texts)
