@@ -35,13 +35,21 @@ PROBES = (
     "[CLS] <s> <|endoftext|>",
     "a photo of a cat " * 60,
     "🏳️‍🌈 café é",
+    "zero\u200bwidth \ufeff and control \x07 \x1c characters\u200b",
+    "!? \u2581 punctuation first, ΟΔΟΣ last",
     "\uff26\uff35\uff2c\uff2c \uff57\uff49\uff44\uff54\uff48",  # full width
 )
 """Texts with which a written tokenizer is compared; the long one is cut."""
 
+_CASED, _IGNORED = r"[\p{Lu}\p{Ll}\p{Lt}]", r"[\p{Mn}\p{Me}\p{Cf}\p{Lm}\p{Sk}'.:\u00b7\u2018\u2019]"
+_FINAL_SIGMA = f"(?<={_CASED}|{_CASED}{_IGNORED}|{_CASED}{_IGNORED}{{2}})\u03a3(?!{_IGNORED}*{_CASED})"
+"""The one letter that Python lowers by what is around it, and tokenizers does not: The Unicode Standard, table 3-17."""
+
 
 def write_tokenizer(tokenizer: Any, out: Path, *, max_length: int, pad_to_max: bool = False) -> TextSpec:
     """Write a tokenizer as `out` and say how to use it.
+
+    It gives the same ids, except for SigLIP texts that spell out a special token such as `</s>`.
 
     Args:
         tokenizer: of a checkpoint; one with a Rust backend, or SigLIP's.
@@ -50,8 +58,15 @@ def write_tokenizer(tokenizer: Any, out: Path, *, max_length: int, pad_to_max: b
         pad_to_max: whether texts are padded to that length.
 
     Raises:
-        ConvertError: it cannot be written, or `preprocess.texts.Tokenizer` would give other ids.
+        ConvertError: it cannot be written, or `preprocess.texts.Tokenizer` would give other ids. Then there is no file.
     """
+    if pad_to_max and (tokenizer.pad_token is None or tokenizer.padding_side != "right"):
+        # Gemma's class pads on the left unless tokenizer_config.json says otherwise, as the script that converted Google's SigLIP 2
+        # did. A model that reads padding as text gives other vectors for it.
+        raise ConvertError(
+            f"the tokenizer of type {type(tokenizer).__name__} pads with {tokenizer.pad_token} on the {tokenizer.padding_side}",
+            expected='a "pad_token", and "padding_side": "right", in tokenizer_config.json',
+        )
     backend = getattr(tokenizer, "backend_tokenizer", None) or _unigram(tokenizer)
     plain = Backend.from_str(backend.to_str())  # the checkpoint's own is not changed
     plain.no_padding()
@@ -59,19 +74,25 @@ def write_tokenizer(tokenizer: Any, out: Path, *, max_length: int, pad_to_max: b
     plain.save(str(out))
     pad = tokenizer.pad_token_id
     spec = TextSpec(max_length, 0 if pad is None else int(pad), pad_to_max)
-    _compare(tokenizer, Tokenizer(out, spec), spec)
+    try:
+        _compare(tokenizer, Tokenizer(out, spec), spec)
+    except ConvertError:
+        out.unlink()
+        raise
     return spec
 
 
 def _compare(theirs: Any, ours: Tokenizer, spec: TextSpec) -> None:
     for text in PROBES:
         options = {"padding": "max_length"} if spec.pad_to_max else {}
-        wanted = theirs(text, truncation=True, max_length=spec.max_length, padding_side="right", **options)["input_ids"]
+        wanted = theirs(text, truncation=True, max_length=spec.max_length, return_attention_mask=True, **options)
         found = ours([text])
-        row = found["input_ids"][0] if spec.pad_to_max else found["input_ids"][0][: int(found["attention_mask"].sum())]
-        if not np.array_equal(wanted, row):
+        mask = found["attention_mask"][0]
+        end = None if spec.pad_to_max else int(mask.sum())
+        row = found["input_ids"][0, :end]
+        if not (np.array_equal(wanted["input_ids"], row) and np.array_equal(wanted["attention_mask"], mask[:end])):
             raise ConvertError(
-                f"the tokenizer of type {type(theirs).__name__} reads “{text[:40]}” as {list(wanted)[:12]}",
+                f"the tokenizer of type {type(theirs).__name__} reads “{text[:40]}” as {wanted['input_ids'][:12]}",
                 expected=f"what tokenizer.json makes of it, {row.tolist()[:12]}",
             )
 
@@ -92,21 +113,30 @@ def _unigram(tokenizer: Any) -> Backend:
         raise ConvertError("SentencePiece models are read with protobuf", run="pip install sentencepiece protobuf") from exc
     vocabulary = [(piece.piece, piece.score) for piece in model.pieces]
     backend = Backend(models.Unigram(vocabulary, unk_id=pieces.unk_id(), byte_fallback=model.trainer_spec.byte_fallback))
-    steps: list[Any] = [normalizers.Lowercase()] if getattr(tokenizer, "do_lower_case", False) else []
-    steps += [
-        normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
-        normalizers.Replace(Regex(r"\s+"), " "),
-        normalizers.Strip(),
-    ]
-    if model.normalizer_spec.precompiled_charsmap:
-        steps.append(normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))
-    backend.normalizer = normalizers.Sequence(steps)
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False)
+    backend.normalizer = normalizers.Sequence(_canonical(model.normalizer_spec, lower=getattr(tokenizer, "do_lower_case", False)))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=False)
     special = [AddedToken(str(token), lstrip=True, rstrip=True, normalized=False, special=True) for token in _special(tokenizer)]
     backend.add_special_tokens(special)
     end = str(tokenizer.eos_token)
     backend.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, tokenizer.eos_token_id)])
     return backend
+
+
+def _canonical(rules: Any, *, lower: bool) -> list[Any]:
+    """What SigLIP's Python code does to a text, then what SentencePiece does, step by step."""
+    steps: list[Any] = [normalizers.Replace("▁", " "), normalizers.Prepend("▁")]
+    if lower:
+        steps += [normalizers.Replace(Regex(_FINAL_SIGMA), "ς"), normalizers.Lowercase()]
+    steps += [
+        normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
+        normalizers.Replace(Regex(r"[\s\x1c-\x1f]+"), " "),  # Python's spaces, four more than Unicode's
+        normalizers.Strip(left=False),
+    ]
+    if rules.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
+    if rules.remove_extra_whitespaces:  # the map makes spaces of zero-width ones
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex("[ ▁]+$"), "")]
+    return steps
 
 
 def _special(tokenizer: Any) -> list[Any]:

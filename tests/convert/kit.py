@@ -8,7 +8,7 @@ from typing import Any
 
 import sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import BertTokenizer, CLIPTokenizer, RobertaTokenizer, SiglipTokenizer
+from transformers import BertTokenizer, CLIPTokenizer, RobertaTokenizer, Siglip2Tokenizer, SiglipTokenizer, XLMRobertaTokenizer
 
 CAPTIONS = Path(__file__).parent.parent.parent / "examples" / "captions.txt"
 SIZE = 600
@@ -62,10 +62,19 @@ def _saved(tokenizer: Any, folder: Path) -> Any:
 
 def siglip_tokenizer(folder: Path) -> Any:
     """Write a SigLIP tokenizer into `folder` and return it."""
+    return _sentence_pieces(folder)
 
+
+def plain_siglip_tokenizer(folder: Path) -> Any:
+    """The same, of a SentencePiece model without Unicode normalisation that keeps its spaces."""
+    return _sentence_pieces(folder, normalization_rule_name="identity", remove_extra_whitespaces=False)
+
+
+def _sentence_pieces(folder: Path, **options: Any) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "greek.txt").write_text("\u03c3\u03bf\u03c6\u03cc\u03c2 \u03c3 \u03c2\n", encoding="utf-8")  # two small sigmas
     sentencepiece.SentencePieceTrainer.train(
-        input=str(CAPTIONS),
+        input=f"{CAPTIONS},{folder / 'greek.txt'}",
         model_prefix=str(folder / "spiece"),
         vocab_size=150,
         hard_vocab_limit=False,
@@ -75,6 +84,29 @@ def siglip_tokenizer(folder: Path) -> Any:
         unk_id=2,
         bos_id=-1,
         minloglevel=2,
+        **options,
     )
     tokenizer: Any = SiglipTokenizer
     return _saved(tokenizer(str(folder / "spiece.model")), folder)
+
+
+def xlmr_tokenizer(folder: Path) -> Any:
+    """Write an XLM-RoBERTa tokenizer into `folder` and return it."""
+    pieces = siglip_tokenizer(folder).sp_model
+    vocabulary = [(pieces.IdToPiece(i), pieces.GetScore(i)) for i in range(3, pieces.get_piece_size())]
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    tokenizer: Any = XLMRobertaTokenizer
+    return _saved(tokenizer(vocab=[*special, *vocabulary, ("<mask>", 0.0)], model_max_length=512), folder)
+
+
+def siglip2_tokenizer(folder: Path, **options: Any) -> Any:
+    """Write a SigLIP 2 tokenizer (Gemma's, in lower case) into `folder` and return it."""
+    trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trained.train([str(CAPTIONS)], trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False))
+    model = json.loads(trained.to_str())["model"]
+    options = {"padding_side": "right", "add_bos_token": False, "add_eos_token": True, "model_max_length": 64} | options
+    tokenizer: Any = Siglip2Tokenizer
+    return _saved(tokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], **options), folder)
