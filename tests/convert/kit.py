@@ -99,8 +99,8 @@ def xlmr_tokenizer(folder: Path) -> Any:
     return _saved(tokenizer(vocab=[*special, *vocabulary, ("<mask>", 0.0)], model_max_length=512), folder)
 
 
-def siglip2_tokenizer(folder: Path, **options: Any) -> Any:
-    """Write a SigLIP 2 tokenizer (Gemma's, in lower case) into `folder` and return it."""
+def siglip2_tokenizer(folder: Path, kind: Any = Siglip2Tokenizer, **options: Any) -> Any:
+    """Write a SigLIP 2 tokenizer (Gemma's, in lower case) into `folder` and return it; or another `kind` of that form."""
     trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
@@ -108,5 +108,4 @@ def siglip2_tokenizer(folder: Path, **options: Any) -> Any:
     trained.train([str(CAPTIONS)], trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False))
     model = json.loads(trained.to_str())["model"]
     options = {"padding_side": "right", "add_bos_token": False, "add_eos_token": True, "model_max_length": 64} | options
-    tokenizer: Any = Siglip2Tokenizer
-    return _saved(tokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], **options), folder)
+    return _saved(kind(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], **options), folder)

@@ -16,6 +16,7 @@ from milvus_coop.convert.checkpoint import open_checkpoint
 from milvus_coop.convert.families import open_source
 from milvus_coop.errors import ConvertError
 from tests.convert.hub import COMMIT, GATED, serve
+from tests.convert.kit import siglip2_tokenizer
 from tests.servers.milvus import free_ports
 
 CLIP = "owner/clip"
@@ -135,6 +136,17 @@ def test_code_in_a_checkpoint_is_never_run(clip: Path) -> None:
     (clip / "config.json").write_text(json.dumps({**config, "auto_map": traps}), encoding="utf-8")
     open_source(open_checkpoint(clip))
     assert not trap.exists()
+
+
+def test_siglip_2_reads_lower_case(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """Its fixed-resolution checkpoints come with Gemma's tokenizer, which keeps case; training did not."""
+    folder = Path(
+        shutil.copytree(checkpoint("siglip"), tmp_path / "siglip2", ignore=shutil.ignore_patterns("tokenizer*", "vocab*"))
+    )
+    plain = siglip2_tokenizer(folder, transformers.GemmaTokenizer)
+    assert plain("A Dog")["input_ids"] != plain("a dog")["input_ids"]
+    tokenizer = open_source(open_checkpoint(folder)).tokenizer
+    assert tokenizer("A Dog")["input_ids"] == plain("a dog")["input_ids"]
 
 
 def test_a_revision_of_a_folder(clip: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tokenizers import normalizers
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import SiglipModel
@@ -27,6 +28,20 @@ class EmbedTexts(nn.Module):
         return functional.normalize(self.model(input_ids=input_ids).pooler_output, dim=-1)
 
 
+def _tokenizer(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's own; SigLIP 2's in lower case, as in training.
+
+    transformers does that for checkpoints of the type `siglip2`, and not for those with a fixed resolution, which are of the type
+    `siglip` and have the plain tokenizer of Gemma (transformers' issue 43054).
+    """
+    tokenizer = checkpoint.tokenizer()
+    if "Gemma" in type(tokenizer).__name__:
+        backend = tokenizer.backend_tokenizer
+        steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
+        backend.normalizer = normalizers.Sequence(steps)
+    return tokenizer
+
+
 def open_siglip(family: Family, checkpoint: Checkpoint) -> Source:
     """Open a `SiglipModel`."""
     model = checkpoint.model(SiglipModel)
@@ -42,7 +57,7 @@ def open_siglip(family: Family, checkpoint: Checkpoint) -> Source:
         checkpoint=checkpoint,
         vision=Pooled(model.vision_model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
-        tokenizer=checkpoint.tokenizer(),
+        tokenizer=_tokenizer(checkpoint),
         positions=text.max_position_embeddings,
         reference=reference,
         retriever=Retriever(vision.hidden_size, UnitLength(), EmbedTexts(model), masked=False),
