@@ -118,7 +118,7 @@ BRIDGETOWER = Family(
     role="ce",
     example="BridgeTower/bridgetower-base-itm-mlm",
     licence="mit",
-    size="333 M parameters, 288 px, 6 x 325 image tokens of 768",
+    size="326 M parameters, 288 px, 6 x 325 image tokens of 768",
     verified="ONNX = transformers at base size, random weights; not with the published weights",
     open=open_bridgetower,
 )

@@ -71,7 +71,7 @@ SIGLIP = Family(
     role="be",
     example="google/siglip2-base-patch16-224",
     licence="apache-2.0",
-    size="375 M parameters, 224 px",
+    size="203 M parameters as SigLIP base, 224 px; SigLIP 2 has a larger vocabulary",
     verified="ONNX = transformers at base size, random weights; not with the published weights, nor SigLIP 2's NaFlex",
     open=open_siglip,
 )
