@@ -34,7 +34,7 @@ _SAMPLE_PICTURES = 4
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
     show_default=True,
-    help="fp16: weights take half the room; int8: faster on CPUs, not for TensorRT.",
+    help="fp16: weights take half the room; int8: a third, for CPUs only.",
 )
 @click.option(
     "--keep",
