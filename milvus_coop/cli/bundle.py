@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from milvus_coop.cli.convert import convert, models
+
+if TYPE_CHECKING:
+    from milvus_coop.bundle.spec import BundleSpec
 
 
 @click.group()
@@ -64,9 +68,20 @@ def show(name_or_folder: str, verify: bool, as_json: bool) -> None:
         "ranks by": "match logit + cosine" if spec.score == "sum" else "match probability",
         "image": f"{spec.image.size} px, {spec.image.fit}, {spec.image.resampling}",
         "text": f"up to {spec.text.max_length} tokens",
+        **_own_ways(spec),
         "size": f"{size / 1e6:.1f} MB in {opened.folder}",
         "licence": spec.licence,
         "lineage": json.dumps(spec.lineage, ensure_ascii=False),
         "metrics": json.dumps(spec.metrics, ensure_ascii=False),
     }
     print_pairs("", facts.items())
+
+
+def _own_ways(spec: BundleSpec) -> dict[str, str]:
+    """How the cross-encoder of two models sees pictures and texts, where it has ways of its own."""
+    ways = {}
+    if spec.ce_image is not None:
+        ways["image, cross-encoder"] = f"{spec.ce_image.size} px, {spec.ce_image.fit}, {spec.ce_image.resampling}"
+    if spec.ce_text is not None:
+        ways["text, cross-encoder"] = f"up to {spec.ce_text.max_length} tokens"
+    return ways

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -42,7 +44,9 @@ _SAMPLE_PICTURES = 4
     help="Where image tokens are kept.  [default: in the collection if they fit, else in a token store]",
 )
 @click.option("--pool-tokens", type=click.IntRange(min=1), help="Average-pool the image tokens to G x G; needs fine-tuning.")
-@click.option("--text-length", type=click.IntRange(min=4), default=64, show_default=True, help="Longest text in tokens.")
+@click.option(
+    "--text-length", type=click.IntRange(min=8), default=64, show_default=True, help="Longest text in tokens; SigLIP has its own."
+)
 @click.option("--licence", default="", help="For the record.  [default: what the model card says]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def convert(
@@ -78,6 +82,11 @@ def convert(
         raise ConvertError(
             "the models are not clear", expected="MODEL alone, or --be MODEL and --ce MODEL", run="milvus-coop bundle models"
         )
+    if (revision and not model) or (be_revision and not be) or (ce_revision and not ce):
+        raise ConvertError(
+            "a revision is given without its model", expected="--revision with MODEL, --be-revision with --be, and so on"
+        )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # nothing half-made is left
     from milvus_coop.cli.converted import print_converted
     from milvus_coop.convert.bundle import convert as run
     from milvus_coop.convert.checkpoint import open_checkpoint

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from milvus_coop.cli.tables import print_pairs
 from milvus_coop.convert.bundle import Converted
 from milvus_coop.convert.family import Family
+from milvus_coop.convert.parity import NOTEWORTHY, WITH_TOKENS
 
 _ROLES = {"joint": "both roles", "be": "bi-encoder", "ce": "cross-encoder"}
 
@@ -28,21 +27,21 @@ def print_converted(converted: Converted, *, as_json: bool) -> None:
         return
     kept = "none, pictures are opened again" if spec.tokens.keep == "image" else f"{spec.tokens.n_bytes:,} bytes per image"
     where = {"collection": " in the collection", "store": " in a token store", "image": ""}[spec.tokens.keep]
-    click.echo(f"{bundle.folder}: {spec.label}, {spec.kind}, {n_bytes / 1e6:,.0f} MB")
+    click.echo(f"{bundle.folder}: {spec.label}, {spec.kind}, {n_bytes / 1e6:,.1f} MB")
     click.echo(f"  image tokens: {kept}{where}")
     click.echo("  largest difference from the checkpoint: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
+    if (stored := differences.get(WITH_TOKENS, 0.0)) > NOTEWORTHY:
+        click.secho(f"  Storing its tokens as int8 moves probabilities by up to {stored:g}: check its ranking.", fg="yellow")
     click.echo(f"  milvus-coop ingest photos/ --bundle {bundle.folder} --collection {_collection(spec.name)}")
 
 
 def print_families(families: Sequence[Family]) -> None:
-    """Families as a table."""
-    table = Table(header_style="bold", show_lines=True)
-    for column in ("family", "role", "example", "licence", "size of the example", "verified"):
-        table.add_column(column, overflow="fold")
+    """Families, a block each: their ids are there to be copied, which a table's narrow columns would break."""
     for family in families:
         facts = family_facts(family)
-        table.add_row(*(escape(facts[name]) for name in ("name", "role", "example", "licence", "size", "verified")))
-    Console().print(table)
+        click.secho(f"{facts['name']}: {facts['role']}", bold=True)
+        print_pairs("", ((name, facts[name]) for name in ("example", "licence", "size", "verified")))
+        click.echo()
 
 
 def family_facts(family: Family) -> dict[str, str]:
@@ -52,4 +51,5 @@ def family_facts(family: Family) -> dict[str, str]:
 
 
 def _collection(name: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
+    plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
+    return f"b_{plain}" if plain[0].isdigit() else plain

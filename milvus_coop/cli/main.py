@@ -21,6 +21,8 @@ from milvus_coop.errors import MilvusCoopError
 
 FAILED = 2
 """Exit code when nothing could be done."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 class CoopGroup(click.Group):
@@ -37,6 +39,9 @@ class CoopGroup(click.Group):
             if exc.run:
                 click.echo(f"Try: {exc.run}", err=True)
             ctx.exit(FAILED)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=CoopGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -70,4 +70,4 @@ def query(
     for line in hit_lines(result):
         click.echo(line)
     if not result.reranked and not no_rerank:
-        click.echo(f"Not reranked: {result.reason}.", err=True)
+        click.echo(f"In the bi-encoder's order where not rescored: {result.reason}.", err=True)

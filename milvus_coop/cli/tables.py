@@ -47,6 +47,8 @@ def print_result(result: SearchResult, title: str) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if any(hit.ce_score is not None and hit.score != hit.ce_score for hit in result):
+        console.print("Ordered by match logit + cosine, as the model's authors do; --score ce orders by match.", style="dim")
     if not result.reranked:
         console.print(
             f"Order of the bi-encoder where not rescored: {escape(str(result.reason))}.",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from milvus_coop.convert.card import write_card
 from milvus_coop.convert.checkpoint import Checkpoint
 from milvus_coop.convert.families import open_source
 from milvus_coop.convert.family import Source
-from milvus_coop.convert.graphs import GraphPrecision, write_graphs
+from milvus_coop.convert.graphs import EXAMPLE_LENGTH, GraphPrecision, write_graphs
 from milvus_coop.convert.parity import Samples, measure, refuse
 from milvus_coop.convert.parts import Parts, make_parts, make_spec, module_makers
 from milvus_coop.convert.tokenizing import write_tokenizer
@@ -24,6 +27,7 @@ from milvus_coop.export.parity import Difference
 
 TEXT_LENGTH = 64
 """Tokens; captions and queries are shorter, and BLIP's authors cut at 35. Fewer make smaller TensorRT plans."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -62,24 +66,25 @@ def convert(
         precision: of the graphs; see `convert.graphs.write_graphs`.
         keep: where image tokens are kept; default: in the collection if they fit, else in a token store.
         pool_tokens: average-pool the grid of image tokens to so many per side.
-        text_length: longest text in tokens, where the model takes as many.
+        text_length: longest text in tokens, at least 8; a model that was trained on padded texts (SigLIP), or has fewer
+            positions, has its own.
         licence: for the record; default what the checkpoints say.
         on_progress: told what is being done.
 
     Raises:
         ConvertError: a checkpoint cannot be used so, or the graphs do not compute what it computes.
     """
-    if out.exists():
+    if os.path.lexists(out):  # also a link that leads nowhere
         raise ConvertError(f"{out} exists", expected="a folder that is not there yet", run=f"rm -r {out}, or another --out")
-    if text_length < 1:
-        raise ConvertError(f"the text length is {text_length}", expected="at least 1")
-    on_progress("opening the checkpoint" if be is ce else "opening the checkpoints")
-    source = open_source(be)
-    parts = make_parts(source, source if ce is be else open_source(ce), keep=keep, pool_tokens=pool_tokens)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as temporary:
-        folder = Path(temporary) / "bundle"
-        folder.mkdir()
+    if text_length < EXAMPLE_LENGTH:
+        raise ConvertError(f"the text length is {text_length}", expected=f"at least {EXAMPLE_LENGTH}")
+    if not _NAME.fullmatch(name or out.name):
+        letters = "letters, digits, '.', '_' and '-'"
+        raise ConvertError(f"'{name or out.name}' cannot name a bundle", expected=letters, run="--name NAME")
+    with _workshop(out) as folder:
+        on_progress("opening the checkpoint" if be is ce else "opening the checkpoints")
+        source = open_source(be)
+        parts = make_parts(source, source if ce is be else open_source(ce), keep=keep, pool_tokens=pool_tokens)
         text, ce_text = _write_tokenizers(parts, folder, text_length)
         spec = make_spec(parts, name or out.name, version, text, ce_text, licence or _licence(be, ce))
         on_progress("exporting the graphs")
@@ -93,6 +98,23 @@ def convert(
         write_card(bundle, precision, differences, pooled=pool_tokens is not None)
         folder.rename(out)
     return Converted(Bundle(out, bundle.spec), differences)
+
+
+@contextmanager
+def _workshop(out: Path) -> Iterator[Path]:
+    """A folder on the disk of `out` in which a bundle grows; gone at the end, whatever happens.
+
+    Raises:
+        ConvertError: the disk refuses.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as temporary:
+            folder = Path(temporary) / "bundle"
+            folder.mkdir()
+            yield folder
+    except OSError as exc:
+        raise ConvertError(f"{out} cannot be written: {exc}", expected="a folder on a disk with room for it") from exc
 
 
 def _write_tokenizers(parts: Parts, folder: Path, limit: int) -> tuple[TextSpec, TextSpec | None]:

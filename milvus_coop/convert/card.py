@@ -28,7 +28,7 @@ def write_card(bundle: Bundle, precision: GraphPrecision, differences: Mapping[s
         "",
         f"Licence: {spec.licence or 'not stated by the checkpoint; ask its authors'}.",
         "",
-        f"- {spec.kind} model, graphs in {precision}, {sum(f.n_bytes for f in spec.files.values()) / 1e6:,.0f} MB",
+        f"- {spec.kind} model, graphs in {precision}, {sum(f.n_bytes for f in spec.files.values()) / 1e6:,.1f} MB",
         f"- embeddings of {spec.dim} numbers; texts of up to {spec.text.max_length} tokens; pictures at {spec.image.size} px",
         f"- the cross-encoder's view of an image is kept {_KEPT[spec.tokens.keep]}{_bytes(spec)}",
         f"- ranks by {'match logit + cosine' if spec.score == 'sum' else 'the match probability'}, unless a query says otherwise",

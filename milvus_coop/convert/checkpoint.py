@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +79,17 @@ class Checkpoint:
 
     def processor(self) -> Any:
         """Its image processor; on Pillow, as ours is."""
+        self._need("image processor", ("preprocessor_config.json", "processor_config.json"))
         return self._auto(AutoImageProcessor, "image processor", backend="pil")
 
     def tokenizer(self) -> Any:
-        """Its tokenizer."""
+        """Its tokenizer. Without these files transformers would make up an empty one."""
+        self._need("tokenizer", ("tokenizer.json", "vocab.txt", "vocab.json", "*.model"))
         return self._auto(AutoTokenizer, "tokenizer")
+
+    def _need(self, what: str, patterns: Sequence[str]) -> None:
+        if not any(any(self.folder.glob(pattern)) for pattern in patterns):
+            raise ConvertError(f"{self.name} has no {what}", expected=f"one of {', '.join(patterns)} in {self.folder}")
 
     def _auto(self, kind: Any, what: str, **options: Any) -> Any:
         try:
@@ -125,7 +131,7 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> 
             )
         return _read(folder, folder.resolve().name, None)
     name = str(name_or_folder)
-    if not _ID.fullmatch(name):
+    if not _ID.fullmatch(name) or Path(name).parts[0] in (".", "..") or (len(Path(name).parts) > 1 and folder.parent.is_dir()):
         raise ConvertError(f"there is no folder '{name}'", expected="a checkpoint's folder, or a hub id such as owner/model")
     found = _download(name, revision)
     return _read(found, name, found.name)
@@ -148,7 +154,7 @@ def _download(name: str, revision: str | None) -> Path:
         ) from exc
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HfHubHTTPError, OSError, ValueError) as exc:
         raise ConvertError(
-            f"{name} is not in the local cache, and the hub does not answer: {str(exc).splitlines()[0]}",
+            f"there is no folder {name}, it is not in the hub's cache, and the hub does not answer",
             expected="a network connection, or a checkpoint's folder",
             run="hf download MODEL --local-dir FOLDER on a machine with access, then: milvus-coop bundle convert FOLDER",
         ) from exc
@@ -159,6 +165,8 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
         raise ConvertError(f"{folder} has no readable config.json", expected="a checkpoint of transformers") from exc
+    if not isinstance(config, dict):
+        raise ConvertError(f"{folder / 'config.json'} holds no object", expected="the configuration of a model")
     if not any(folder.glob("*.safetensors")):
         raise ConvertError(_without_safetensors(folder, name), expected="*.safetensors", run=_SAVE_AGAIN)
     return Checkpoint(folder, name, revision, config, _licence(folder))

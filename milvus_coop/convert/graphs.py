@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +23,8 @@ from milvus_coop.types import Array
 GraphPrecision = Literal["fp32", "fp16", "int8"]
 
 _SMALL = 4096  # smaller tensors stay float32
-_EXAMPLE_LENGTH = 8
+EXAMPLE_LENGTH = 8
+"""Tokens of the text that the exporter follows; a bundle's text length is not below it."""
 
 
 def write_graphs(makers: Mapping[str, Callable[[], nn.Module]], spec: BundleSpec, folder: Path, precision: GraphPrecision) -> None:
@@ -38,24 +41,24 @@ def write_graphs(makers: Mapping[str, Callable[[], nn.Module]], spec: BundleSpec
     def graphs() -> Iterator[tuple[str, onnx.ModelProto]]:
         for graph in spec.graphs:
             model = _exported(makers[graph.name](), graph, spec)
-            yield graph.file, _quantised(model) if precision == "int8" else model
+            yield graph.file, _quantised(model, folder) if precision == "int8" else model
 
     pack_graphs(graphs(), folder, WEIGHTS, _policy(precision))
 
 
 def _exported(module: nn.Module, graph: GraphSpec, spec: BundleSpec) -> onnx.ModelProto:
     examples = {
-        t.name: torch.ones((2, *(_EXAMPLE_LENGTH if n == -1 else n for n in t.shape)), dtype=getattr(torch, t.dtype))
+        t.name: torch.ones((2, *(EXAMPLE_LENGTH if n == -1 else n for n in t.shape)), dtype=getattr(torch, t.dtype))
         for t in graph.inputs
     }
     lengths = {spec.text_of(t.name).max_length for t in graph.inputs if -1 in t.shape}
-    length = torch.export.Dim("length", min=2, max=min(lengths, default=_EXAMPLE_LENGTH))
+    length = torch.export.Dim("length", min=2, max=min(lengths, default=EXAMPLE_LENGTH))
     dynamic = {t.name: {1: length} for t in graph.inputs if t.shape == (-1,)}
     return to_onnx(module, examples, [t.name for t in graph.outputs], dynamic)
 
 
-def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
-    with tempfile.TemporaryDirectory(prefix="milvus-coop-int8-") as folder:
+def _quantised(model: onnx.ModelProto, beside: Path) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory(dir=beside.parent, prefix="int8-") as folder, _without_advice():
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, str(source), save_as_external_data=True, location="float.data")
         quantize_dynamic(
@@ -69,6 +72,17 @@ def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
             extra_options={"MatMulConstBOnly": True},
         )
         return onnx.load(str(target))
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """The quantiser recommends a pre-processing for graphs with unknown shapes, through the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _stacks(model: onnx.ModelProto) -> list[str]:

@@ -31,8 +31,12 @@ from milvus_coop.types import Array
 
 WITH_TOKENS = "match_probability with stored tokens"
 """What storing tokens as int8 adds to the difference."""
-TOLERANCE: dict[GraphPrecision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.5}
-"""What embeddings (unit length) and probabilities may differ; int8 is only kept from being nonsense, the card has its figures."""
+LEAST_COSINE: dict[GraphPrecision, float] = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.95}
+"""Between embeddings, and between image tokens, of graph and checkpoint."""
+LARGEST_DIFFERENCE: dict[GraphPrecision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.1}
+"""Of probabilities."""
+NOTEWORTHY = 0.05
+"""A difference of probabilities by int8 tokens that users should hear of."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,15 @@ def refuse(differences: Mapping[str, Difference], precision: GraphPrecision) -> 
     Raises:
         ConvertError: an output differs by more than the precision explains, or is no number.
     """
-    limit = TOLERANCE[precision]
+    run = "--precision fp32" if precision != "fp32" else ""
     for name, found in differences.items():
-        if name != WITH_TOKENS and not found.largest <= limit:  # also NaN
-            raise ConvertError(
-                f"the graphs' {name} differs from the checkpoint's by {found.largest:.2g}",
-                expected=f"at most {limit:g}",
-                run="--precision fp32" if precision != "fp32" else "",
-            )
+        if name == MATCH_PROBABILITY and not found.largest <= LARGEST_DIFFERENCE[precision]:  # also NaN
+            limit = f"at most {LARGEST_DIFFERENCE[precision]:g}"
+            raise ConvertError(f"the graphs' {name} differs from the checkpoint's by {found.largest:.2g}", expected=limit, run=run)
+        if name not in (MATCH_PROBABILITY, WITH_TOKENS) and not found.smallest_cosine >= LEAST_COSINE[precision]:
+            limit = f"at least {LEAST_COSINE[precision]:g}"
+            cosine = f"has a cosine of {found.smallest_cosine:.5f} with the checkpoint's"
+            raise ConvertError(f"the graphs' {name} {cosine}", expected=limit, run=run)
 
 
 def _reference(source: Source, pixels: Mapping[str, Array], words: Mapping[str, Array], prefix: str) -> dict[str, Array]:

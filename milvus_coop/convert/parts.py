@@ -86,6 +86,8 @@ def make_parts(be: Source, ce: Source, *, keep: Keep | None = None, pool_tokens:
             expected="a cross-encoder beside it",
             run="--be MODEL --ce MODEL",
         )
+    if pool_tokens is not None and keep == "image":
+        raise ConvertError("--pool-tokens makes kept tokens fewer, and --keep image keeps none", expected="one of the two")
     matcher = ce.matcher if pool_tokens is None else _pooled(ce, ce.matcher, pool_tokens)
     n_bytes = TokenSpec(matcher.count, matcher.dim).n_bytes
     settled: Keep = keep or ("collection" if n_bytes <= LARGEST_IN_COLLECTION else "store")
@@ -93,7 +95,7 @@ def make_parts(be: Source, ce: Source, *, keep: Keep | None = None, pool_tokens:
         raise ConvertError(
             f"{matcher.count} tokens of {matcher.dim} are {n_bytes:,} bytes per image",
             expected=f"at most {LARGEST_IN_COLLECTION:,} in a collection",
-            run="--keep store, or --pool-tokens 4",
+            run="--keep store" + ("" if matcher.grid is None else ", or --pool-tokens"),
         )
     return Parts(be, ce, be.retriever, replace(matcher, score=matcher.score if be is ce else "ce"), settled)
 

@@ -75,11 +75,19 @@ def write_tokenizer(tokenizer: Any, out: Path, *, max_length: int, pad_to_max: b
     pad = tokenizer.pad_token_id
     spec = TextSpec(max_length, 0 if pad is None else int(pad), pad_to_max)
     try:
-        _compare(tokenizer, Tokenizer(out, spec), spec)
+        ours = Tokenizer(out, spec)
+        _check_words(ours, type(tokenizer).__name__)
+        _compare(tokenizer, ours, spec)
     except ConvertError:
         out.unlink()
         raise
     return spec
+
+
+def _check_words(ours: Tokenizer, name: str) -> None:
+    """A tokenizer without a vocabulary agrees with itself, and reads every word as the same unknown one."""
+    if np.array_equal(ours([PROBES[0]])["input_ids"], ours(["two cats"])["input_ids"]):
+        raise ConvertError(f"the tokenizer of type {name} reads all words alike", expected="a tokenizer with its vocabulary")
 
 
 def _compare(theirs: Any, ours: Tokenizer, spec: TextSpec) -> None:

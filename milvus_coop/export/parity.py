@@ -34,8 +34,9 @@ def compare(
 
 
 def difference(expected: Array, actual: Array) -> Difference:
-    """Compare two arrays of shape (B, ...)."""
+    """Compare two arrays of shape (B, ...). Rows that are zero in both have a cosine of 1; in one of them, of 0."""
     left, right = (value.reshape(len(value), -1).astype(np.float64) for value in (expected, actual))
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     cosines = (left * right).sum(1) / np.where(norms > 0, norms, 1.0)
-    return Difference(float(np.abs(left - right).max()), float(cosines[norms > 0].min(initial=1.0)))
+    both_zero = (np.abs(left).max(1) == 0) & (np.abs(right).max(1) == 0)
+    return Difference(float(np.abs(left - right).max()), float(cosines[~both_zero].min(initial=1.0)))

@@ -24,14 +24,14 @@ def rank(
         ce_scores: match probability by position in `candidates`.
         limit: how many hits to return.
         kind: of the collection; in collections of texts the payload is the hit's text.
-        logits: of the same positions; they tell apart what float32 probabilities cannot, near 1. Needed for `sum`.
+        logits: of the same positions; needed for `sum`. They do not break ties of probabilities: of a head with two outputs the
+            probability is made of their difference.
         score: `ce` orders by the match probability; `sum` by logit + cosine, as BLIP's retrieval adds the score of its matching
             head to that of its contrastive one (Li et al., BLIP, ICML 2022; `evaluation` in their train_retrieval.py).
     """
     logits = logits or dict.fromkeys(ce_scores, 0.0)
     final = ce_scores if score == "ce" else {i: logits[i] + candidates[i].be_score for i in ce_scores}
-    ties = logits if score == "ce" else {}
-    rescored = sorted(ce_scores, key=lambda i: (-final[i], -ties.get(i, 0.0), i))
+    rescored = sorted(ce_scores, key=lambda i: (-final[i], i))
     rest = [i for i in range(len(candidates)) if i not in ce_scores]
     return tuple(
         Hit(

@@ -272,8 +272,8 @@ class Store:
         if spec is not None and spec.fingerprint != header.fingerprint:
             raise BundleMismatchError(
                 f"the collection '{name}' was made with bundle {header.bundle} ({header.fingerprint[:8]})",
-                expected=f"it, not {spec.label} ({spec.fingerprint[:8]})",
-                run=f"use bundle {header.bundle}, or ingest again into another collection",
+                expected=f"that bundle, and not {spec.label} ({spec.fingerprint[:8]})",
+                run=f"--bundle with the folder of {header.bundle}, or ingest again into another collection",
             )
         found = self._index(name, EMBEDDING)
         if not found:  # whoever created the collection died before this step

@@ -81,7 +81,7 @@ def test_what_the_hub_does_not_give(name: str, revision: str | None, message: st
 def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = free_ports(1)
     use_hub(f"http://127.0.0.1:{port}", tmp_path / "cache", monkeypatch)
-    with pytest.raises(ConvertError, match="owner/clip is not in the local cache, and the hub does not answer"):
+    with pytest.raises(ConvertError, match="no folder owner/clip, it is not in the hub's cache, and the hub does not answer"):
         open_checkpoint(CLIP)
 
 
@@ -105,6 +105,34 @@ def test_broken_weights(clip: Path) -> None:
     (clip / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0 not a header")
     with pytest.raises(ConvertError, match="clip cannot be loaded as CLIPModel"):
         open_source(open_checkpoint(clip))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("tokenizer*", "clip has no tokenizer; expected: one of tokenizer.json"),
+        ("preprocessor_config.json", "clip has no image processor"),
+    ],
+)
+def test_files_that_are_not_there_are_not_made_up(clip: Path, pattern: str, message: str) -> None:
+    """transformers would make an empty tokenizer, with which every text is the same."""
+    for path in [*clip.glob(pattern), *clip.glob("vocab*"), *clip.glob("merges*")]:
+        path.unlink()
+    with pytest.raises(ConvertError, match=message):
+        open_source(open_checkpoint(clip))
+
+
+def test_a_configuration_that_is_none(clip: Path) -> None:
+    (clip / "config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ConvertError, match=r"config.json holds no object"):
+        open_checkpoint(clip)
+
+
+def test_a_mistyped_folder_is_not_sent_to_the_hub(clip: Path, hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clip.parent.parent)
+    with pytest.raises(ConvertError, match="there is no folder"):
+        open_checkpoint(f"{clip.parent.name}/clap")
+    assert hub == []
 
 
 def test_no_configuration(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -79,6 +83,9 @@ def test_pooled_tokens(checkpoint: Callable[[str], Path], tmp_path: Path) -> Non
         (("{blip}", "--pool-tokens", "4"), "6 x 6 patches cannot be pooled to 4 x 4.*one of 1, 2, 3"),
         (("--be", "{clip}", "--ce", "{vilt}", "--pool-tokens", "1"), "are no grid of patches"),
         (("/no/such/model",), "there is no folder '/no/such/model'"),
+        (("{blip}", "--ce-revision", "v1"), "a revision is given without its model"),
+        (("{blip}", "--pool-tokens", "2", "--keep", "image"), "one of the two"),
+        (("{blip}", "--name", "../evil"), "'../evil' cannot name a bundle"),
     ],
 )
 def test_mistakes(arguments: tuple[str, ...], message: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
@@ -88,6 +95,31 @@ def test_mistakes(arguments: tuple[str, ...], message: str, checkpoint: Callable
     assert "Traceback" not in done.output
     assert re.search(message, done.output.replace("\n", " ")), done.output
     assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", [8, 9])
+def test_short_texts(length: int, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    done = run("convert", checkpoint("blip"), "--out", tmp_path / "short", "--text-length", str(length))
+    assert done.exit_code == 0, done.output
+
+
+def test_a_place_that_cannot_be_written(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for out, message in (("file/bundle", "cannot be written"), ("link", "link exists")):
+        done = run("convert", checkpoint("blip"), "--out", tmp_path / out)
+        assert done.exit_code == 2
+        assert message in done.output
+
+
+def test_an_end_by_signal_leaves_nothing(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "milvus_coop", "bundle", "convert", str(checkpoint("blip")), "--out", str(tmp_path / "bundle")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "exporting the graphs" in "".join(takewhile(lambda line: "comparing" not in line, iter(process.stderr.readline, "")))
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
 
 

@@ -83,7 +83,7 @@ def test_query_options(folder: Path) -> None:
     assert plain.stderr == ""
     image = run("query", "--image", folder / "photos" / "dog.jpg", "--json")
     assert json.loads(image.stdout.splitlines()[0])["uri"].endswith("photos/dog.jpg")
-    assert "Not reranked: the query and the items are both images" in image.stderr
+    assert "In the bi-encoder's order where not rescored: the query and the items are both images" in image.stderr
     late = run("query", "a dog", "--deadline-ms", "0.01")
     assert "the deadline came after 0 of 6" in " ".join(late.output.split())
 

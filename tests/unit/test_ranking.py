@@ -32,10 +32,11 @@ def test_texts_come_with_their_text() -> None:
     assert [hit.text for hit in rank(candidates(2), {1: 0.5}, 2, "text")] == ["text 1", "text 0"]
 
 
-def test_logits_tell_apart_what_probabilities_cannot() -> None:
-    logits = {0: 17.0, 1: 25.0, 2: 17.0, 3: -1.0}
+def test_logits_break_no_ties() -> None:
+    """20 against -30 is surer than 25 against -20, and the logit of "match" alone says the opposite."""
+    logits = {0: 20.0, 1: 25.0, 2: 17.0, 3: -1.0}
     hits = rank(candidates(5), {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.3}, 5, "image", logits=logits)
-    assert [hit.id for hit in hits] == ["1", "0", "2", "3", "4"]
+    assert [hit.id for hit in hits] == ["0", "1", "2", "3", "4"]
     assert [hit.score for hit in hits] == [1.0, 1.0, 1.0, 0.3, 0.96]
 
 
