@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from datetime import timedelta
 from typing import TypeVar
 
@@ -34,10 +35,18 @@ def open_accelerator(precision: str) -> Accelerator:
         accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)
         if precision == "fp16" and accelerator.device.type == "cpu":  # newer versions of accelerate would try
             raise ValueError("float16 needs a GPU")
+        if accelerator.num_processes > 1:
+            atexit.register(_leave)
         return accelerator
     except (ValueError, ImportError) as exc:
         AcceleratorState._reset_state()
         raise TrainingError(f"precision {precision} is not possible here: {exc}", run="--precision no, or bf16") from exc
+
+
+def _leave() -> None:
+    """Leave the group in good order: a process that just ends takes its threads down in their work, and now and then aborts."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def agree(value: Value) -> Value:
