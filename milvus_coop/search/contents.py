@@ -11,7 +11,7 @@ from milvus_coop.bundle.spec import IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TokenSpec
 from milvus_coop.encoder import Encoder
 from milvus_coop.errors import TokensError, TokenStoreError
 from milvus_coop.search.pictures import Pictures
-from milvus_coop.token_store import Raw, TokenStore
+from milvus_coop.token_store import TokenStore
 from milvus_coop.tokens import arrange, decode
 from milvus_coop.types import Array, Candidate, Kind
 
@@ -139,6 +139,6 @@ class PictureFiles:
         return Read(self._pictures.together(list(pixels.values())), list(pixels)) if pixels else Read()
 
 
-def _token_side(raws: Sequence[Raw], spec: TokenSpec) -> dict[str, Array]:
+def _token_side(raws: Sequence[bytes], spec: TokenSpec) -> dict[str, Array]:
     tokens, scales = arrange(raws, spec)
     return {IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales}

@@ -1,14 +1,13 @@
 """Bytes by name in a folder, here or in an object store: the only place that talks to fsspec.
 
-Locally files are mapped into memory and written under another name first; object stores show a file when it is complete. Elsewhere
-many files are read, written and removed at once, each in a thread.
+Locally files are written under another name first; object stores show a file when it is complete. Elsewhere many files are read,
+written and removed at once, each in a thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import mmap
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,8 +24,6 @@ _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "crea
 """What drivers call the time of a file's last change; the ones that have several agree."""
 _LONGEST = 300
 
-Raw = bytes | mmap.mmap
-"""Content of a file, read or mapped."""
 Given = TypeVar("Given")
 Got = TypeVar("Got")
 
@@ -57,14 +54,14 @@ class Files:
             return bytes(self._system.cat_file(self._path(name)))
         return None
 
-    def read_many(self, names: Sequence[str], n_bytes: int, timeout_s: float | None = None) -> list[Raw | None]:
+    def read_many(self, names: Sequence[str], n_bytes: int, timeout_s: float | None = None) -> list[bytes | None]:
         """Files of a known size; None for each that is missing or has another size.
 
         Raises:
             TokenStoreError: the place cannot be reached, or did not answer in time.
         """
         if self._folder is not None:
-            return [_mapped(self._folder / name, n_bytes) for name in names]
+            return [_content(self._folder / name, n_bytes) for name in names]
         return [raw if raw is not None and len(raw) == n_bytes else None for raw in self._each(self.read, names, timeout_s)]
 
     def write(self, name: str, content: bytes) -> None:
@@ -134,14 +131,16 @@ class Files:
             raise TokenStoreError(f"the token store {self.location} cannot {what}: {reason}") from exc
 
 
-def _mapped(path: Path, n_bytes: int) -> Raw | None:
+def _content(path: Path, n_bytes: int) -> bytes | None:
+    """Read, not mapped: 1,000 mapped files are 1,000 descriptors, and one that is cut short while mapped kills the process."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size != n_bytes:
                 return None
-            return mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):
+            content = file.read(n_bytes + 1)
+    except OSError:
         return None
+    return content if len(content) == n_bytes else None
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from milvus_coop.errors import TokenStoreError
-from milvus_coop.token_store.files import Files, Raw
+from milvus_coop.token_store.files import Files
 from milvus_coop.token_store.keys import is_key, is_left_over
 from milvus_coop.token_store.location import Location
 from milvus_coop.token_store.marker import MARKER, Owner, check_owner, read_owner
@@ -99,7 +99,7 @@ class TokenStore:
             raise TokenStoreError(f"{wrong[0][:100]!r} cannot name a token file", expected="what token_key() returns")
         self._files.write_many(tokens)
 
-    def read(self, keys: Sequence[str], n_bytes: int, *, timeout_s: float | None = None) -> list[Raw | None]:
+    def read(self, keys: Sequence[str], n_bytes: int, *, timeout_s: float | None = None) -> list[bytes | None]:
         """The tokens of these keys, in their order; None for each whose file is missing or damaged, and for what is no key.
 
         Args:
