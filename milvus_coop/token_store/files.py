@@ -61,8 +61,13 @@ class Files:
             TokenStoreError: the place cannot be reached, or did not answer in time.
         """
         if self._folder is not None:
-            return [_content(self._folder / name, n_bytes) for name in names]
+            with self._boundary("be read"):
+                return [_content(self._folder / name, n_bytes) for name in names]
         return [raw if raw is not None and len(raw) == n_bytes else None for raw in self._each(self.read, names, timeout_s)]
+
+    def has(self, name: str, timeout_s: float | None = None) -> bool:
+        """Whether there is such a file; errors as `read_many`."""
+        return self._each(self.read, [name], timeout_s) != [None]
 
     def write(self, name: str, content: bytes) -> None:
         """Write one file; nobody ever sees a part of it."""
@@ -132,13 +137,16 @@ class Files:
 
 
 def _content(path: Path, n_bytes: int) -> bytes | None:
-    """Read, not mapped: 1,000 mapped files are 1,000 descriptors, and one that is cut short while mapped kills the process."""
+    """Read, not mapped: 1,000 mapped files are 1,000 descriptors, and one that is cut short while mapped kills the process.
+
+    Other errors (too many open files, no permission, a network folder that went away) say nothing of the file.
+    """
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size != n_bytes:
                 return None
             content = file.read(n_bytes + 1)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     return content if len(content) == n_bytes else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,13 +73,16 @@ class TokenStore:
             store._files.write(MARKER, owner.to_json().encode())
             return store
         if marker is None:
-            raise TokenStoreError(
-                f"the token store of '{owner.collection}' is not at {location}",
-                expected=f"a folder with a {MARKER}",
-                run="--token-store with the place where it is now",
-            )
+            raise store._lost(f"the token store of '{owner.collection}'")
         check_owner(read_owner(marker, str(location)), owner, str(location))
         return store
+
+    def _lost(self, what: str) -> TokenStoreError:
+        return TokenStoreError(
+            f"{what} is not at {self.location}",
+            expected=f"a folder with a {MARKER}",
+            run="--token-store with the place where it is now",
+        )
 
     def owner(self) -> Owner | None:
         """Whose tokens these are; None if nobody says so.
@@ -108,10 +112,15 @@ class TokenStore:
             timeout_s: limit for an object store.
 
         Raises:
-            TokenStoreError: the place cannot be reached, or did not answer in time.
+            TokenStoreError: the place cannot be reached, is no longer there, or did not answer in time.
         """
         known = [key for key in dict.fromkeys(keys) if is_key(key)]
+        start = time.monotonic()
         found = dict(zip(known, self._files.read_many(known, n_bytes, timeout_s), strict=True))
+        if known and not any(found.values()):  # then it is rather the place than the files
+            left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - start))
+            if not self._files.has(MARKER, left_s):
+                raise self._lost("the token store")
         return [found.get(key) for key in keys]
 
     def remove(self, keys: Sequence[str]) -> None:

@@ -82,6 +82,33 @@ def test_damaged_files_are_not_read(store: TokenStore, location: Location) -> No
     assert [raw is not None for raw in store.read(KEYS[:4], N_BYTES)] == [False, False, False, True]
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(24, "Too many open files"), OSError(5, "I/O")])
+def test_what_hinders_reading_is_no_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    store = TokenStore.open(parse_location(tmp_path / "t"), OWNER, is_new=lambda: True)
+    store.write({KEYS[0]: content(0)})
+    (tmp_path / "t" / KEYS[1]).mkdir(parents=True)
+    (tmp_path / "t" / KEYS[2][:2]).write_bytes(b"no folder")
+    assert store.read(KEYS[:3], N_BYTES) == [content(0), None, None]
+
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(TokenStoreError, match=f"cannot be read: .*{error.strerror}"):
+        store.read(KEYS[:1], N_BYTES)
+
+
+def test_a_place_that_went_away_is_named(store: TokenStore, location: Location) -> None:
+    assert store.read(KEYS[:3], N_BYTES, timeout_s=5) == [None] * 3
+    store.write({KEYS[0]: content(0)})
+    store.clear()
+    with pytest.raises(
+        TokenStoreError, match=f"the token store is not at .*{location.url[-5:]}; expected: a folder with a {MARKER}"
+    ):
+        store.read(KEYS[:3], N_BYTES, timeout_s=5)
+    assert store.read(["no key"], N_BYTES) == [None]
+
+
 WRONG_KEYS = [
     "",
     "../secret",
