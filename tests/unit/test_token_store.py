@@ -248,9 +248,28 @@ def test_a_place_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     store = TokenStore.at(parse_location(f"memory://slow{next(_numbers)}"))
     monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", lambda *args, **options: time.sleep(0.5))
     start = time.monotonic()
-    with pytest.raises(TokenStoreError, match=r"did not answer within 0\.05 s"):
-        store.read(KEYS[:4], N_BYTES, timeout_s=0.05)
+    for n in (1, 4):
+        with pytest.raises(TokenStoreError, match=r"did not answer within 0\.05 s"):
+            store.read(KEYS[:n], N_BYTES, timeout_s=0.05)
     assert time.monotonic() - start < 0.4
+
+
+def test_of_a_huge_object_little_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TokenStore.open(parse_location(f"memory://huge{next(_numbers)}"), OWNER, is_new=lambda: True)
+    store.write({KEYS[0]: bytes(10**6), KEYS[1]: b""})
+    system = fsspec.get_filesystem_class("memory")
+    read, loaded = system.cat_file, []
+
+    def watch(self: object, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        raw: bytes = read(self, path, start=start, end=end)
+        loaded.append(len(raw))
+        if start is not None and not raw:
+            raise OSError(22, "The requested range is not satisfiable")  # as S3 says
+        return raw
+
+    monkeypatch.setattr(system, "cat_file", watch)
+    assert store.read(KEYS[:2], N_BYTES) == [None, None]
+    assert sorted(loaded[:2]) == [0, N_BYTES + 1]
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
