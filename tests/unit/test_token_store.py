@@ -186,6 +186,21 @@ def test_places_that_are_not_allowed(text: str) -> None:
     assert "token store" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("s3://", "at s3:// names no bucket; expected: s3://bucket/folder"),
+        ("gs:///x", "names no bucket"),
+        ("s3://b/x/../y", r"at s3:// holds a segment \.\.; expected: s3://bucket/folder"),
+        ("s3://../y", r"holds a segment \.\."),
+        ("file://host/x", "at file:// names a host; expected: file:///folder, or a folder"),
+    ],
+)
+def test_places_that_say_too_little_or_too_much(text: str, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        parse_location(text)
+
+
 def test_places_that_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert parse_location("a/b/").folder == parse_location(f"file://{tmp_path}/a/b").folder == tmp_path / "a" / "b"
