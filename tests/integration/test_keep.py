@@ -400,6 +400,19 @@ def test_a_store_elsewhere_is_remembered_and_may_fail(world: World, memory: str,
     assert not fsspec.filesystem("memory").find("/keep/images")
 
 
+def test_a_place_that_cannot_be_written_to_leaves_no_collection(world: World, memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError("Access Denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fsspec.get_filesystem_class("memory"), "pipe_file", refuse)
+        with pytest.raises(TokenStoreError, match="cannot be written to: Access Denied"):
+            world.ingest("store", token_store=memory)
+    with world.store() as store:
+        assert store.list() == []
+    assert world.ingest("store").added == 5
+
+
 def test_a_store_that_moved_is_named(world: World) -> None:
     world.ingest("store")
     (world.folder / "moved").mkdir()
