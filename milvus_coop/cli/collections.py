@@ -64,8 +64,10 @@ def drop(settings: Settings, name: str, yes: bool) -> None:
         info = store.describe(name)
         if not yes:
             click.confirm(f"Drop '{name}' with {info.count:,} items?", abort=True, err=True)
-        store.drop(name)
+        left = store.drop(name)
     click.echo(f"Dropped '{name}' ({info.count:,} items).", err=True)
+    if left:
+        click.echo(f"Note: {left}.", err=True)
 
 
 @collections.command()

@@ -207,8 +207,11 @@ class Store:
             place = token_place(header, own_keep(header, description), self._location_label(name, header))
         return summary(name, header, vector_dim(description), kind, metric, self._count(name), place)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str) -> str:
         """Delete a collection, all its rows, and then its token files.
+
+        Returns:
+            What is left to do, for people, if its token files are not where they should be; else ''.
 
         Raises:
             CollectionNotFoundError: there is none of that name.
@@ -218,7 +221,8 @@ class Store:
         with self._connection.writing():
             self._connection.call("drop_collection", collection=name, timeout_s=self._load_timeout_s)
         if header is not None and header.token_id:
-            drop_tokens(self._location(name, header), name, header)
+            return drop_tokens(self._connection.address, self._location(name, header), name, header)
+        return ""
 
     def _location(self, name: str, header: Header) -> Location:
         return location_of(self._connection.address, name, header, self._token_store)

@@ -231,8 +231,8 @@ def test_changes_replace_files(world: World) -> None:
     assert world.files() == world.keys()
     assert len(world.files()) == 1
     with world.store() as store:
-        store.drop("images")
-    assert not world.tokens.exists()
+        assert store.drop("images") == ""
+    assert not world.tokens.parent.exists()
 
 
 class Failing(Collection):
@@ -324,9 +324,19 @@ def test_drop_on_the_command_line_removes_files(world: World) -> None:
     shutil.copy(world.album / "00.png", world.tokens / "mine.png")
     done = CliRunner().invoke(cli, ["collections", "drop", "images", "--yes", "--uri", str(world.uri("store"))])
     assert done.exit_code == 0
+    assert "Note" not in done.stderr
     assert [path.name for path in world.tokens.iterdir()] == ["mine.png"]
     with world.store() as store, pytest.raises(CollectionNotFoundError):
         store.open("images")
+
+
+def test_drop_says_that_files_are_elsewhere(world: World) -> None:
+    world.ingest("store")
+    shutil.move(world.tokens, world.folder / "moved")
+    done = CliRunner().invoke(cli, ["collections", "drop", "images", "--yes", "--uri", str(world.uri("store"))])
+    assert done.exit_code == 0
+    assert f"Note: no token files of 'images' were found at {world.tokens}; if they were moved" in done.stderr
+    assert len(list((world.folder / "moved").iterdir())) > 1
 
 
 def test_missing_and_damaged_files_are_counted(world: World) -> None:
