@@ -88,8 +88,8 @@ class Files:
         """Remove files; those that are not there are gone already."""
         self._each(self._remove, names)
 
-    def listing(self) -> Iterator[tuple[str, float]]:
-        """Name of every file, and when it was written in seconds since 1970; `inf` where nobody knows."""
+    def listing(self) -> Iterator[tuple[str, float, int]]:
+        """Name of every file, when it was written in seconds since 1970 (`inf` where nobody knows), and its size in bytes."""
         with self._boundary("be listed"):
             self._system.invalidate_cache()
             try:
@@ -97,7 +97,7 @@ class Files:
             except FileNotFoundError:
                 found = {}
         for path, info in sorted(found.items()):
-            yield str(path)[len(self._root) :].lstrip("/"), _written(info)
+            yield str(path)[len(self._root) :].lstrip("/"), _written(info), int(info.get("size") or 0)
 
     def remove_folders(self) -> None:
         """Remove what is empty of a local folder and its folders; object stores have none."""

@@ -20,6 +20,7 @@ class Entry:
     name: str
     written_s: float
     """Seconds since 1970."""
+    n_bytes: int
 
     @property
     def is_key(self) -> bool:
@@ -137,9 +138,9 @@ class TokenStore:
         Raises:
             TokenStoreError: the place cannot be listed.
         """
-        for name, written_s in self._files.listing():
+        for name, written_s, n_bytes in self._files.listing():
             if is_key(name) or is_left_over(name):
-                yield Entry(name, written_s)
+                yield Entry(name, written_s, n_bytes)
 
     def is_empty(self) -> bool:
         """Whether there is no file of tokens."""

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -287,7 +287,7 @@ def test_killed_between_rows_and_the_removal_of_files(world: World, monkeypatch:
     spare = world.files() - world.keys()
     assert len(spare) == 1
     young = gc(world, "--json")
-    assert json.loads(young.stdout) == {"needed": 5, "swept": 0, "young": 1, "missing": [], "dry_run": False}
+    assert json.loads(young.stdout) == {"needed": 5, "swept": 0, "young": 1, "missing": [], "damaged": [], "dry_run": False}
     dry = gc(world, "--older-than", "0", "--dry-run")
     assert (dry.exit_code, "5 token files needed, 1 to remove, 0 missing" in dry.output) == (0, True)
     assert spare < world.files()
@@ -300,16 +300,24 @@ def gc(world: World, *options: str, keep: Keep = "store") -> Result:
     return CliRunner().invoke(cli, ["collections", "gc", "images", "--uri", str(world.uri(keep)), *options])
 
 
-def test_gc_names_items_without_a_file(world: World) -> None:
+def test_gc_names_items_without_a_sound_file(world: World) -> None:
     world.ingest("store")
-    (world.tokens / min(world.keys())).unlink()
-    result = gc(world)
-    assert result.exit_code == 1
-    assert "4 token files needed, 0 removed, 1 missing" in result.output
-    (missing,) = json.loads(gc(world, "--json").stdout)["missing"]
-    assert missing["uri"].startswith(str(world.album))
-    assert world.ingest("store", force=True).updated == 5
-    assert gc(world).exit_code == 0
+    assert "damaged" not in gc(world).output
+    cases: list[tuple[Callable[[Path], object], str]] = [
+        (Path.unlink, "4 token files needed, 0 removed, 1 missing"),
+        (lambda path: path.write_bytes(b"short"), "5 token files needed, 0 removed, 0 missing, 1 damaged"),
+    ]
+    for spoil, counts in cases:
+        spoil(world.tokens / min(world.keys()))
+        result = gc(world)
+        assert result.exit_code == 1
+        assert counts in result.output
+        assert "Try: milvus-coop ingest SOURCES --force" in result.stderr
+        report = json.loads(gc(world, "--json").stdout)
+        (failure,) = report["missing"] + report["damaged"]
+        assert failure["uri"].startswith(str(world.album))
+        assert world.ingest("store", force=True).updated == 5
+        assert gc(world).exit_code == 0
 
 
 def test_gc_of_a_collection_without_files(world: World) -> None:

@@ -312,6 +312,9 @@ def test_a_sweep_takes_what_no_row_needs(store: TokenStore, location: Location) 
     assert len(names(location)) == 9
     assert sweep(store, rows, older_than_s=0) == dry
     assert names(location) == {MARKER, "ours.txt", *KEYS[:2]}
+    put(location, KEYS[1], b"short")
+    (damaged,) = sweep(store, rows[:2], older_than_s=0).damaged
+    assert (damaged.uri, damaged.reason) == ("u1", f"its token file has 5 bytes instead of {N_BYTES}")
 
 
 def test_a_sweep_spares_what_is_written_while_it_looks(store: TokenStore, location: Location) -> None:
