@@ -88,6 +88,11 @@ class Files:
         """Remove files; those that are not there are gone already."""
         self._each(self._remove, names)
 
+    def remove_older(self, names: Sequence[str], before_s: float) -> int:
+        """Remove those files that were last written before then, each looked at again just before; returns how many."""
+        self._system.invalidate_cache()
+        return sum(self._each(lambda name: self._remove_if_older(name, before_s), names))
+
     def listing(self) -> Iterator[tuple[str, float, int]]:
         """Name of every file, when it was written in seconds since 1970 (`inf` where nobody knows), and its size in bytes."""
         with self._boundary("be listed"):
@@ -124,6 +129,13 @@ class Files:
     def _remove(self, name: str) -> None:
         with self._boundary("be written to"), contextlib.suppress(FileNotFoundError):
             self._system.rm_file(self._path(name))
+
+    def _remove_if_older(self, name: str, before_s: float) -> bool:
+        with self._boundary("be written to"), contextlib.suppress(FileNotFoundError):
+            if _written(self._system.info(self._path(name))) <= before_s:
+                self._system.rm_file(self._path(name))
+                return True
+        return False
 
     def _each(self, do: Callable[[Given], Got], items: Sequence[Given], timeout_s: float | None = None) -> list[Got]:
         if self._folder is not None or not items or (len(items) == 1 and timeout_s is None):

@@ -132,6 +132,14 @@ class TokenStore:
         """
         self._files.remove_many([key for key in dict.fromkeys(keys) if is_key(key) or is_left_over(key)])
 
+    def remove_older(self, keys: Sequence[str], before_s: float) -> int:
+        """Remove the files of these keys that were not written again after `before_s`, in seconds since 1970; returns how many.
+
+        Raises:
+            TokenStoreError: the place cannot be written to.
+        """
+        return self._files.remove_older([key for key in keys if is_key(key) or is_left_over(key)], before_s)
+
     def entries(self) -> Iterator[Entry]:
         """All files of tokens; files of others are passed over.
 

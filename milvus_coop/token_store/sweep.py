@@ -56,21 +56,21 @@ def sweep(
         if key not in sound:
             lacking.append((uri, key))
     spare = [entry for entry in entries if entry.name not in needed]
-    old = [entry.name for entry in spare if entry.written_s <= time.time() - older_than_s]
+    before_s = time.time() - older_than_s
+    old = [entry.name for entry in spare if entry.written_s <= before_s]
     if old or lacking:  # look again: an ingest may have written a file meanwhile, also one that was a spare
         entries = list(store.entries())
         written_s = {entry.name: entry.written_s for entry in entries}
         old = [entry.name for entry in spare if entry.name in old and written_s.get(entry.name) == entry.written_s]
     sizes = {entry.name: entry.n_bytes for entry in entries}
-    if not dry_run:
-        store.remove(old)
+    swept = len(old) if dry_run else store.remove_older(old, before_s)
     missing = tuple(Failure(uri, "its token file is missing") for uri, key in lacking if key not in sizes)
     damaged = tuple(
         Failure(uri, f"its token file has {sizes[key]} bytes instead of {n_bytes}")
         for uri, key in lacking
         if sizes.get(key, n_bytes) != n_bytes
     )
-    return SweepReport(len(sizes.keys() & needed), len(old), len(spare) - len(old), missing, damaged)
+    return SweepReport(len(sizes.keys() & needed), swept, len(spare) - swept, missing, damaged)
 
 
 def _usual_size(entries: Iterable[Entry]) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import fsspec
@@ -332,3 +332,20 @@ def test_a_sweep_spares_what_is_written_while_it_looks(store: TokenStore, locati
     report = sweep(store, rows(), older_than_s=0)
     assert (report.swept, report.missing) == (0, ())
     assert {entry.name for entry in store.entries()} == set(KEYS[:3])
+
+
+def test_a_sweep_spares_what_is_written_just_before_it_would_go(
+    store: TokenStore, location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write({KEYS[0]: content(0), KEYS[1]: content(1)})
+    remove_older = TokenStore.remove_older
+
+    def late(self: TokenStore, keys: Sequence[str], before_s: float) -> int:
+        time.sleep(0.02)
+        self.write({KEYS[0]: content(0)})
+        return remove_older(self, [*keys, KEYS[2]], before_s)
+
+    monkeypatch.setattr(TokenStore, "remove_older", late)
+    report = sweep(store, [], older_than_s=0)
+    assert (report.swept, report.young) == (1, 1)
+    assert names(location) == {MARKER, KEYS[0]}
