@@ -70,11 +70,18 @@ class TokenStore:
         marker = store._files.read(MARKER)
         if marker == owner.to_json().encode():
             return store
-        if marker is None and store.is_empty() and is_new():
+        if marker is None:
+            label = f"the token store of '{owner.collection}'"
+            if not store.is_empty():
+                raise TokenStoreError(
+                    f"{label} is at {location}, but its {MARKER} is missing",
+                    expected=f"a folder with a {MARKER}",
+                    run=f"{MARKER} from a backup, or drop the collection, remove that folder and ingest again",
+                )
+            if not is_new():
+                raise store._lost(label)
             store._files.write(MARKER, owner.to_json().encode())
             return store
-        if marker is None:
-            raise store._lost(f"the token store of '{owner.collection}'")
         check_owner(read_owner(marker, str(location)), owner, str(location))
         return store
 

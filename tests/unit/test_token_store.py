@@ -171,8 +171,11 @@ def test_missing_and_damaged_markers(location: Location) -> None:
 
 def test_files_without_a_marker_are_not_taken_over(location: Location) -> None:
     put(location, KEYS[0], content(0))
-    with pytest.raises(TokenStoreError, match="is not at"):
-        TokenStore.open(location, OWNER, is_new=lambda: True)
+    for is_new in (True, False):
+        with pytest.raises(
+            TokenStoreError, match=f"of 'images' is at .*, but its {MARKER} is missing; .*try: {MARKER} from a backup"
+        ):
+            TokenStore.open(location, OWNER, is_new=lambda value=is_new: value)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
