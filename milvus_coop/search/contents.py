@@ -15,6 +15,9 @@ from milvus_coop.token_store import TokenStore
 from milvus_coop.tokens import arrange, decode
 from milvus_coop.types import Array, Candidate, Kind
 
+NOTHING = "hold nothing that the cross-encoder can read"
+"""What is wrong with rows that have a text or tokens themselves, but none of use."""
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -64,7 +67,7 @@ def contents_of(encoder: Encoder, kind: Kind | None, tokens: TokenStore | None) 
 class Texts:
     """The texts that rows of texts hold, encoded."""
 
-    lack = "hold nothing that the cross-encoder can read"
+    lack = NOTHING
     n_bytes = 0
 
     def __init__(self, encoder: Encoder) -> None:
@@ -82,7 +85,7 @@ class Texts:
 class Tokens:
     """The image tokens that rows hold themselves."""
 
-    lack = Texts.lack
+    lack = NOTHING
     n_bytes = 0
 
     def __init__(self, spec: TokenSpec) -> None:
