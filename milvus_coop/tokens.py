@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import mmap
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,7 +65,7 @@ def decode(string: str, spec: TokenSpec) -> bytes:
     return raw
 
 
-def arrange(raws: Sequence[bytes | mmap.mmap], spec: TokenSpec) -> tuple[Array, Array]:
+def arrange(raws: Sequence[bytes], spec: TokenSpec) -> tuple[Array, Array]:
     """The arrays in the bytes of n images: what `decode` returned, or the content of token files.
 
     Returns:

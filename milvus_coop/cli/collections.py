@@ -64,8 +64,10 @@ def drop(settings: Settings, name: str, yes: bool) -> None:
         info = store.describe(name)
         if not yes:
             click.confirm(f"Drop '{name}' with {info.count:,} items?", abort=True, err=True)
-        store.drop(name)
+        left = store.drop(name)
     click.echo(f"Dropped '{name}' ({info.count:,} items).", err=True)
+    if left:
+        click.echo(f"Note: {left}.", err=True)
 
 
 @collections.command()
@@ -81,12 +83,12 @@ def drop(settings: Settings, name: str, yes: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
 @with_settings()
 def gc(settings: Settings, name: str, dry_run: bool, older_than: float, as_json: bool) -> None:
-    """Remove token files that no item of collection NAME needs, and name the items whose file is missing.
+    """Remove token files that no item of collection NAME needs, and name the items whose file is missing or damaged.
 
     Only collections whose image tokens are too large for Milvus have such files. Killed ingests leave some behind.
 
     \b
-    Exit code: 0 all fine, 1 items miss their file (ingest with --force writes them again).
+    Exit code: 0 all fine, 1 files are missing or damaged (ingest with --force writes them again).
 
     \b
     Examples:
@@ -102,5 +104,6 @@ def gc(settings: Settings, name: str, dry_run: bool, older_than: float, as_json:
         click.echo(json.dumps({**asdict(report), "dry_run": dry_run}))
     else:
         print_sweep(report, name, dry_run)
-    if report.missing:
+    if report.missing or report.damaged:
+        click.echo("Try: milvus-coop ingest SOURCES --force", err=True)
         raise click.exceptions.Exit(1)

@@ -72,13 +72,14 @@ def print_report(report: IngestReport, collection: str) -> None:
 
 
 def print_sweep(report: SweepReport, collection: str, dry_run: bool) -> None:
-    """What a sweep of token files did, in a line, and up to ten items whose file is missing."""
+    """What a sweep of token files did, in a line, and up to ten items whose file is missing or damaged."""
     console = Console()
     parts = [f"{report.needed:,} token files needed", f"{report.swept:,} {'to remove' if dry_run else 'removed'}"]
     parts += [f"{report.young:,} too young to remove"] if report.young else []
     parts += [f"{len(report.missing):,} missing"]
+    parts += [f"{len(report.damaged):,} damaged"] if report.damaged else []
     console.print(f"[bold]{escape(collection)}[/]: {', '.join(parts)}", highlight=False, soft_wrap=True)
-    print_pairs("failed", ((short_path(f.uri), f.reason) for f in report.missing[:10]))
+    print_pairs("failed", ((short_path(f.uri), f.reason) for f in (*report.missing, *report.damaged)[:10]))
 
 
 def print_collections(infos: Sequence[CollectionInfo]) -> None:

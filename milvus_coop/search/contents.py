@@ -11,9 +11,12 @@ from milvus_coop.bundle.spec import IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TokenSpec
 from milvus_coop.encoder import Encoder
 from milvus_coop.errors import TokensError, TokenStoreError
 from milvus_coop.search.pictures import Pictures
-from milvus_coop.token_store import Raw, TokenStore
+from milvus_coop.token_store import TokenStore
 from milvus_coop.tokens import arrange, decode
 from milvus_coop.types import Array, Candidate, Kind
+
+NOTHING = "hold nothing that the cross-encoder can read"
+"""What is wrong with rows that have a text or tokens themselves, but none of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def contents_of(encoder: Encoder, kind: Kind | None, tokens: TokenStore | None) 
 class Texts:
     """The texts that rows of texts hold, encoded."""
 
-    lack = "hold nothing that the cross-encoder can read"
+    lack = NOTHING
     n_bytes = 0
 
     def __init__(self, encoder: Encoder) -> None:
@@ -82,7 +85,7 @@ class Texts:
 class Tokens:
     """The image tokens that rows hold themselves."""
 
-    lack = Texts.lack
+    lack = NOTHING
     n_bytes = 0
 
     def __init__(self, spec: TokenSpec) -> None:
@@ -139,6 +142,6 @@ class PictureFiles:
         return Read(self._pictures.together(list(pixels.values())), list(pixels)) if pixels else Read()
 
 
-def _token_side(raws: Sequence[Raw], spec: TokenSpec) -> dict[str, Array]:
+def _token_side(raws: Sequence[bytes], spec: TokenSpec) -> dict[str, Array]:
     tokens, scales = arrange(raws, spec)
     return {IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales}

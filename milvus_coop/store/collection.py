@@ -171,7 +171,7 @@ class Collection:
         self._remove_tokens(unneeded)
 
     def sweep(self, *, older_than_s: float = HOUR_S, dry_run: bool = False) -> SweepReport:
-        """Remove token files that no row refers to, and name the rows whose file is missing.
+        """Remove token files that no row refers to, and name the rows whose file is missing or damaged.
 
         Args:
             older_than_s: how old a file must be; a running ingest writes files before their rows.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +18,9 @@ from milvus_coop.errors import (
     CollectionNotFoundError,
     ForeignCollectionError,
     InvalidArgumentError,
+    StoreError,
     StoreUnavailableError,
+    TokenStoreError,
 )
 from milvus_coop.store.address import parse_address
 from milvus_coop.store.collection import Collection
@@ -109,7 +112,7 @@ class Store:
         Raises:
             CollectionExistsError: there is one of that name.
             InvalidArgumentError: the name is not valid; the bundle needs a token store, and a server was named but no such place.
-            TokenStoreError: the token store is in use.
+            TokenStoreError: the token store is in use, or cannot be written to; then there is no collection either.
         """
         if self._has(check_name(name)):
             raise CollectionExistsError(
@@ -132,7 +135,12 @@ class Store:
                 properties={HEADER: header.to_json()},
             )
         self._create_index(name, index)
-        return self.open(name, spec)
+        try:
+            return self.open(name, spec)
+        except TokenStoreError:  # a place that can be read, but not written to; the collection would remember it
+            with contextlib.suppress(StoreError), self._connection.writing():
+                self._connection.call("drop_collection", collection=name, timeout_s=self._load_timeout_s)
+            raise
 
     def open(self, name: str, spec: BundleSpec | None = None, *, fields: Fields | None = None) -> Collection:
         """Open and load a collection.
@@ -199,8 +207,11 @@ class Store:
             place = token_place(header, own_keep(header, description), self._location_label(name, header))
         return summary(name, header, vector_dim(description), kind, metric, self._count(name), place)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str) -> str:
         """Delete a collection, all its rows, and then its token files.
+
+        Returns:
+            What is left to do, for people, if its token files are not where they should be; else ''.
 
         Raises:
             CollectionNotFoundError: there is none of that name.
@@ -210,7 +221,8 @@ class Store:
         with self._connection.writing():
             self._connection.call("drop_collection", collection=name, timeout_s=self._load_timeout_s)
         if header is not None and header.token_id:
-            drop_tokens(self._location(name, header), name, header)
+            return drop_tokens(self._connection.address, self._location(name, header), name, header)
+        return ""
 
     def _location(self, name: str, header: Header) -> Location:
         return location_of(self._connection.address, name, header, self._token_store)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 from milvus_coop.errors import InvalidArgumentError, TokenStoreError
 from milvus_coop.store.address import Address
@@ -33,7 +35,7 @@ def location_of(address: Address, name: str, header: Header, token_store: str) -
             expected="a place for token files that all who search can read, such as s3://bucket/tokens, or a shared folder",
             run="--token-store, or MILVUS_COOP_TOKEN_STORE",
         )
-    return parse_location(f"{address.folder}{BESIDE}") / name
+    return _beside(address.folder) / name
 
 
 def check_new(location: Location, name: str, header: Header) -> None:
@@ -60,20 +62,34 @@ def open_tokens(location: Location, name: str, header: Header, is_new: Callable[
     return TokenStore.open(location, _owner(name, header), is_new=is_new)
 
 
-def drop_tokens(location: Location, name: str, header: Header) -> None:
+def drop_tokens(address: Address, location: Location, name: str, header: Header) -> str:
     """Remove the token files of a collection that was dropped; those of another collection stay.
+
+    Returns:
+        What is left to do, for people, if its files are not there; else ''.
 
     Raises:
         TokenStoreError: they could not be removed.
     """
     try:
         store = TokenStore.at(location)
-        if store.owner() == _owner(name, header):
-            store.clear()
+        if store.owner() != _owner(name, header):
+            return (
+                f"no token files of '{name}' were found at {location}; if they were moved or lost their marker, remove their folder"
+            )
+        store.clear()
+        if address.folder is not None:
+            with contextlib.suppress(OSError):  # other collections have theirs there
+                Path(str(_beside(address.folder))).rmdir()
+        return ""
     except TokenStoreError as exc:
         raise TokenStoreError(
             f"the collection '{name}' is dropped, but its token files may still be there: {exc.given}", run=f"remove {location}"
         ) from exc
+
+
+def _beside(folder: Path) -> Location:
+    return parse_location(f"{folder}{BESIDE}")
 
 
 def _owner(name: str, header: Header) -> Owner:

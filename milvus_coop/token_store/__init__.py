@@ -5,7 +5,6 @@ files      bytes by name, through fsspec     marker   whose tokens these are
 store      `TokenStore`, what others use     sweep    files that no row needs
 """
 
-from milvus_coop.token_store.files import Raw
 from milvus_coop.token_store.keys import KEY_BYTES, belongs_to, token_key
 from milvus_coop.token_store.location import Location, parse_location
 from milvus_coop.token_store.marker import Owner
@@ -17,7 +16,6 @@ __all__ = [
     "KEY_BYTES",
     "Location",
     "Owner",
-    "Raw",
     "SweepReport",
     "TokenStore",
     "belongs_to",

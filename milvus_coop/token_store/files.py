@@ -1,15 +1,15 @@
 """Bytes by name in a folder, here or in an object store: the only place that talks to fsspec.
 
-Locally files are mapped into memory and written under another name first; object stores show a file when it is complete. Elsewhere
-many files are read, written and removed at once, each in a thread.
+Locally files are written under another name first; object stores show a file when it is complete. Elsewhere many files are read,
+written and removed at once, each in a thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import mmap
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -24,9 +24,9 @@ THREADS = 16
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 """What drivers call the time of a file's last change; the ones that have several agree."""
 _LONGEST = 300
+_NO_SUCH_RANGE = re.compile(r"\brange\b|InvalidRange", re.IGNORECASE)
+"""How object stores say (HTTP 416) that an object is empty, in the words of each driver."""
 
-Raw = bytes | mmap.mmap
-"""Content of a file, read or mapped."""
 Given = TypeVar("Given")
 Got = TypeVar("Got")
 
@@ -57,15 +57,20 @@ class Files:
             return bytes(self._system.cat_file(self._path(name)))
         return None
 
-    def read_many(self, names: Sequence[str], n_bytes: int, timeout_s: float | None = None) -> list[Raw | None]:
+    def read_many(self, names: Sequence[str], n_bytes: int, timeout_s: float | None = None) -> list[bytes | None]:
         """Files of a known size; None for each that is missing or has another size.
 
         Raises:
             TokenStoreError: the place cannot be reached, or did not answer in time.
         """
         if self._folder is not None:
-            return [_mapped(self._folder / name, n_bytes) for name in names]
-        return [raw if raw is not None and len(raw) == n_bytes else None for raw in self._each(self.read, names, timeout_s)]
+            with self._boundary("be read"):
+                return [_content(self._folder / name, n_bytes) for name in names]
+        return self._each(lambda name: self._fetched(name, n_bytes), names, timeout_s)
+
+    def has(self, name: str, timeout_s: float | None = None) -> bool:
+        """Whether there is such a file; errors as `read_many`."""
+        return self._each(self.read, [name], timeout_s) != [None]
 
     def write(self, name: str, content: bytes) -> None:
         """Write one file; nobody ever sees a part of it."""
@@ -83,8 +88,13 @@ class Files:
         """Remove files; those that are not there are gone already."""
         self._each(self._remove, names)
 
-    def listing(self) -> Iterator[tuple[str, float]]:
-        """Name of every file, and when it was written in seconds since 1970; `inf` where nobody knows."""
+    def remove_older(self, names: Sequence[str], before_s: float) -> int:
+        """Remove those files that were last written before then, each looked at again just before; returns how many."""
+        self._system.invalidate_cache()
+        return sum(self._each(lambda name: self._remove_if_older(name, before_s), names))
+
+    def listing(self) -> Iterator[tuple[str, float, int]]:
+        """Name of every file, when it was written in seconds since 1970 (`inf` where nobody knows), and its size in bytes."""
         with self._boundary("be listed"):
             self._system.invalidate_cache()
             try:
@@ -92,7 +102,7 @@ class Files:
             except FileNotFoundError:
                 found = {}
         for path, info in sorted(found.items()):
-            yield str(path)[len(self._root) :].lstrip("/"), _written(info)
+            yield str(path)[len(self._root) :].lstrip("/"), _written(info), int(info.get("size") or 0)
 
     def remove_folders(self) -> None:
         """Remove what is empty of a local folder and its folders; object stores have none."""
@@ -103,12 +113,32 @@ class Files:
                         path.rmdir()
                 self._folder.rmdir()
 
+    def _fetched(self, name: str, n_bytes: int) -> bytes | None:
+        """One object; of a larger one a byte too many, which says enough."""
+        with self._boundary("be read"):
+            try:
+                content = bytes(self._system.cat_file(self._path(name), start=0, end=n_bytes + 1))
+            except FileNotFoundError:
+                return None
+            except Exception as exc:
+                if _NO_SUCH_RANGE.search(str(exc)):
+                    return None
+                raise
+        return content if len(content) == n_bytes else None
+
     def _remove(self, name: str) -> None:
         with self._boundary("be written to"), contextlib.suppress(FileNotFoundError):
             self._system.rm_file(self._path(name))
 
+    def _remove_if_older(self, name: str, before_s: float) -> bool:
+        with self._boundary("be written to"), contextlib.suppress(FileNotFoundError):
+            if _written(self._system.info(self._path(name))) <= before_s:
+                self._system.rm_file(self._path(name))
+                return True
+        return False
+
     def _each(self, do: Callable[[Given], Got], items: Sequence[Given], timeout_s: float | None = None) -> list[Got]:
-        if self._folder is not None or len(items) < 2:
+        if self._folder is not None or not items or (len(items) == 1 and timeout_s is None):
             return [do(item) for item in items]
         pool = ThreadPoolExecutor(min(THREADS, len(items)), "milvus-coop-tokens")
         try:
@@ -134,14 +164,19 @@ class Files:
             raise TokenStoreError(f"the token store {self.location} cannot {what}: {reason}") from exc
 
 
-def _mapped(path: Path, n_bytes: int) -> Raw | None:
+def _content(path: Path, n_bytes: int) -> bytes | None:
+    """Read, not mapped: 1,000 mapped files are 1,000 descriptors, and one that is cut short while mapped kills the process.
+
+    Other errors (too many open files, no permission, a network folder that went away) say nothing of the file.
+    """
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size != n_bytes:
                 return None
-            return mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):
+            content = file.read(n_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+    return content if len(content) == n_bytes else None
 
 
 def _replace(path: Path, content: bytes) -> None:

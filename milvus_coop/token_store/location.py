@@ -41,7 +41,8 @@ def parse_location(text: str | Path) -> Location:
     """Read a `token_store` setting.
 
     Raises:
-        InvalidArgumentError: it is empty, of a protocol that is not allowed (http, ftp, chains of fsspec), or holds a password.
+        InvalidArgumentError: it is empty, of a protocol that is not allowed (http, ftp, chains of fsspec), holds a password or
+            `..`, or names a host for a folder, or no bucket.
     """
     given = str(text).strip()
     protocol, mark, rest = given.partition("://")
@@ -49,6 +50,10 @@ def parse_location(text: str | Path) -> Location:
     if not given or "\0" in given or "::" in given:
         raise InvalidArgumentError(f"the token store is {given[:100]!r}", expected=EXPECTED)
     if protocol in LOCAL:
+        if mark and not rest.startswith(("/", "~")):
+            raise InvalidArgumentError(  # which is not shown: it may hold a password
+                f"the token store at {protocol}:// names a host", expected=f"{protocol}:///folder, or {EXPECTED}"
+            )
         path = Path(rest if mark else given).expanduser().absolute()
         return Location(LOCAL[0], path.as_posix().rstrip("/") or "/")
     if protocol not in (*DRIVERS, MEMORY):
@@ -57,5 +62,11 @@ def parse_location(text: str | Path) -> Location:
         raise InvalidArgumentError(
             f"the address of the token store at {protocol}:// holds a password",
             expected="credentials where its driver looks for them",
+        )
+    bucket, *folders = rest.rstrip("/").split("/")
+    if not bucket or ".." in (bucket, *folders):
+        raise InvalidArgumentError(
+            f"the token store at {protocol}:// {'holds a segment ..' if bucket else 'names no bucket'}",
+            expected=f"{protocol}://bucket/folder",
         )
     return Location(protocol, f"{protocol}://{rest.strip('/')}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from milvus_coop.errors import TokenStoreError
-from milvus_coop.token_store.files import Files, Raw
+from milvus_coop.token_store.files import Files
 from milvus_coop.token_store.keys import is_key, is_left_over
 from milvus_coop.token_store.location import Location
 from milvus_coop.token_store.marker import MARKER, Owner, check_owner, read_owner
@@ -19,6 +20,7 @@ class Entry:
     name: str
     written_s: float
     """Seconds since 1970."""
+    n_bytes: int
 
     @property
     def is_key(self) -> bool:
@@ -68,17 +70,27 @@ class TokenStore:
         marker = store._files.read(MARKER)
         if marker == owner.to_json().encode():
             return store
-        if marker is None and store.is_empty() and is_new():
+        if marker is None:
+            label = f"the token store of '{owner.collection}'"
+            if not store.is_empty():
+                raise TokenStoreError(
+                    f"{label} is at {location}, but its {MARKER} is missing",
+                    expected=f"a folder with a {MARKER}",
+                    run=f"{MARKER} from a backup, or drop the collection, remove that folder and ingest again",
+                )
+            if not is_new():
+                raise store._lost(label)
             store._files.write(MARKER, owner.to_json().encode())
             return store
-        if marker is None:
-            raise TokenStoreError(
-                f"the token store of '{owner.collection}' is not at {location}",
-                expected=f"a folder with a {MARKER}",
-                run="--token-store with the place where it is now",
-            )
         check_owner(read_owner(marker, str(location)), owner, str(location))
         return store
+
+    def _lost(self, what: str) -> TokenStoreError:
+        return TokenStoreError(
+            f"{what} is not at {self.location}",
+            expected=f"a folder with a {MARKER}",
+            run="--token-store with the place where it is now",
+        )
 
     def owner(self) -> Owner | None:
         """Whose tokens these are; None if nobody says so.
@@ -99,7 +111,7 @@ class TokenStore:
             raise TokenStoreError(f"{wrong[0][:100]!r} cannot name a token file", expected="what token_key() returns")
         self._files.write_many(tokens)
 
-    def read(self, keys: Sequence[str], n_bytes: int, *, timeout_s: float | None = None) -> list[Raw | None]:
+    def read(self, keys: Sequence[str], n_bytes: int, *, timeout_s: float | None = None) -> list[bytes | None]:
         """The tokens of these keys, in their order; None for each whose file is missing or damaged, and for what is no key.
 
         Args:
@@ -108,10 +120,15 @@ class TokenStore:
             timeout_s: limit for an object store.
 
         Raises:
-            TokenStoreError: the place cannot be reached, or did not answer in time.
+            TokenStoreError: the place cannot be reached, is no longer there, or did not answer in time.
         """
         known = [key for key in dict.fromkeys(keys) if is_key(key)]
+        start = time.monotonic()
         found = dict(zip(known, self._files.read_many(known, n_bytes, timeout_s), strict=True))
+        if known and not any(found.values()):  # then it is rather the place than the files
+            left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - start))
+            if not self._files.has(MARKER, left_s):
+                raise self._lost("the token store")
         return [found.get(key) for key in keys]
 
     def remove(self, keys: Sequence[str]) -> None:
@@ -122,15 +139,23 @@ class TokenStore:
         """
         self._files.remove_many([key for key in dict.fromkeys(keys) if is_key(key) or is_left_over(key)])
 
+    def remove_older(self, keys: Sequence[str], before_s: float) -> int:
+        """Remove the files of these keys that were not written again after `before_s`, in seconds since 1970; returns how many.
+
+        Raises:
+            TokenStoreError: the place cannot be written to.
+        """
+        return self._files.remove_older([key for key in keys if is_key(key) or is_left_over(key)], before_s)
+
     def entries(self) -> Iterator[Entry]:
         """All files of tokens; files of others are passed over.
 
         Raises:
             TokenStoreError: the place cannot be listed.
         """
-        for name, written_s in self._files.listing():
+        for name, written_s, n_bytes in self._files.listing():
             if is_key(name) or is_left_over(name):
-                yield Entry(name, written_s)
+                yield Entry(name, written_s, n_bytes)
 
     def is_empty(self) -> bool:
         """Whether there is no file of tokens."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from milvus_coop.token_store.store import TokenStore
+from milvus_coop.token_store.store import Entry, TokenStore
 from milvus_coop.types import Failure
 
 HOUR_S = 3600.0
@@ -25,12 +26,16 @@ class SweepReport:
     """Files that no row refers to, but too young to be removed."""
     missing: tuple[Failure, ...]
     """Rows whose file is not there; the next ingest with `--force` writes it again."""
+    damaged: tuple[Failure, ...] = ()
+    """Rows whose file has another size than it should; as `missing`."""
 
 
 def sweep(
     store: TokenStore, rows: Iterable[tuple[str, str]], *, older_than_s: float = HOUR_S, dry_run: bool = False
 ) -> SweepReport:
-    """Remove the files that no row refers to.
+    """Remove the files that no row refers to, and name the rows whose file is missing or damaged.
+
+    All files of a collection have one size, which is the one that most have: so nobody need say which bundle it was made with.
 
     Args:
         store: the files.
@@ -42,20 +47,33 @@ def sweep(
         TokenStoreError, StoreError: the files or the rows cannot be read.
     """
     entries = list(store.entries())
-    names = {entry.name for entry in entries}
+    n_bytes = _usual_size(entries)
+    sound = {entry.name for entry in entries if entry.n_bytes == n_bytes}
     needed: set[str] = set()
     lacking: list[tuple[str, str]] = []
     for uri, key in rows:
         needed.add(key)
-        if key not in names:
+        if key not in sound:
             lacking.append((uri, key))
     spare = [entry for entry in entries if entry.name not in needed]
-    old = [entry.name for entry in spare if entry.written_s <= time.time() - older_than_s]
+    before_s = time.time() - older_than_s
+    old = [entry.name for entry in spare if entry.written_s <= before_s]
     if old or lacking:  # look again: an ingest may have written a file meanwhile, also one that was a spare
-        now = {entry.name: entry.written_s for entry in store.entries()}
-        old = [entry.name for entry in spare if entry.name in old and now.get(entry.name) == entry.written_s]
-        names = set(now)
-    if not dry_run:
-        store.remove(old)
-    missing = tuple(Failure(uri, "its token file is missing") for uri, key in lacking if key not in names)
-    return SweepReport(len(names & needed), len(old), len(spare) - len(old), missing)
+        entries = list(store.entries())
+        written_s = {entry.name: entry.written_s for entry in entries}
+        old = [entry.name for entry in spare if entry.name in old and written_s.get(entry.name) == entry.written_s]
+    sizes = {entry.name: entry.n_bytes for entry in entries}
+    swept = len(old) if dry_run else store.remove_older(old, before_s)
+    missing = tuple(Failure(uri, "its token file is missing") for uri, key in lacking if key not in sizes)
+    damaged = tuple(
+        Failure(uri, f"its token file has {sizes[key]} bytes instead of {n_bytes}")
+        for uri, key in lacking
+        if sizes.get(key, n_bytes) != n_bytes
+    )
+    return SweepReport(len(sizes.keys() & needed), swept, len(spare) - swept, missing, damaged)
+
+
+def _usual_size(entries: Iterable[Entry]) -> int:
+    """The size that most files have; the larger one of two, as what is damaged is rather cut short."""
+    counts = Counter(entry.n_bytes for entry in entries if entry.is_key)
+    return max(counts, key=lambda n_bytes: (counts[n_bytes], n_bytes), default=0)

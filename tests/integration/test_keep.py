@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -231,8 +231,8 @@ def test_changes_replace_files(world: World) -> None:
     assert world.files() == world.keys()
     assert len(world.files()) == 1
     with world.store() as store:
-        store.drop("images")
-    assert not world.tokens.exists()
+        assert store.drop("images") == ""
+    assert not world.tokens.parent.exists()
 
 
 class Failing(Collection):
@@ -287,7 +287,7 @@ def test_killed_between_rows_and_the_removal_of_files(world: World, monkeypatch:
     spare = world.files() - world.keys()
     assert len(spare) == 1
     young = gc(world, "--json")
-    assert json.loads(young.stdout) == {"needed": 5, "swept": 0, "young": 1, "missing": [], "dry_run": False}
+    assert json.loads(young.stdout) == {"needed": 5, "swept": 0, "young": 1, "missing": [], "damaged": [], "dry_run": False}
     dry = gc(world, "--older-than", "0", "--dry-run")
     assert (dry.exit_code, "5 token files needed, 1 to remove, 0 missing" in dry.output) == (0, True)
     assert spare < world.files()
@@ -300,16 +300,24 @@ def gc(world: World, *options: str, keep: Keep = "store") -> Result:
     return CliRunner().invoke(cli, ["collections", "gc", "images", "--uri", str(world.uri(keep)), *options])
 
 
-def test_gc_names_items_without_a_file(world: World) -> None:
+def test_gc_names_items_without_a_sound_file(world: World) -> None:
     world.ingest("store")
-    (world.tokens / min(world.keys())).unlink()
-    result = gc(world)
-    assert result.exit_code == 1
-    assert "4 token files needed, 0 removed, 1 missing" in result.output
-    (missing,) = json.loads(gc(world, "--json").stdout)["missing"]
-    assert missing["uri"].startswith(str(world.album))
-    assert world.ingest("store", force=True).updated == 5
-    assert gc(world).exit_code == 0
+    assert "damaged" not in gc(world).output
+    cases: list[tuple[Callable[[Path], object], str]] = [
+        (Path.unlink, "4 token files needed, 0 removed, 1 missing"),
+        (lambda path: path.write_bytes(b"short"), "5 token files needed, 0 removed, 0 missing, 1 damaged"),
+    ]
+    for spoil, counts in cases:
+        spoil(world.tokens / min(world.keys()))
+        result = gc(world)
+        assert result.exit_code == 1
+        assert counts in result.output
+        assert "Try: milvus-coop ingest SOURCES --force" in result.stderr
+        report = json.loads(gc(world, "--json").stdout)
+        (failure,) = report["missing"] + report["damaged"]
+        assert failure["uri"].startswith(str(world.album))
+        assert world.ingest("store", force=True).updated == 5
+        assert gc(world).exit_code == 0
 
 
 def test_gc_of_a_collection_without_files(world: World) -> None:
@@ -324,9 +332,19 @@ def test_drop_on_the_command_line_removes_files(world: World) -> None:
     shutil.copy(world.album / "00.png", world.tokens / "mine.png")
     done = CliRunner().invoke(cli, ["collections", "drop", "images", "--yes", "--uri", str(world.uri("store"))])
     assert done.exit_code == 0
+    assert "Note" not in done.stderr
     assert [path.name for path in world.tokens.iterdir()] == ["mine.png"]
     with world.store() as store, pytest.raises(CollectionNotFoundError):
         store.open("images")
+
+
+def test_drop_says_that_files_are_elsewhere(world: World) -> None:
+    world.ingest("store")
+    shutil.move(world.tokens, world.folder / "moved")
+    done = CliRunner().invoke(cli, ["collections", "drop", "images", "--yes", "--uri", str(world.uri("store"))])
+    assert done.exit_code == 0
+    assert f"Note: no token files of 'images' were found at {world.tokens}; if they were moved" in done.stderr
+    assert len(list((world.folder / "moved").iterdir())) > 1
 
 
 def test_missing_and_damaged_files_are_counted(world: World) -> None:
@@ -342,7 +360,7 @@ def test_missing_and_damaged_files_are_counted(world: World) -> None:
         shutil.rmtree(world.tokens)
         result = search.query("a red dog")
         assert (result.rescored, [hit.be_rank for hit in result]) == (0, [1, 2, 3, 4, 5])
-        assert (result.reason or "").startswith("5 of 5 candidates")
+        assert (result.reason or "").startswith(f"the token store failed: the token store is not at {world.tokens}")
 
 
 def test_a_row_cannot_name_another_file(world: World) -> None:
@@ -398,6 +416,19 @@ def test_a_store_elsewhere_is_remembered_and_may_fail(world: World, memory: str,
     with world.store() as store:
         store.drop("images")
     assert not fsspec.filesystem("memory").find("/keep/images")
+
+
+def test_a_place_that_cannot_be_written_to_leaves_no_collection(world: World, memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError("Access Denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fsspec.get_filesystem_class("memory"), "pipe_file", refuse)
+        with pytest.raises(TokenStoreError, match="cannot be written to: Access Denied"):
+            world.ingest("store", token_store=memory)
+    with world.store() as store:
+        assert store.list() == []
+    assert world.ingest("store").added == 5
 
 
 def test_a_store_that_moved_is_named(world: World) -> None:

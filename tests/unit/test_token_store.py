@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import fsspec
@@ -65,13 +65,13 @@ def test_what_is_written_is_read(store: TokenStore, location: Location) -> None:
     assert location.folder is None or not location.folder.exists()
 
 
-def test_a_mapped_file_outlives_its_replacement(tmp_path: Path) -> None:
+def test_what_is_read_holds_no_file_open(tmp_path: Path) -> None:
     store = TokenStore.open(parse_location(tmp_path / "t"), OWNER, is_new=lambda: True)
-    store.write({KEYS[0]: content(1)})
-    (old,) = store.read(KEYS[:1], N_BYTES)
-    store.write({KEYS[0]: content(2)})
-    assert old is not None
-    assert bytes(old) == content(1)
+    store.write({key: content(1) for key in KEYS})
+    found = store.read(KEYS, N_BYTES)
+    assert {type(raw) for raw in found} == {bytes}
+    os.truncate(tmp_path / "t" / KEYS[0], 0)  # what was mapped would be gone, and the process with it
+    assert found == [content(1)] * len(KEYS)
 
 
 def test_damaged_files_are_not_read(store: TokenStore, location: Location) -> None:
@@ -80,6 +80,33 @@ def test_damaged_files_are_not_read(store: TokenStore, location: Location) -> No
     put(location, KEYS[2], b"")
     put(location, KEYS[3], content(3))
     assert [raw is not None for raw in store.read(KEYS[:4], N_BYTES)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(24, "Too many open files"), OSError(5, "I/O")])
+def test_what_hinders_reading_is_no_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    store = TokenStore.open(parse_location(tmp_path / "t"), OWNER, is_new=lambda: True)
+    store.write({KEYS[0]: content(0)})
+    (tmp_path / "t" / KEYS[1]).mkdir(parents=True)
+    (tmp_path / "t" / KEYS[2][:2]).write_bytes(b"no folder")
+    assert store.read(KEYS[:3], N_BYTES) == [content(0), None, None]
+
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(TokenStoreError, match=f"cannot be read: .*{error.strerror}"):
+        store.read(KEYS[:1], N_BYTES)
+
+
+def test_a_place_that_went_away_is_named(store: TokenStore, location: Location) -> None:
+    assert store.read(KEYS[:3], N_BYTES, timeout_s=5) == [None] * 3
+    store.write({KEYS[0]: content(0)})
+    store.clear()
+    with pytest.raises(
+        TokenStoreError, match=f"the token store is not at .*{location.url[-5:]}; expected: a folder with a {MARKER}"
+    ):
+        store.read(KEYS[:3], N_BYTES, timeout_s=5)
+    assert store.read(["no key"], N_BYTES) == [None]
 
 
 WRONG_KEYS = [
@@ -144,8 +171,11 @@ def test_missing_and_damaged_markers(location: Location) -> None:
 
 def test_files_without_a_marker_are_not_taken_over(location: Location) -> None:
     put(location, KEYS[0], content(0))
-    with pytest.raises(TokenStoreError, match="is not at"):
-        TokenStore.open(location, OWNER, is_new=lambda: True)
+    for is_new in (True, False):
+        with pytest.raises(
+            TokenStoreError, match=f"of 'images' is at .*, but its {MARKER} is missing; .*try: {MARKER} from a backup"
+        ):
+            TokenStore.open(location, OWNER, is_new=lambda value=is_new: value)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +187,21 @@ def test_places_that_are_not_allowed(text: str) -> None:
         parse_location(text)
     assert "secret" not in str(caught.value)
     assert "token store" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("s3://", "at s3:// names no bucket; expected: s3://bucket/folder"),
+        ("gs:///x", "names no bucket"),
+        ("s3://b/x/../y", r"at s3:// holds a segment \.\.; expected: s3://bucket/folder"),
+        ("s3://../y", r"holds a segment \.\."),
+        ("file://host/x", "at file:// names a host; expected: file:///folder, or a folder"),
+    ],
+)
+def test_places_that_say_too_little_or_too_much(text: str, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        parse_location(text)
 
 
 def test_places_that_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,9 +266,28 @@ def test_a_place_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     store = TokenStore.at(parse_location(f"memory://slow{next(_numbers)}"))
     monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", lambda *args, **options: time.sleep(0.5))
     start = time.monotonic()
-    with pytest.raises(TokenStoreError, match=r"did not answer within 0\.05 s"):
-        store.read(KEYS[:4], N_BYTES, timeout_s=0.05)
+    for n in (1, 4):
+        with pytest.raises(TokenStoreError, match=r"did not answer within 0\.05 s"):
+            store.read(KEYS[:n], N_BYTES, timeout_s=0.05)
     assert time.monotonic() - start < 0.4
+
+
+def test_of_a_huge_object_little_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TokenStore.open(parse_location(f"memory://huge{next(_numbers)}"), OWNER, is_new=lambda: True)
+    store.write({KEYS[0]: bytes(10**6), KEYS[1]: b""})
+    system = fsspec.get_filesystem_class("memory")
+    read, loaded = system.cat_file, []
+
+    def watch(self: object, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        raw: bytes = read(self, path, start=start, end=end)
+        loaded.append(len(raw))
+        if start is not None and not raw:
+            raise OSError(22, "The requested range is not satisfiable")  # as S3 says
+        return raw
+
+    monkeypatch.setattr(system, "cat_file", watch)
+    assert store.read(KEYS[:2], N_BYTES) == [None, None]
+    assert sorted(loaded[:2]) == [0, N_BYTES + 1]
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +315,9 @@ def test_a_sweep_takes_what_no_row_needs(store: TokenStore, location: Location) 
     assert len(names(location)) == 9
     assert sweep(store, rows, older_than_s=0) == dry
     assert names(location) == {MARKER, "ours.txt", *KEYS[:2]}
+    put(location, KEYS[1], b"short")
+    (damaged,) = sweep(store, rows[:2], older_than_s=0).damaged
+    assert (damaged.uri, damaged.reason) == ("u1", f"its token file has 5 bytes instead of {N_BYTES}")
 
 
 def test_a_sweep_spares_what_is_written_while_it_looks(store: TokenStore, location: Location) -> None:
@@ -268,3 +335,20 @@ def test_a_sweep_spares_what_is_written_while_it_looks(store: TokenStore, locati
     report = sweep(store, rows(), older_than_s=0)
     assert (report.swept, report.missing) == (0, ())
     assert {entry.name for entry in store.entries()} == set(KEYS[:3])
+
+
+def test_a_sweep_spares_what_is_written_just_before_it_would_go(
+    store: TokenStore, location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write({KEYS[0]: content(0), KEYS[1]: content(1)})
+    remove_older = TokenStore.remove_older
+
+    def late(self: TokenStore, keys: Sequence[str], before_s: float) -> int:
+        time.sleep(0.02)
+        self.write({KEYS[0]: content(0)})
+        return remove_older(self, [*keys, KEYS[2]], before_s)
+
+    monkeypatch.setattr(TokenStore, "remove_older", late)
+    report = sweep(store, [], older_than_s=0)
+    assert (report.swept, report.young) == (1, 1)
+    assert names(location) == {MARKER, KEYS[0]}
