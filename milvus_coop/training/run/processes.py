@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 from datetime import timedelta
 from typing import TypeVar
 
@@ -46,7 +47,9 @@ def open_accelerator(precision: str) -> Accelerator:
 def _leave() -> None:
     """Leave the group in good order: a process that just ends takes its threads down in their work, and now and then aborts."""
     if torch.distributed.is_initialized():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        gc.collect()  # the wrapped network holds the group, and with it threads, through cycles
 
 
 def agree(value: Value) -> Value:
