@@ -42,6 +42,7 @@ def print_families(families: Sequence[Family]) -> None:
         click.secho(f"{facts['name']}: {facts['role']}", bold=True)
         print_pairs("", ((name, facts[name]) for name in ("example", "licence", "size", "verified")))
         click.echo()
+    click.echo("Licences are those of the examples as far as we know; their cards decide.")
 
 
 def family_facts(family: Family) -> dict[str, str]:

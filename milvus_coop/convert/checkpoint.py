@@ -173,8 +173,8 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
 
 
 _SAVE_AGAIN = (
-    "another --revision (many models have one with safetensors), or, where you trust the file, on a machine of its own: "
-    "AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)"
+    "--revision refs/pr/N of a pull request that adds safetensors (the hub's bot opens such); or, where you trust the file, on a "
+    "machine of its own, with the model's full class: BlipForImageTextRetrieval.from_pretrained(FOLDER).save_pretrained(OTHER)"
 )
 
 

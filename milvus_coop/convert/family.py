@@ -85,7 +85,7 @@ class Family:
     example: str
     """A checkpoint of the hub."""
     licence: str
-    """Of the example, as its card says."""
+    """Of the example, as far as we know: its card decides, and a conversion records what the card says."""
     size: str
     """Of the example: parameters, pixels, image tokens."""
     verified: str

@@ -119,6 +119,6 @@ BRIDGETOWER = Family(
     example="BridgeTower/bridgetower-base-itm-mlm",
     licence="mit",
     size="326 M parameters, 288 px, 6 x 325 image tokens of 768",
-    verified="ONNX = transformers at base size, random weights; not with the published weights",
+    verified="ONNX = transformers at base size, random weights; not with the published weights, which are pickles: see --revision",
     open=open_bridgetower,
 )

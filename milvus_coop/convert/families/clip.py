@@ -54,7 +54,7 @@ CLIP = Family(
     model_types=("clip",),
     role="be",
     example="openai/clip-vit-base-patch32",
-    licence="mit",
+    licence="mit (of its code)",
     size="151 M parameters, 224 px",
     verified="ONNX = transformers at base size, random weights; not with the published weights",
     open=open_clip,
