@@ -114,9 +114,8 @@ def convert(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per family and line.")
 def models(as_json: bool) -> None:
     """List the families of checkpoints that can be converted."""
-    _need_torch()
-    from milvus_coop.cli.converted import family_facts, print_families
-    from milvus_coop.convert.families import FAMILIES
+    from milvus_coop.cli.families import family_facts, print_families
+    from milvus_coop.convert.catalogue import FAMILIES
 
     if not as_json:
         print_families(FAMILIES)

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import fields
 
 import click
 
-from milvus_coop.cli.tables import print_pairs
 from milvus_coop.convert.bundle import Converted
-from milvus_coop.convert.family import Family
 from milvus_coop.convert.parity import NOTEWORTHY, WITH_TOKENS
-
-_ROLES = {"joint": "both roles", "be": "bi-encoder", "ce": "cross-encoder"}
 
 
 def print_converted(converted: Converted, *, as_json: bool) -> None:
@@ -33,22 +27,6 @@ def print_converted(converted: Converted, *, as_json: bool) -> None:
     if (stored := differences.get(WITH_TOKENS, 0.0)) > NOTEWORTHY:
         click.secho(f"  Storing its tokens as int8 moves probabilities by up to {stored:g}: check its ranking.", fg="yellow")
     click.echo(f"  milvus-coop ingest photos/ --bundle {bundle.folder} --collection {_collection(spec.name)}")
-
-
-def print_families(families: Sequence[Family]) -> None:
-    """Families, a block each: their ids are there to be copied, which a table's narrow columns would break."""
-    for family in families:
-        facts = family_facts(family)
-        click.secho(f"{facts['name']}: {facts['role']}", bold=True)
-        print_pairs("", ((name, facts[name]) for name in ("example", "licence", "size", "verified")))
-        click.echo()
-    click.echo("Licences are those of the examples as far as we know; their cards decide.")
-
-
-def family_facts(family: Family) -> dict[str, str]:
-    """What a list shows of a family."""
-    shown = {field.name: getattr(family, field.name) for field in fields(family) if field.name not in ("open", "model_types")}
-    return {**shown, "role": _ROLES[family.role]}
 
 
 def _collection(name: str) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from milvus_coop.bundle.spec import ImageSpec, Score
+from milvus_coop.convert.catalogue import Family
 from milvus_coop.convert.checkpoint import Checkpoint
-
-Role = Literal["joint", "be", "ce"]
 
 
 @dataclass(frozen=True)
@@ -71,23 +70,3 @@ class Source:
     matcher: Matcher | None = None
     pad_to_max: bool = False
     """Whether texts are padded to the full length, as the model was trained."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """A kind of checkpoint that can be converted. One file per family, listed in `families/__init__.py`."""
-
-    name: str
-    model_types: tuple[str, ...]
-    """What config.json calls it."""
-    role: Role
-    """`joint`: both roles; `be`: embeds; `ce`: matches."""
-    example: str
-    """A checkpoint of the hub."""
-    licence: str
-    """Of the example, as far as we know: its card decides, and a conversion records what the card says."""
-    size: str
-    """Of the example: parameters, pixels, image tokens."""
-    verified: str
-    """What was checked, and what was not."""
-    open: Callable[[Family, Checkpoint], Source]

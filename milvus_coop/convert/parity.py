@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL.Image import Image
+from torch import Tensor
 
 from milvus_coop.backends.onnx import OnnxBackend
 from milvus_coop.bundle.folder import Bundle
@@ -21,6 +22,7 @@ from milvus_coop.bundle.spec import (
 )
 from milvus_coop.convert.family import Source
 from milvus_coop.convert.graphs import GraphPrecision
+from milvus_coop.convert.modules import verdict
 from milvus_coop.convert.parts import Parts
 from milvus_coop.errors import ConvertError
 from milvus_coop.export.parity import Difference, difference
@@ -60,17 +62,18 @@ def measure(bundle: Bundle, parts: Parts, samples: Samples) -> dict[str, Differe
         pixels = {**encoder.pixels(pictures), **encoder.ce_pixels(pictures)}
         texts = encoder.encode_texts(samples.texts)
         images = encoder.encode_pixels(pixels)
-        words = encoder.tokenise(samples.texts)
-        own = _reference(parts.be, pixels, words, "")
+        arrays = {**pixels, **encoder.tokenise(samples.texts)}
+        own = _reference(parts.be, _inputs(parts.be, arrays, ""))
         found = {
             "image_embedding": difference(own["image_embedding"], images.embeddings),
             "text_embedding": difference(own["text_embedding"], texts.embeddings),
         }
-        theirs = own if parts.is_joint else _reference(parts.ce, pixels, words, CE_PREFIX)
+        inputs = _inputs(parts.ce, arrays, "" if parts.is_joint else CE_PREFIX)
+        theirs = own if parts.is_joint else _reference(parts.ce, inputs)
         probability = Reranker(backend).score_pairs(texts.text_side, images.image_side).probability
         if parts.keep == "image":
             return found | {MATCH_PROBABILITY: difference(theirs[MATCH_PROBABILITY], probability)}
-        tokens, matched = _by_parts(parts, pixels, words, images.tokens, images.scales)
+        tokens, matched = _by_parts(parts, inputs, images.tokens, images.scales)
         graph_tokens = backend.run(IMAGE_ENCODER, pixels)[IMAGE_TOKENS]
         largest = float(np.abs(tokens).max()) or 1.0
         return found | {
@@ -99,38 +102,27 @@ def refuse(differences: Mapping[str, Difference], precision: GraphPrecision) -> 
             raise ConvertError(f"the graphs' {name} {cosine}", expected=limit, run=run)
 
 
-def _reference(source: Source, pixels: Mapping[str, Array], words: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    """The checkpoint's own forward pass; where both roles share an input, it has no prefix."""
-
-    def pick(name: str, arrays: Mapping[str, Array]) -> Array | None:
-        return arrays.get(prefix + name, arrays.get(name))
-
-    inputs = {PIXELS: normalise(_present(pick(PIXELS, pixels)), source.image)}
-    inputs |= {name: _present(pick(name, words)) for name in ("input_ids", "attention_mask")}
-    if (mask := pick(PATCH_MASK, pixels)) is not None:
-        inputs[PATCH_MASK] = mask
-    with torch.no_grad():
-        outputs = source.reference({name: torch.from_numpy(array) for name, array in inputs.items()})
-    return {name: value.numpy() for name, value in outputs.items()}
+def _inputs(source: Source, arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
+    """What a model takes, under the names that it knows: an input with the prefix goes before one that both models share."""
+    names = (PIXELS, PATCH_MASK, "input_ids", "attention_mask")
+    found = {
+        name: arrays[prefix + name if prefix + name in arrays else name] for name in names if {prefix + name, name} & set(arrays)
+    }
+    found[PIXELS] = normalise(found[PIXELS], source.image)
+    return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
-def _by_parts(
-    parts: Parts, pixels: Mapping[str, Array], words: Mapping[str, Array], tokens: Array, scales: Array
-) -> tuple[Array, Array]:
+@torch.no_grad()
+def _reference(source: Source, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+    """The checkpoint's own forward pass."""
+    return {name: value.numpy() for name, value in source.reference(inputs).items()}
+
+
+@torch.no_grad()
+def _by_parts(parts: Parts, inputs: Mapping[str, Tensor], tokens: Array, scales: Array) -> tuple[Array, Array]:
     """The cross-encoder's half in PyTorch: image tokens from pixels, and probabilities from the stored tokens."""
-    prefix = "" if parts.is_joint else CE_PREFIX
-    sight = [torch.from_numpy(normalise(pixels[prefix + PIXELS], parts.ce.image))]
-    if prefix + PATCH_MASK in pixels:
-        sight.append(torch.from_numpy(pixels[prefix + PATCH_MASK]).float())
-    texts = [torch.from_numpy(words.get(CE_PREFIX + name, words[name])) for name in ("input_ids", "attention_mask")]
-    with torch.no_grad():
-        exact = parts.matcher.tokens(parts.ce.vision(*sight))
-        stored = torch.from_numpy(tokens.astype(np.float32) * scales.astype(np.float32)[..., None])
-        logits = parts.matcher.match(*texts, stored)
-    return exact.numpy(), torch.sigmoid(logits[:, 1] - logits[:, 0]).numpy()
-
-
-def _present(array: Array | None) -> Array:
-    if array is None:
-        raise ValueError("an input is missing")
-    return array
+    mask = [inputs[PATCH_MASK].float()] if PATCH_MASK in inputs else []
+    exact = parts.matcher.tokens(parts.ce.vision(inputs[PIXELS], *mask))
+    stored = torch.from_numpy(tokens.astype(np.float32) * scales.astype(np.float32)[..., None])
+    probability, _ = verdict(parts.matcher.match(inputs["input_ids"], inputs["attention_mask"], stored))
+    return exact.numpy(), probability.numpy()

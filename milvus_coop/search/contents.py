@@ -127,7 +127,7 @@ class TokenFiles:
 
 
 class PictureFiles:
-    """The pictures themselves, opened again from where rows say they are. Slow: a decoded picture takes 5 to 50 ms."""
+    """The pictures themselves, opened again from where rows say they are: slow, since each is decoded for every query."""
 
     lack = "have no picture that can be opened where their uri says; only files of this machine are"
 

@@ -130,8 +130,8 @@ class CoopSearch:
             score: what to order the rescored by: `ce`, the match probability, or `sum`, the cross-encoder's logit plus the cosine;
                 default what the bundle's authors use. See `search.ranking.rank`.
 
-        With a bundle that keeps nothing of pictures, the k pictures are opened again for every query: 5 to 50 ms each, shared by
-        the cores. Only files of this machine are opened.
+        With a bundle that keeps nothing of pictures, the k pictures are opened and decoded again for every query, which is
+        slow. Only files of this machine are opened.
 
         Returns:
             Hits, best first. Where the cross-encoder did not rescore all k, `reranked` is False and `reason` says why.

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from milvus_coop.backends.onnx import OnnxBackend
 from milvus_coop.bundle import load_bundle
 from milvus_coop.cli.main import cli
-from milvus_coop.convert.families import FAMILIES
+from milvus_coop.convert.catalogue import FAMILIES
 from milvus_coop.errors import BundleInvalidError
 from milvus_coop.models import open_encoder
 from milvus_coop.plans.check import check_bundle

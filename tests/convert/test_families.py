@@ -17,7 +17,7 @@ from PIL import Image
 from milvus_coop import CoopIngest, CoopSearch, SearchResult
 from milvus_coop.backends.onnx import OnnxBackend
 from milvus_coop.bundle import Bundle, load_bundle
-from milvus_coop.convert.families import FAMILIES
+from milvus_coop.convert.catalogue import FAMILIES
 from milvus_coop.convert.parity import WITH_TOKENS
 from milvus_coop.models import open_encoder
 from milvus_coop.plans.check import check_bundle

@@ -103,6 +103,7 @@ def test_every_module_has_a_layer() -> None:
     [
         ("import milvus_coop", ["torch", "transformers", "onnxruntime", "pymilvus", "numpy", "rich"]),
         ("import milvus_coop.cli.main", ["torch", "transformers", "onnxruntime", "pymilvus", "numpy", "rich"]),
+        ("import milvus_coop.cli.families", ["torch", "transformers"]),
         ("from milvus_coop import CoopSearch, CoopIngest", ["torch", "transformers", "tritonclient"]),
     ],
 )

@@ -1,18 +1,28 @@
-"""The families, and which of them a checkpoint belongs to. A new one is a file here, a line below, and a test."""
+"""The families, and which of them a checkpoint belongs to. A new one is a file here, a line below, a record in `catalogue`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from milvus_coop.convert.catalogue import BLIP, BLIP2, BRIDGETOWER, CLIP, FAMILIES, SIGLIP, VILT, Family
 from milvus_coop.convert.checkpoint import Checkpoint
-from milvus_coop.convert.families.blip import BLIP
-from milvus_coop.convert.families.blip2 import BLIP2
-from milvus_coop.convert.families.bridgetower import BRIDGETOWER
-from milvus_coop.convert.families.clip import CLIP
-from milvus_coop.convert.families.siglip import SIGLIP
-from milvus_coop.convert.families.vilt import VILT
-from milvus_coop.convert.family import Family, Source
+from milvus_coop.convert.families.blip import open_blip
+from milvus_coop.convert.families.blip2 import open_blip2
+from milvus_coop.convert.families.bridgetower import open_bridgetower
+from milvus_coop.convert.families.clip import open_clip
+from milvus_coop.convert.families.siglip import open_siglip
+from milvus_coop.convert.families.vilt import open_vilt
+from milvus_coop.convert.family import Source
 from milvus_coop.errors import ConvertError
 
-FAMILIES: tuple[Family, ...] = (BLIP, CLIP, SIGLIP, BLIP2, VILT, BRIDGETOWER)
+_OPENERS: dict[Family, Callable[[Checkpoint], Source]] = {
+    BLIP: open_blip,
+    CLIP: open_clip,
+    SIGLIP: open_siglip,
+    BLIP2: open_blip2,
+    VILT: open_vilt,
+    BRIDGETOWER: open_bridgetower,
+}
 
 
 def open_source(checkpoint: Checkpoint) -> Source:
@@ -23,7 +33,7 @@ def open_source(checkpoint: Checkpoint) -> Source:
     """
     for family in FAMILIES:
         if checkpoint.model_type in family.model_types:
-            return family.open(family, checkpoint)
+            return _OPENERS[family](checkpoint)
     known = ", ".join(kind for family in FAMILIES for kind in family.model_types)
     raise ConvertError(
         f"{checkpoint.name} is of the kind '{checkpoint.model_type}'", expected=f"one of {known}", run="milvus-coop bundle models"

@@ -10,9 +10,10 @@ from torch.nn import functional
 from transformers import BlipForImageTextRetrieval
 
 from milvus_coop.convert.attention import AbsorbedCrossAttention
+from milvus_coop.convert.catalogue import BLIP
 from milvus_coop.convert.checkpoint import Checkpoint
 from milvus_coop.convert.families.towers import PatchStates
-from milvus_coop.convert.family import Family, Grid, Matcher, Retriever, Source
+from milvus_coop.convert.family import Grid, Matcher, Retriever, Source
 from milvus_coop.convert.preprocessing import image_spec_of
 
 _MASKED = -1e9
@@ -65,7 +66,7 @@ class Match(nn.Module):
         return logits
 
 
-def open_blip(family: Family, checkpoint: Checkpoint) -> Source:
+def open_blip(checkpoint: Checkpoint) -> Source:
     """Open a `BlipForImageTextRetrieval`."""
     model = checkpoint.model(BlipForImageTextRetrieval)
     config: Any = model.config
@@ -83,7 +84,7 @@ def open_blip(family: Family, checkpoint: Checkpoint) -> Source:
         }
 
     return Source(
-        family=family,
+        family=BLIP,
         checkpoint=checkpoint,
         vision=PatchStates(model.vision_model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
@@ -100,15 +101,3 @@ def open_blip(family: Family, checkpoint: Checkpoint) -> Source:
             grid=Grid(side),
         ),
     )
-
-
-BLIP = Family(
-    name="BLIP",
-    model_types=("blip",),
-    role="joint",
-    example="Salesforce/blip-itm-base-coco",
-    licence="bsd-3-clause",
-    size="224 M parameters, 384 px, 577 image tokens of 768",
-    verified="ONNX = transformers at base size, random weights; not with the published weights",
-    open=open_blip,
-)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval
 
+from milvus_coop.convert.catalogue import BLIP2
 from milvus_coop.convert.checkpoint import Checkpoint
 from milvus_coop.convert.families.towers import PatchStates
-from milvus_coop.convert.family import Family, Grid, Matcher, Source
+from milvus_coop.convert.family import Grid, Matcher, Source
 from milvus_coop.convert.preprocessing import image_spec_of
 
 
@@ -40,7 +41,7 @@ class Match(nn.Module):
         return logits
 
 
-def open_blip2(family: Family, checkpoint: Checkpoint) -> Source:
+def open_blip2(checkpoint: Checkpoint) -> Source:
     """Open a `Blip2ForImageTextRetrieval`."""
     model = checkpoint.model(Blip2ForImageTextRetrieval)
     config: Any = model.config
@@ -56,7 +57,7 @@ def open_blip2(family: Family, checkpoint: Checkpoint) -> Source:
         return {"match_probability": outputs.logits_per_image.softmax(-1)[:, 1]}
 
     return Source(
-        family=family,
+        family=BLIP2,
         checkpoint=checkpoint,
         vision=PatchStates(model.vision_model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
@@ -65,15 +66,3 @@ def open_blip2(family: Family, checkpoint: Checkpoint) -> Source:
         reference=reference,
         matcher=Matcher(1 + side * side, vision.hidden_size, nn.Identity(), Match(model), grid=Grid(side)),
     )
-
-
-BLIP2 = Family(
-    name="BLIP-2",
-    model_types=("blip-2",),
-    role="ce",
-    example="Salesforce/blip2-itm-vit-g",
-    licence="mit",
-    size="1.2 G parameters, 224 px, 257 image tokens of 1408",
-    verified="ONNX = transformers at a small size, random weights; not at full size, nor with the published weights",
-    open=open_blip2,
-)

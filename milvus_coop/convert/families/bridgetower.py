@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import BridgeTowerForImageAndTextRetrieval
 
+from milvus_coop.convert.catalogue import BRIDGETOWER
 from milvus_coop.convert.checkpoint import Checkpoint
-from milvus_coop.convert.family import Family, Matcher, Source
+from milvus_coop.convert.family import Matcher, Source
 from milvus_coop.convert.preprocessing import image_spec_of
 
 _MASKED = -1e9
@@ -88,7 +89,7 @@ def _first_bridge(model: Any) -> int:
     return int(config.text_config.num_hidden_layers - config.num_hidden_layers + 1)
 
 
-def open_bridgetower(family: Family, checkpoint: Checkpoint) -> Source:
+def open_bridgetower(checkpoint: Checkpoint) -> Source:
     """Open a `BridgeTowerForImageAndTextRetrieval`."""
     model = checkpoint.model(BridgeTowerForImageAndTextRetrieval)
     config: Any = model.config
@@ -101,7 +102,7 @@ def open_bridgetower(family: Family, checkpoint: Checkpoint) -> Source:
         return {"match_probability": outputs.logits.softmax(-1)[:, 1]}
 
     return Source(
-        family=family,
+        family=BRIDGETOWER,
         checkpoint=checkpoint,
         vision=Vision(model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
@@ -110,15 +111,3 @@ def open_bridgetower(family: Family, checkpoint: Checkpoint) -> Source:
         reference=reference,
         matcher=Matcher(bridges * (1 + patches), vision.hidden_size, nn.Identity(), Match(model)),
     )
-
-
-BRIDGETOWER = Family(
-    name="BridgeTower",
-    model_types=("bridgetower",),
-    role="ce",
-    example="BridgeTower/bridgetower-base-itm-mlm",
-    licence="mit",
-    size="326 M parameters, 288 px, 6 x 325 image tokens of 768",
-    verified="ONNX = transformers at base size, random weights; not with the published weights, which are pickles: see --revision",
-    open=open_bridgetower,
-)

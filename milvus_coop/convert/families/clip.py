@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel
 
+from milvus_coop.convert.catalogue import CLIP
 from milvus_coop.convert.checkpoint import Checkpoint
 from milvus_coop.convert.families.towers import Pooled, UnitLength
-from milvus_coop.convert.family import Family, Retriever, Source
+from milvus_coop.convert.family import Retriever, Source
 from milvus_coop.convert.preprocessing import image_spec_of
 
 
@@ -28,7 +29,7 @@ class EmbedTexts(nn.Module):
         return functional.normalize(self.project(pooled), dim=-1)
 
 
-def open_clip(family: Family, checkpoint: Checkpoint) -> Source:
+def open_clip(checkpoint: Checkpoint) -> Source:
     """Open a `CLIPModel`."""
     model = checkpoint.model(CLIPModel)
     config: Any = model.config
@@ -38,7 +39,7 @@ def open_clip(family: Family, checkpoint: Checkpoint) -> Source:
         return {"image_embedding": outputs.image_embeds, "text_embedding": outputs.text_embeds}
 
     return Source(
-        family=family,
+        family=CLIP,
         checkpoint=checkpoint,
         vision=Pooled(model.vision_model, model.visual_projection),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, config.vision_config.image_size),
@@ -47,15 +48,3 @@ def open_clip(family: Family, checkpoint: Checkpoint) -> Source:
         reference=reference,
         retriever=Retriever(config.projection_dim, UnitLength(), EmbedTexts(model)),
     )
-
-
-CLIP = Family(
-    name="CLIP",
-    model_types=("clip",),
-    role="be",
-    example="openai/clip-vit-base-patch32",
-    licence="mit (of its code)",
-    size="151 M parameters, 224 px",
-    verified="ONNX = transformers at base size, random weights; not with the published weights",
-    open=open_clip,
-)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import SiglipModel
 
+from milvus_coop.convert.catalogue import SIGLIP
 from milvus_coop.convert.checkpoint import Checkpoint
 from milvus_coop.convert.families.towers import Pooled, UnitLength
-from milvus_coop.convert.family import Family, Retriever, Source
+from milvus_coop.convert.family import Retriever, Source
 from milvus_coop.convert.preprocessing import image_spec_of
 
 
@@ -42,7 +43,7 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
     return tokenizer
 
 
-def open_siglip(family: Family, checkpoint: Checkpoint) -> Source:
+def open_siglip(checkpoint: Checkpoint) -> Source:
     """Open a `SiglipModel`."""
     model = checkpoint.model(SiglipModel)
     config: Any = model.config
@@ -53,7 +54,7 @@ def open_siglip(family: Family, checkpoint: Checkpoint) -> Source:
         return {"image_embedding": outputs.image_embeds, "text_embedding": outputs.text_embeds}
 
     return Source(
-        family=family,
+        family=SIGLIP,
         checkpoint=checkpoint,
         vision=Pooled(model.vision_model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
@@ -63,15 +64,3 @@ def open_siglip(family: Family, checkpoint: Checkpoint) -> Source:
         retriever=Retriever(vision.hidden_size, UnitLength(), EmbedTexts(model), masked=False),
         pad_to_max=True,
     )
-
-
-SIGLIP = Family(
-    name="SigLIP, SigLIP 2",
-    model_types=("siglip",),
-    role="be",
-    example="google/siglip2-base-patch16-224",
-    licence="apache-2.0",
-    size="203 M parameters as SigLIP base, 224 px; SigLIP 2 has a larger vocabulary",
-    verified="ONNX = transformers at base size, random weights; not with the published weights, nor SigLIP 2's NaFlex",
-    open=open_siglip,
-)

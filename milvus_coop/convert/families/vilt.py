@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import ViltForImageAndTextRetrieval
 
+from milvus_coop.convert.catalogue import VILT
 from milvus_coop.convert.checkpoint import Checkpoint
-from milvus_coop.convert.family import Family, Matcher, Source
+from milvus_coop.convert.family import Matcher, Source
 from milvus_coop.convert.preprocessing import image_spec_of
 
 _MASKED = -1e9
@@ -77,7 +78,7 @@ class Match(nn.Module):
         return torch.cat([torch.zeros_like(logit), logit], dim=1)
 
 
-def open_vilt(family: Family, checkpoint: Checkpoint) -> Source:
+def open_vilt(checkpoint: Checkpoint) -> Source:
     """Open a `ViltForImageAndTextRetrieval`."""
     model = checkpoint.model(ViltForImageAndTextRetrieval)
     config: Any = model.config
@@ -91,7 +92,7 @@ def open_vilt(family: Family, checkpoint: Checkpoint) -> Source:
         return {"match_probability": torch.sigmoid(logits[:, 0])}
 
     return Source(
-        family=family,
+        family=VILT,
         checkpoint=checkpoint,
         vision=Patches(model),
         image=image,
@@ -100,15 +101,3 @@ def open_vilt(family: Family, checkpoint: Checkpoint) -> Source:
         reference=reference,
         matcher=Matcher(1 + (image.size // patch) ** 2, config.hidden_size, nn.Identity(), Match(model)),
     )
-
-
-VILT = Family(
-    name="ViLT",
-    model_types=("vilt",),
-    role="ce",
-    example="dandelin/vilt-b32-finetuned-coco",
-    licence="apache-2.0",
-    size="112 M parameters, 384 px on the shorter edge, 362 image tokens of 768",
-    verified="ONNX = transformers at base size, random weights; not with the published weights",
-    open=open_vilt,
-)

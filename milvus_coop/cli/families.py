@@ -1,0 +1,28 @@
+"""How the list of families of checkpoints looks in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from milvus_coop.cli.tables import print_pairs
+from milvus_coop.convert.catalogue import Family
+
+_ROLES = {"joint": "both roles", "be": "bi-encoder", "ce": "cross-encoder"}
+_FACTS = ("example", "licence", "size", "verified")
+
+
+def print_families(families: Sequence[Family]) -> None:
+    """Families, a block each: their ids are there to be copied, which a table's narrow columns would break."""
+    for family in families:
+        facts = family_facts(family)
+        click.secho(f"{facts['name']}: {facts['role']}", bold=True)
+        print_pairs("", ((name, facts[name]) for name in _FACTS))
+        click.echo()
+    click.echo("Licences are those of the examples as far as we know; their cards decide.")
+
+
+def family_facts(family: Family) -> dict[str, str]:
+    """What a list shows of a family."""
+    return {name: getattr(family, name) for name in ("name", *_FACTS)} | {"role": _ROLES[family.role]}

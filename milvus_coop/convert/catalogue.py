@@ -1,0 +1,90 @@
+"""The families of checkpoints that can be converted: what `bundle models` lists, also where PyTorch is not installed yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["joint", "be", "ce"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of checkpoint that can be converted. `families/` has a module for each."""
+
+    name: str
+    model_types: tuple[str, ...]
+    """What config.json calls it."""
+    role: Role
+    """`joint`: both roles; `be`: embeds; `ce`: matches."""
+    example: str
+    """A checkpoint of the hub."""
+    licence: str
+    """Of the example, as far as we know: its card decides, and a conversion records what the card says."""
+    size: str
+    """Of the example: parameters, pixels, image tokens."""
+    verified: str
+    """What was checked, and what was not."""
+
+
+BLIP = Family(
+    name="BLIP",
+    model_types=("blip",),
+    role="joint",
+    example="Salesforce/blip-itm-base-coco",
+    licence="bsd-3-clause",
+    size="224 M parameters, 384 px, 577 image tokens of 768",
+    verified="ONNX = transformers at base size, random weights; not with the published weights",
+)
+
+CLIP = Family(
+    name="CLIP",
+    model_types=("clip",),
+    role="be",
+    example="openai/clip-vit-base-patch32",
+    licence="mit (of its code)",
+    size="151 M parameters, 224 px",
+    verified="ONNX = transformers at base size, random weights; not with the published weights",
+)
+
+SIGLIP = Family(
+    name="SigLIP, SigLIP 2",
+    model_types=("siglip",),
+    role="be",
+    example="google/siglip2-base-patch16-224",
+    licence="apache-2.0",
+    size="203 M parameters as SigLIP base, 224 px; SigLIP 2 has a larger vocabulary",
+    verified="ONNX = transformers at base size, random weights; not with the published weights, nor SigLIP 2's NaFlex",
+)
+
+BLIP2 = Family(
+    name="BLIP-2",
+    model_types=("blip-2",),
+    role="ce",
+    example="Salesforce/blip2-itm-vit-g",
+    licence="mit",
+    size="1.2 G parameters, 224 px, 257 image tokens of 1408",
+    verified="ONNX = transformers at a small size, random weights; not at full size, nor with the published weights",
+)
+
+VILT = Family(
+    name="ViLT",
+    model_types=("vilt",),
+    role="ce",
+    example="dandelin/vilt-b32-finetuned-coco",
+    licence="apache-2.0",
+    size="112 M parameters, 384 px on the shorter edge, 362 image tokens of 768",
+    verified="ONNX = transformers at base size, random weights; not with the published weights",
+)
+
+BRIDGETOWER = Family(
+    name="BridgeTower",
+    model_types=("bridgetower",),
+    role="ce",
+    example="BridgeTower/bridgetower-base-itm-mlm",
+    licence="mit",
+    size="326 M parameters, 288 px, 6 x 325 image tokens of 768",
+    verified="ONNX = transformers at base size, random weights; not with the published weights, which are pickles: see --revision",
+)
+
+FAMILIES = (BLIP, CLIP, SIGLIP, BLIP2, VILT, BRIDGETOWER)
