@@ -36,6 +36,9 @@ MATCH_PROBABILITY = "match_probability"
 MATCH_LOGIT = "match_logit"
 """What the model's authors add the cosine to; see `BundleSpec.score`. Not every cross-encoder has it as an output."""
 
+COLLECTION_TOKEN_BYTES = 49_000
+"""Most bytes of one image's tokens in a collection: their base64 must fit a VARCHAR of Milvus, 65,535 bytes."""
+
 Keep = Literal["collection", "store", "image"]
 Score = Literal["ce", "sum"]
 

@@ -104,10 +104,8 @@ def refuse(differences: Mapping[str, Difference], precision: GraphPrecision) -> 
 
 def _inputs(source: Source, arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
     """What a model takes, under the names that it knows: an input with the prefix goes before one that both models share."""
-    names = (PIXELS, PATCH_MASK, "input_ids", "attention_mask")
-    found = {
-        name: arrays[prefix + name if prefix + name in arrays else name] for name in names if {prefix + name, name} & set(arrays)
-    }
+    names = [name for name in (PIXELS, PATCH_MASK, "input_ids", "attention_mask") if {prefix + name, name} & set(arrays)]
+    found = {name: arrays[prefix + name if prefix + name in arrays else name] for name in names}
     found[PIXELS] = normalise(found[PIXELS], source.image)
     return {name: torch.from_numpy(array) for name, array in found.items()}
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from milvus_coop.bundle.spec import (
     CE_PREFIX,
+    COLLECTION_TOKEN_BYTES,
     CROSS_ENCODER,
     IMAGE_ENCODER,
     IMAGE_TOKEN_SCALES,
@@ -44,8 +45,6 @@ IMAGE_BATCH = 16
 PAIR_BATCH = 64
 PIXEL_PAIR_BATCH = 8
 """Pairs in one run where the vision tower runs for each."""
-LARGEST_IN_COLLECTION = 48_000
-"""Bytes of tokens whose base64 a VARCHAR of Milvus holds."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +89,11 @@ def make_parts(be: Source, ce: Source, *, keep: Keep | None = None, pool_tokens:
         raise ConvertError("--pool-tokens makes kept tokens fewer, and --keep image keeps none", expected="one of the two")
     matcher = ce.matcher if pool_tokens is None else _pooled(ce, ce.matcher, pool_tokens)
     n_bytes = TokenSpec(matcher.count, matcher.dim).n_bytes
-    settled: Keep = keep or ("collection" if n_bytes <= LARGEST_IN_COLLECTION else "store")
-    if settled == "collection" and n_bytes > LARGEST_IN_COLLECTION:
+    settled: Keep = keep or ("collection" if n_bytes <= COLLECTION_TOKEN_BYTES else "store")
+    if settled == "collection" and n_bytes > COLLECTION_TOKEN_BYTES:
         raise ConvertError(
             f"{matcher.count} tokens of {matcher.dim} are {n_bytes:,} bytes per image",
-            expected=f"at most {LARGEST_IN_COLLECTION:,} in a collection",
+            expected=f"at most {COLLECTION_TOKEN_BYTES:,} in a collection",
             run="--keep store" + ("" if matcher.grid is None else ", or --pool-tokens"),
         )
     return Parts(be, ce, be.retriever, replace(matcher, score=matcher.score if be is ce else "ce"), settled)

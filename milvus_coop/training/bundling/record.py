@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from milvus_coop.bundle import BundleSpec, GraphSpec, TensorSpec, TokenSpec
-from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, TextSpec
+from milvus_coop.bundle.spec import COLLECTION_TOKEN_BYTES, CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, TextSpec
 from milvus_coop.errors import TrainingError
 from milvus_coop.training.networks.one_stream import OneStream
 from milvus_coop.training.run.folder import RunFolder
 
 _MAX_BATCH = {TEXT_ENCODER: 64, IMAGE_ENCODER: 64, CROSS_ENCODER: 256}
-_MAX_TOKEN_BYTES = 49_000  # base64 of it is what a VARCHAR holds
 
 
 def lineage_of(run: str | Path, cross_encoder: str | Path | None) -> dict[str, Any]:
@@ -31,10 +30,10 @@ def make_spec(
     """
     sizes, other = retriever.config, matcher.config
     tokens = TokenSpec(other.tokens, other.token_dim)
-    if tokens.n_bytes > _MAX_TOKEN_BYTES:
+    if tokens.n_bytes > COLLECTION_TOKEN_BYTES:
         raise TrainingError(
             f"{other.tokens} tokens of {other.token_dim} are {tokens.n_bytes:,} bytes per image",
-            expected=f"at most {_MAX_TOKEN_BYTES:,}: a VARCHAR of Milvus",
+            expected=f"at most {COLLECTION_TOKEN_BYTES:,}: a VARCHAR of Milvus",
             run="train with --tokens 32",
         )
     length = min(sizes.max_length, other.max_length)
