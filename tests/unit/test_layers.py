@@ -29,6 +29,7 @@ LAYERS = {
     "search": 5,
     "ingest": 5,
     "evaluation": 6,
+    "integrations": 6,
     "export": 7,
     "convert": 8,
     "plans": 8,
@@ -54,6 +55,9 @@ HOMES = {
     "torch": {"export", "convert", "training"},
     "transformers": {"export", "convert", "training"},
     "matplotlib": {"evaluation"},
+    "langchain_core": {"integrations"},
+    "llama_index": {"integrations"},
+    "haystack": {"integrations"},
     "rich": {"cli", "training"},
     "click": {"cli", "training"},
 }
