@@ -40,7 +40,7 @@ class _Component:
         if secrets:
             raise InvalidArgumentError(
                 f"{secrets[0]} would be saved with the component",
-                expected="token=, a Secret of Haystack, or an environment variable",
+                expected="a Secret of Haystack as token, or an environment variable",
             )
         self._search = search
         self._is_given = search is not None
@@ -115,7 +115,8 @@ class CoopRetriever(_Component):
         **settings: str | float | None,
     ) -> None:
         options = {"top_k": top_k, "candidates": candidates, "filters": filters, "output_fields": list(output_fields)}
-        super().__init__(search, token, {"collection": collection, **settings}, **options, deadline_ms=deadline_ms)
+        # Not super(): the decorator makes another class of this one.
+        _Component.__init__(self, search, token, {"collection": collection, **settings}, **options, deadline_ms=deadline_ms)
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, filters: str | None = None, top_k: int | None = None) -> dict[str, list[Document]]:
@@ -156,7 +157,7 @@ class CoopRanker(_Component):
         **settings: str | float | None,
     ) -> None:
         options = {"top_k": top_k, "id_meta_field": id_meta_field, "deadline_ms": deadline_ms}
-        super().__init__(search, token, {"collection": collection, **settings}, **options)
+        _Component.__init__(self, search, token, {"collection": collection, **settings}, **options)
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
