@@ -154,34 +154,6 @@ class CoopSearch:
         )
         return self._run(None if text is None else [text], None if image is None else [image], options)[0]
 
-    def query_many(
-        self,
-        texts: Sequence[str] | None = None,
-        *,
-        images: Sequence[Picture] | None = None,
-        limit: int = 10,
-        k: int | None = None,
-        filter: str = "",
-        output_fields: Sequence[str] = (),
-        rerank: bool = True,
-        deadline_ms: float | None = None,
-        score: Score | None = None,
-    ) -> list[SearchResult]:
-        """Search with many texts or many images at once: one Milvus call and one cross-encoder batch for all.
-
-        Arguments and errors are those of `query`; the deadline and the timings are of the whole call.
-        """
-        options = check_options(
-            limit=limit,
-            k=k,
-            filter=filter,
-            output_fields=output_fields,
-            rerank=rerank,
-            deadline_ms=deadline_ms,
-            score=self.encoder.spec.score if score is None else score,
-        )
-        return self._run(texts, images, options)
-
     def rerank(
         self,
         text: str | None = None,
@@ -234,6 +206,34 @@ class CoopSearch:
         if result.candidates and result.reason:
             reason = f"{reason}; {result.reason}"
         return replace(result, reranked=False, reason=reason)
+
+    def query_many(
+        self,
+        texts: Sequence[str] | None = None,
+        *,
+        images: Sequence[Picture] | None = None,
+        limit: int = 10,
+        k: int | None = None,
+        filter: str = "",
+        output_fields: Sequence[str] = (),
+        rerank: bool = True,
+        deadline_ms: float | None = None,
+        score: Score | None = None,
+    ) -> list[SearchResult]:
+        """Search with many texts or many images at once: one Milvus call and one cross-encoder batch for all.
+
+        Arguments and errors are those of `query`; the deadline and the timings are of the whole call.
+        """
+        options = check_options(
+            limit=limit,
+            k=k,
+            filter=filter,
+            output_fields=output_fields,
+            rerank=rerank,
+            deadline_ms=deadline_ms,
+            score=self.encoder.spec.score if score is None else score,
+        )
+        return self._run(texts, images, options)
 
     def _run(
         self,

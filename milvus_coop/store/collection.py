@@ -125,33 +125,6 @@ class Collection:
             found += [self._candidates(hits, output_fields) for hits in answer]
         return found
 
-    def candidates(self, ids: Sequence[str], embedding: Array, *, timeout_s: float | None = None) -> list[Candidate]:
-        """The rows with these ids as candidates of one query, with their payload, in one Milvus call (one for each 2,000 ids).
-
-        Args:
-            ids: of rows, each once.
-            embedding: of the query, float array of shape (dim,), of unit length.
-            timeout_s: limit of each call; default the store's.
-
-        Returns:
-            Candidates in the order of `ids`, with their cosine as `be_score`; ids that the collection does not have are left out.
-
-        Raises:
-            InvalidArgumentError: a wrong shape.
-            StoreTimeoutError, StoreUnavailableError, StoreError: Milvus is late, away or failed.
-        """
-        layout = self._layout
-        query = self._check_queries(embedding[None], 1)[0]
-        fields = [layout.id, layout.embedding, *self._output_fields(())]
-        found: dict[str, Candidate] = {}
-        for some in _chunks(ids):
-            if filter := among_any(layout.id, some, numeric=layout.numeric_ids):
-                for record in self._query(filter, fields, consistency_level="Session", timeout_s=timeout_s):
-                    similarity = _similarity(query, record[layout.embedding], layout)
-                    candidate = self._candidate({"id": record[layout.id], "entity": record, "distance": similarity}, ())
-                    found[candidate.id] = candidate
-        return [found[id] for id in ids if id in found]
-
     def upsert(self, rows: Sequence[Row]) -> None:
         """Write rows; a row with a known id replaces the old one. Acknowledged rows survive a crash.
 
@@ -250,6 +223,33 @@ class Collection:
         """Number of rows."""
         (answer,) = self._query("", ("count(*)",))
         return int(answer["count(*)"])
+
+    def candidates(self, ids: Sequence[str], embedding: Array, *, timeout_s: float | None = None) -> list[Candidate]:
+        """The rows with these ids as candidates of one query, with their payload, in one Milvus call (one for each 2,000 ids).
+
+        Args:
+            ids: of rows, each once.
+            embedding: of the query, float array of shape (dim,), of unit length.
+            timeout_s: limit of each call; default the store's.
+
+        Returns:
+            Candidates in the order of `ids`, with their cosine as `be_score`; ids that the collection does not have are left out.
+
+        Raises:
+            InvalidArgumentError: a wrong shape.
+            StoreTimeoutError, StoreUnavailableError, StoreError: Milvus is late, away or failed.
+        """
+        layout = self._layout
+        query = self._check_queries(embedding[None], 1)[0]
+        fields = [layout.id, layout.embedding, *self._output_fields(())]
+        found: dict[str, Candidate] = {}
+        for some in _chunks(ids):
+            if filter := among_any(layout.id, some, numeric=layout.numeric_ids):
+                for record in self._query(filter, fields, consistency_level="Session", timeout_s=timeout_s):
+                    similarity = _similarity(query, record[layout.embedding], layout)
+                    candidate = self._candidate({"id": record[layout.id], "entity": record, "distance": similarity}, ())
+                    found[candidate.id] = candidate
+        return [found[id] for id in ids if id in found]
 
     def _pages(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
         """All rows by rising id."""

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from milvus_coop import CoopIngest, CoopSearch, FakeBackend, SearchResult, load_bundle
+from milvus_coop import CoopIngest, CoopSearch, FakeBackend, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER
 from milvus_coop.errors import BackendUnavailableError
+from tests.integrations.kit import ROOT
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # it is read when haystack is imported
 os.environ["LANGSMITH_TRACING"] = "false"
-
-ROOT = Path(__file__).parent.parent.parent
-QUERY = "a boat on the water"
-BEST = "sailing_boat.jpg"
-Told = tuple[str, float | None, float | None]
-"""Id, score and ce_score of a document."""
-
-
-def expected(result: SearchResult) -> list[Told]:
-    return [(hit.id, hit.score, hit.ce_score) for hit in result]
-
-
-def assert_alike(told: Sequence[Told], other: Sequence[Told]) -> None:
-    """The same documents in the same order; scores of another batch may round apart."""
-    assert [id for id, *_ in told] == [id for id, *_ in other]
-    assert [ce_score for *_, ce_score in told] == pytest.approx([ce_score for *_, ce_score in other], abs=1e-5)
-    assert [score for _, score, _ in told] == pytest.approx([score for _, score, _ in other], abs=1e-5)
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +45,6 @@ def captions(uri: str) -> Iterator[CoopSearch]:
 @pytest.fixture
 def degraded(uri: str) -> Iterator[CoopSearch]:
     """A search whose cross-encoder is away."""
-    failures = {CROSS_ENCODER: BackendUnavailableError("the server is away")}
-    with CoopSearch("images", uri=uri, models=FakeBackend(load_bundle("coop-small").spec, failures=dict(failures))) as opened:
+    backend = FakeBackend(load_bundle("coop-small").spec, failures={CROSS_ENCODER: BackendUnavailableError("the server is away")})
+    with CoopSearch("images", uri=uri, models=backend) as opened:
         yield opened

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from milvus_coop import CoopSearch
 from milvus_coop.errors import FilterError
 from milvus_coop.integrations.langchain import CoopDocumentCompressor, CoopRetriever
-from tests.integrations.conftest import BEST, QUERY, Told, assert_alike, expected
+from tests.integrations.kit import BEST, QUERY, Told, assert_alike, expected
 
 
 def told(documents: Sequence[Document]) -> list[Told]:
