@@ -87,7 +87,7 @@ def check_ids(ids: Sequence[str]) -> list[str]:
         InvalidArgumentError: they are one string, not all strings, or too many.
     """
     if isinstance(ids, str) or not all(isinstance(id, str) for id in ids):
-        raise InvalidArgumentError("ids is a string, or holds something else", expected="a list of strings, `Hit.id` for example")
+        raise InvalidArgumentError("ids is one string, or not all of them are strings", expected="a list of strings")
     distinct = list(dict.fromkeys(ids))
     if len(distinct) > MAX_K:
         raise InvalidArgumentError(f"there are {len(distinct):,} ids", expected=f"at most {MAX_K:,}")

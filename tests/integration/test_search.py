@@ -278,9 +278,9 @@ def test_rerank_keeps_the_given_order_where_it_cannot_rescore(search: CoopSearch
 
 
 def test_rerank_arguments_out_of_range(search: CoopSearch) -> None:
-    with pytest.raises(InvalidArgumentError, match="ids is a string"):
+    with pytest.raises(InvalidArgumentError, match="ids is one string"):
         search.rerank("a red apple", ids="abc")
-    with pytest.raises(InvalidArgumentError, match="ids is a string, or holds something else"):
+    with pytest.raises(InvalidArgumentError, match="not all of them are strings"):
         search.rerank("a red apple", ids=[1])  # type: ignore[list-item]
     with pytest.raises(InvalidArgumentError, match="16,385 ids"):
         search.rerank("a red apple", ids=[str(i) for i in range(16_385)])

@@ -91,6 +91,6 @@ def test_documents_without_an_item_come_last(search: CoopSearch) -> None:
 def test_misspelt_and_impossible_options(search: CoopSearch) -> None:
     for options in ({"limit": 5}, {"k": 0}, {"output_fields": "name"}):
         with pytest.raises(ValidationError):
-            CoopRetriever(search=search, **options)  # type: ignore[arg-type]
+            CoopRetriever(search=search, **options)
     with pytest.raises(ValidationError):
         CoopDocumentCompressor(search=search, top_n=0)

@@ -61,7 +61,7 @@ def test_no_hits_and_a_degraded_search(search: CoopSearch, degraded: CoopSearch)
 
 def test_the_postprocessor_mends_the_order_of_an_index(search: CoopSearch) -> None:
     coop = CoopRetriever(search, similarity_top_k=44).retrieve(QUERY)
-    nodes: list[BaseNode] = [TextNode(id_=n.node.node_id, text="a picture") for n in reversed(coop)]
+    nodes: list[BaseNode] = [TextNode(id_=n.node.node_id, text=f"picture {n.node.node_id}") for n in reversed(coop)]
     found = VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=4)).as_retriever(similarity_top_k=44).retrieve(QUERY)
     assert len(found) == 44
     assert found[0].node.node_id != coop[0].node.node_id
@@ -69,7 +69,7 @@ def test_the_postprocessor_mends_the_order_of_an_index(search: CoopSearch) -> No
     mended = postprocessor.postprocess_nodes(found, query_str=QUERY)
     assert_alike(told(mended), told(coop[:5]))
     assert "ce_score" not in found[0].node.metadata, "nodes of others are not changed"
-    assert mended[0].node.get_content(MetadataMode.LLM) == "a picture"
+    assert mended[0].node.get_content(MetadataMode.LLM) == f"picture {coop[0].node.node_id}"
     assert told(asyncio.run(postprocessor.apostprocess_nodes(found, query_str=QUERY))) == told(mended)
     assert "search" not in postprocessor.to_dict()
 

@@ -55,6 +55,7 @@ HOMES = {
     "torch": {"export", "convert", "training"},
     "transformers": {"export", "convert", "training"},
     "matplotlib": {"evaluation"},
+    "pydantic": {"integrations"},
     "langchain_core": {"integrations"},
     "llama_index": {"integrations"},
     "haystack": {"integrations"},
