@@ -1,0 +1,42 @@
+# The HTTP gateway: `milvus-coop serve`. Models run on Triton, the collection is in Milvus; no torch.
+#
+#   docker build -f deploy/docker/gateway.Dockerfile -t milvus-coop/gateway:0.1.0 .
+#
+# The base is pinned by tag: where this was written no image registry could be asked for the digest.
+ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY milvus_coop milvus_coop
+COPY examples/images examples/images
+# Behind an index mirror, `--secret id=pip.conf,src=...` and `--secret id=ca.pem,src=...`; without these, pip's defaults. Secrets stay
+# out of the image. What is uninstalled again: pip, and Milvus Lite with what only it needs, 240 MB; a container has a Milvus server.
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
+    if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
+    && python3 -m venv /opt/milvus-coop \
+    && /opt/milvus-coop/bin/pip wheel --disable-pip-version-check --quiet --no-deps -w /tmp/wheels . \
+    && /opt/milvus-coop/bin/pip install --disable-pip-version-check --quiet -c constraints.txt \
+       "$(ls /tmp/wheels/milvus_coop-*.whl)[serve,trace,triton]" \
+    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu pyarrow pip setuptools
+
+FROM ${PYTHON_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="milvus-coop gateway" \
+      org.opencontainers.image.description="Cross-modal search on Milvus over HTTP" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/milvus-coop /opt/milvus-coop
+# A volume that is mounted there for the first time takes over the owner.
+RUN install -d -o 10001 -g 10001 /var/lib/milvus-coop/uploads
+# The only folder to write to, besides uploads, is /tmp: mount a tmpfs there and the root file system can be read-only.
+ENV PATH=/opt/milvus-coop/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MILVUS_COOP_SERVE_HOST=0.0.0.0
+WORKDIR /var/lib/milvus-coop
+USER 10001:10001
+EXPOSE 8080
+# /healthz, not /readyz: some platforms restart what is unhealthy, and that does not mend a Milvus or a Triton that is away.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python3", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ.get('MILVUS_COOP_SERVE_PORT') or 8080}/healthz\", timeout=4)"]
+ENTRYPOINT ["milvus-coop"]
+CMD ["serve"]

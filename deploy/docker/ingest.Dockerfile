@@ -1,0 +1,35 @@
+# A job that fills a collection: `milvus-coop ingest`. It ends with the command's exit code: 0 all fine, 1 some items failed, 2 none done.
+#
+#   docker build -f deploy/docker/ingest.Dockerfile -t milvus-coop/ingest:0.1.0 .
+#
+# The base is pinned by tag: where this was written no image registry could be asked for the digest.
+ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY milvus_coop milvus_coop
+COPY examples/images examples/images
+# The secrets are optional; gateway.Dockerfile says what for.
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
+    if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
+    && python3 -m venv /opt/milvus-coop \
+    && /opt/milvus-coop/bin/pip wheel --disable-pip-version-check --quiet --no-deps -w /tmp/wheels . \
+    && /opt/milvus-coop/bin/pip install --disable-pip-version-check --quiet -c constraints.txt \
+       "$(ls /tmp/wheels/milvus_coop-*.whl)[triton]" \
+    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu pyarrow pip setuptools
+
+FROM ${PYTHON_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="milvus-coop ingest" \
+      org.opencontainers.image.description="Fills a Milvus collection with pictures or texts, and ends" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/milvus-coop /opt/milvus-coop
+ENV PATH=/opt/milvus-coop/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /tmp
+USER 10001:10001
+ENTRYPOINT ["milvus-coop", "ingest"]
+CMD ["--help"]

@@ -1,0 +1,39 @@
+# Triton for machines without a GPU: tritonserver from a PyPI wheel, the graphs run by ONNX Runtime in its Python backend. x86-64 only.
+#
+#   docker build -f deploy/docker/triton-cpu.Dockerfile -t milvus-coop/triton-cpu:0.1.0 .
+#
+# The base is pinned by tag: where this was written no image registry could be asked for the digest.
+ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY milvus_coop milvus_coop
+COPY examples/images examples/images
+# The secrets are optional; gateway.Dockerfile says what for. tritonserver goes where MILVUS_COOP_CACHE says, in an environment of its own.
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
+    if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
+    && python3 -m venv /opt/milvus-coop \
+    && /opt/milvus-coop/bin/pip wheel --disable-pip-version-check --quiet --no-deps -w /tmp/wheels . \
+    && /opt/milvus-coop/bin/pip install --disable-pip-version-check --quiet -c constraints.txt /tmp/wheels/milvus_coop-*.whl \
+    && MILVUS_COOP_CACHE=/opt/triton /opt/milvus-coop/bin/milvus-coop triton install \
+    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu pyarrow pip setuptools
+
+FROM ${PYTHON_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="milvus-coop triton-cpu" \
+      org.opencontainers.image.description="Triton Inference Server with the models of a milvus-coop bundle, without a GPU" \
+      org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/milvus-coop /opt/milvus-coop
+COPY --from=build /opt/triton /opt/triton
+ENV PATH=/opt/milvus-coop/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MILVUS_COOP_CACHE=/opt/triton
+WORKDIR /tmp
+USER 10001:10001
+EXPOSE 8000 8001 8002
+# Asks for each model: the server says ready also when one of them is not.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "-c", "import urllib.request as u; [u.urlopen(f'http://127.0.0.1:8000/v2/models/{m}/ready', timeout=4) for m in ('text_encoder', 'image_encoder', 'cross_encoder')]"]
+ENTRYPOINT ["milvus-coop"]
+CMD ["triton", "serve", "--host", "0.0.0.0"]

@@ -1,0 +1,41 @@
+# Triton with TensorRT plans, for NVIDIA GPUs. NOT BUILT YET: where this was written there was neither NVIDIA's registry nor a GPU. What was
+# run: both `milvus-coop` steps of the entrypoint (tests/deploy/test_triton_entrypoint.py), and the graphs through TensorRT-RTX (tests/plans).
+#
+#   docker build -f deploy/docker/triton.Dockerfile -t milvus-coop/triton:0.1.0 .
+#
+# Pinned by tag, since the digest could not be read here; pin yours with --build-arg TRITON_IMAGE=nvcr.io/nvidia/tritonserver@sha256:...,
+# as `docker buildx imagetools inspect` shows it. Plans fit only the TensorRT of this image: another image builds them anew.
+ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.10-py3
+
+FROM ${TRITON_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="milvus-coop triton" \
+      org.opencontainers.image.description="Triton Inference Server that builds TensorRT plans of a milvus-coop bundle and serves them" \
+      org.opencontainers.image.licenses="Apache-2.0 AND LicenseRef-NVIDIA-Deep-Learning-Container-License" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+WORKDIR /opt/milvus-coop/src
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY milvus_coop milvus_coop
+COPY examples/images examples/images
+# Into a folder of its own: the packages of Triton's Python backends stay as NVIDIA has them. The secrets are optional; gateway.Dockerfile
+# says what for. The second command adds the Python bindings of exactly the TensorRT that Triton has, as `build-plans` demands.
+ENV PYTHONPATH=/opt/milvus-coop/packages
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
+    if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
+    && python3 -m pip install --disable-pip-version-check --quiet --target "$PYTHONPATH" -c constraints.txt '.[triton]' \
+    && version="$(python3 -c 'from milvus_coop.plans.libraries import LIBRARY_FOLDERS, library_versions; print(library_versions(LIBRARY_FOLDERS)[-1])')" \
+    && python3 -m pip install --disable-pip-version-check --quiet --target "$PYTHONPATH" "tensorrt==${version}.*" \
+    && rm -r /opt/milvus-coop/src/*
+COPY --chmod=0755 deploy/docker/triton-entrypoint.sh /opt/milvus-coop/
+# The volume with repository and plans takes over this owner, the image's own user triton-server.
+RUN install -d -o 1000 -g 1000 /models
+ENV HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /tmp
+USER 1000:1000
+VOLUME /models
+EXPOSE 8000 8001 8002
+# Long: the first start builds plans.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m CMD ["python3", "-c", "import urllib.request as u; [u.urlopen(f'http://127.0.0.1:8000/v2/models/{m}/ready', timeout=4) for m in ('text_encoder', 'image_encoder', 'cross_encoder')]"]
+ENTRYPOINT ["/opt/milvus-coop/triton-entrypoint.sh"]
