@@ -5,10 +5,10 @@ DEV := .venv-dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev check format test model multilingual eval-model triton-models bench clean
+.PHONY: help install demo dev check format test docker-test docker-test-local model multilingual eval-model triton-models bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(RUN)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(RUN)
@@ -38,6 +38,14 @@ format: dev ## format the code
 
 test: dev ## run the tests, in an environment of their own; ARGS="-k store" runs some
 	$(DEV)/bin/python -m pytest $(ARGS)
+
+docker-test: dev ## build the images, bring deploy/compose.yaml up and test it; needs docker with Compose
+	MILVUS_ROOT_PASSWORD=- MILVUS_COOP_SERVE_API_KEYS=- docker compose -f deploy/compose.yaml --profile ingest build
+	MILVUS_ROOT_PASSWORD=- MILVUS_COOP_SERVE_API_KEYS=- docker compose -f deploy/compose.yaml pull milvus
+	$(DEV)/bin/python -m pytest tests/docker $(ARGS)
+
+docker-test-local: dev ## the same on a Debian machine without docker and image registry, as root; Milvus from its wheel (5 minutes)
+	$(DEV)/bin/python -m tests.docker.engine $(ARGS)
 
 model: dev ## prepare the data, train, export and evaluate coop-small (an hour or so on 2 cores)
 	$(DEV)/bin/python -m milvus_coop.training.coop_small all --work build/coop-small

@@ -5,4 +5,5 @@ set -eu
 models=${MODEL_REPOSITORY:-/models}
 python3 -m milvus_coop triton export --platform tensorrt --out "$models"
 python3 -m milvus_coop triton build-plans "$models"
+unset PYTHONPATH # what is there is for milvus-coop
 exec tritonserver --model-repository="$models" --model-control-mode=none --disable-auto-complete-config "$@"
