@@ -2,9 +2,10 @@
 
     python -m tests.docker.engine [arguments for pytest]
 
-As root. It installs Debian's docker.io and mmdebstrap where they are missing, starts a docker daemon of its own with its data in
-build/docker/, makes a base image of Debian's packages, builds on it the images of deploy/docker/ and one of Milvus's server wheel,
-runs the tests, and stops the daemon. The next run finds the images there. Packages come from where this machine's apt and pip look.
+As root. It installs Debian's docker.io and mmdebstrap where they are missing, starts a docker daemon of its own unless one runs (its
+data is in build/docker/), makes a base image of Debian's packages, builds on it the images of deploy/docker/ and one of Milvus's
+server wheel, runs the tests, and stops the daemon. The next run finds the images there. Packages come from where this machine's apt
+and pip look.
 
 Exit code: pytest's; 1 if an image cannot be built; 0 with one line of explanation if this machine cannot run an engine at all.
 """
@@ -114,7 +115,10 @@ def compose() -> Path:
 
 @contextmanager
 def daemon() -> Iterator[dict[str, str]]:
-    """A daemon of our own; the environment in which a docker client finds it."""
+    """The machine's daemon, or one of our own; the environment in which a docker client finds it."""
+    if subprocess.run([DOCKER, "info"], capture_output=True).returncode == 0:
+        yield {**os.environ, "DOCKER_BUILDKIT": "1"}
+        return
     run = Path(tempfile.mkdtemp(prefix="milvus-coop-docker-"))  # paths of sockets must be short
     environment = {**os.environ, "DOCKER_HOST": f"unix://{run}/docker.sock", "DOCKER_BUILDKIT": "1"}
     flags = {"data-root": WORK / "data", "exec-root": run / "exec", "pidfile": run / "pid", "host": environment["DOCKER_HOST"]}

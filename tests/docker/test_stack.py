@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import httpx
 import pytest
@@ -79,6 +80,11 @@ def test_ingest_then_search(stack: Stack) -> None:
     assert [hit["score"] for hit in answer["hits"]] == sorted((hit["ce_score"] for hit in answer["hits"]), reverse=True)
     thumbnail = stack.http.get(answer["hits"][0]["thumbnail"])
     assert (thumbnail.status_code, thumbnail.headers["content-type"]) == (200, "image/jpeg")
+
+
+def test_the_job_ends_with_the_exit_code_of_its_command(stack: Stack) -> None:
+    done = subprocess.run([*stack.command, "run", "--rm", "-T", "ingest", "/nowhere"], capture_output=True, text=True)
+    assert (done.returncode, "/nowhere" in done.stderr) == (2, True), done.stderr
 
 
 def test_upload_then_search_with_it(stack: Stack) -> None:
