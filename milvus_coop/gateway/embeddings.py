@@ -70,9 +70,7 @@ def embeddings_router(service: Service) -> APIRouter:
             found = await service.run(lambda: embed(service.models.encoder, inputs, deadline_s))
             return JSONResponse(_answer(found, asked, service.models.encoder.spec.model_name))
         except Exception as exc:  # every error of this path has OpenAI's form
-            refused = refused_by(request, exc)
-            status, body = failure(refused.status, sentence(refused))
-            return JSONResponse(body, status, headers={**retry_headers(status), **refused.headers})
+            return _told(refused_by(request, exc))
 
     body = {"required": True, "content": {"application/json": {"schema": EmbeddingsRequest.model_json_schema()}}}
     router.add_api_route(
@@ -81,10 +79,17 @@ def embeddings_router(service: Service) -> APIRouter:
     return router
 
 
-def failure(status: int, message: str) -> tuple[int, dict[str, Any]]:
-    """Status and JSON of an error, as https://platform.openai.com/docs/guides/error-codes has them."""
+def embeddings_error(path: str, refused: RefusedError, request_id: str) -> JSONResponse | None:
+    """The answer to a request that was refused before the route was reached; None for other paths."""
+    return _told(refused) if path == PATH else None
+
+
+def _told(refused: RefusedError) -> JSONResponse:
+    """An error in the form of https://platform.openai.com/docs/guides/error-codes."""
+    status = refused.status
     kind = TYPES.get(status, "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error")
-    return status, {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    body = {"error": {"message": sentence(refused), "type": kind, "param": None, "code": None}}
+    return JSONResponse(body, status, headers={**retry_headers(status), **refused.headers})
 
 
 def embed(encoder: Encoder, inputs: Sequence[str], deadline_s: float) -> list[Embedded]:

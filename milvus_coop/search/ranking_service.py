@@ -19,7 +19,8 @@ def query_string(encoder: Encoder, kind: Kind, text: str | None, image: Picture 
     """The text itself, or the base64 image tokens of a picture.
 
     Raises:
-        InvalidArgumentError: neither or both are given, or what the collection holds itself; a blank text; a service cannot rank so.
+        InvalidArgumentError: neither or both are given, or the kind that the collection holds; a blank text; a service cannot
+            rank so.
         ImageError: the picture cannot be read.
         BackendError: the backend failed.
     """

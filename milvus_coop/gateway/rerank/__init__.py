@@ -3,6 +3,6 @@
 Each path follows a published protocol to the letter: Cohere's, that of Text Embeddings Inference, and Jina's and vLLM's.
 """
 
-from milvus_coop.gateway.rerank.router import error_body, rerank_router
+from milvus_coop.gateway.rerank.router import rerank_error, rerank_router
 
-__all__ = ["error_body", "rerank_router"]
+__all__ = ["rerank_error", "rerank_router"]

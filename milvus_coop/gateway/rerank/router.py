@@ -49,17 +49,10 @@ def rerank_router(service: Service) -> APIRouter:
     return router
 
 
-def error_body(path: str, status: int, message: str, request_id: str = "") -> tuple[int, dict[str, Any]] | None:
-    """Status and JSON of an error that comes up before a rerank route is reached; None for other paths.
-
-    Args:
-        path: of the request.
-        status: of HTTP: 401, 405, 413, 429, ...
-        message: for people.
-        request_id: of the request.
-    """
+def rerank_error(path: str, refused: RefusedError, request_id: str) -> JSONResponse | None:
+    """The answer to a request that was refused before a rerank route was reached; None for other paths."""
     match = _PATH.fullmatch(path)
-    return None if match is None else PROTOCOLS[match[1]][0].failure(status, message, request_id)
+    return None if match is None else _told(PROTOCOLS[match[1]][0], refused, request_id)
 
 
 def _add(router: APIRouter, service: Service, path: str, protocols: tuple[Protocol, ...]) -> None:
@@ -96,7 +89,7 @@ async def _respond(service: Service, request: Request, choose: Choose, model: st
         scores = await service.run(lambda: _score(service, ask, collection, deadline_s))
         return _answer(service, request, protocol, ask, scores)
     except Exception as exc:  # every error of these paths has the protocol's form
-        return _refuse(request, protocol, exc)
+        return _told(protocol, refused_by(request, exc), request_id_of(request))
 
 
 def _decode(body: bytes) -> Any:
@@ -143,7 +136,6 @@ def _answer(service: Service, request: Request, protocol: Protocol, ask: Ask, sc
     return JSONResponse(protocol.answer(ask, scores, context), headers={UNREADABLE_HEADER: str(scores.unreadable)})
 
 
-def _refuse(request: Request, protocol: Protocol, exc: Exception) -> JSONResponse:
-    refused = refused_by(request, exc)
-    status, body = protocol.failure(refused.status, sentence(refused), request_id_of(request))
-    return JSONResponse(body, status, headers={**retry_headers(status), **refused.headers})
+def _told(protocol: Protocol, refused: RefusedError, request_id: str) -> JSONResponse:
+    status, body = protocol.failure(refused.status, sentence(refused), request_id)
+    return JSONResponse(body, status, headers={**retry_headers(refused.status), **refused.headers})

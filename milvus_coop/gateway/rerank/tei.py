@@ -18,6 +18,8 @@ VALIDATION, TOKENIZER, BACKEND, OVERLOADED = "validation", "tokenizer", "backend
 FAILURES = {400: (422, TOKENIZER), 422: (422, TOKENIZER), 413: (413, VALIDATION), 429: (429, OVERLOADED)}
 """Status and `error_type` that TEI has for a status."""
 FAILED_DEPENDENCY = 424
+KEPT = (401, 403, 404, 405, 421)
+"""What TEI has no form for."""
 
 
 class TeiRequest(Body):
@@ -55,8 +57,7 @@ class Tei(Protocol):
         return ranks
 
     def failure(self, status: int, message: str, request_id: str) -> tuple[int, dict[str, Any]]:
-        """See `Protocol.failure`. What TEI has no status for keeps its own: 401, 404."""
-        status, kind = FAILURES.get(
-            status, (status, VALIDATION) if status in (401, 403, 404, 405) else (FAILED_DEPENDENCY, BACKEND)
-        )
+        """See `Protocol.failure`."""
+        unknown = (status, VALIDATION) if status in KEPT else (FAILED_DEPENDENCY, BACKEND)
+        status, kind = FAILURES.get(status, unknown)
         return status, {"error": message, "error_type": kind}
