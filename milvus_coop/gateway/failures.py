@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from milvus_coop.errors import MilvusCoopError
 from milvus_coop.gateway.logs import log
 from milvus_coop.gateway.problems import RefusedError, refusal, request_id_of
-from milvus_coop.gateway.service import BusyError
+from milvus_coop.gateway.service import BusyError, LateError
 
 
 def refused_by(request: Request, exc: Exception) -> RefusedError:
@@ -19,7 +19,7 @@ def refused_by(request: Request, exc: Exception) -> RefusedError:
     request.state.error = type(exc).__name__
     if isinstance(exc, HTTPException):  # the body was too large, or did not come
         return RefusedError(HTTPStatus(exc.status_code), str(exc.detail), headers=dict(exc.headers or {}))
-    if not isinstance(exc, (MilvusCoopError, RefusedError, BusyError)):
+    if not isinstance(exc, (MilvusCoopError, RefusedError, BusyError, LateError)):
         log("failed", level=logging.ERROR, exc_info=True, request_id=request_id_of(request), path=request.url.path)
     return refusal(exc)
 
