@@ -44,7 +44,9 @@ def test_milvus_lite() -> None:
     assert params("milvus_lite-3.2.2", below)["base_url"] == "https://host/prefix/v2"
 
 
-@pytest.mark.parametrize("version", ["2.6.0", "v2.6.14", "3.0.2", "Zilliz Cloud Vector Database(Compatible with Milvus 2.6)", "master"])
+@pytest.mark.parametrize(
+    "version", ["2.6.0", "v2.6.14", "3.0.2", "Zilliz Cloud Vector Database(Compatible with Milvus 2.6)", "master"]
+)
 def test_servers(version: str) -> None:
     endpoint = f"{URL}?model=toy@12345678"
     assert params(version) == {"provider": "vllm", "endpoint": endpoint, "max_client_batch_size": 1000}
@@ -62,7 +64,11 @@ def test_servers(version: str) -> None:
 @pytest.mark.parametrize(
     ("version", "call", "match"),
     [
-        ("milvus_lite-3.2.2", RerankService(URL, "m", provider="vllm"), "Milvus Lite cannot call a rerank service by the protocol vllm"),
+        (
+            "milvus_lite-3.2.2",
+            RerankService(URL, "m", provider="vllm"),
+            "Milvus Lite cannot call a rerank service by the protocol vllm",
+        ),
         ("milvus_lite-3.2.2", RerankService(URL, "m", credential="c"), "no credentials by name"),
         ("2.6.0", RerankService(URL, "m", api_key="k"), "a Milvus server takes no key with a search; expected: credential="),
         ("2.6.0", RerankService(URL + "/below", "m"), "a server drops the path"),
@@ -116,7 +122,10 @@ def test_bundles_that_keep_no_tokens(tmp_path: Path) -> None:
     for kind, source in sources:
         with CoopIngest(f"{kind}s", kind=kind, uri=tmp_path / "lite.db", bundle=tmp_path / "bundle") as ingest:
             ingest.run([source])
-    asked: tuple[tuple[str, dict[str, Any]], ...] = (("images", {"text": "a dog"}), ("texts", {"image": tmp_path / "photos" / "a.png"}))
+    asked: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("images", {"text": "a dog"}),
+        ("texts", {"image": tmp_path / "photos" / "a.png"}),
+    )
     for name, query in asked:
         with CoopSearch(name, uri=tmp_path / "lite.db", bundle=tmp_path / "bundle") as search:
             with pytest.raises(InvalidArgumentError, match="keeps no image tokens"):
