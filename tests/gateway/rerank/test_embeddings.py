@@ -74,7 +74,7 @@ def test_a_client_without_our_sdk(service: Running, world: World, images: CoopSe
     vector = service.post(PATH, {"input": "green"}).json()["data"][0]["embedding"]
     params = {"reranker": "model", "provider": "cohere", "queries": ["green"], "base_url": f"{service.url}/v2"}
     key = service.headers["authorization"].partition(" ")[2]
-    params |= {"api_key": key, "model_name": "toy-collection"}  # type: ignore[dict-item]
+    params |= {"api_key": key, "model_name": "toy-collection"}
     ranker = Function("coop", FunctionType.RERANK, ["image_tokens"], params=params)
     client = MilvusClient(str(world.uri))
     (hits,) = client.search("images", data=[vector], limit=4, ranker=ranker)

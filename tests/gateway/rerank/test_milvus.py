@@ -1,4 +1,4 @@
-"""pymilvus asks Milvus Lite, Milvus Lite asks our service: the order and the scores of `CoopSearch.query`, and what can go wrong."""
+"""pymilvus asks Milvus Lite, Milvus Lite asks our service: order and scores of `CoopSearch.query`, and what can go wrong."""
 
 from __future__ import annotations
 

@@ -122,14 +122,12 @@ def test_bundles_that_keep_no_tokens(tmp_path: Path) -> None:
     for kind, source in sources:
         with CoopIngest(f"{kind}s", kind=kind, uri=tmp_path / "lite.db", bundle=tmp_path / "bundle") as ingest:
             ingest.run([source])
-    asked: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("images", {"text": "a dog"}),
-        ("texts", {"image": tmp_path / "photos" / "a.png"}),
-    )
+    picture = tmp_path / "photos" / "a.png"
+    asked: tuple[tuple[str, dict[str, Any]], ...] = (("images", {"text": "a dog"}), ("texts", {"image": picture}))
     for name, query in asked:
-        with CoopSearch(name, uri=tmp_path / "lite.db", bundle=tmp_path / "bundle") as search:
-            with pytest.raises(InvalidArgumentError, match="keeps no image tokens"):
-                search.ranker(endpoint=URL, **query)
+        search = CoopSearch(name, uri=tmp_path / "lite.db", bundle=tmp_path / "bundle")
+        with search, pytest.raises(InvalidArgumentError, match="keeps no image tokens"):
+            search.ranker(endpoint=URL, **query)
 
 
 @pytest.mark.server
