@@ -137,7 +137,7 @@ def test_tei(service: Running, tokens: list[str], probabilities: list[float]) ->
     ],
 )
 def test_what_milvus_servers_send(service: Running, tokens: list[str], path: str, texts: str, more: dict[str, Any]) -> None:
-    """By the sources of milvus-io/milvus: no model in the body, the endpoint's query kept; they need all scores and no documents."""
+    """By the sources of milvus-io/milvus: no model in the body, the endpoint's query kept; they need all scores, no documents."""
     model = service.service.models.encoder.spec.model_name
     answer = service.post(f"{path}?model={model}", {"query": "green", texts: tokens[::-1], **more})
     assert sorted(i for i, _ in results(answer)) == list(range(N))
