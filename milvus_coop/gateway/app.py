@@ -40,7 +40,7 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    for part in (search, items, collections, health):
+    for part in (health,) if service.options.models_only else (search, items, collections, health):
         app.include_router(part.router(service))
     app.include_router(rerank_router(service))
     app.include_router(embeddings_router(service))

@@ -13,7 +13,7 @@ from typing import TypeVar
 from milvus_coop.backends import Backend
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
-from milvus_coop.errors import CollectionNotFoundError, MilvusCoopError
+from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, MilvusCoopError
 from milvus_coop.gateway.metrics import Metrics
 from milvus_coop.gateway.options import GatewayOptions
 from milvus_coop.gateway.tracing import Tracing
@@ -112,6 +112,7 @@ class Service:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
             StoreError: Milvus cannot be reached or refuses.
         """
+        self._check_database()
         name = collection or self.settings.collection
         with self._lock:
             if name not in self._searchers:
@@ -146,10 +147,19 @@ class Service:
         Raises:
             StoreError: Milvus cannot be reached or refuses.
         """
+        self._check_database()
         with self._lock:
             if self._store is None:
                 self._store = Store.from_settings(self.settings, must_exist=not self.options.uploads)
             return self._store
+
+    def _check_database(self) -> None:
+        if self.options.models_only:
+            raise InvalidArgumentError(
+                "this service opens no database",
+                expected="rerank of token strings or texts, and embeddings",
+                run="no --models-only",
+            )
 
     def collections(self) -> list[CollectionInfo]:
         """All collections of the Milvus database."""
@@ -168,7 +178,7 @@ class Service:
             ("milvus", lambda: self.store().ping()),
             ("models", lambda: self.models.backend.load((TEXT_ENCODER, IMAGE_ENCODER, CROSS_ENCODER))),
         )
-        for name, check in checks:
+        for name, check in checks[1:] if self.options.models_only else checks:
             try:
                 check()
             except MilvusCoopError as exc:
