@@ -4,9 +4,9 @@
     python benchmarks/milvus_side.py --items 2000 --rounds 10 --json
 
 The items are random, as in `benchmarks/query.py`. `milvus-coop serve` runs in a process of its own on the same machine. The two
-ways take turns, query by query. Milvus Lite runs in the process of the client and sends ten times `limit` candidates to the service;
-the client reranks the same number, and for comparison its usual 50. Bytes to and from the service are what it logged of requests'
-bodies; bytes to the client are the token strings, which it needs for each candidate if it reranks itself.
+ways take turns, query by query. Milvus Lite runs in the process of the client and sends ten times `limit` candidates to the
+service; the client reranks the same number, and for comparison its usual 50. Bytes to and from the service are what it logged of
+requests' bodies; bytes to the client are the token strings, which it needs for each candidate if it reranks itself.
 """
 
 from __future__ import annotations
@@ -119,9 +119,7 @@ def main(items: int, rounds: int, as_json: bool) -> None:
                 found.append(one)
             client.close()
     if as_json:
-        print(
-            json.dumps({"items": items, "rounds": rounds, "machine": platform.processor() or platform.machine(), "limits": found})
-        )
+        print(json.dumps({"items": items, "rounds": rounds, "machine": platform.machine(), "limits": found}))
         return
     for one in found:
         print("  ".join(f"{name} {value:,}" for name, value in one.items()))

@@ -97,6 +97,9 @@ def test_commands(page: str, folder: Path, environment: dict[str, str]) -> None:
             if line.startswith("milvus-coop triton serve"):
                 stack.enter_context(serving(line, ports, folder, environment))
                 continue
+            if line.startswith("milvus-coop serve"):
+                stack.enter_context(gateway(line, folder, environment))
+                continue
             command = line.replace(":8001", f":{ports['8001']}")
             done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
@@ -116,4 +119,21 @@ def serving(line: str, ports: dict[str, str], folder: Path, environment: dict[st
         finally:
             process.send_signal(signal.SIGINT)
             assert "Stopped." in process.stderr.read()
+    assert process.returncode == 0
+
+
+@contextmanager
+def gateway(line: str, folder: Path, environment: dict[str, str]) -> Iterator[None]:
+    """Run the line that starts the HTTP service beside the others, on a free port, until Ctrl-C."""
+    with subprocess.Popen(
+        [*line.split(), "--port", "0"], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = list(takewhile(lambda text: "milvus-coop serves http" not in text, process.stderr))
+        assert process.poll() is None, said
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.stderr.read()
     assert process.returncode == 0
