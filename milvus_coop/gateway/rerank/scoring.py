@@ -14,7 +14,8 @@ from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, Tokens
 from milvus_coop.gateway.problems import RefusedError
 from milvus_coop.models import Models
 from milvus_coop.preprocess.texts import MAX_CHARACTERS, check_text
-from milvus_coop.search.contents import Contents, contents_of
+from milvus_coop.reranker import PairScores
+from milvus_coop.search.contents import Read, contents_of
 from milvus_coop.store import Collection
 from milvus_coop.tokens import arrange, decode
 from milvus_coop.types import Array, Candidate, Kind
@@ -86,23 +87,28 @@ def score_documents(
             f"bundle {spec.label} keeps no image tokens, and this service opens no picture that a client names",
             expected="a bundle that keeps tokens in the collection or in a token store; or rerank in the client, with CoopSearch",
         )
-    asked = _encode(models, query, _left(deadline_s, 0, len(documents)))
+    n = len(documents)
+    asked = _encode(models, query, _left(deadline_s, 0, n))
     kind = _kind_of_documents(asked, collection)
     contents = contents_of(models.encoder, kind, None if collection is None else collection.tokens)
-    scores = _Scores(len(documents))
+    scores = _Scores(n)
     step = spec.graph(CROSS_ENCODER).max_batch
-    for start in range(0, len(documents), step):
-        chunk = documents[start : start + step]
-        _score_chunk(models, asked, contents, _candidates(chunk, kind, spec.tokens), scores.of(start), deadline_s)
-        if start + step < len(documents):
-            _left(deadline_s, start + step, len(documents))
+    for start in range(0, n, step):
+        candidates = _candidates(documents, range(start, min(start + step, n)), kind, spec.tokens)
+        read = contents.read(list(candidates.values()), _left(deadline_s, start, n), deadline_s) if candidates else Read()
+        left_s = _left(deadline_s, start, n)
+        if read.positions:
+            sides = (asked.side, read.side) if asked.kind == "text" else (read.side, asked.side)
+            found = models.reranker.score_pairs(*sides, timeout_s=left_s)
+            places = np.array(list(candidates))[list(read.positions)]
+            scores.put(places, found, _count_tokens(spec.tokens, sides[0], len(places)))
     if not scores.readable.any():
         raise _nothing_readable(documents, asked.kind, kind, spec.label, collection)
-    return scores.finish()
+    return DocumentScores(scores.probability, scores.logit, scores.readable, scores.total_tokens)
 
 
 class _Scores:
-    """Scores in the making."""
+    """Scores in the making: of n documents, none of which could be read so far."""
 
     def __init__(self, n: int) -> None:
         self.probability = np.zeros(n, np.float32)
@@ -110,44 +116,14 @@ class _Scores:
         self.readable = np.zeros(n, bool)
         self.total_tokens = 0
 
-    def of(self, start: int) -> _Portion:
-        return _Portion(self, start)
-
-    def finish(self) -> DocumentScores:
-        return DocumentScores(self.probability, self.logit, self.readable, self.total_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class _Portion:
-    """The part of the scores that begins at a document."""
-
-    scores: _Scores
-    start: int
-
-    def put(self, positions: Array, probability: Array, logit: Array, tokens: int) -> None:
+    def put(self, places: Array, found: PairScores, tokens: int) -> None:
         # A token string may decode and still hold scales that are no numbers.
-        sound = np.isfinite(probability) & np.isfinite(logit)
-        rows = self.start + positions[sound]
-        self.scores.probability[rows] = probability[sound]
-        self.scores.logit[rows] = logit[sound]
-        self.scores.readable[rows] = True
-        self.scores.total_tokens += tokens
-
-
-def _score_chunk(
-    models: Models, query: Query, contents: Contents, candidates: Mapping[int, Candidate], into: _Portion, deadline_s: float
-) -> None:
-    if not candidates:
-        return
-    left_s = _left(deadline_s, into.start, len(into.scores.readable))
-    read = contents.read(list(candidates.values()), left_s, deadline_s)
-    if not read.positions:
-        return
-    places = np.array(list(candidates))[list(read.positions)]
-    sides = (query.side, read.side) if query.kind == "text" else (read.side, query.side)
-    left_s = _left(deadline_s, into.start, len(into.scores.readable))
-    found = models.reranker.score_pairs(*sides, timeout_s=left_s)
-    into.put(places, found.probability, found.logit, _count_tokens(models, sides[0], len(places)))
+        sound = np.isfinite(found.probability) & np.isfinite(found.logit)
+        rows = places[sound]
+        self.probability[rows] = found.probability[sound]
+        self.logit[rows] = found.logit[sound]
+        self.readable[rows] = True
+        self.total_tokens += tokens
 
 
 def _encode(models: Models, query: str, timeout_s: float) -> Query:
@@ -157,8 +133,6 @@ def _encode(models: Models, query: str, timeout_s: float) -> Query:
         values, scales = arrange([raw], tokens)
         return Query("image", {IMAGE_TOKENS: values, IMAGE_TOKEN_SCALES: scales})
     check_text(query)
-    if not _is_utf8(query):
-        raise InvalidArgumentError("the query is not valid Unicode", expected="text, or a token string")
     return Query("text", models.encoder.encode_texts([query], timeout_s=timeout_s).text_side)
 
 
@@ -172,20 +146,19 @@ def _kind_of_documents(query: Query, collection: Collection | None) -> Kind:
     return kind
 
 
-def _candidates(documents: Sequence[str | None], kind: Kind, tokens: TokenSpec) -> dict[int, Candidate]:
-    """The documents that may be readable, by position. A token string is no text, though it consists of characters."""
+def _candidates(documents: Sequence[str | None], places: range, kind: Kind, tokens: TokenSpec) -> dict[int, Candidate]:
+    """The documents at these places that may be readable. A token string is no text, though it consists of characters."""
 
     def may_be_read(document: str) -> bool:
-        if kind == "image":
-            return True
-        short = bool(document.strip()) and len(document) <= MAX_CHARACTERS
-        return short and _is_utf8(document) and _decoded(document, tokens) is None
+        is_text = bool(document.strip()) and len(document) <= MAX_CHARACTERS and _decoded(document, tokens) is None
+        return kind == "image" or is_text
 
-    return {
-        position: Candidate(str(position), "", 0.0, document)
-        for position, document in enumerate(documents)
-        if document is not None and may_be_read(document)
-    }
+    found = {}
+    for place in places:
+        document = documents[place]
+        if document is not None and may_be_read(document):
+            found[place] = Candidate(str(place), "", 0.0, document)
+    return found
 
 
 def _decoded(text: str, tokens: TokenSpec) -> bytes | None:
@@ -196,18 +169,10 @@ def _decoded(text: str, tokens: TokenSpec) -> bytes | None:
         return None
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _count_tokens(models: Models, text_side: Mapping[str, Array], n: int) -> int:
+def _count_tokens(tokens: TokenSpec, text_side: Mapping[str, Array], n: int) -> int:
     mask = next((array for name, array in text_side.items() if name.endswith("attention_mask")), None)
     of_texts = 0 if mask is None else int(mask.sum()) * (n if len(mask) == 1 else 1)
-    return of_texts + n * models.encoder.spec.tokens.count
+    return of_texts + n * tokens.count
 
 
 def _left(deadline_s: float, done: int, n: int) -> float:
