@@ -216,7 +216,7 @@ class CoopSearch:
         """A pymilvus `Function` that makes Milvus itself rerank, by asking `milvus-coop serve`: `client.search(..., ranker=...)`.
 
         The search then has the order and the scores of `query`, for all candidates that Milvus takes: on Milvus Lite ten times
-        `limit`, on a server `limit`. There is no deadline, and no answer in BE order: where the service fails, the search fails.
+        `limit`, on a server what its search finds. There is no deadline, and no answer in BE order: where the service fails, the search fails.
 
         Args:
             text: what to look for, in a collection of images.
