@@ -34,6 +34,8 @@ from milvus_coop.types import Array
 PATH = "/v1/embeddings"
 MAX_INPUTS = 2048
 """OpenAI's own limit."""
+PICTURES_AT_ONCE = 8
+"""Some models need pictures decoded in full; so few of them are in memory at a time."""
 DATA, BASE64 = "data:image/", ";base64,"
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -109,7 +111,7 @@ def embed(encoder: Encoder, inputs: Sequence[str], deadline_s: float) -> list[Em
     pictures = [i for i, text in enumerate(inputs) if text.startswith(DATA)]
     texts = [i for i, text in enumerate(inputs) if not text.startswith(DATA)]
     for positions, graph in ((texts, TEXT_ENCODER), (pictures, IMAGE_ENCODER)):
-        step = encoder.spec.graph(graph).max_batch
+        step = encoder.spec.graph(graph).max_batch if graph == TEXT_ENCODER else PICTURES_AT_ONCE
         for start in range(0, len(positions), step):
             chunk = positions[start : start + step]
             left_s = deadline_s - time.perf_counter()

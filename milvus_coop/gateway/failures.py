@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from milvus_coop.errors import MilvusCoopError
 from milvus_coop.gateway.logs import log
@@ -19,6 +20,8 @@ def refused_by(request: Request, exc: Exception) -> RefusedError:
     request.state.error = type(exc).__name__
     if isinstance(exc, HTTPException):  # the body was too large, or did not come
         return RefusedError(HTTPStatus(exc.status_code), str(exc.detail), headers=dict(exc.headers or {}))
+    if isinstance(exc, ClientDisconnect):
+        return RefusedError(HTTPStatus.BAD_REQUEST, "the client left before its request was complete")
     if not isinstance(exc, (MilvusCoopError, RefusedError, BusyError, LateError)):
         log("failed", level=logging.ERROR, exc_info=True, request_id=request_id_of(request), path=request.url.path)
     return refusal(exc)

@@ -216,12 +216,13 @@ class CoopSearch:
         """A pymilvus `Function` that makes Milvus itself rerank, by asking `milvus-coop serve`: `client.search(..., ranker=...)`.
 
         The search then has the order and the scores of `query`, for all candidates that Milvus takes: on Milvus Lite ten times
-        `limit`, on a server what its search finds. There is no deadline, and no answer in BE order: where the service fails, the search fails.
+        `limit`, on a server what its search finds. There is no deadline, and no answer in BE order: where the service fails, the
+        search fails.
 
         Args:
             text: what to look for, in a collection of images.
             image: in a collection of texts; instead of `text`.
-            endpoint: where Milvus reaches the service, such as http://gateway:8000.
+            endpoint: where Milvus reaches the service, such as http://gateway:8080.
             api_key: key of the service, for Milvus Lite.
             credential: name of that key in the milvus.yaml of a server, which takes none from clients.
             provider: protocol; default `cohere` on Milvus Lite, which has no other, and `vllm` on a server.

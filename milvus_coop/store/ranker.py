@@ -102,7 +102,7 @@ def _check_endpoint(endpoint: str) -> None:
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
         raise InvalidArgumentError(
-            f"the endpoint is '{endpoint}'", expected="where Milvus reaches milvus-coop serve, such as http://gateway:8000"
+            f"the endpoint is '{endpoint}'", expected="where Milvus reaches milvus-coop serve, such as http://gateway:8080"
         )
 
 

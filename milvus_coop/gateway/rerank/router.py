@@ -61,13 +61,13 @@ def _add(router: APIRouter, service: Service, path: str, protocols: tuple[Protoc
 
     async def rerank(
         request: Request,
-        model: str = Query("", description="Instead of the body's."),
+        model: str = Query("", description="Checked as the body's is."),
         collection: str = Query("", description="Whose rows the documents are; needed where rows name token files."),
     ) -> JSONResponse:
         return await _respond(service, request, choose, model, collection)
 
     async def rerank_collection(
-        request: Request, collection: str = Path(), model: str = Query("", description="Instead of the body's.")
+        request: Request, collection: str = Path(), model: str = Query("", description="Checked as the body's is.")
     ) -> JSONResponse:
         return await _respond(service, request, choose, model, collection)
 
@@ -110,7 +110,7 @@ def _check(service: Service, ask: Ask, model: str) -> Ask:
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the request has {len(ask.documents):,} documents",
             expected=f"at most {most:,}",
-            run="a smaller limit or max_client_batch_size, or a larger --max-documents",
+            run="a smaller limit or max_client_batch_size, or a larger MILVUS_COOP_SERVE_MAX_DOCUMENTS",
         )
     return ask
 

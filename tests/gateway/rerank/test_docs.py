@@ -36,7 +36,7 @@ def test_the_page(tmp_path: Path) -> None:
         try:
             assert f"serves http://127.0.0.1:{port}" in process.stderr.readline()
             printed = [
-                run(block.replace(":8000", f":{port}"), tmp_path, environment) for language, block in BLOCKS if language == "python"
+                run(block.replace(":8080", f":{port}"), tmp_path, environment) for language, block in BLOCKS if language == "python"
             ]
         finally:
             process.send_signal(signal.SIGINT)
