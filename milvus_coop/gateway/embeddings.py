@@ -18,7 +18,7 @@ import numpy as np
 import pydantic_core
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from milvus_coop.bundle.spec import IMAGE_ENCODER, IMAGE_TOKENS, TEXT_ENCODER
 from milvus_coop.encoder import Encoder
@@ -37,6 +37,7 @@ MAX_INPUTS = 2048
 PICTURES_AT_ONCE = 8
 """Some models need pictures decoded in full; so few of them are in memory at a time."""
 DATA, BASE64 = "data:image/", ";base64,"
+STATUSES = (400, 401, 404, 408, 413, 429, 500, 502, 503, 504)
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -47,6 +48,30 @@ class EmbeddingsRequest(Body):
     model: str | None = Field(None, description="The bundle's name, name@fingerprint, or nothing.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="Only the bundle's own.")
+
+
+class EmbeddingsEntry(BaseModel):
+    """One input."""
+
+    object: str
+    index: int
+    embedding: list[float] | str
+    image_tokens: str | None = None
+
+
+class EmbeddingsAnswer(BaseModel):
+    """All inputs, in their order."""
+
+    object: str
+    data: list[EmbeddingsEntry]
+    model: str
+    usage: dict[str, int]
+
+
+class EmbeddingsError(BaseModel):
+    """An error: `message`, `type`, `param`, `code`."""
+
+    error: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +100,15 @@ def embeddings_router(service: Service) -> APIRouter:
             return _told(refused_by(request, exc))
 
     body = {"required": True, "content": {"application/json": {"schema": EmbeddingsRequest.model_json_schema()}}}
+    errors = {status: {"model": EmbeddingsError, "description": HTTPStatus(status).phrase} for status in STATUSES}
     router.add_api_route(
-        PATH, embeddings, methods=["POST"], summary="Embed texts and pictures", openapi_extra={"requestBody": body}
+        PATH,
+        embeddings,
+        methods=["POST"],
+        summary="Embed texts and pictures",
+        responses={200: {"model": EmbeddingsAnswer}, **errors},
+        openapi_extra={"requestBody": body},
+        response_class=JSONResponse,
     )
     return router
 

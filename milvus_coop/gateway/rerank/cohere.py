@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from milvus_coop.gateway.rerank.protocol import Ask, Body, Context, Protocol
 from milvus_coop.gateway.rerank.scoring import DocumentScores
@@ -27,11 +27,36 @@ class CohereRequest(Body):
     top_n: int | None = Field(None, ge=1)
 
 
+class CohereResult(BaseModel):
+    """One document."""
+
+    index: int
+    relevance_score: float
+
+
+class CohereAnswer(BaseModel):
+    """`meta` has `api_version`, `billed_units`, and `warnings` if documents could not be read."""
+
+    id: str
+    results: list[CohereResult]
+    meta: dict[str, Any]
+
+
+class CohereError(BaseModel):
+    """An error."""
+
+    id: str
+    message: str
+
+
 class Cohere(Protocol):
     """Results by falling score; documents are never repeated. The first Milvus 2.6 spoke vLLM's protocol to this path: it fits."""
 
     name = "cohere"
     body = CohereRequest
+    answered = CohereAnswer
+    failed = CohereError
+    statuses = (400, 401, 404, 408, 413, 422, 429, 500, 503, 504)
 
     def ask(self, body: CohereRequest) -> Ask:
         """See `Protocol.ask`."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from milvus_coop.gateway.rerank.protocol import Ask, Body, Context, Protocol
 from milvus_coop.gateway.rerank.scoring import DocumentScores
@@ -33,6 +33,36 @@ class JinaRequest(Body):
     return_documents: bool | None = Field(None, description="Jina's. Nothing: at /v1/rerank yes, as vLLM does; at /rerank no.")
 
 
+class JinaText(BaseModel):
+    """A document in an answer."""
+
+    text: str | None
+
+
+class JinaResult(BaseModel):
+    """One document."""
+
+    index: int
+    relevance_score: float
+    document: JinaText | None = None
+
+
+class JinaAnswer(BaseModel):
+    """`usage` has `prompt_tokens` and `total_tokens`: text and image tokens of all pairs."""
+
+    id: str
+    model: str
+    usage: dict[str, int]
+    results: list[JinaResult]
+
+
+class JinaError(BaseModel):
+    """An error."""
+
+    error: dict[str, Any]
+    detail: str
+
+
 class Jina(Protocol):
     """Results by falling score.
 
@@ -43,6 +73,9 @@ class Jina(Protocol):
 
     name = "vllm"
     body = JinaRequest
+    answered = JinaAnswer
+    failed = JinaError
+    statuses = (400, 401, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504)
 
     def __init__(self, *, returns: bool) -> None:
         self._returns = returns

@@ -54,6 +54,12 @@ class Protocol(ABC):
     """For metrics and logs."""
     body: ClassVar[type[Body]]
     """What a request looks like."""
+    answered: ClassVar[Any]
+    """What an answer looks like: a type that pydantic knows."""
+    failed: ClassVar[type[BaseModel]]
+    """What an error looks like."""
+    statuses: ClassVar[Sequence[int]]
+    """Of errors."""
 
     @abstractmethod
     def ask(self, body: Any) -> Ask:
@@ -88,6 +94,21 @@ def describe(exc: ValidationError) -> str:
     found = exc.errors(include_url=False, include_input=False, include_context=False)
     said = (f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}".removeprefix(": ") for error in found[:3])
     return "invalid request: " + "; ".join(said)
+
+
+def inlined(body: type[Body]) -> dict[str, Any]:
+    """The JSON schema of a body in one piece: what it refers to would be looked for at the root of the OpenAPI document."""
+    schema = body.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def inline(part: Any) -> Any:
+        if isinstance(part, dict):
+            name = str(part.get("$ref", "")).rpartition("/")[2]
+            return inline(definitions[name]) if name else {key: inline(value) for key, value in part.items()}
+        return [inline(item) for item in part] if isinstance(part, list) else part
+
+    found: dict[str, Any] = inline(schema)
+    return found
 
 
 def check_model(model: str, spec: BundleSpec) -> None:

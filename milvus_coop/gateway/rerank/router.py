@@ -6,7 +6,9 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from functools import reduce
 from http import HTTPStatus
+from operator import or_
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +21,7 @@ from milvus_coop.gateway.logs import log
 from milvus_coop.gateway.problems import RefusedError, request_id_of, retry_headers
 from milvus_coop.gateway.rerank.cohere import Cohere
 from milvus_coop.gateway.rerank.jina import Jina
-from milvus_coop.gateway.rerank.protocol import Ask, Context, Protocol, check_model
+from milvus_coop.gateway.rerank.protocol import Ask, Context, Protocol, check_model, inlined
 from milvus_coop.gateway.rerank.scoring import DocumentScores, score_documents
 from milvus_coop.gateway.rerank.tei import Tei
 from milvus_coop.gateway.service import Service
@@ -27,6 +29,7 @@ from milvus_coop.search import CoopSearch
 
 UNREADABLE_HEADER = "x-milvus-coop-unreadable"
 """How many documents of a request could not be read."""
+UNREADABLE_SCHEMA = {"description": "Documents that could not be read, and come last.", "schema": {"type": "integer"}}
 COLLECTION = "/collections/{collection}"
 
 _COHERE, _TEI, _JINA, _VLLM = Cohere(), Tei(), Jina(returns=True), Jina(returns=False)
@@ -71,12 +74,22 @@ def _add(router: APIRouter, service: Service, path: str, protocols: tuple[Protoc
     ) -> JSONResponse:
         return await _respond(service, request, choose, model, collection)
 
-    schemas = [protocol.body.model_json_schema() for protocol in protocols]
-    body = {"required": True, "content": {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}}
     names = " or ".join(protocol.name for protocol in protocols)
-    options: dict[str, Any] = {"methods": ["POST"], "response_class": JSONResponse, "openapi_extra": {"requestBody": body}}
+    options: dict[str, Any] = {"methods": ["POST"], "response_class": JSONResponse, **_described(protocols)}
     router.add_api_route(path, rerank, summary=f"Rerank ({names})", **options)
     router.add_api_route(COLLECTION + path, rerank_collection, summary=f"Rerank rows of a collection ({names})", **options)
+
+
+def _described(protocols: tuple[Protocol, ...]) -> dict[str, Any]:
+    """What the OpenAPI document says of requests, answers and errors."""
+    schemas = [inlined(protocol.body) for protocol in protocols]
+    body = {"required": True, "content": {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}}
+    answered = reduce(or_, (protocol.answered for protocol in protocols))
+    failed = reduce(or_, (protocol.failed for protocol in protocols))
+    statuses = sorted({status for protocol in protocols for status in protocol.statuses})
+    errors = {status: {"model": failed, "description": HTTPStatus(status).phrase} for status in statuses}
+    answer = {"model": answered, "description": "Best first.", "headers": {UNREADABLE_HEADER: UNREADABLE_SCHEMA}}
+    return {"responses": {200: answer, **errors}, "openapi_extra": {"requestBody": body}}
 
 
 async def _respond(service: Service, request: Request, choose: Choose, model: str, collection: str) -> JSONResponse:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from milvus_coop.gateway.problems import RefusedError
 from milvus_coop.gateway.rerank.protocol import Ask, Body, Context, Protocol
@@ -33,11 +33,29 @@ class TeiRequest(Body):
     truncation_direction: str = Field("Right", pattern="(?i)^(left|right)$")
 
 
+class TeiRank(BaseModel):
+    """One document."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+class TeiError(BaseModel):
+    """An error."""
+
+    error: str
+    error_type: str
+
+
 class Tei(Protocol):
     """Results by falling score, each with its index."""
 
     name = "tei"
     body = TeiRequest
+    answered = list[TeiRank]
+    failed = TeiError
+    statuses = (401, 404, 413, 422, 424, 429)
 
     def ask(self, body: TeiRequest) -> Ask:
         """See `Protocol.ask`."""
