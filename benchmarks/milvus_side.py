@@ -1,7 +1,7 @@
 """The same query reranked by the client and by Milvus: milliseconds, and bytes over each wire, in one run.
 
-    python -m benchmarks.milvus_side                10,000 items in Milvus Lite (about a minute)
-    python -m benchmarks.milvus_side --items 2000 --rounds 10 --json
+    python benchmarks/milvus_side.py                10,000 items in Milvus Lite (about a minute)
+    python benchmarks/milvus_side.py --items 2000 --rounds 10 --json
 
 The items are random, as in `benchmarks/query.py`. `milvus-coop serve` runs in a process of its own on the same machine. The two
 ways take turns, query by query. Milvus Lite runs in the process of the client and sends ten times `limit` candidates to the
@@ -25,8 +25,8 @@ from typing import Any
 import click
 import numpy as np
 from pymilvus import MilvusClient
+from query import TEXTS, rows
 
-from benchmarks.query import TEXTS, rows
 from milvus_coop import CoopSearch, Store, load_bundle
 
 COLLECTION = "benchmark_milvus_side"

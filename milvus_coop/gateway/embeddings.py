@@ -100,13 +100,16 @@ def embeddings_router(service: Service) -> APIRouter:
             return _told(refused_by(request, exc))
 
     body = {"required": True, "content": {"application/json": {"schema": EmbeddingsRequest.model_json_schema()}}}
-    errors = {status: {"model": EmbeddingsError, "description": HTTPStatus(status).phrase} for status in STATUSES}
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": EmbeddingsError, "description": HTTPStatus(status).phrase} for status in STATUSES
+    }
+    responses[200] = {"model": EmbeddingsAnswer, "description": "In the order of the inputs."}
     router.add_api_route(
         PATH,
         embeddings,
         methods=["POST"],
         summary="Embed texts and pictures",
-        responses={200: {"model": EmbeddingsAnswer}, **errors},
+        responses=responses,
         openapi_extra={"requestBody": body},
         response_class=JSONResponse,
     )
