@@ -38,6 +38,11 @@ class Running:
     url: str
     headers: dict[str, str] = field(default_factory=dict)
 
+    def counted(self, name: str, protocol: str) -> float:
+        """The value of a counter."""
+        found = self.service.metrics.registry.get_sample_value(f"milvus_coop_{name}_total", {"protocol": protocol})
+        return found or 0.0
+
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         """Send JSON, or bytes as they are."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

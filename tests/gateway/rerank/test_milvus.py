@@ -77,10 +77,9 @@ def test_filter(client: MilvusClient, images: CoopSearch, service: Running) -> N
 
 def test_lite_takes_ten_times_the_limit(client: MilvusClient, images: CoopSearch, service: Running) -> None:
     """So that limit decides of k: with limit=1 a hit beyond the BE's ten best cannot come."""
-    documents = service.service.metrics.documents.labels("cohere")
-    before = documents._value.get()
+    before = service.counted("rerank_documents", "cohere")
     hits = milvus_side(client, images, images.ranker("green", endpoint=service.url, api_key=KEY), "green", limit=1)
-    assert documents._value.get() - before == 10
+    assert service.counted("rerank_documents", "cohere") - before == 10
     check_same(hits, images.query("green", limit=1, k=10))
 
 
@@ -177,7 +176,7 @@ def test_damaged_rows_come_last(tmp_path: Path) -> None:
         assert {hit["id"] for hit in hits[-4:]} == {hit.id for hit in good[:4]}
         assert [hit["distance"] for hit in hits[-4:]] == [0.0] * 4
         assert (result.reranked, result.rescored) == (False, N - 4)
-        assert service.service.metrics.unreadable.labels("cohere")._value.get() == 4
+        assert service.counted("rerank_unreadable", "cohere") == 4
 
 
 def test_tokens_in_files(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -264,17 +265,17 @@ def test_a_time_limit_between_batches(world: World, tokens: list[str]) -> None:
 
 def test_too_many_at_once(world: World, tokens: list[str]) -> None:
     backend = FakeBackend(load_bundle(world.bundle).spec)
-    backend.delays_s[CROSS_ENCODER] = 0.5
-    with running(world.bundle, backend=backend, concurrency=1, waiting=0) as busy:
-        first = busy.service._pool.submit(lambda: backend.run)  # the pool's thread is started
-        first.result()
-        busy.service._pending += 1
+    backend.delays_s[CROSS_ENCODER] = 2.0
+    with running(world.bundle, backend=backend, concurrency=1, waiting=0) as busy, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(busy.post, "/v2/rerank", asked("/v2/rerank", "green", tokens))
+        while "milvus_coop_pending 1.0" not in httpx.get(f"{busy.url}/metrics").text:
+            assert not slow.done()
         for path in PATHS:
             answer = busy.post(path, asked(path, "green", tokens))
             assert answer.status_code == 429
             assert answer.headers["retry-after"] == "1"
             assert "too many requests" in message(path, answer)
-        busy.service._pending -= 1
+        assert results(slow.result())
 
 
 def test_models(service: Running, tokens: list[str]) -> None:
