@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-
-from PIL import Image
+from contextlib import suppress
 
 from milvus_coop.errors import ImageError
 from milvus_coop.evaluation.corpus import Corpus
@@ -13,13 +11,13 @@ from milvus_coop.evaluation.metrics import ranks_of
 from milvus_coop.evaluation.protocols import Pool
 from milvus_coop.evaluation.rankings import Ranking
 from milvus_coop.evaluation.records import DIRECTIONS, Case, Contestant, Direction, Shown
-from milvus_coop.preprocess.images import decode
+from milvus_coop.preprocess.thumbnails import thumbnail
 from milvus_coop.types import Array, Kind
 
 TOP = 5
 """Places of either ranking that are shown."""
 THUMBNAIL = 96
-"""Pixels of the longer edge."""
+"""Pixels of the longer edge on the page; the files have twice as many, for dense screens."""
 LABEL = 300
 """Characters of a text that are shown."""
 
@@ -54,14 +52,8 @@ def thumbnails(corpus: Corpus, cases: Sequence[Case]) -> dict[int, bytes]:
         wanted |= {s.item for s in (*case.be, *case.coop)} if case.direction == "image retrieval" else {case.query}
     made = {}
     for number in sorted(wanted):
-        try:
-            image = decode(corpus.images[number].path, at_least=THUMBNAIL)
-        except ImageError:
-            continue
-        image.thumbnail((THUMBNAIL * 2, THUMBNAIL * 2), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=70, optimize=True)
-        made[number] = buffer.getvalue()
+        with suppress(ImageError):
+            made[number] = thumbnail(corpus.images[number].path, 2 * THUMBNAIL, quality=70)
     return made
 
 
