@@ -12,7 +12,7 @@ help: ## show this list
 
 $(RUN)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(RUN)
-	$(RUN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(RUN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve]'
 	@touch $@
 
 $(DEV)/installed: pyproject.toml constraints.txt

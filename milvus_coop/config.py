@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from milvus_coop.errors import InvalidArgumentError
 
 PREFIX = "MILVUS_COOP_"
+YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,7 @@ class Settings:
         Raises:
             InvalidArgumentError: if a variable that holds a number does not.
         """
-        environ = os.environ if environ is None else environ
-        given: dict[str, str | int | float] = {}
-        for item in fields(cls):
-            if text := environ.get(PREFIX + item.name.upper(), ""):
-                given[item.name] = _parse(item.name, type(item.default), text)
-        return replace(cls(), **given)  # type: ignore[arg-type]
+        return replace(cls(), **read_environment(cls, PREFIX, environ))
 
     def override(self, **values: str | Path | int | float | None) -> Settings:
         """A copy with every value that is not None put in place; paths become strings."""
@@ -66,9 +63,25 @@ class Settings:
         return replace(self, **given)  # type: ignore[arg-type]
 
 
-def _parse(name: str, kind: type, text: str) -> str | int | float:
+def read_environment(settings: type[Any], prefix: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What the environment says of the fields of a dataclass, each named `prefix` and its name in capitals, as its default's type.
+
+    Raises:
+        InvalidArgumentError: if a variable that holds a number or a yes or no does not.
+    """
+    environ = os.environ if environ is None else environ
+    named = {item.name: (prefix + item.name.upper(), type(item.default)) for item in fields(settings)}
+    return {name: _parse(variable, kind, text) for name, (variable, kind) in named.items() if (text := environ.get(variable, ""))}
+
+
+def _parse(variable: str, kind: type, text: str) -> Any:
+    if kind is tuple:
+        return tuple(part for raw in text.split(",") if (part := raw.strip()))
+    if kind is bool:
+        if text.lower() not in YES_OR_NO:
+            raise InvalidArgumentError(f"{variable} is '{text}'", expected=" or ".join(YES_OR_NO))
+        return YES_OR_NO[text.lower()]
     try:
-        value: str | int | float = kind(text)
+        return kind(text)
     except ValueError as exc:
-        raise InvalidArgumentError(f"{PREFIX}{name.upper()} is '{text}'", expected="a number") from exc
-    return value
+        raise InvalidArgumentError(f"{variable} is '{text}'", expected="a number") from exc

@@ -15,6 +15,7 @@ from milvus_coop.cli.doctor import doctor
 from milvus_coop.cli.evaluate import evaluate
 from milvus_coop.cli.ingest import ingest
 from milvus_coop.cli.query import query
+from milvus_coop.cli.serve import serve
 from milvus_coop.cli.train import export, train
 from milvus_coop.cli.triton import triton
 from milvus_coop.errors import MilvusCoopError
@@ -56,11 +57,12 @@ def cli() -> None:
       milvus-coop ingest photos/                  fill the collection "images" in ./milvus_coop.db
       milvus-coop query "a red apple"             the ten best pictures
       milvus-coop query "a red apple" --json | jq -r .uri
+      milvus-coop serve                           the same in a browser, and an HTTP API
       milvus-coop doctor                          what works here, what to install
     """
 
 
-for command in (ingest, query, collections, bundle, triton, train, export, evaluate, demo, doctor):
+for command in (ingest, query, serve, collections, bundle, triton, train, export, evaluate, demo, doctor):
     cli.add_command(command)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 from milvus_coop.errors import ImageError
 from milvus_coop.evaluation.corpus import Corpus
@@ -17,7 +17,7 @@ from milvus_coop.types import Array, Kind
 TOP = 5
 """Places of either ranking that are shown."""
 THUMBNAIL = 96
-"""Pixels of the longer edge on the page; the files have twice as many, for dense screens."""
+"""Pixels of the longer edge on the page; files have twice as many."""
 LABEL = 300
 """Characters of a text that are shown."""
 
@@ -52,7 +52,7 @@ def thumbnails(corpus: Corpus, cases: Sequence[Case]) -> dict[int, bytes]:
         wanted |= {s.item for s in (*case.be, *case.coop)} if case.direction == "image retrieval" else {case.query}
     made = {}
     for number in sorted(wanted):
-        with suppress(ImageError):
+        with contextlib.suppress(ImageError):
             made[number] = thumbnail(corpus.images[number].path, 2 * THUMBNAIL, quality=70)
     return made
 

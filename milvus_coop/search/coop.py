@@ -99,6 +99,19 @@ class CoopSearch:
         """The bi-encoder in use."""
         return self._models.encoder
 
+    @property
+    def kind(self) -> Kind:
+        """What the collection holds: images or texts."""
+        return self._collection.kind
+
+    def uris(self, ids: Sequence[str]) -> dict[str, str]:
+        """Where the originals of these items are; ids that the collection does not have are left out.
+
+        Raises:
+            StoreError: Milvus cannot be reached or refuses.
+        """
+        return self._collection.uris(ids)
+
     def info(self) -> CollectionInfo:
         """The collection that is searched."""
         return self._collection.info()

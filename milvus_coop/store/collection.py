@@ -210,6 +210,14 @@ class Collection:
                 found[record[layout.id]] = _row(record, layout)
         return found
 
+    def uris(self, ids: Sequence[str]) -> dict[str, str]:
+        """The uris of these ids, as fast as a search reads; ids that the collection does not have are left out."""
+        id, uri = self._layout.id, self._layout.uri
+        found: dict[str, str] = {}
+        for some in _chunks(list(dict.fromkeys(ids))):
+            found.update((row[id], row[uri]) for row in self._query(among(id, some), (id, uri), consistency_level="Session"))
+        return found
+
     def all_stamps(self) -> Iterator[tuple[str, Stamp]]:
         """Id and stamp of every row, by rising id, read in pages: for finding rows whose source is gone.
 
@@ -268,7 +276,11 @@ class Collection:
         with self._connection.reading():
             return list(
                 self._connection.call(
-                    "query", collection=self.name, filter=filter, output_fields=list(fields), consistency_level="Strong", **options
+                    "query",
+                    collection=self.name,
+                    filter=filter,
+                    output_fields=list(fields),
+                    **{"consistency_level": "Strong", **options},
                 )
             )
 

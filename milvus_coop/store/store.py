@@ -187,6 +187,14 @@ class Store:
         """Open a collection of that bundle and kind, or make it if there is none of that name; errors as `open_if_there`."""
         return self.open_if_there(name, spec, kind) or self.create(name, spec, kind, index=index)
 
+    def ping(self) -> None:
+        """Ask Milvus for something small.
+
+        Raises:
+            StoreError: it does not answer.
+        """
+        self._connection.call("list_collections")
+
     def list(self) -> list[CollectionInfo]:
         """All collections, by name; also those that milvus-coop did not make (`kind` None)."""
         names = self._connection.call("list_collections")

@@ -35,6 +35,7 @@ LAYERS = {
     "plans": 8,
     "triton": 9,
     "training": 9,
+    "gateway": 9,
     "cli": 10,
     "__main__": 11,
 }
@@ -57,6 +58,12 @@ HOMES = {
     "matplotlib": {"evaluation"},
     "rich": {"cli", "training"},
     "click": {"cli", "training"},
+    "fastapi": {"gateway"},
+    "pydantic": {"gateway"},
+    "starlette": {"gateway"},
+    "uvicorn": {"gateway"},
+    "prometheus_client": {"gateway"},
+    "opentelemetry": {"gateway"},
 }
 MODULES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
 

@@ -1,0 +1,68 @@
+"""`milvus-coop serve`: search over HTTP, a page to look at results, and reranking for Milvus itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from milvus_coop.cli.options import Command, with_settings
+from milvus_coop.config import Settings
+from milvus_coop.errors import InvalidArgumentError
+
+VARIABLE = "MILVUS_COOP_SERVE_"
+
+
+def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
+    kwargs["help"] = f"{kwargs['help']} [{VARIABLE}{names[1].upper()}]"
+    return click.option(*names, **kwargs)
+
+
+@click.command()
+@_option("--host", "host", help="Address to listen on; default 127.0.0.1, this machine only.")
+@_option("--port", "port", type=click.IntRange(0, 65535), help="Port, default 8000; 0: any free one.")
+@_option("--api-key", "api_keys", multiple=True, help="Key that a client must send. Prefer the variable: arguments are visible.")
+@click.option("--anonymous", is_flag=True, help=f"Answer anybody, also beyond this machine. [{VARIABLE}ANONYMOUS]")
+@_option("--root", "roots", multiple=True, help="Folder of pictures that may be shown; default on loopback: this folder.")
+@_option("--uploads", "uploads", type=click.Path(path_type=Path), help="Folder for uploaded pictures; default: none are taken.")
+@_option("--allowed-host", "allowed_hosts", multiple=True, help="Name by which clients may address the service.")
+@_option("--cors-origin", "cors_origins", multiple=True, help="Web site whose pages may call the service; default none.")
+@_option("--concurrency", "concurrency", type=click.IntRange(0), help="Requests that run at a time; 0: by what runs the models.")
+@_option("--waiting", "waiting", type=click.IntRange(0), help="Requests that may wait; beyond that: 429. Default 64.")
+@_option("--max-body-mb", "max_body_mb", type=click.IntRange(1), help="Most MiB of a request's body; default 64.")
+@click.option("--trace", is_flag=True, help="Send OpenTelemetry traces to where the OTEL_ variables say.")
+@click.option("--log", "log", type=click.Choice(["json", "text"]), help="How to log; default text on a terminal, else json.")
+@with_settings(collection=True, models=True)
+def serve(settings: Settings, trace: bool, log: str | None, anonymous: bool, uploads: Path | None, **given: Any) -> None:
+    """Serve search over HTTP, with a page to look at results.
+
+    \b
+    Examples:
+      milvus-coop serve                           http://127.0.0.1:8000 for this machine
+      milvus-coop serve --root /data/photos --uploads /data/uploads
+      MILVUS_COOP_SERVE_API_KEYS=... milvus-coop serve --host 0.0.0.0
+    """
+    try:
+        from milvus_coop.gateway import logs
+        from milvus_coop.gateway.options import GatewayOptions
+        from milvus_coop.gateway.serve import serve as run
+        from milvus_coop.gateway.service import Service
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.startswith("milvus_coop"):
+            raise
+        raise InvalidArgumentError(f"{exc.name} is not installed", run="pip install 'milvus-coop[serve]'") from exc
+    from milvus_coop.gateway.tracing import open_tracing
+
+    options = GatewayOptions.from_env().override(
+        **given, uploads=None if uploads is None else str(uploads), anonymous=anonymous or None
+    )
+    options.check()
+    tracing = open_tracing() if trace else None
+    logs.set_up(json_lines=log == "json" if log else not sys.stderr.isatty())
+    service = Service(settings, options, tracing)
+    if service.is_local and not options.uploads:
+        service.store()  # a mistyped path is better told now than to the first client
+    run(service, on_ready=lambda address: click.echo(f"milvus-coop serves {address}  (stop with Ctrl-C)", err=True))

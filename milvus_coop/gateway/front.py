@@ -1,0 +1,155 @@
+"""What happens to every request before and after its route: id, access, limits, metrics, log, and errors that nobody expected."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from http import HTTPStatus
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from milvus_coop.gateway.access import Access
+from milvus_coop.gateway.logs import log
+from milvus_coop.gateway.options import GatewayOptions
+from milvus_coop.gateway.problems import RefusedError, refusal
+from milvus_coop.gateway.service import Service
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked for every few seconds by machines; only failures are logged."""
+
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+Answer = Callable[[str, RefusedError, str], Response]
+"""From the path, what is wrong, and the request's id to the answer that clients of that path understand."""
+
+
+class FrontDoor:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, service: Service, answer: Answer) -> None:
+        self._app = app
+        self._service = service
+        self._access = Access(service.options)
+        self._answer = answer
+        self._headers = HEADERS | ({} if service.options.cors_origins else {"cross-origin-resource-policy": "same-origin"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = _Request(scope, send, self._headers)
+        body = _Body(scope, receive, self._service.options)
+        scope["request_id"] = request.id
+        scope["facts"] = request.facts
+        try:
+            with self._service.tracing.request(scope):
+                self._access.check(scope["path"], Headers(scope=scope))
+                body.check_announced()
+                await self._app(scope, body.receive, request.send)
+        except (RefusedError, HTTPException) as exc:
+            refused = exc if isinstance(exc, RefusedError) else RefusedError(HTTPStatus(exc.status_code), str(exc.detail))
+            await self._answer(scope["path"], refused, request.id)(scope, receive, request.send)
+        except Exception as exc:  # the last door: what nobody expected becomes a 500 and a log line with its traceback
+            log("failed", level=logging.ERROR, exc_info=True, request_id=request.id, path=scope["path"])
+            request.facts["error"] = type(exc).__name__
+            if request.status:
+                raise  # half an answer is out; the server closes the connection
+            await self._answer(scope["path"], refusal(exc), request.id)(scope, receive, request.send)
+        finally:
+            self._take_note(scope, request, body)
+
+    def _take_note(self, scope: Scope, request: _Request, body: _Body) -> None:
+        route = getattr(scope.get("route"), "path", "none")
+        seconds = time.perf_counter() - request.began_s
+        metrics = self._service.metrics
+        metrics.requests.labels(scope["method"] if route != "none" else "-", route, request.status).inc()
+        metrics.seconds.labels(route).observe(seconds)
+        error = request.facts.get("error") or scope.get("state", {}).get("error")
+        if request.status >= 400 or request.status == 0:
+            metrics.failures.labels(error or "Refused").inc()
+        elif route in QUIET:
+            return
+        facts = {
+            "request_id": request.id,
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": request.status or "closed",
+            "ms": round(1000 * seconds, 1),
+            "bytes_in": body.received,
+            "bytes_out": request.sent,
+            **request.facts,
+        }
+        log("request", **(facts | {"error": error}))
+
+
+class _Request:
+    """One request's id, and what is known of its answer."""
+
+    def __init__(self, scope: Scope, send: Send, headers: dict[str, str]) -> None:
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.facts: dict[str, object] = {}
+        self.began_s = time.perf_counter()
+        self.status = 0
+        self.sent = 0
+        self._send = send
+        self._headers = headers
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.id
+            for name, value in self._headers.items():
+                headers.setdefault(name, value)
+        elif message["type"] == "http.response.body":
+            self.sent += len(message.get("body", b""))
+        await self._send(message)
+
+
+class _Body:
+    """A request's body, cut off where it gets too large or takes too long to come."""
+
+    def __init__(self, scope: Scope, receive: Receive, options: GatewayOptions) -> None:
+        self.received = 0
+        self._announced = Headers(scope=scope).get("content-length", "")
+        self._receive = receive
+        self._limit = options.max_body_bytes
+        self._timeout_s = options.timeout_s
+        self._until_s = time.monotonic() + options.timeout_s
+        self._complete = False
+
+    def check_announced(self) -> None:
+        """Refuse a body that is too large before it is read."""
+        if self._announced.isdecimal() and int(self._announced) > self._limit:
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        if self._complete:  # what follows is only news of the client leaving
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, self._until_s - time.monotonic()))
+        except (TimeoutError, asyncio.TimeoutError) as exc:
+            raise HTTPException(408, f"the request's body did not come within {self._timeout_s:g} s") from exc
+        if message["type"] == "http.request":
+            self.received += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
+            if self.received > self._limit:
+                raise self._too_large()
+        return message
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"the request's body is too large; expected: at most {self._limit:,} bytes")

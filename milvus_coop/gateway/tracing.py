@@ -1,0 +1,75 @@
+"""OpenTelemetry traces, if asked for: a span for each request and for each stage of a search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.types import Timings
+
+NAME = "milvus-coop"
+
+
+class Tracing:
+    """Makes spans with an OpenTelemetry tracer provider; without one, none."""
+
+    def __init__(self, provider: Any = None) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer(NAME) if provider is not None else None
+
+    @contextmanager
+    def request(self, scope: Any) -> Iterator[None]:
+        """The span of a request; a child of what its `traceparent` header names."""
+        if self._tracer is None:
+            yield
+            return
+        from opentelemetry.propagate import extract
+        from opentelemetry.trace import SpanKind
+
+        parent = extract({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
+        with self._tracer.start_as_current_span(scope["method"], context=parent, kind=SpanKind.SERVER) as span:
+            try:
+                yield
+            finally:
+                route = getattr(scope.get("route"), "path", "none")
+                span.update_name(f"{scope['method']} {route}")
+                span.set_attributes(
+                    {"http.route": route, "http.request.method": scope["method"], "request.id": scope["request_id"]}
+                )
+
+    def searched(self, timings: Timings) -> None:
+        """The spans of the stages of a search that has just ended."""
+        if self._tracer is None:
+            return
+        end_ns = time.time_ns()
+        began_ns = end_ns - int(1e6 * timings.total_ms)
+        for name, ms in (("encode", timings.encode_ms), ("retrieve", timings.retrieve_ms), ("rerank", timings.rerank_ms)):
+            stage_end_ns = began_ns + int(1e6 * ms)
+            self._tracer.start_span(f"milvus_coop.{name}", start_time=began_ns).end(stage_end_ns)
+            began_ns = stage_end_ns
+
+    def close(self) -> None:
+        """Send what was not sent yet."""
+        if self._provider is not None:
+            self._provider.shutdown()
+
+
+def open_tracing() -> Tracing:
+    """Traces that go where the standard variables say: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, ...
+
+    Raises:
+        InvalidArgumentError: OpenTelemetry is not installed.
+    """
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ModuleNotFoundError as exc:
+        raise InvalidArgumentError("OpenTelemetry is not installed", run="pip install 'milvus-coop[trace]'") from exc
+    provider = TracerProvider(resource=Resource.create({"service.name": NAME}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return Tracing(provider)

@@ -1,0 +1,112 @@
+"""Uploaded pictures: kept as files named after their content, and ingested like any others."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from milvus_coop.backends import Backend
+from milvus_coop.config import Settings
+from milvus_coop.errors import ImageError
+from milvus_coop.gateway.schemas import UploadedItem, UploadFailure
+from milvus_coop.ingest import CoopIngest
+from milvus_coop.ingest.items import Item
+from milvus_coop.preprocess.formats import open_image
+from milvus_coop.types import Failure, IngestReport
+
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
+SHOWN_NAME = 200
+"""Characters of a client's file name that are repeated to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One uploaded file."""
+
+    name: str
+    """What the client calls it; never used as a path."""
+    content: bytes
+    metadata: Mapping[str, Any]
+
+
+def ingest_uploads(
+    uploads: Sequence[Upload], folder: Path, settings: Settings, backend: Backend
+) -> tuple[IngestReport, list[UploadedItem], list[UploadFailure]]:
+    """Keep pictures below `folder/COLLECTION` and bring them into the collection, which is made if it is not there.
+
+    The same picture again is the same item; its metadata is brought up to date.
+
+    Raises:
+        StoreError, BackendError: Milvus or the encoder failed; the call may be repeated.
+        OSError: a file cannot be written.
+    """
+    kept: dict[str, Upload] = {}
+    new: dict[str, Path] = {}
+    failures: list[UploadFailure] = []
+    place = folder.resolve() / settings.collection
+    for upload in uploads:
+        try:
+            path = place / _file_name(upload.content)
+        except ImageError as exc:
+            failures.append(UploadFailure(file=upload.name[:SHOWN_NAME], reason=str(exc)))
+            continue
+        if not path.exists():
+            _write(path, upload.content)
+            new[path.as_posix()] = path
+        kept[path.as_posix()] = upload  # the last of two equal pictures counts
+    if not kept:
+        return IngestReport(0, 0, 0, 0, tuple(Failure(f.file, f.reason) for f in failures), 0.0), [], failures
+    report = _ingest(kept, settings, backend)
+    refused = {_path_of(failure, list(kept)): failure.reason for failure in report.failures}
+    for uri, reason in refused.items():
+        failures.append(UploadFailure(file=kept[uri].name[:SHOWN_NAME], reason=reason))
+        if uri in new:
+            with contextlib.suppress(OSError):
+                new[uri].unlink()
+    items = [
+        UploadedItem(file=upload.name[:SHOWN_NAME], id=Item(uri).id, uri=uri, thumbnail="")
+        for uri, upload in kept.items()
+        if uri not in refused
+    ]
+    return report, items, failures
+
+
+def _file_name(content: bytes) -> str:
+    """A name that says what is in a file, and nothing of what the client called it."""
+    with io.BytesIO(content) as file, open_image(file) as image:
+        suffix = SUFFIXES[str(image.format).upper()]
+    return hashlib.sha256(content).hexdigest()[:32] + suffix
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".upload-", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            Path(file.name).replace(path)
+        except BaseException:
+            os.unlink(file.name)  # noqa: PTH108
+            raise
+
+
+def _ingest(kept: Mapping[str, Upload], settings: Settings, backend: Backend) -> IngestReport:
+    with tempfile.TemporaryDirectory(prefix="milvus-coop-upload-") as scratch:
+        listed = Path(scratch, "list.jsonl")
+        lines = (json.dumps({**upload.metadata, "path": path}) + "\n" for path, upload in kept.items())
+        listed.write_text("".join(lines), encoding="utf-8")
+        with CoopIngest(settings=settings, models=backend) as ingester:
+            return ingester.run([listed])
+
+
+def _path_of(failure: Failure, paths: Sequence[str]) -> str:
+    """The picture that failed: an ingest names its uri, or the line of the list."""
+    return failure.uri if failure.uri in paths else paths[int(failure.uri.rpartition(":")[2]) - 1]
