@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from milvus_coop.gallery.assets import Asset, assets
+from milvus_coop.gallery.assets import PAGE, Asset, assets
 from milvus_coop.gallery.page import render
 
-__all__ = ["Asset", "assets", "render"]
+__all__ = ["PAGE", "Asset", "assets", "render"]

@@ -24,11 +24,6 @@ export class Refused extends Error {
 }
 
 export class Api {
-  /** @param {(seconds: number) => void} onBusy told before a busy server is asked once more */
-  constructor(onBusy) {
-    this.onBusy = onBusy;
-  }
-
   get key() {
     return sessionStorage.getItem(KEY) ?? "";
   }
@@ -47,11 +42,12 @@ export class Api {
    * All k candidates, so that the page can show both orders.
    * @param {Query} query
    * @param {AbortSignal} signal
+   * @param {(seconds: number) => void} onBusy told before a busy server is asked once more
    * @returns {Promise<import("./grid.js").Result>}
    */
-  async search({ collection, text, filter, k, image }, signal) {
+  async search({ collection, text, filter, k, image }, signal, onBusy) {
     const request = { collection, limit: k, k, filter, output_fields: ["*"] };
-    const response = await this.#ask("v1/search", { method: "POST", ...body(image ? request : { ...request, text }, image) }, signal);
+    const response = await this.#ask("v1/search", { method: "POST", ...body(image ? request : { ...request, text }, image) }, signal, onBusy);
     return response.json();
   }
 
@@ -64,13 +60,14 @@ export class Api {
    * @param {string} path
    * @param {RequestInit} request
    * @param {AbortSignal} signal
+   * @param {(seconds: number) => void} [onBusy]
    */
-  async #ask(path, request, signal) {
+  async #ask(path, request, signal, onBusy = () => {}) {
     try {
       return await this.#once(path, request, signal);
     } catch (problem) {
       if (!(problem instanceof Refused) || !problem.retryAfter || problem.retryAfter > LONGEST_WAIT_S) throw problem;
-      this.onBusy(problem.retryAfter);
+      onBusy(problem.retryAfter);
       await pause(problem.retryAfter, signal);
       return this.#once(path, request, signal);
     }
@@ -104,7 +101,7 @@ export const local = (path) => new URL(path.replace(/^\/+/, ""), document.baseUR
 function body(request, image) {
   if (!image) return { body: JSON.stringify(request), headers: { "Content-Type": "application/json" } };
   const form = new FormData();
-  for (const [name, value] of Object.entries(request)) form.set(name, typeof value === "object" ? JSON.stringify(value) : String(value));
+  for (const [name, value] of Object.entries(request)) form.set(name, String(value)); // lists with commas
   form.set("image", image);
   return { body: form };
 }

@@ -10,14 +10,14 @@ const [form, box, filter, depth, limit, chooser] = ["search", "text", "filter", 
 const state = $("state");
 const DEFAULT_K = "50";
 const DEFAULT_SHOWN = "24";
-const GHOSTS = 8;
+const GHOSTS = 10;
 const LOOK = ["M11 4a7 7 0 1 0 0 14a7 7 0 1 0 0-14z", "M16.2 16.2 21 21"];
 const CLOUD = ["M7 18h9.5a4 4 0 0 0 .8-7.9A6 6 0 0 0 6 8.5", "M4.5 12A4 4 0 0 0 7 18", "M3 3l18 18"];
 const ALERT = ["M12 4 2.8 20h18.4z", "M12 10v4.5", "M12 17.2v.01"];
 const KEY = ["M15 4a5 5 0 1 0 0 10a5 5 0 1 0 0-10z", "M11.3 12.7 4 20v1h3v-2.5h2.5V16h2"];
 
-const api = new Api((seconds) => say(`The server is busy; trying again in ${count(seconds, "second")}.`, true));
-const view = new ResultView($("results"), { showPicture, onView: remember });
+const api = new Api();
+const view = new ResultView($("results"), { showPicture, onView: () => remember() });
 
 /** @type {import("./api.js").Collection[]} */
 let collections = [];
@@ -37,10 +37,10 @@ async function search({ push = true } = {}) {
   running = null;
   if (!query.collection || (!query.text && !image)) return welcome();
   const mine = (running = new AbortController());
-  if (push) remember(null, true);
+  if (push) remember(true);
   busy();
   try {
-    const result = await api.search(query, mine.signal);
+    const result = await api.search(query, mine.signal, (seconds) => busy(`The server is busy; trying again in ${count(seconds, "second")}.`));
     if (running === mine) show(result, query);
   } catch (problem) {
     if (running === mine) fail(problem);
@@ -78,23 +78,26 @@ function showPicture(img, hit, size) {
 
 // ---- States ----
 
-/** @param {string} text for those who listen @param {boolean} [visible] also on the page, in place of the summary */
-function say(text, visible = false) {
+/** @param {string} text for those who listen */
+function say(text) {
   $("status").textContent = text;
-  if (visible) state.replaceChildren(element("p", { class: "notice", text }));
 }
 
-function busy() {
+/** @param {string} [reason] why it takes longer */
+function busy(reason = "") {
   const root = $("results");
-  markFilter("");
+  filter.removeAttribute("aria-invalid");
   root.classList.remove("stale");
   root.classList.toggle("busy", !root.hidden);
   root.setAttribute("aria-busy", "true");
-  say("Searching …");
-  state.replaceChildren(
-    element("div", { id: "progress" }),
-    root.hidden && element("ol", { class: "grid", "aria-hidden": "true" }, ...Array.from({ length: GHOSTS }, () => element("li", { class: "ghost" }))),
-  );
+  say(reason || "Searching …");
+  state.replaceChildren(element("div", { id: "progress" }), ...notice(reason));
+  if (root.hidden) state.append(element("ol", { class: "grid ghosts", "aria-hidden": "true" }, ...Array.from({ length: GHOSTS }, () => element("li", { class: "ghost" }))));
+}
+
+/** @param {string} text '' for none */
+function notice(text) {
+  return text ? [element("p", { class: "notice" }, icon(...ALERT), text)] : [];
 }
 
 function idle() {
@@ -160,9 +163,13 @@ function fail(problem) {
 function refuse({ problem, retryAfter }, kind, retry) {
   if (problem.status === 401) return askForKey(kind);
   const lines = [stop(problem.detail), problem.expected && `Expected: ${problem.expected}`, problem.run && element("span", {}, "Try: ", element("code", { text: problem.run }))];
-  if (problem.title.toLowerCase().includes("filter")) markFilter(stop(problem.detail));
+  const filtered = problem.status === 400 && filter.value !== "" && /\bfilter\b/i.test(problem.detail);
+  if (filtered) {
+    filter.setAttribute("aria-invalid", "true");
+    filter.focus();
+  }
   const id = problem.request_id && element("small", { class: "soft", text: `Request ${problem.request_id}` });
-  const title = problem.status === 429 ? "The server is busy" : problem.status >= 500 ? "The server could not answer" : "This search does not work";
+  const title = filtered ? "The filter does not work" : problem.status === 429 ? "The server is busy" : problem.status >= 500 ? "The server could not answer" : "This search does not work";
   picture({ kind, drawing: ALERT, title, lines: [...lines, id].filter(Boolean), rest: problem.status >= 500 || retryAfter || problem.status === 429 ? [retry] : [] });
   say(`${title}. ${problem.detail}`);
 }
@@ -177,14 +184,6 @@ function askForKey(kind) {
   input.focus();
 }
 
-/** @param {string} problem '' where there is none */
-function markFilter(problem) {
-  $("filter-problem").hidden = !problem;
-  $("filter-problem").textContent = problem;
-  filter.toggleAttribute("aria-invalid", false);
-  if (problem) filter.setAttribute("aria-invalid", "true");
-}
-
 /** @param {string} text */
 const stop = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
 
@@ -195,8 +194,8 @@ function again() {
 
 // ---- The address bar ----
 
-/** @param {unknown} _ @param {boolean} [push] a new entry in the history, for a new search */
-function remember(_, push = false) {
+/** @param {boolean} [push] a new entry in the history, for a new search */
+function remember(push = false) {
   const parameters = new URLSearchParams();
   const values = { q: image ? "" : box.value.trim(), filter: filter.value.trim(), k: depth.value === DEFAULT_K ? "" : depth.value };
   for (const [name, value] of Object.entries(values)) if (value) parameters.set(name, value);
@@ -205,7 +204,8 @@ function remember(_, push = false) {
   if (limit.value !== DEFAULT_SHOWN) parameters.set("show", limit.value);
   const address = `${location.pathname}${parameters.size ? `?${parameters}` : ""}`;
   let key = history.state?.image ?? null;
-  if (push) images.set((key = image ? crypto.randomUUID?.() ?? String(Math.random()) : ""), image);
+  if (push) key = image ? String(Date.now()) : "";
+  if (push && image) images.set(key, image);
   const same = address === location.pathname + location.search && key === (history.state?.image ?? "");
   history[push && !same ? "pushState" : "replaceState"]({ image: key }, "", address);
   document.title = image ? `${image.name} · milvus-coop` : box.value.trim() ? `${box.value.trim()} · milvus-coop` : "milvus-coop";
@@ -257,7 +257,7 @@ function take(files) {
 /** @param {import("./api.js").Collection | undefined} collection */
 function described(collection) {
   $("about").textContent = collection ? `${count(collection.count, "item")} · ${collection.bundle}` : "";
-  box.placeholder = collection?.kind === "text" ? "Words that the text is about, or a picture" : "Describe a picture";
+  box.placeholder = collection?.kind === "text" ? "Find texts by words, or by a picture" : "Describe a picture";
 }
 
 // ---- Events ----
@@ -267,9 +267,10 @@ form.addEventListener("submit", (event) => {
   search();
 });
 box.addEventListener("input", () => box.value && choose(null));
+depth.addEventListener("change", () => view.result && depth.checkValidity() && search());
 limit.addEventListener("change", () => {
   view.setLimit(Number(limit.value));
-  remember(null);
+  remember();
 });
 chooser.addEventListener("change", () => {
   described(collections.find((c) => c.name === chooser.value));
@@ -307,7 +308,9 @@ addEventListener("drop", (event) => {
   $("drop").hidden = true;
   if (!carriesFiles(event)) return;
   event.preventDefault();
-  if (!take(event.dataTransfer?.files)) say("That is not a picture.", true);
+  if (take(event.dataTransfer?.files)) return;
+  state.replaceChildren(...notice("That is not a picture."));
+  say("That is not a picture.");
 });
 
 // ---- Start ----

@@ -14,6 +14,7 @@
 
 const SMALL = 320;
 const LARGE = 1024;
+const NEARLY_WHITE = 235;
 const NAMES = { coop: "Coop", be: "Bi-encoder only" };
 
 // ---- Small helpers ----
@@ -225,7 +226,7 @@ export class ResultView {
    */
   frame(hit, size) {
     const frame = element("span", { class: "frame" });
-    const missing = () => frame.replaceChildren(element("span", { class: "missing" }, icon(...PICTURE), element("bdi", { text: hit.uri })));
+    const missing = () => frame.replaceChildren(element("span", { class: "missing" }, icon(...PICTURE), breakable(hit.uri)));
     if (hit.thumbnail === null) missing();
     else {
       const img = element("img", { alt: labelOf(hit), loading: "lazy", decoding: "async", onerror: missing, onload: () => mat(img, frame) });
@@ -261,14 +262,23 @@ export class ResultView {
  * @param {HTMLElement} frame
  */
 function mat(img, frame) {
-  const shape = img.naturalWidth / img.naturalHeight;
-  const ratio = (shape * frame.clientHeight) / frame.clientWidth;
-  img.classList.toggle("whole", ratio < 0.8 || ratio > 1.5);
-  const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
+  const ratio = ((img.naturalWidth / img.naturalHeight) * frame.clientHeight) / frame.clientWidth;
+  if (ratio > 0.8 && ratio < 1.5) return;
+  img.classList.add("whole");
+  const samples = Object.assign(document.createElement("canvas"), { width: 1, height: 16 });
+  const context = samples.getContext("2d");
   if (!context) return;
-  context.drawImage(img, 0, 0, 2, img.naturalHeight, 0, 0, 1, 1);
-  const [red, green, blue] = context.getImageData(0, 0, 1, 1).data;
-  frame.style.backgroundColor = `rgb(${red} ${green} ${blue})`;
+  context.drawImage(img, 0, 0, 2, img.naturalHeight, 0, 0, 1, samples.height);
+  const pixels = context.getImageData(0, 0, 1, samples.height).data;
+  const [red, green, blue] = [0, 1, 2].map((channel) => pixels.filter((_, i) => i % 4 === channel).reduce((sum, v) => sum + v, 0) / samples.height);
+  frame.style.backgroundColor = Math.min(red, green, blue) > NEARLY_WHITE ? "white" : `rgb(${red} ${green} ${blue})`;
+}
+
+/** @param {string} uri @returns it, with line breaks after slashes where there must be any */
+function breakable(uri) {
+  const whole = element("bdi");
+  for (const part of uri.split(/(?<=[/\\])/)) whole.append(part, element("wbr"));
+  return whole;
 }
 
 /** @param {string} text */
@@ -312,7 +322,7 @@ function timingBar({ timings, rescored }, view) {
     keys.append(element("li", { class: name + state, text: `${name} ${milliseconds(ms)}` }));
   }
   const total = unused ? timings.total_ms - timings.rerank_ms : timings.total_ms;
-  keys.append(element("li", { class: "total", text: unused ? `${milliseconds(total)} without reranking` : `total ${milliseconds(total)}` }));
+  keys.append(element("li", { class: "total", text: `total ${milliseconds(total)}` }));
   return [bar, keys];
 }
 

@@ -87,6 +87,8 @@ def _query_picture(query: Path | bytes) -> str:
 
 
 def _thumbnail(source: Path | bytes, edge: int) -> str | None:
+    if isinstance(source, Path) and not source.is_file():  # opening a pipe would wait for ever
+        return None
     try:
         return _data_uri(thumbnail(source, edge), "image/jpeg")
     except (ImageError, OSError, ValueError):

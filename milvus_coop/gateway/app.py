@@ -14,7 +14,7 @@ import milvus_coop
 from milvus_coop.gateway import problems
 from milvus_coop.gateway.front import FrontDoor
 from milvus_coop.gateway.problems import RefusedError
-from milvus_coop.gateway.routes import collections, health, items, search
+from milvus_coop.gateway.routes import collections, gallery, health, items, search
 from milvus_coop.gateway.service import Service
 
 DESCRIPTION = "Find pictures by words, and words by pictures, in Milvus: a bi-encoder retrieves, a cross-encoder reranks."
@@ -40,6 +40,7 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app)
     for part in (search, items, collections, health):
         app.include_router(part.router(service))
+    app.include_router(gallery.router())
     app.add_middleware(FrontDoor, service=service, answer=_answer)
     if service.options.cors_origins:
         app.add_middleware(
