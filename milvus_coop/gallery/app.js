@@ -11,9 +11,12 @@ const state = $("state");
 const DEFAULT_K = "50";
 const DEFAULT_SHOWN = "24";
 const GHOSTS = 10;
+const TOUCH = matchMedia("(pointer: coarse)").matches;
 const LOOK = ["M11 4a7 7 0 1 0 0 14a7 7 0 1 0 0-14z", "M16.2 16.2 21 21"];
 const CLOUD = ["M7 18h9.5a4 4 0 0 0 .8-7.9A6 6 0 0 0 6 8.5", "M4.5 12A4 4 0 0 0 7 18", "M3 3l18 18"];
 const ALERT = ["M12 4 2.8 20h18.4z", "M12 10v4.5", "M12 17.2v.01"];
+const WORDS = ["M4 7V5h16v2", "M12 5v14", "M9 19h6"];
+const PHOTO = ["M5 5h14a2 2 0 0 1 2 2v10a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V7a2 2 0 0 1 2-2z", "M4 17.5 10 13l3 2.5 3.5-3.5 4 4"];
 const KEY = ["M15 4a5 5 0 1 0 0 10a5 5 0 1 0 0-10z", "M11.3 12.7 4 20v1h3v-2.5h2.5V16h2"];
 
 const api = new Api();
@@ -120,11 +123,13 @@ function welcome() {
   const chosen = collections.find((c) => c.name === chooser.value);
   if (!chosen) return empty();
   const things = count(chosen.count, chosen.kind === "text" ? "text" : "picture");
-  const tips = [
-    [["M4 7V5h16v2", "M12 5v14", "M9 19h6"], "Describe it in a few words; ", element("kbd", { text: "/" }), " comes back here"],
-    [["M12 4v11", "M7.5 10.5 12 15l4.5-4.5", "M4 19h16"], "Drop a picture anywhere on this page"],
-    [["M8 5H6v16h12V5h-2", "M9 3h6v4H9z"], "Or paste one from the clipboard"],
-  ];
+  const tips = TOUCH
+    ? [[WORDS, "Describe it in a few words"], [PHOTO, "Or tap the picture in the box, to choose or take one"]]
+    : [
+        [WORDS, "Describe it in a few words; ", element("kbd", { text: "/" }), " comes back here"],
+        [["M12 4v11", "M7.5 10.5 12 15l4.5-4.5", "M4 19h16"], "Drop a picture anywhere on this page"],
+        [["M8 5H6v16h12V5h-2", "M9 3h6v4H9z"], "Or paste one from the clipboard"],
+      ];
   picture({
     drawing: LOOK,
     title: `Search ${things}`,
@@ -324,7 +329,7 @@ async function start() {
   const usable = collections.filter((c) => c.searchable);
   chooser.replaceChildren(...usable.map((c) => element("option", { value: c.name, text: c.name })));
   $("collection-label").hidden = usable.length < 2;
-  if (matchMedia("(pointer: fine)").matches && document.activeElement === document.body) box.focus();
+  if (!TOUCH && document.activeElement === document.body) box.focus();
   return recall();
 }
 

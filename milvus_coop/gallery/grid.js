@@ -263,7 +263,7 @@ export class ResultView {
  */
 function mat(img, frame) {
   const ratio = ((img.naturalWidth / img.naturalHeight) * frame.clientHeight) / frame.clientWidth;
-  if (ratio > 0.8 && ratio < 1.5) return;
+  if (ratio > 0.8 && ratio < 1.6) return;
   img.classList.add("whole");
   const samples = Object.assign(document.createElement("canvas"), { width: 1, height: 16 });
   const context = samples.getContext("2d");
