@@ -92,9 +92,7 @@ def query(
         click.echo(f"Written: {html}", err=as_json)
 
 
-def _write_page(
-    path: Path, found: SearchResult, asked: str | Path, info: CollectionInfo, limit: int, filter_: str
-) -> None:
+def _write_page(path: Path, found: SearchResult, asked: str | Path, info: CollectionInfo, limit: int, filter_: str) -> None:
     from milvus_coop.gallery import render
 
     page = render(found, asked, info, limit=limit, filter=filter_)

@@ -30,11 +30,19 @@ let image = null;
 const images = new Map();
 /** @type {AbortController | null} of the search under way */
 let running = null;
+/** @type {"loading" | "ready" | "failed"} of the list of collections */
+let phase = "loading";
+/** whether somebody searched before it was there */
+let early = false;
 
 // ---- Searching ----
 
 /** @param {{push?: boolean}} [options] push: a new entry in the browser's history */
 async function search({ push = true } = {}) {
+  if (phase !== "ready") {
+    early = true;
+    return phase === "failed" ? start() : undefined;
+  }
   const query = { collection: chooser.value, text: box.value.trim(), filter: filter.value.trim(), k: Number(depth.value), image };
   running?.abort();
   running = null;
@@ -194,7 +202,7 @@ const stop = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
 
 /** What failed is tried again: the list of collections, or the search. */
 function again() {
-  return collections.length === 0 ? start() : search({ push: false });
+  return phase === "ready" ? search({ push: false }) : start();
 }
 
 // ---- The address bar ----
@@ -216,7 +224,7 @@ function remember(push = false) {
   document.title = image ? `${image.name} · milvus-coop` : box.value.trim() ? `${box.value.trim()} · milvus-coop` : "milvus-coop";
 }
 
-/** Search for what the address bar says. */
+/** Fill in what the address bar says. */
 function recall() {
   const parameters = new URLSearchParams(location.search);
   const usable = collections.filter((c) => c.searchable);
@@ -233,7 +241,6 @@ function recall() {
   view.setView(parameters.get("view") === "be" ? "be" : "coop");
   choose(images.get(history.state?.image) ?? null);
   document.title = box.value ? `${box.value} · milvus-coop` : "milvus-coop";
-  return search({ push: false });
 }
 
 // ---- The query ----
@@ -291,7 +298,10 @@ $("chip-remove").addEventListener("click", () => {
   choose(null);
   box.focus();
 });
-addEventListener("popstate", () => recall());
+addEventListener("popstate", () => {
+  recall();
+  search({ push: false });
+});
 addEventListener("keydown", (event) => {
   const writing = event.target instanceof Element && event.target.closest("input:not([type=radio]), select, textarea, dialog");
   if (event.key !== "/" || writing || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -321,16 +331,23 @@ addEventListener("drop", (event) => {
 // ---- Start ----
 
 async function start() {
+  phase = "loading";
   try {
     collections = await api.collections();
   } catch (problem) {
+    phase = "failed";
     return fail(problem);
   }
+  phase = "ready";
   const usable = collections.filter((c) => c.searchable);
   chooser.replaceChildren(...usable.map((c) => element("option", { value: c.name, text: c.name })));
   $("collection-label").hidden = usable.length < 2;
   if (!TOUCH && document.activeElement === document.body) box.focus();
-  return recall();
+  const [typed, chosen] = [box.value, image];
+  recall();
+  if (chosen) choose(chosen);
+  else if (typed) box.value = typed;
+  return search({ push: early });
 }
 
 start();

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
+from string import Template
+from typing import Any
 
 from milvus_coop.errors import ImageError
 from milvus_coop.gallery.assets import assets, text
@@ -20,6 +21,8 @@ from milvus_coop.types import CollectionInfo, Hit, Kind, SearchResult
 EDGE = 480
 """Pixels of the longer edge of the pictures in the file, 20 to 40 kB each."""
 QUERY_EDGE = 224
+POLICY = "default-src 'none'; script-src {script}; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
+"""Nothing is loaded, and no other script runs, whatever a text or metadata hold."""
 
 
 def render(result: SearchResult, query: str | Path | bytes, collection: CollectionInfo, *, limit: int, filter: str = "") -> str:
@@ -32,12 +35,37 @@ def render(result: SearchResult, query: str | Path | bytes, collection: Collecti
         limit: how many hits of each order to show.
         filter: what the search was narrowed with.
     """
-    asked = query if isinstance(query, str) else query.name if isinstance(query, Path) else "a picture"
     hits = [hit for hit in result.hits if hit.rank <= limit or hit.be_rank <= limit]
-    document = {
+    style, script = text("gallery.css"), text("grid.js") + text("saved.js")
+    asked = f"“{query}”" if isinstance(query, str) else query.name if isinstance(query, Path) else "a picture"
+    return Template(text("saved.html")).substitute(
+        policy=POLICY.format(script=_hash(script), style=_hash(style)),
+        title=escape(f"{asked} · milvus-coop"),
+        icon=_data_uri(assets()["icon.svg"].content, "image/svg+xml"),
+        style=style,
+        picture="" if isinstance(query, str) else _query_picture(query),
+        asked=escape(asked),
+        facts=escape(_facts(collection, filter)),
+        nothing="" if hits else "<p>Nothing was found.</p>",
+        document=_json(_document(result, query, collection, hits, limit)),
+        script=script,
+    )
+
+
+def _facts(collection: CollectionInfo, filter: str) -> str:
+    when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    facts = [f"{collection.name}, {collection.count:,} items", collection.bundle, f"filter {filter}" if filter else "", when]
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _document(
+    result: SearchResult, query: str | Path | bytes, collection: CollectionInfo, hits: list[Hit], limit: int
+) -> dict[str, Any]:
+    """The result as the HTTP API gives it, with the pictures in it, and the limit."""
+    return {
         "collection": collection.name,
         "kind": collection.kind,
-        "query": {"kind": "text" if isinstance(query, str) else "image", "text": query if isinstance(query, str) else None},
+        "query": {"kind": "text", "text": query} if isinstance(query, str) else {"kind": "image", "text": None},
         "limit": limit,
         "hits": [asdict(hit) | {"thumbnail": _picture(hit, collection.kind)} for hit in hits],
         "reranked": result.reranked,
@@ -46,34 +74,6 @@ def render(result: SearchResult, query: str | Path | bytes, collection: Collecti
         "reason": result.reason,
         "timings": asdict(result.timings),
     }
-    style, script = text("gallery.css"), text("grid.js") + text("saved.js")
-    return "".join(_lines(f"{asked} · milvus-coop", style, script, _heading(asked, query, collection, filter, bool(hits)), document))
-
-
-def _lines(title: str, style: str, script: str, heading: str, document: object) -> Iterator[str]:
-    icon = _data_uri(assets()["icon.svg"].content, "image/svg+xml")
-    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    guard = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
-    yield f'<meta http-equiv="Content-Security-Policy" content="{guard}">\n'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-    yield f'<meta name="referrer" content="no-referrer">\n<title>{escape(title)}</title>\n<link rel="icon" href="{icon}">\n'
-    yield f"<style>{style}</style>\n</head>\n<body>\n"
-    yield f'<header class="brand"><img src="{icon}" alt="" width="28" height="28"><h1>milvus-coop</h1></header>\n'
-    yield f'{heading}<main id="results"></main>\n'
-    yield "<noscript>The results need JavaScript, which is in this file; nothing is loaded.</noscript>\n"
-    yield f'<script type="application/json" id="result">{_json(document)}</script>\n'
-    yield f'<script type="module">{script}</script>\n</body>\n</html>\n'
-
-
-def _heading(asked: str, query: str | Path | bytes, collection: CollectionInfo, filter: str, found: bool) -> str:
-    picture = "" if isinstance(query, str) else _query_picture(query)
-    title = f"“{asked}”" if isinstance(query, str) else asked
-    when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    facts = [f"{collection.name}, {collection.count:,} items", collection.bundle, f"filter {filter}" if filter else "", when]
-    lines = f'<h2><bdi>{escape(title)}</bdi></h2><p class="soft">{escape(" · ".join(fact for fact in facts if fact))}</p>'
-    if not found:
-        lines += "<p>Nothing was found.</p>"
-    return f'<section class="asked">{picture}<div>{lines}</div></section>\n'
 
 
 def _picture(hit: Hit, kind: Kind | None) -> str | None:

@@ -11,7 +11,7 @@ import milvus_coop.gallery
 from milvus_coop.gallery import PAGE, assets
 
 FOLDER = Path(milvus_coop.gallery.__file__).parent
-SAVED_ONLY = {"saved.js"}
+SAVED_ONLY = {"saved.html", "saved.js"}
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.js"))
 
 
