@@ -110,7 +110,7 @@ function body(request, image) {
 async function refusal(response) {
   const unknown = { title: "Error", status: response.status, detail: `The server answered with status ${response.status}`, expected: "", run: "", request_id: "" };
   const problem = await response.json().catch(() => ({}));
-  const retryAfter = [429, 503].includes(response.status) ? Number(response.headers.get("Retry-After")) || 0 : 0;
+  const retryAfter = response.status === 429 ? Number(response.headers.get("Retry-After")) || 0 : 0;
   return new Refused({ ...unknown, ...problem, status: response.status }, retryAfter);
 }
 

@@ -173,7 +173,7 @@ function fail(problem) {
 }
 
 /** @param {Refused} refused @param {string} kind @param {HTMLElement} retry */
-function refuse({ problem, retryAfter }, kind, retry) {
+function refuse({ problem }, kind, retry) {
   if (problem.status === 401) return askForKey(kind);
   const lines = [stop(problem.detail), problem.expected && `Expected: ${problem.expected}`, problem.run && element("span", {}, "Try: ", element("code", { text: problem.run }))];
   const filtered = problem.status === 400 && filter.value !== "" && /\bfilter\b/i.test(problem.detail);
@@ -183,7 +183,7 @@ function refuse({ problem, retryAfter }, kind, retry) {
   }
   const id = problem.request_id && element("small", { class: "soft", text: `Request ${problem.request_id}` });
   const title = filtered ? "The filter does not work" : problem.status === 429 ? "The server is busy" : problem.status >= 500 ? "The server could not answer" : "This search does not work";
-  picture({ kind, drawing: ALERT, title, lines: [...lines, id].filter(Boolean), rest: problem.status >= 500 || retryAfter || problem.status === 429 ? [retry] : [] });
+  picture({ kind, drawing: ALERT, title, lines: [...lines, id].filter(Boolean), rest: problem.status >= 500 || problem.status === 429 ? [retry] : [] });
   say(`${title}. ${problem.detail}`);
 }
 
