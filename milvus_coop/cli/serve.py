@@ -62,7 +62,7 @@ def serve(settings: Settings, trace: bool, log: str | None, anonymous: bool, upl
     options.check()
     tracing = open_tracing() if trace else None
     logs.set_up(json_lines=log == "json" if log else not sys.stderr.isatty())
-    service = Service(settings, options, tracing)
+    service = Service(settings, options, tracing=tracing)
     if service.is_local and not options.uploads:
         service.store()  # a mistyped path is better told now than to the first client
     run(service, on_ready=lambda address: click.echo(f"milvus-coop serves {address}  (stop with Ctrl-C)", err=True))

@@ -52,7 +52,7 @@ class Problem(BaseModel):
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": text}
+    status: {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     for status, text in (
         (400, "An argument, a filter or a picture is not usable."),
         (401, "No API key, or a wrong one."),
@@ -141,7 +141,7 @@ def problem(refused: RefusedError, request_id: str) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the API with a problem."""
+    """Answer every error of the API with a problem, and say so in the OpenAPI document."""
 
     def answer(request: Request, exc: Exception) -> Response:
         request.state.error = type(exc).__name__
@@ -158,6 +158,14 @@ def install(app: FastAPI) -> None:
         headers = dict(exc.headers or {}) if isinstance(exc, HTTPException) else {}
         return problem(RefusedError(status, detail or status.phrase, headers=headers), request_id_of(request))
 
+    describe = app.openapi
+
+    def document() -> dict[str, Any]:
+        made = describe()
+        made["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return made
+
+    app.openapi = document  # type: ignore[method-assign]
     for kind in (errors.MilvusCoopError, BusyError, LateError, RefusedError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -167,7 +175,7 @@ def install(app: FastAPI) -> None:
 def invalid_request(reasons: Any) -> RefusedError:
     """What pydantic found, in a sentence."""
     places = (".".join(str(part) for part in reason["loc"] if part != "body") for reason in reasons)
-    said = "; ".join(f"{place}: {reason['msg']}" for place, reason in zip(places, reasons[:5], strict=False))
+    said = "; ".join(f"{place or 'body'}: {reason['msg']}" for place, reason in zip(places, reasons[:5], strict=False))
     return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, said or "the request is not valid", expected="see /openapi.json")
 
 

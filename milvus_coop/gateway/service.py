@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from milvus_coop.backends import Backend
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
 from milvus_coop.errors import CollectionNotFoundError, MilvusCoopError
@@ -41,8 +42,16 @@ class LateError(Exception):
 class Service:
     """Models of one bundle, one Milvus, and a bounded pool. Safe to share between threads; `run` belongs to one event loop."""
 
-    def __init__(self, settings: Settings, options: GatewayOptions, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self, settings: Settings, options: GatewayOptions, *, tracing: Tracing | None = None, backend: Backend | None = None
+    ) -> None:
         """Open the models; Milvus is opened when it is first needed, so that it may come up later.
+
+        Args:
+            settings: Milvus, the bundle and what runs it.
+            options: of the service itself.
+            tracing: where traces go; default nowhere.
+            backend: instead of what the settings name; it stays the caller's to close.
 
         Raises:
             BundleError, InvalidArgumentError, BackendUnavailableError: the models cannot be opened.
@@ -51,7 +60,7 @@ class Service:
         self.options = options
         self.metrics = Metrics()
         self.tracing = tracing or Tracing()
-        self.models: Models = open_models(settings)
+        self.models: Models = open_models(settings, backend)
         self._slots = options.slots(settings.models)
         self._pool = ThreadPoolExecutor(self._slots, "milvus-coop-serve")
         self._pending = 0

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from milvus_coop.gateway.schemas import UploadedItem, UploadFailure
 from milvus_coop.ingest import CoopIngest
 from milvus_coop.ingest.items import Item
 from milvus_coop.preprocess.formats import open_image
+from milvus_coop.store.schema import check_name
 from milvus_coop.types import Failure, IngestReport
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 SHOWN_NAME = 200
 """Characters of a client's file name that are repeated to it."""
+NOTHING = IngestReport(0, 0, 0, 0, (), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +50,50 @@ def ingest_uploads(
         StoreError, BackendError: Milvus or the encoder failed; the call may be repeated.
         OSError: a file cannot be written.
     """
-    kept: dict[str, Upload] = {}
-    new: dict[str, Path] = {}
-    failures: list[UploadFailure] = []
-    place = folder.resolve() / settings.collection
-    for upload in uploads:
+    with CoopIngest(settings=settings, models=backend) as ingester:  # first: a collection that does not fit leaves no files behind
+        kept, new, failures = _keep(uploads, folder.resolve() / check_name(settings.collection))
         try:
-            path = place / _file_name(upload.content)
-        except ImageError as exc:
-            failures.append(UploadFailure(file=upload.name[:SHOWN_NAME], reason=str(exc)))
-            continue
-        if not path.exists():
-            _write(path, upload.content)
-            new[path.as_posix()] = path
-        kept[path.as_posix()] = upload  # the last of two equal pictures counts
-    if not kept:
-        return IngestReport(0, 0, 0, 0, tuple(Failure(f.file, f.reason) for f in failures), 0.0), [], failures
-    report = _ingest(kept, settings, backend)
+            report = _ingest(ingester, kept) if kept else NOTHING
+        except BaseException:
+            _remove(new)
+            raise
     refused = {_path_of(failure, list(kept)): failure.reason for failure in report.failures}
-    for uri, reason in refused.items():
-        failures.append(UploadFailure(file=kept[uri].name[:SHOWN_NAME], reason=reason))
-        if uri in new:
-            with contextlib.suppress(OSError):
-                new[uri].unlink()
+    _remove(new & set(refused))
+    failures += [UploadFailure(file=_shown(kept[uri]), reason=reason) for uri, reason in refused.items()]
     items = [
-        UploadedItem(file=upload.name[:SHOWN_NAME], id=Item(uri).id, uri=uri, thumbnail="")
+        UploadedItem(file=_shown(upload), id=Item(uri).id, uri=uri, thumbnail="")
         for uri, upload in kept.items()
         if uri not in refused
     ]
     return report, items, failures
+
+
+def _keep(uploads: Sequence[Upload], place: Path) -> tuple[dict[str, Upload], set[str], list[UploadFailure]]:
+    """Write files: uploads by path, the paths that are new, and what is no picture. Of equal pictures the last one counts."""
+    kept: dict[str, Upload] = {}
+    new: set[str] = set()
+    failures: list[UploadFailure] = []
+    for upload in uploads:
+        try:
+            path = place / _file_name(upload.content)
+        except ImageError as exc:
+            failures.append(UploadFailure(file=_shown(upload), reason=str(exc)))
+            continue
+        if not path.exists():
+            _write(path, upload.content)
+            new.add(path.as_posix())
+        kept[path.as_posix()] = upload
+    return kept, new, failures
+
+
+def _remove(paths: Set[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            Path(path).unlink()
+
+
+def _shown(upload: Upload) -> str:
+    return upload.name[:SHOWN_NAME]
 
 
 def _file_name(content: bytes) -> str:
@@ -98,13 +115,12 @@ def _write(path: Path, content: bytes) -> None:
             raise
 
 
-def _ingest(kept: Mapping[str, Upload], settings: Settings, backend: Backend) -> IngestReport:
+def _ingest(ingester: CoopIngest, kept: Mapping[str, Upload]) -> IngestReport:
     with tempfile.TemporaryDirectory(prefix="milvus-coop-upload-") as scratch:
         listed = Path(scratch, "list.jsonl")
         lines = (json.dumps({**upload.metadata, "path": path}) + "\n" for path, upload in kept.items())
         listed.write_text("".join(lines), encoding="utf-8")
-        with CoopIngest(settings=settings, models=backend) as ingester:
-            return ingester.run([listed])
+        return ingester.run([listed])
 
 
 def _path_of(failure: Failure, paths: Sequence[str]) -> str:

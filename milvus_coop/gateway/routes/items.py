@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
 from threading import Lock
@@ -24,6 +25,9 @@ EDGES = (32, 2048)
 """Smallest and largest thumbnail, in pixels of the longer edge."""
 KEEP_S = 300
 """How long a browser may show a thumbnail without asking again."""
+
+MOST_PARTS = 1000
+"""Files that are parsed at all; `max_files` of the options is what a client is told."""
 
 UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
@@ -148,8 +152,8 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-async def read_form(request: Request) -> FormData:
-    """The form of an upload, which is closed with the request.
+async def read_form(request: Request) -> AsyncIterator[FormData]:
+    """The form of an upload, whose files are closed with the request.
 
     Raises:
         RefusedError: the body is of another type.
@@ -157,7 +161,8 @@ async def read_form(request: Request) -> FormData:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != FORM:
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body is of type '{kind}'", expected=FORM)
-    return await request.form(max_files=10_000, max_fields=16)
+    async with request.form(max_files=MOST_PARTS, max_fields=16) as form:
+        yield form
 
 
 async def _uploads_of(form: FormData, max_files: int) -> tuple[list[Upload], str]:

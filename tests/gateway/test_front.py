@@ -1,0 +1,254 @@
+"""The front door: who may ask, how much, and what is told and logged of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from starlette.testclient import TestClient
+
+from milvus_coop import FakeBackend, load_bundle
+from milvus_coop.gateway.logs import LOGGER, JsonLines, ReadableLines
+from milvus_coop.gateway.tracing import Tracing
+from tests.gateway.conftest import KEY, MakeClient
+
+SECRET = "a very private question"
+
+
+@pytest.fixture
+def fake() -> FakeBackend:
+    return FakeBackend(load_bundle("coop-small").spec)
+
+
+@pytest.fixture
+def lines() -> Iterator[list[logging.LogRecord]]:
+    """What the service logs."""
+    records: list[logging.LogRecord] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    handler, level = Keep(), LOGGER.level
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    yield records
+    LOGGER.removeHandler(handler)
+    LOGGER.setLevel(level)
+
+
+def test_keys(make_client: MakeClient, fake: FakeBackend) -> None:
+    client = make_client(api_keys=(KEY, "another-key-0123456789"), backend=fake)
+    ask = {"text": "a dog"}
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": KEY},
+        {"authorization": "Bearer "},
+        {"authorization": "Bearer \u00e9"},
+    ):
+        refused = client.post("/v1/search", json=ask, headers={k.encode(): v.encode("latin-1") for k, v in headers.items()})
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"] == "Bearer"
+        assert KEY not in refused.text
+    for key in (KEY, "another-key-0123456789"):
+        assert client.post("/v1/search", json=ask, headers={"authorization": f"Bearer {key}"}).status_code == 200
+    for path in ("/v1/collections", "/v1/items/x/thumbnail", "/nothing"):
+        assert client.get(path).status_code == 401
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+        assert client.get(path).status_code == 200
+
+
+def test_pages_of_other_sites(make_client: MakeClient, fake: FakeBackend) -> None:
+    client = make_client(cors_origins=("https://friend.example",), backend=fake)
+    for origin, status in (
+        ("http://localhost", 200),
+        ("https://friend.example", 200),
+        ("https://evil.example", 403),
+        ("http://localhost.evil.example", 403),
+        ("http://localhost:1", 403),
+        ("null", 403),
+    ):
+        answer = client.post("/v1/search", json={"text": "a dog"}, headers={"origin": origin})
+        assert answer.status_code == status, origin
+        assert answer.headers.get("access-control-allow-origin") == (origin if "friend" in origin else None)
+
+
+def test_names_of_the_host(make_client: MakeClient, fake: FakeBackend) -> None:
+    client = make_client(backend=fake)
+    for host, status in (("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("rebound.example", 421), ("", 421)):
+        assert client.get("/healthz", headers={"host": host}).status_code == status, host
+    named = make_client(host="0.0.0.0", allowed_hosts=("search.example",), anonymous=True, backend=fake)
+    assert named.get("/healthz", headers={"host": "SEARCH.example:443"}).status_code == 200
+    assert named.get("/healthz", headers={"host": "localhost"}).status_code == 421
+
+
+def test_large_bodies(make_client: MakeClient, fake: FakeBackend) -> None:
+    client = make_client(max_body_mb=1, backend=fake)
+    large = b'{"text": "' + b"a" * 2**20 + b'"}'
+
+    def drip() -> Iterator[bytes]:
+        for start in range(0, len(large), 2**16):
+            yield large[start : start + 2**16]
+
+    for content in (large, drip()):
+        refused = client.post("/v1/search", content=content, headers={"content-type": "application/json"})
+        assert refused.status_code == 413
+        assert "1,048,576 bytes" in refused.json()["detail"]
+
+
+def test_request_ids(client: TestClient) -> None:
+    assert client.get("/healthz", headers={"x-request-id": "mine-1.2"}).headers["x-request-id"] == "mine-1.2"
+    for odd in ("x" * 65, "a b", "a\tb", ""):
+        made = client.get("/healthz", headers={"x-request-id": odd}).headers["x-request-id"]
+        assert len(made) == 32
+    assert client.get("/healthz").headers["x-content-type-options"] == "nosniff"
+
+
+def test_logs_tell_what_happened_and_nothing_private(
+    make_client: MakeClient, fake: FakeBackend, lines: list[logging.LogRecord]
+) -> None:
+    client = make_client(api_keys=(KEY,), backend=fake)
+    headers = {"authorization": f"Bearer {KEY}", "x-request-id": "r-1"}
+    client.post("/v1/search", json={"text": SECRET, "filter": "year > 1"}, headers=headers)
+    client.post("/v1/search", json={"text": SECRET, "image": "x"}, headers=headers)
+    client.get("/healthz")
+    found, refused = (json.loads(JsonLines().format(line)) for line in lines)
+    assert (
+        found.items()
+        >= {"event": "request", "request_id": "r-1", "status": 200, "candidates": 8, "rescored": 8, "level": "info"}.items()
+    )
+    assert (refused["status"], refused["error"]) == (422, "RequestValidationError")
+    everything = "".join(formatter.format(line) for line in lines for formatter in (JsonLines(), ReadableLines()))
+    assert SECRET not in everything
+    assert KEY not in everything
+    assert "status=200" in everything
+
+
+def test_what_nobody_expected(make_client: MakeClient, fake: FakeBackend, lines: list[logging.LogRecord]) -> None:
+    fake.failures["text_encoder"] = RuntimeError("secret inside")  # type: ignore[assignment]
+    client = make_client(backend=fake, raising=False)
+    failed = client.post("/v1/search", json={"text": "a dog"})
+    assert failed.status_code == 500
+    assert "secret inside" not in failed.text
+    assert failed.json()["request_id"] == failed.headers["x-request-id"]
+    assert any("secret inside" in JsonLines().format(line) for line in lines)
+    assert client.get("/healthz").status_code == 200
+    assert 'milvus_coop_failures_total{error="RuntimeError"} 1.0' in client.get("/metrics").text
+
+
+def test_too_many_are_told_to_come_back(make_client: MakeClient, fake: FakeBackend) -> None:
+    client = make_client(concurrency=1, waiting=1, backend=fake)
+    fake.delays_s["text_encoder"] = 0.5
+    status: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: status.append(client.post("/v1/search", json={"text": "a"}).status_code)) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    late = client.post("/v1/search", json={"text": "a"})
+    assert (late.status_code, late.headers["retry-after"]) == (429, "1")
+    assert client.get("/healthz").status_code == 200  # who watches is not turned away
+    for thread in threads:
+        thread.join()
+    assert sorted(status) == [200, 200, 429, 429, 429, 429]
+    fake.delays_s.clear()
+    assert client.post("/v1/search", json={"text": "a"}).status_code == 200
+    text = client.get("/metrics").text
+    assert "milvus_coop_refused_total 5.0" in text
+    assert "milvus_coop_pending 0.0" in text
+
+
+def test_requests_that_take_too_long(make_client: MakeClient, fake: FakeBackend) -> None:
+    client = make_client(concurrency=1, timeout_s=0.3, backend=fake)
+    fake.delays_s["text_encoder"] = 0.6
+    began = time.perf_counter()
+    late = client.post("/v1/search", json={"text": "a"})
+    assert (late.status_code, "longer" in late.json()["detail"]) == (504, True)
+    assert time.perf_counter() - began < 0.55
+    fake.delays_s.clear()
+    time.sleep(0.5)
+    assert client.post("/v1/search", json={"text": "a"}).status_code == 200
+
+
+def test_a_body_that_does_not_come(make_client: MakeClient, fake: FakeBackend) -> None:
+    client = make_client(timeout_s=0.2, backend=fake)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/search",
+        "raw_path": b"/v1/search",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+    }
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(client.app(scope, receive, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 408
+
+
+def test_readiness_names_what_is_missing(make_client: MakeClient, fake: FakeBackend, tmp_path: Path) -> None:
+    ready = make_client(backend=fake).get("/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "problems": {}})
+    away = make_client(uri=tmp_path / "none.db", backend=fake)
+    answer = away.get("/readyz")
+    assert answer.status_code == 503
+    assert "no Milvus Lite database" in answer.json()["problems"]["milvus"]
+    assert away.post("/v1/search", json={"text": "a"}).status_code == 503
+    assert away.get("/healthz").json() == {"status": "ok"}
+
+
+def test_metrics_of_a_search(make_client: MakeClient, fake: FakeBackend) -> None:
+    client = make_client(backend=fake)
+    client.post("/v1/search", json={"text": "a"})
+    client.post("/v1/search", json={"text": "a", "rerank": False})
+    client.get("/a/path/that/is/not/there")
+    text = client.get("/metrics").text
+    for line in (
+        'milvus_coop_requests_total{method="POST",route="/v1/search",status="200"} 2.0',
+        'milvus_coop_requests_total{method="-",route="none",status="404"} 1.0',
+        'milvus_coop_searches_total{order="coop"} 1.0',
+        'milvus_coop_searches_total{order="bi-encoder"} 1.0',
+        'milvus_coop_stage_seconds_count{stage="retrieve"} 2.0',
+        "milvus_coop_candidates_sum 16.0",
+    ):
+        assert line in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_traces(make_client: MakeClient, fake: FakeBackend) -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    client = make_client(backend=fake)
+    client.app.state.service.tracing = Tracing(provider)  # type: ignore[attr-defined]
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    client.post("/v1/search", json={"text": "a"}, headers={"traceparent": parent})
+    found = {span.name: span for span in spans.get_finished_spans()}
+    assert set(found) == {"POST /v1/search", "milvus_coop.encode", "milvus_coop.retrieve", "milvus_coop.rerank"}
+    whole = found["POST /v1/search"]
+    assert f"{whole.context.trace_id:032x}" == parent.split("-")[1]
+    for name in ("encode", "retrieve", "rerank"):
+        stage = found[f"milvus_coop.{name}"]
+        assert stage.parent is not None
+        assert stage.parent.span_id == whole.context.span_id
+        assert whole.start_time <= stage.start_time + 2_000_000  # type: ignore[operator]
+        assert stage.end_time <= whole.end_time  # type: ignore[operator]

@@ -1,0 +1,102 @@
+"""`milvus-coop serve` as a process: how it starts, how it ends, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.gateway.conftest import EXAMPLES, KEY
+
+COMMAND = (sys.executable, "-m", "milvus_coop", "serve", "--port", "0", "--threads", "1", "--log", "json")
+
+
+@contextmanager
+def serving(*arguments: str | Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A running service: its address, and the process."""
+    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        line = process.stderr.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, line
+        yield found[0], process
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_it_answers_and_ends_well(database: Path) -> None:
+    with serving("--uri", database) as (address, process):
+        assert httpx.get(f"{address}/readyz").json()["status"] == "ready"
+        answer = httpx.post(f"{address}/v1/search", json={"text": "a cat", "limit": 1}).json()
+        assert answer["hits"][0]["uri"].endswith("cat.jpg")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr.read().splitlines()]
+        assert [line["path"] for line in lines] == ["/v1/search"]
+    with closing(socket.create_server(("127.0.0.1", 0))):
+        pass
+    with serving("--uri", database) as (address, _):  # the folder's lock is free again
+        assert httpx.get(f"{address}/readyz").status_code == 200
+
+
+def test_what_runs_is_finished_first(tmp_path: Path) -> None:
+    pictures = sorted((EXAMPLES / "images").glob("*.jpg"))
+    done: list[int] = []
+    with serving("--uri", tmp_path / "new.db", "--uploads", tmp_path / "up") as (address, process):
+
+        def upload() -> None:
+            files = [("files", (path.name, path.read_bytes())) for path in pictures]
+            done.append(httpx.post(f"{address}/v1/items", files=files, timeout=60).json()["added"])
+
+        thread = threading.Thread(target=upload)
+        thread.start()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        thread.join()
+        assert process.wait(20) == 0
+    assert done == [len(pictures)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--host", "0.0.0.0"), "would answer anybody"),
+        (("--host", "192.0.2.1", "--anonymous"), "cannot listen on 192.0.2.1"),
+        (("--api-key", "short"), "too short"),
+        (("--root", "no/such"), "no/such"),
+        (("--uri", "no-such.db"), "no Milvus Lite database"),
+        (("--bundle", "none"), "none"),
+        (("--models", "torch"), "torch"),
+        (("--port", "70000"), "70000"),
+    ],
+)
+def test_what_keeps_it_from_starting(database: Path, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    command = [*COMMAND, "--uri", str(database), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert KEY not in ended.stderr
+
+
+def test_a_port_that_is_taken(database: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        ended = subprocess.run([*COMMAND, "--uri", database, "--port", port], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in ended.stderr
