@@ -47,7 +47,12 @@ export class Api {
    */
   async search({ collection, text, filter, k, image }, signal, onBusy) {
     const request = { collection, limit: k, k, filter, output_fields: ["*"] };
-    const response = await this.#ask("v1/search", { method: "POST", ...body(image ? request : { ...request, text }, image) }, signal, onBusy);
+    const response = await this.#ask(
+      "v1/search",
+      { method: "POST", ...body(image ? request : { ...request, text }, image) },
+      signal,
+      onBusy,
+    );
     return response.json();
   }
 
@@ -108,7 +113,14 @@ function body(request, image) {
 
 /** @param {Response} response */
 async function refusal(response) {
-  const unknown = { title: "Error", status: response.status, detail: `The server answered with status ${response.status}`, expected: "", run: "", request_id: "" };
+  const unknown = {
+    title: "Error",
+    status: response.status,
+    detail: `The server answered with status ${response.status}`,
+    expected: "",
+    run: "",
+    request_id: "",
+  };
   const problem = await response.json().catch(() => ({}));
   const retryAfter = response.status === 429 ? Number(response.headers.get("Retry-After")) || 0 : 0;
   return new Refused({ ...unknown, ...problem, status: response.status }, retryAfter);

@@ -45,13 +45,15 @@ async function search({ push = true } = {}) {
   }
   const query = { collection: chooser.value, text: box.value.trim(), filter: filter.value.trim(), k: Number(depth.value), image };
   running?.abort();
-  running = null;
+  idle();
+  if (push) remember(true);
   if (!query.collection || (!query.text && !image)) return welcome();
   const mine = (running = new AbortController());
-  if (push) remember(true);
   busy();
   try {
-    const result = await api.search(query, mine.signal, (seconds) => busy(`The server is busy; trying again in ${count(seconds, "second")}.`));
+    const result = await api.search(query, mine.signal, (seconds) =>
+      busy(`The server is busy; trying again in ${count(seconds, "second")}.`),
+    );
     if (running === mine) show(result, query);
   } catch (problem) {
     if (running === mine) fail(problem);
@@ -103,7 +105,14 @@ function busy(reason = "") {
   root.setAttribute("aria-busy", "true");
   say(reason || "Searching …");
   state.replaceChildren(element("div", { id: "progress" }), ...notice(reason));
-  if (root.hidden) state.append(element("ol", { class: "grid ghosts", "aria-hidden": "true" }, ...Array.from({ length: GHOSTS }, () => element("li", { class: "ghost" }))));
+  if (root.hidden)
+    state.append(
+      element(
+        "ol",
+        { class: "grid ghosts", "aria-hidden": "true" },
+        ...Array.from({ length: GHOSTS }, () => element("li", { class: "ghost" })),
+      ),
+    );
 }
 
 /** @param {string} text '' for none */
@@ -122,7 +131,16 @@ function idle() {
  */
 function picture({ kind = "", drawing, title, lines = [], rest = [] }) {
   const paragraphs = lines.filter(Boolean).map((line) => element("p", {}, line));
-  state.replaceChildren(element("section", { class: `state ${kind}`, role: kind.includes("bad") ? "alert" : null }, icon(...drawing), element("h2", { text: title }), ...paragraphs, ...rest));
+  state.replaceChildren(
+    element(
+      "section",
+      { class: `state ${kind}`, role: kind.includes("bad") ? "alert" : null },
+      icon(...drawing),
+      element("h2", { text: title }),
+      ...paragraphs,
+      ...rest,
+    ),
+  );
 }
 
 function welcome() {
@@ -132,7 +150,10 @@ function welcome() {
   if (!chosen) return empty();
   const things = count(chosen.count, chosen.kind === "text" ? "text" : "picture");
   const tips = TOUCH
-    ? [[WORDS, "Describe it in a few words"], [PHOTO, "Or tap the picture in the box, to choose or take one"]]
+    ? [
+        [WORDS, "Describe it in a few words"],
+        [PHOTO, "Or tap the picture in the box, to choose or take one"],
+      ]
     : [
         [WORDS, "Describe it in a few words; ", element("kbd", { text: "/" }), " comes back here"],
         [["M12 4v11", "M7.5 10.5 12 15l4.5-4.5", "M4 19h16"], "Drop a picture anywhere on this page"],
@@ -141,20 +162,39 @@ function welcome() {
   picture({
     drawing: LOOK,
     title: `Search ${things}`,
-    rest: [element("ul", { class: "tips" }, ...tips.map(([drawing, ...text]) => element("li", {}, icon(...drawing), element("span", {}, ...text))))],
+    rest: [
+      element(
+        "ul",
+        { class: "tips" },
+        ...tips.map(([drawing, ...text]) => element("li", {}, icon(...drawing), element("span", {}, ...text))),
+      ),
+    ],
   });
 }
 
 /** There is nothing to search in. */
 function empty() {
-  picture({ drawing: LOOK, title: "Nothing to search yet", lines: ["The server has no collection that it can search. Fill one, then reload this page.", element("code", { text: "milvus-coop ingest photos/" })] });
+  picture({
+    drawing: LOOK,
+    title: "Nothing to search yet",
+    lines: [
+      "The server has no collection that it can search. Fill one, then reload this page.",
+      element("code", { text: "milvus-coop ingest photos/" }),
+    ],
+  });
   say("Nothing to search yet.");
 }
 
 /** @param {import("./api.js").Query} query */
 function nothing(query) {
-  const drop = element("button", { type: "button", text: "Search without the filter", onclick: () => ((filter.value = ""), search()) });
-  const lines = query.filter ? ["The filter leaves nothing: ", element("code", {}, element("bdi", { text: query.filter }))] : [`The collection “${query.collection}” is empty.`];
+  const drop = element("button", {
+    type: "button",
+    text: "Search without the filter",
+    onclick: () => ((filter.value = ""), search()),
+  });
+  const lines = query.filter
+    ? ["The filter leaves nothing: ", element("code", {}, element("bdi", { text: query.filter }))]
+    : [`The collection “${query.collection}” is empty.`];
   picture({ drawing: LOOK, title: "Nothing found", lines: [element("span", {}, ...lines)], rest: query.filter ? [drop] : [] });
   say("Nothing found.");
 }
@@ -167,32 +207,64 @@ function fail(problem) {
   const kind = old ? "bad compact" : "bad";
   if (problem instanceof Refused) return refuse(problem, kind, retry);
   if (!(problem instanceof Away)) console.error(problem);
-  const lines = [problem instanceof Away ? `${problem.message} Is it still running?` : "The page did not understand the server’s answer.", old ? "Below is what was found last." : ""];
-  picture({ kind, drawing: CLOUD, title: "The server is away", lines, rest: [retry] });
-  say("The server is away.");
+  const title = problem instanceof Away ? "The server is away" : "Something went wrong";
+  const what =
+    problem instanceof Away ? `${problem.message} Is it still running?` : "The page did not understand the server’s answer.";
+  picture({ kind, drawing: CLOUD, title, lines: [what, old ? "Below is what was found last." : ""], rest: [retry] });
+  say(`${title}. ${what}`);
 }
 
 /** @param {Refused} refused @param {string} kind @param {HTMLElement} retry */
 function refuse({ problem }, kind, retry) {
   if (problem.status === 401) return askForKey(kind);
-  const lines = [stop(problem.detail), problem.expected && `Expected: ${problem.expected}`, problem.run && element("span", {}, "Try: ", element("code", { text: problem.run }))];
+  const lines = [
+    stop(problem.detail),
+    problem.expected && `Expected: ${problem.expected}`,
+    problem.run && element("span", {}, "Try: ", element("code", { text: problem.run })),
+  ];
   const filtered = problem.status === 400 && filter.value !== "" && /\bfilter\b/i.test(problem.detail);
   if (filtered) {
     filter.setAttribute("aria-invalid", "true");
     filter.focus();
   }
   const id = problem.request_id && element("small", { class: "soft", text: `Request ${problem.request_id}` });
-  const title = filtered ? "The filter does not work" : problem.status === 429 ? "The server is busy" : problem.status >= 500 ? "The server could not answer" : "This search does not work";
-  picture({ kind, drawing: ALERT, title, lines: [...lines, id].filter(Boolean), rest: problem.status >= 500 || problem.status === 429 ? [retry] : [] });
+  const title = filtered
+    ? "The filter does not work"
+    : problem.status === 429
+      ? "The server is busy"
+      : problem.status >= 500
+        ? "The server could not answer"
+        : "This search does not work";
+  picture({
+    kind,
+    drawing: ALERT,
+    title,
+    lines: [...lines, id].filter(Boolean),
+    rest: problem.status >= 500 || problem.status === 429 ? [retry] : [],
+  });
   say(`${title}. ${problem.detail}`);
 }
 
 /** @param {string} kind */
 function askForKey(kind) {
-  const input = element("input", { type: "password", autocomplete: "off", "aria-label": "API key", placeholder: "API key", required: true });
+  const input = element("input", {
+    type: "password",
+    autocomplete: "off",
+    "aria-label": "API key",
+    placeholder: "API key",
+    required: true,
+  });
   const submit = (event) => (event.preventDefault(), (api.key = input.value.trim()), again());
-  const wrong = api.key ? "The server does not know the key that was given." : "The server asks for an API key. It stays in this tab only.";
-  picture({ kind: kind.replace("bad", ""), drawing: KEY, title: "An API key, please", lines: [wrong], rest: [element("form", { onsubmit: submit }, input, element("button", { class: "primary", text: "Use it" }))] });
+  const wrong = api.key
+    ? "The server does not know the key that was given."
+    : "The server asks for an API key. It stays in this tab only.";
+  picture({
+    kind: kind.replace("bad", ""),
+    drawing: KEY,
+    title: "An API key, please",
+    lines: [wrong],
+    rest: [element("form", { onsubmit: submit }, input, element("button", { class: "primary", text: "Use it" }))],
+  });
   say(wrong);
   input.focus();
 }
@@ -212,7 +284,7 @@ function remember(push = false) {
   const parameters = new URLSearchParams();
   const values = { q: image ? "" : box.value.trim(), filter: filter.value.trim(), k: depth.value === DEFAULT_K ? "" : depth.value };
   for (const [name, value] of Object.entries(values)) if (value) parameters.set(name, value);
-  if (!collections.find((c) => c.name === chooser.value)?.default) parameters.set("collection", chooser.value);
+  if (chooser.value && !collections.find((c) => c.name === chooser.value)?.default) parameters.set("collection", chooser.value);
   if (view.view === "be") parameters.set("view", "be");
   if (limit.value !== DEFAULT_SHOWN) parameters.set("show", limit.value);
   const address = `${location.pathname}${parameters.size ? `?${parameters}` : ""}`;
@@ -310,7 +382,9 @@ addEventListener("keydown", (event) => {
   box.select();
 });
 addEventListener("paste", (event) => {
-  if (take(event.clipboardData?.files)) event.preventDefault();
+  // Office programs put a picture of a copied text beside it.
+  const isText = event.target instanceof HTMLInputElement && event.clipboardData?.types.includes("text/plain");
+  if (!isText && take(event.clipboardData?.files)) event.preventDefault();
 });
 
 const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");

@@ -23,7 +23,7 @@ const NAMES = { coop: "Coop", be: "Bi-encoder only" };
  * An element with properties (`class`, `text`, `hidden`, `onclick`, attributes) and children.
  * @param {string} tag
  * @param {Record<string, any>} [properties]
- * @param {...(Node | string | null | undefined | false)} children
+ * @param {...(Node | string | null | undefined | false)} children what is not there is left out
  */
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -33,7 +33,7 @@ export function element(tag, properties = {}, ...children) {
     else if (typeof value === "boolean") made.toggleAttribute(name, value);
     else if (value !== null && value !== undefined) made.setAttribute(name, value);
   }
-  made.append(...children.filter((child) => child || child === ""));
+  made.append(...children.filter(Boolean));
   return made;
 }
 
@@ -50,12 +50,17 @@ export function icon(...paths) {
   return svg;
 }
 
-const PICTURE = ["M5 5h14a2 2 0 0 1 2 2v10a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V7a2 2 0 0 1 2-2z", "M4 17.5 10 13l3 2.5 3.5-3.5 4 4", "M3 3l18 18"];
+const PICTURE = [
+  "M5 5h14a2 2 0 0 1 2 2v10a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V7a2 2 0 0 1 2-2z",
+  "M4 17.5 10 13l3 2.5 3.5-3.5 4 4",
+  "M3 3l18 18",
+];
 
 /** @param {number} share in [0, 1] */
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 /** @param {number} ms */
-export const milliseconds = (ms) => (ms < 100 ? `${ms.toFixed(1)} ms` : ms < 10_000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
+export const milliseconds = (ms) =>
+  ms < 100 ? `${ms.toFixed(1)} ms` : ms < 10_000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 /** @param {number} n @param {string} word */
 export const count = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
 
@@ -110,8 +115,18 @@ export class ResultView {
     this.notice = element("p", { class: "notice", hidden: true });
     this.story = element("p", { class: "story" });
     this.timings = element("div", { class: "timings" });
-    this.switch = element("fieldset", { class: "switch" }, element("legend", { class: "hidden", text: "Order" }), ...["be", "coop"].map((name) => this.#choice(name)));
-    this.grid = element("ol", { class: "grid", "aria-label": "Results", onkeydown: (event) => this.#move(event), onfocusin: (event) => this.#rove(event) });
+    this.switch = element(
+      "fieldset",
+      { class: "switch" },
+      element("legend", { class: "hidden", text: "Order" }),
+      ...["be", "coop"].map((name) => this.#choice(name)),
+    );
+    this.grid = element("ol", {
+      class: "grid",
+      "aria-label": "Results",
+      onkeydown: (event) => this.#move(event),
+      onfocusin: (event) => this.#rove(event),
+    });
     this.details = new Details(this);
     root.replaceChildren(
       this.notice,
@@ -132,7 +147,10 @@ export class ResultView {
     this.grid.classList.toggle("texts", result.kind === "text");
     this.root.hidden = result.hits.length === 0;
     this.notice.hidden = result.reranked || result.hits.length === 0;
-    this.notice.replaceChildren(icon("M12 8v5", "M12 16.5v.01", "M12 3a9 9 0 1 0 0 18a9 9 0 1 0 0-18z"), element("span", {}, element("b", { text: this.#degradedTitle() }), ` ${sentence(result.reason ?? "")}`));
+    this.notice.replaceChildren(
+      icon("M12 8v5", "M12 16.5v.01", "M12 3a9 9 0 1 0 0 18a9 9 0 1 0 0-18z"),
+      element("span", {}, element("b", { text: this.#degradedTitle() }), ` ${sentence(result.reason ?? "")}`),
+    );
     this.switch.disabled = result.rescored === 0;
     this.switch.title = this.switch.disabled ? "The cross-encoder rescored nothing: there is one order only" : "";
     this.#arrange();
@@ -161,7 +179,7 @@ export class ResultView {
   get summary() {
     const { candidates, rescored, hits } = /** @type {Result} */ (this.result);
     const first = hits.find((hit) => hit.rank === 1);
-    const moved = first && moveOf(first) === "up" && this.view === "coop" ? ` The first was number ${first.be_rank} for the bi-encoder.` : "";
+    const moved = first && moveOf(first) === "up" && this.view === "coop" ? ` The first was BE ${first.be_rank}.` : "";
     return `${count(candidates, "candidate")}, ${rescored.toLocaleString("en")} rescored.${moved}`;
   }
 
@@ -188,7 +206,8 @@ export class ResultView {
   /** Put the cards of the first hits of the chosen order on the page. */
   #arrange() {
     const { result } = this;
-    for (const input of this.switch.querySelectorAll("input")) input.checked = input.value === (result?.rescored === 0 ? "be" : this.view);
+    for (const input of this.switch.querySelectorAll("input"))
+      input.checked = input.value === (result?.rescored === 0 ? "be" : this.view);
     if (!result) return;
     this.order = [...result.hits].sort((a, b) => this.place(a) - this.place(b)).slice(0, this.limit);
     this.grid.replaceChildren(...this.order.map((hit) => this.#card(hit)));
@@ -201,7 +220,7 @@ export class ResultView {
   #card(hit) {
     let card = this.cards.get(hit.id);
     if (!card) {
-            const button = element(
+      const button = element(
         "button",
         { type: "button", onclick: () => this.details.open(hit) },
         element("span", { class: "place" }),
@@ -229,7 +248,13 @@ export class ResultView {
     const missing = () => frame.replaceChildren(element("span", { class: "missing" }, icon(...PICTURE), breakable(hit.uri)));
     if (hit.thumbnail === null) missing();
     else {
-      const img = element("img", { alt: labelOf(hit), loading: "lazy", decoding: "async", onerror: missing, onload: () => mat(img, frame) });
+      const img = element("img", {
+        alt: labelOf(hit),
+        loading: "lazy",
+        decoding: "async",
+        onerror: missing,
+        onload: () => mat(img, frame),
+      });
       frame.append(img);
       this.showPicture(img, hit, size);
     }
@@ -242,7 +267,14 @@ export class ResultView {
     const here = buttons.indexOf(/** @type {HTMLButtonElement} */ (document.activeElement));
     if (here < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
     const columns = buttons.filter((b) => b.offsetTop === buttons[0].offsetTop).length;
-    const targets = { ArrowLeft: here - 1, ArrowRight: here + 1, ArrowUp: here - columns, ArrowDown: here + columns, Home: 0, End: buttons.length - 1 };
+    const targets = {
+      ArrowLeft: here - 1,
+      ArrowRight: here + 1,
+      ArrowUp: here - columns,
+      ArrowDown: here + columns,
+      Home: 0,
+      End: buttons.length - 1,
+    };
     if (!(event.key in targets)) return;
     event.preventDefault();
     buttons[targets[event.key]]?.focus();
@@ -270,7 +302,9 @@ function mat(img, frame) {
   if (!context) return;
   context.drawImage(img, 0, 0, 2, img.naturalHeight, 0, 0, 1, samples.height);
   const pixels = context.getImageData(0, 0, 1, samples.height).data;
-  const [red, green, blue] = [0, 1, 2].map((channel) => pixels.filter((_, i) => i % 4 === channel).reduce((sum, v) => sum + v, 0) / samples.height);
+  const [red, green, blue] = [0, 1, 2].map(
+    (channel) => pixels.filter((_, i) => i % 4 === channel).reduce((sum, v) => sum + v, 0) / samples.height,
+  );
   frame.style.backgroundColor = Math.min(red, green, blue) > NEARLY_WHITE ? "white" : `rgb(${red} ${green} ${blue})`;
 }
 
@@ -291,20 +325,43 @@ function sentence(text) {
 function moveLine(hit) {
   const move = moveOf(hit);
   if (move === null) return element("span", { class: "move", text: `BE ${hit.be_rank}` });
-  return element("span", { class: `move ${move}` }, element("span", { text: `BE ${hit.be_rank} → Coop ${hit.rank}` }), " ", element("b", { text: steps(hit) }));
+  return element(
+    "span",
+    { class: `move ${move}` },
+    element("span", { text: `BE ${hit.be_rank} → Coop ${hit.rank}` }),
+    " ",
+    element("b", { text: steps(hit) }),
+  );
 }
 
 /** @param {Hit} hit */
 function matchLine(hit) {
-  if (hit.ce_score === null) return element("span", { class: "match" }, element("b", { text: hit.be_score.toFixed(3) }), " ", element("small", { text: "cosine" }));
+  if (hit.ce_score === null)
+    return element(
+      "span",
+      { class: "match" },
+      element("b", { text: hit.be_score.toFixed(3) }),
+      " ",
+      element("small", { text: "cosine" }),
+    );
   const fill = element("span");
   fill.style.inlineSize = percent(hit.ce_score).replace(" ", "");
-  return element("span", { class: "match" }, element("b", { text: percent(hit.ce_score) }), " ", element("small", { text: "match" }), element("span", { class: "meter" }, fill));
+  return element(
+    "span",
+    { class: "match" },
+    element("b", { text: percent(hit.ce_score) }),
+    " ",
+    element("small", { text: "match" }),
+    element("span", { class: "meter" }, fill),
+  );
 }
 
 /** @param {Hit} hit @param {number} place */
 function spoken(hit, place) {
-  const match = hit.ce_score === null ? `cosine ${hit.be_score.toFixed(3)}` : `match ${percent(hit.ce_score)}, bi-encoder rank ${hit.be_rank}, Coop rank ${hit.rank}`;
+  const match =
+    hit.ce_score === null
+      ? `cosine ${hit.be_score.toFixed(3)}`
+      : `match ${percent(hit.ce_score)}, bi-encoder rank ${hit.be_rank}, Coop rank ${hit.rank}`;
   return `${place}: ${labelOf(hit)}, ${match}`;
 }
 
@@ -336,14 +393,32 @@ class Details {
     this.hit = null;
     this.title = element("h2", { id: "details-title" });
     this.position = element("span", { class: "soft" });
-    this.previous = element("button", { type: "button", class: "icon", "aria-label": "Previous", title: "Previous (left arrow)", onclick: () => this.#step(-1) }, icon("M15 5l-7 7 7 7"));
-    this.next = element("button", { type: "button", class: "icon", "aria-label": "Next", title: "Next (right arrow)", onclick: () => this.#step(1) }, icon("M9 5l7 7-7 7"));
-    const close = element("button", { type: "button", class: "icon", "aria-label": "Close", title: "Close (Esc)", onclick: () => this.close() }, icon("M6 6l12 12", "M18 6 6 18"));
+    this.previous = element(
+      "button",
+      { type: "button", class: "icon", "aria-label": "Previous", title: "Previous (left arrow)", onclick: () => this.#step(-1) },
+      icon("M15 5l-7 7 7 7"),
+    );
+    this.next = element(
+      "button",
+      { type: "button", class: "icon", "aria-label": "Next", title: "Next (right arrow)", onclick: () => this.#step(1) },
+      icon("M9 5l7 7-7 7"),
+    );
+    const close = element(
+      "button",
+      { type: "button", class: "icon", "aria-label": "Close", title: "Close (Esc)", onclick: () => this.close() },
+      icon("M6 6l12 12", "M18 6 6 18"),
+    );
     this.picture = element("div", { class: "large" });
     this.facts = element("div", { class: "facts" });
     this.dialog = element(
       "dialog",
-      { class: "details", "aria-labelledby": "details-title", onkeydown: (event) => this.#key(event), onclose: () => this.#closed(), onclick: (event) => event.target === this.dialog && this.close() },
+      {
+        class: "details",
+        "aria-labelledby": "details-title",
+        onkeydown: (event) => this.#key(event),
+        onclose: () => this.#closed(),
+        onclick: (event) => event.target === this.dialog && this.close(),
+      },
       element("header", {}, this.title, element("nav", { "aria-label": "Hits" }, this.previous, this.position, this.next), close),
       element("div", { class: "body" }, this.picture, this.facts),
     );
@@ -359,7 +434,9 @@ class Details {
     // Disabling the button that has the focus would lose it, and the arrow keys with it.
     this.previous.setAttribute("aria-disabled", String(here === 0));
     this.next.setAttribute("aria-disabled", String(here === order.length - 1));
-    this.picture.replaceChildren(hit.text === null ? this.view.frame(hit, LARGE) : element("blockquote", { dir: "auto", text: hit.text }));
+    this.picture.replaceChildren(
+      hit.text === null ? this.view.frame(hit, LARGE) : element("blockquote", { dir: "auto", text: hit.text }),
+    );
     this.facts.replaceChildren(...this.#facts(hit));
     if (!this.dialog.open) this.dialog.showModal();
   }
@@ -372,11 +449,40 @@ class Details {
   #facts(hit) {
     const move = moveOf(hit);
     const ranks = [
-      element("div", {}, element("dt", { text: "Bi-encoder" }), element("dd", {}, element("b", { text: `#${hit.be_rank}` }), ` cosine ${hit.be_score.toFixed(3)}`)),
-      element("div", {}, element("dt", { text: "Cross-encoder" }), element("dd", {}, element("b", { text: hit.ce_score === null ? "–" : percent(hit.ce_score) }), hit.ce_score === null ? " not rescored" : " match probability")),
-      element("div", { class: move ?? "" }, element("dt", { text: "Coop" }), element("dd", {}, element("b", { text: `#${hit.rank}` }), move && element("span", { class: "step", text: ` ${steps(hit)}` }))),
+      element(
+        "div",
+        {},
+        element("dt", { text: "Bi-encoder" }),
+        element("dd", {}, element("b", { text: `#${hit.be_rank}` }), ` cosine ${hit.be_score.toFixed(3)}`),
+      ),
+      element(
+        "div",
+        {},
+        element("dt", { text: "Cross-encoder" }),
+        element(
+          "dd",
+          {},
+          element("b", { text: hit.ce_score === null ? "–" : percent(hit.ce_score) }),
+          hit.ce_score === null ? " not rescored" : " match probability",
+        ),
+      ),
+      element(
+        "div",
+        { class: move ?? "" },
+        element("dt", { text: "Coop" }),
+        element(
+          "dd",
+          {},
+          element("b", { text: `#${hit.rank}` }),
+          move && element("span", { class: "step", text: ` ${steps(hit)}` }),
+        ),
+      ),
     ];
-    const about = { ...(hit.ce_score !== null && hit.score !== hit.ce_score ? { "match logit + cosine": hit.score.toFixed(3) } : {}), uri: hit.uri, id: hit.id };
+    const about = {
+      ...(hit.ce_score !== null && hit.score !== hit.ce_score ? { "match logit + cosine": hit.score.toFixed(3) } : {}),
+      uri: hit.uri,
+      id: hit.id,
+    };
     const fields = Object.entries(hit.fields);
     return [
       element("dl", { class: "ranks" }, ...ranks),
@@ -411,15 +517,31 @@ class Details {
 
 /** @param {[string, unknown][]} entries */
 function pairs(entries) {
-  return element("dl", { class: "pairs" }, ...entries.flatMap(([name, value]) => [element("dt", {}, element("bdi", { text: name })), element("dd", {}, element("bdi", { text: shown(value) }))]));
+  return element(
+    "dl",
+    { class: "pairs" },
+    ...entries.flatMap(([name, value]) => [
+      element("dt", {}, element("bdi", { text: name })),
+      element("dd", {}, element("bdi", { text: shown(value) })),
+    ]),
+  );
 }
 
 /** @param {Hit} hit */
 function* actions(hit) {
   if (navigator.clipboard) {
-    const copy = element("button", { type: "button", text: "Copy uri", onclick: () => navigator.clipboard.writeText(hit.uri).then(() => (copy.textContent = "Copied"), () => (copy.textContent = "Not allowed")) });
+    const copy = element("button", {
+      type: "button",
+      text: "Copy uri",
+      onclick: () =>
+        navigator.clipboard.writeText(hit.uri).then(
+          () => (copy.textContent = "Copied"),
+          () => (copy.textContent = "Not allowed"),
+        ),
+    });
     yield copy;
   }
   // Only web addresses: a row may hold any scheme, javascript: among them.
-  if (/^https?:\/\//i.test(hit.uri)) yield element("a", { href: hit.uri, target: "_blank", rel: "noopener noreferrer", text: "Open original" });
+  if (/^https?:\/\//i.test(hit.uri))
+    yield element("a", { href: hit.uri, target: "_blank", rel: "noopener noreferrer", text: "Open original" });
 }

@@ -93,6 +93,12 @@ def test_the_address_holds_the_search(window: Open, server: Serving) -> None:
     expect(first(page)).to_have_text("lighthouse.jpg")
     page.reload()
     expect(first(page)).to_have_text("lighthouse.jpg")
+    page.get_by_role("searchbox").fill("")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Search")).to_be_visible()
+    assert "q=" not in page.url
+    page.go_back()
+    expect(first(page)).to_have_text("lighthouse.jpg")
 
 
 def test_a_picture_is_dropped(window: Open, server: Serving, pictures: Path) -> None:
