@@ -23,7 +23,7 @@ def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
 
 @click.command()
 @_option("--host", "host", help="Address to listen on; default 127.0.0.1, this machine only.")
-@_option("--port", "port", type=click.IntRange(0, 65535), help="Port, default 8000; 0: any free one.")
+@_option("--port", "port", type=click.IntRange(0, 65535), help="Port, default 8080; 0: any free one.")
 @_option("--api-key", "api_keys", multiple=True, help="Key that a client must send. Prefer the variable: arguments are visible.")
 @click.option("--anonymous", is_flag=True, help=f"Answer anybody, also beyond this machine. [{VARIABLE}ANONYMOUS]")
 @_option("--root", "roots", multiple=True, help="Folder of pictures that may be shown; default on loopback: this folder.")
@@ -41,7 +41,7 @@ def serve(settings: Settings, trace: bool, log: str | None, anonymous: bool, upl
 
     \b
     Examples:
-      milvus-coop serve                           http://127.0.0.1:8000 for this machine
+      milvus-coop serve                           http://127.0.0.1:8080 for this machine
       milvus-coop serve --root /data/photos --uploads /data/uploads
       MILVUS_COOP_SERVE_API_KEYS=... milvus-coop serve --host 0.0.0.0
     """

@@ -25,7 +25,7 @@ class GatewayOptions:
 
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: int = 8000
+    port: int = 8080
     """0: any free one."""
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     """Who has one of these may ask; none: anybody, which is only allowed on loopback or with `anonymous`."""
