@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 NAMES = ("chromium", "google-chrome")
 QUIET = (
@@ -22,7 +22,8 @@ QUIET = (
     "--disable-sync",
 )
 DESKTOP, PHONE = (1280, 860), (390, 844)
-TIMEOUT_MS = 15_000
+TIMEOUT_MS = 20_000
+"""For whatever a test waits for; other work may run beside it."""
 CONTRAST = """selectors => {
   const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
@@ -60,6 +61,7 @@ def chromium() -> str:
 def started() -> Iterator[Browser]:
     """The browser, for a while."""
     path = chromium()
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(QUIET))
         yield browser
