@@ -16,7 +16,7 @@ from milvus_coop.gateway.embeddings import embeddings_error, embeddings_router
 from milvus_coop.gateway.front import FrontDoor
 from milvus_coop.gateway.problems import RefusedError
 from milvus_coop.gateway.rerank import rerank_error, rerank_router
-from milvus_coop.gateway.routes import collections, health, items, search
+from milvus_coop.gateway.routes import collections, gallery, health, items, search
 from milvus_coop.gateway.service import Service
 
 DESCRIPTION = "Find pictures by words, and words by pictures, in Milvus: a bi-encoder retrieves, a cross-encoder reranks."
@@ -40,7 +40,7 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    for part in (health,) if service.options.models_only else (search, items, collections, health):
+    for part in (health,) if service.options.models_only else (search, items, collections, gallery, health):
         app.include_router(part.router(service))
     app.include_router(rerank_router(service))
     app.include_router(embeddings_router(service))
