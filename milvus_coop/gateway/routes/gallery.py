@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from milvus_coop.gallery import PAGE, Asset, assets
+from milvus_coop.gateway.service import Service
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -16,8 +17,8 @@ POLICY = (
 """Nothing from elsewhere, no inline script: what texts and metadata hold cannot run."""
 
 
-def router() -> APIRouter:
-    """A route for each file of the page."""
+def router(service: Service) -> APIRouter:
+    """A route for each file of the page, which is the same for every service."""
     routes = APIRouter(include_in_schema=False)
     for name, asset in assets().items():
         routes.add_api_route("/" if name == PAGE else f"/gallery/{name}", _answer(asset), methods=["GET", "HEAD"])
