@@ -80,15 +80,21 @@ class Opened:
         )
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(TIMEOUT_MS)
-        self.complaints: list[str] = []
+        self._heard: list[str] = []
+        self._forgiven: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._listen)
+        self.page.on("pageerror", lambda error: self._heard.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
 
-    def _heard(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
+    def forgive(self, part: str) -> None:
+        """Expect complaints with that in them: the browser itself reports requests that failed."""
+        self._forgiven.append(part)
+
+    @property
+    def complaints(self) -> list[str]:
+        """Errors and warnings in the console, without those that were expected."""
+        return [text for text in self._heard if not any(part in text for part in self._forgiven)]
 
     def names(self) -> list[str]:
         """The file names on the cards, in their order."""
@@ -110,3 +116,7 @@ class Opened:
     def close(self) -> None:
         """Close the window."""
         self._context.close()
+
+    def _listen(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self._heard.append(message.text)

@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def window(browser: Browser) -> Iterator[Open]:
-    """Opens pages; none of them may have complained at the end, except where a test clears `complaints`."""
+    """Opens pages; none of them may have complained at the end, except of what a test forgives."""
     opened: list[Opened] = []
 
     def open_page(address: str, **options: object) -> Opened:

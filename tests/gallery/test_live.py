@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.gallery.browser import PHONE, Opened
+from tests.gallery.browser import PHONE
 from tests.gallery.conftest import EVIL, KEY, PICTURES, Open
 from tests.gallery.serving import Serving
 
@@ -36,13 +36,6 @@ def first(page: Page) -> Locator:
 def carry(page: Page, path: Path) -> object:
     content = base64.b64encode(path.read_bytes()).decode("ascii")
     return page.evaluate_handle(CARRY, [path.name, "image/jpeg", content])
-
-
-def forgive(opened: Opened, expected: str) -> None:
-    """The browser itself reports failed requests in the console."""
-    assert opened.complaints
-    assert all(expected in complaint for complaint in opened.complaints)
-    opened.complaints.clear()
 
 
 def test_the_right_picture_is_first(window: Open, server: Serving) -> None:
@@ -137,7 +130,7 @@ def test_a_file_that_is_no_picture(window: Open, server: Serving, pictures: Path
     broken = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"not a picture"}
     opened.page.locator("#file").set_input_files(broken)  # type: ignore[arg-type]
     expect(opened.page.get_by_role("alert")).to_contain_text("not an image")
-    forgive(opened, "400")
+    opened.forgive("400")
 
 
 def test_a_filter_that_does_not_work(window: Open, server: Serving) -> None:
@@ -150,7 +143,7 @@ def test_a_filter_that_does_not_work(window: Open, server: Serving) -> None:
     expect(page.get_by_role("alert")).to_contain_text("Expected: a Milvus expression")
     expect(page.get_by_label("Filter")).to_have_attribute("aria-invalid", "true")
     expect(page.locator("#results")).to_have_class(re.compile("stale"))
-    forgive(opened, "400")
+    opened.forgive("400")
     page.get_by_label("Filter").fill("year == 1066")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Nothing found")).to_be_visible()
@@ -196,7 +189,7 @@ def test_a_busy_server_is_asked_once_more(window: Open, server: Serving) -> None
         page.wait_for_timeout(50)
     asked[1].continue_()
     expect(first(page)).to_have_text("lighthouse.jpg")
-    forgive(opened, "429")
+    opened.forgive("429")
 
 
 def test_who_is_faster_than_the_list_of_collections(window: Open, server: Serving) -> None:
@@ -271,7 +264,7 @@ def test_an_item_without_a_picture(window: Open, server: Serving) -> None:
     opened.page.route("**/thumbnail?*", lambda route: route.fulfill(status=404, json={}))
     search(opened.page, "a dog")
     expect(opened.page.locator(".missing").first).to_contain_text("dog.jpg")
-    forgive(opened, "404")
+    opened.forgive("404")
 
 
 def test_a_phone_has_nothing_to_scroll_sideways(window: Open, server: Serving) -> None:
@@ -285,11 +278,10 @@ def test_a_phone_has_nothing_to_scroll_sideways(window: Open, server: Serving) -
     expect(page.get_by_role("dialog")).to_be_visible()
     assert opened.fits()
     page.get_by_role("button", name="Close").click()
-    page.get_by_label("Filter").fill("year > " + "9" * 100)
+    page.get_by_label("Filter").fill(f'title == "{"x" * 200}"')
     page.keyboard.press("Enter")
-    expect(page.locator(".state")).to_be_visible()
+    expect(page.get_by_role("heading", name="Nothing found")).to_be_visible()
     assert opened.fits()
-    opened.complaints.clear()
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -310,7 +302,7 @@ def test_a_key_is_asked_for_and_the_server_goes_away(window: Open, guarded: Serv
     key.fill("not the key that it wants")
     page.keyboard.press("Enter")
     expect(page.locator(".state")).to_contain_text("does not know the key")
-    forgive(opened, "401")
+    opened.forgive("401")
     key.fill(KEY)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Search")).to_be_visible()
@@ -327,7 +319,7 @@ def test_a_key_is_asked_for_and_the_server_goes_away(window: Open, guarded: Serv
     expect(page.get_by_role("alert")).to_contain_text("The server is away")
     expect(page.locator("#results")).to_have_class(re.compile("stale"))
     expect(first(page)).to_have_text("lighthouse.jpg")
-    forgive(opened, "ERR_CONNECTION_REFUSED")
+    opened.forgive("net::ERR_")
 
     guarded.restart()
     page.get_by_role("button", name="Try again").click()
