@@ -276,3 +276,11 @@ def test_traces(make_client: MakeClient, fake: FakeBackend) -> None:
         assert stage.parent.span_id == whole.context.span_id
         assert whole.start_time <= stage.start_time + 2_000_000  # type: ignore[operator]
         assert stage.end_time <= whole.end_time  # type: ignore[operator]
+
+
+def test_files_of_the_page_are_sent_once(client: TestClient) -> None:
+    first = client.get("/")
+    assert "script-src 'self'" in first.headers["content-security-policy"]
+    again = client.get("/", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.get("/gallery/grid.js", headers={"if-none-match": first.headers["etag"]}).status_code == 200

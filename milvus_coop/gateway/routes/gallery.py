@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from milvus_coop.gallery import PAGE, Asset, assets
@@ -25,9 +26,13 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _answer(asset: Asset) -> Callable[[], Awaitable[Response]]:
-    async def answer() -> Response:
-        headers = {"content-security-policy": POLICY, "cache-control": "no-cache"}
+def _answer(asset: Asset) -> Callable[[Request], Awaitable[Response]]:
+    tag = f'"{hashlib.sha256(asset.content).hexdigest()[:32]}"'
+    headers = {"content-security-policy": POLICY, "cache-control": "no-cache", "etag": tag}
+
+    async def answer(request: Request) -> Response:
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
         return Response(asset.content, headers=headers, media_type=asset.content_type)
 
     return answer
