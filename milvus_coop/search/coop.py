@@ -18,8 +18,10 @@ from milvus_coop.models import open_models
 from milvus_coop.search.contents import contents_of
 from milvus_coop.search.queries import Options, Picture, check_ids, check_options, encode_queries
 from milvus_coop.search.ranking import rank
+from milvus_coop.search.ranking_service import query_string
 from milvus_coop.search.rescoring import CeScore, Rescorer, Scores
-from milvus_coop.store import Fields, Store
+from milvus_coop.store import Collection, Fields, Provider, Ranker, RerankService, Store
+from milvus_coop.store.ranker import BATCH_SIZE
 from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, SearchResult, Timings
 
 _ENCODERS: Mapping[Kind, Sequence[str]] = {"image": (TEXT_ENCODER,), "text": (IMAGE_ENCODER, TEXT_ENCODER)}
@@ -99,6 +101,11 @@ class CoopSearch:
     def encoder(self) -> Encoder:
         """The bi-encoder in use."""
         return self._models.encoder
+
+    @property
+    def collection(self) -> Collection:
+        """The open collection."""
+        return self._collection
 
     @property
     def kind(self) -> Kind:
@@ -247,6 +254,46 @@ class CoopSearch:
             score=self.encoder.spec.score if score is None else score,
         )
         return self._run(texts, images, options)
+
+    def ranker(
+        self,
+        text: str | None = None,
+        *,
+        image: Picture | None = None,
+        endpoint: str,
+        api_key: str = "",
+        credential: str = "",
+        provider: Provider | None = None,
+        batch_size: int = BATCH_SIZE,
+        score: Score | None = None,
+    ) -> Ranker:
+        """A pymilvus `Function` that makes Milvus itself rerank, by asking `milvus-coop serve`: `client.search(..., ranker=...)`.
+
+        The search then has the order and the scores of `query`, for all candidates that Milvus takes: on Milvus Lite ten times
+        `limit`, on a server what its search finds. There is no deadline, and no answer in BE order: where the service fails, the
+        search fails.
+
+        Args:
+            text: what to look for, in a collection of images.
+            image: in a collection of texts; instead of `text`.
+            endpoint: where Milvus reaches the service, such as http://gateway:8080.
+            api_key: key of the service, for Milvus Lite.
+            credential: name of that key in the milvus.yaml of a server, which takes none from clients.
+            provider: protocol; default `cohere` on Milvus Lite, which has no other, and `vllm` on a server.
+            batch_size: documents per request of a server.
+            score: must be `ce` for bundles whose authors rank by the sum with the cosine, which Milvus does not tell a service.
+
+        Raises:
+            InvalidArgumentError: the service could not read this collection, or not answer such a query; Milvus cannot call it so.
+            ImageError: the image cannot be read.
+            StoreError: Milvus has no model rankers (servers before 2.6, which would ignore this one without a word), or failed.
+        """
+        spec = self.encoder.spec
+        query = query_string(
+            self.encoder, self._collection.kind, text, image, spec.score if score is None else score, self._timeout_s
+        )
+        service = RerankService(endpoint, spec.model_name, api_key, credential, provider, batch_size)
+        return self._collection.ranker(query, service)
 
     def _run(
         self,

@@ -12,6 +12,7 @@ from milvus_coop.bundle.spec import Keep
 from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.layout import Layout, summary, token_place
+from milvus_coop.store.ranker import Ranker, RerankService, build_ranker
 from milvus_coop.store.rows import Record, among, among_any, literal, records, requests
 from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, Header, search_params
 from milvus_coop.token_store import HOUR_S, SweepReport, TokenStore, belongs_to, sweep
@@ -124,6 +125,25 @@ class Collection:
                 )
             found += [self._candidates(hits, output_fields) for hits in answer]
         return found
+
+    def ranker(self, query: str, service: RerankService) -> Ranker:
+        """What makes Milvus itself rerank a search of this collection; errors as `build_ranker`.
+
+        Args:
+            query: a text for a collection of pictures, token strings for one of texts.
+            service: to call.
+
+        Raises:
+            InvalidArgumentError: the rows hold nothing that a service could read.
+        """
+        if self._layout.payload is None:
+            raise InvalidArgumentError(
+                f"the rows of '{self.name}' hold nothing that a rerank service could read",
+                expected="a collection with image tokens or texts; or rerank in the client, with CoopSearch.query()",
+            )
+        version = str(self._connection.call("get_server_version"))
+        read_by = self.name if self.tokens is not None else ""
+        return build_ranker(service, query, self._layout.payload, version=version, collection=read_by)
 
     def upsert(self, rows: Sequence[Row]) -> None:
         """Write rows; a row with a known id replaces the old one. Acknowledged rows survive a crash.

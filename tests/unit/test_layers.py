@@ -29,6 +29,7 @@ LAYERS = {
     "search": 5,
     "ingest": 5,
     "evaluation": 6,
+    "gallery": 6,
     "integrations": 6,
     "export": 7,
     "convert": 8,
