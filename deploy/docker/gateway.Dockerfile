@@ -5,20 +5,26 @@
 # The base is pinned by tag: where this was written no image registry could be asked for the digest.
 ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
 
-FROM ${PYTHON_IMAGE} AS build
+FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE constraints.txt ./
-COPY milvus_coop milvus_coop
-COPY examples/images examples/images
-# Behind an index mirror, `--secret id=pip.conf,src=...` and `--secret id=ca.pem,src=...`; without these, pip's defaults. Secrets stay
-# out of the image. What is uninstalled again: pip, and Milvus Lite with what only it needs, 240 MB; a container has a Milvus server.
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY pyproject.toml constraints.txt ./
+# First what the package needs, with a hollow package in its place, so that a change of the code does not install all of that again.
+# Milvus Lite and what only it needs, 240 MB, goes: a container has a Milvus server. Behind an index mirror, give pip's configuration as
+# `--secret id=pip.conf,src=...` and certificates as `--secret id=ca.pem,src=...`; without these, pip's defaults. Secrets stay out of layers.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
+    && mkdir -p milvus_coop examples/images && touch README.md LICENSE milvus_coop/__init__.py \
     && python3 -m venv /opt/milvus-coop \
-    && /opt/milvus-coop/bin/pip wheel --disable-pip-version-check --quiet --no-deps -w /tmp/wheels . \
-    && /opt/milvus-coop/bin/pip install --disable-pip-version-check --quiet -c constraints.txt \
-       "$(ls /tmp/wheels/milvus_coop-*.whl)[serve,trace,triton]" \
-    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu pyarrow pip setuptools
+    && /opt/milvus-coop/bin/pip install --quiet -c constraints.txt '.[serve,trace,triton]' \
+    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu pyarrow
+COPY README.md LICENSE ./
+COPY milvus_coop milvus_coop
+COPY examples/images examples/images
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
+    if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
+    && /opt/milvus-coop/bin/pip install --quiet --no-deps --force-reinstall . \
+    && /opt/milvus-coop/bin/pip uninstall --quiet --yes pip setuptools
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
@@ -28,7 +34,7 @@ LABEL org.opencontainers.image.title="milvus-coop gateway" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=build /opt/milvus-coop /opt/milvus-coop
+COPY --from=packages /opt/milvus-coop /opt/milvus-coop
 # A volume that is mounted there for the first time takes over the owner.
 RUN install -d -o 10001 -g 10001 /var/lib/milvus-coop/uploads
 # The only folder to write to, besides uploads, is /tmp: mount a tmpfs there and the root file system can be read-only.

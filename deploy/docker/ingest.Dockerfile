@@ -5,19 +5,24 @@
 # The base is pinned by tag: where this was written no image registry could be asked for the digest.
 ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
 
-FROM ${PYTHON_IMAGE} AS build
+FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE constraints.txt ./
-COPY milvus_coop milvus_coop
-COPY examples/images examples/images
-# The secrets are optional; gateway.Dockerfile says what for.
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY pyproject.toml constraints.txt ./
+# In two steps and with optional secrets, as gateway.Dockerfile explains.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
+    && mkdir -p milvus_coop examples/images && touch README.md LICENSE milvus_coop/__init__.py \
     && python3 -m venv /opt/milvus-coop \
-    && /opt/milvus-coop/bin/pip wheel --disable-pip-version-check --quiet --no-deps -w /tmp/wheels . \
-    && /opt/milvus-coop/bin/pip install --disable-pip-version-check --quiet -c constraints.txt \
-       "$(ls /tmp/wheels/milvus_coop-*.whl)[triton]" \
-    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu pyarrow pip setuptools
+    && /opt/milvus-coop/bin/pip install --quiet -c constraints.txt '.[triton]' \
+    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu pyarrow
+COPY README.md LICENSE ./
+COPY milvus_coop milvus_coop
+COPY examples/images examples/images
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
+    if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
+    && /opt/milvus-coop/bin/pip install --quiet --no-deps --force-reinstall . \
+    && /opt/milvus-coop/bin/pip uninstall --quiet --yes pip setuptools
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
@@ -27,7 +32,7 @@ LABEL org.opencontainers.image.title="milvus-coop ingest" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=build /opt/milvus-coop /opt/milvus-coop
+COPY --from=packages /opt/milvus-coop /opt/milvus-coop
 ENV PATH=/opt/milvus-coop/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /tmp
 USER 10001:10001

@@ -5,19 +5,34 @@
 # The base is pinned by tag: where this was written no image registry could be asked for the digest.
 ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
 
-FROM ${PYTHON_IMAGE} AS build
+FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE constraints.txt ./
-COPY milvus_coop milvus_coop
-COPY examples/images examples/images
-# The secrets are optional; gateway.Dockerfile says what for. tritonserver goes where MILVUS_COOP_CACHE says, in an environment of its own.
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY pyproject.toml constraints.txt ./
+# In two steps and with optional secrets, as gateway.Dockerfile explains.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
+    && mkdir -p milvus_coop examples/images && touch README.md LICENSE milvus_coop/__init__.py \
     && python3 -m venv /opt/milvus-coop \
-    && /opt/milvus-coop/bin/pip wheel --disable-pip-version-check --quiet --no-deps -w /tmp/wheels . \
-    && /opt/milvus-coop/bin/pip install --disable-pip-version-check --quiet -c constraints.txt /tmp/wheels/milvus_coop-*.whl \
-    && MILVUS_COOP_CACHE=/opt/triton /opt/milvus-coop/bin/milvus-coop triton install \
-    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu pyarrow pip setuptools
+    && /opt/milvus-coop/bin/pip install --quiet -c constraints.txt . \
+    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu pyarrow
+COPY README.md LICENSE ./
+COPY milvus_coop milvus_coop
+COPY examples/images examples/images
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
+    if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
+    && /opt/milvus-coop/bin/pip install --quiet --no-deps --force-reinstall . \
+    && /opt/milvus-coop/bin/pip uninstall --quiet --yes pip setuptools
+
+# tritonserver, in an environment of its own: where MILVUS_COOP_CACHE says, `milvus-coop triton serve` finds it. From the one module that
+# installs it, so that a change elsewhere does not do it again.
+FROM ${PYTHON_IMAGE} AS tritonserver
+WORKDIR /src
+COPY milvus_coop/errors.py milvus_coop/
+COPY milvus_coop/triton/install.py milvus_coop/triton/
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
+    if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
+    && MILVUS_COOP_CACHE=/opt/triton python3 -c 'from milvus_coop.triton.install import find_triton; find_triton()'
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
@@ -27,8 +42,8 @@ LABEL org.opencontainers.image.title="milvus-coop triton-cpu" \
       org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=build /opt/milvus-coop /opt/milvus-coop
-COPY --from=build /opt/triton /opt/triton
+COPY --from=packages /opt/milvus-coop /opt/milvus-coop
+COPY --from=tritonserver /opt/triton /opt/triton
 ENV PATH=/opt/milvus-coop/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MILVUS_COOP_CACHE=/opt/triton
 WORKDIR /tmp
 USER 10001:10001

@@ -32,6 +32,8 @@ class Stack:
     command: tuple[str, ...]
     http: httpx.Client
     """A client of the gateway that has its key."""
+    milvus: str
+    """Where Milvus is."""
 
     def compose(self, *arguments: str) -> str:
         """Run a compose command that must succeed; its standard output."""
@@ -67,15 +69,15 @@ def _holds(check: Callable[[], bool]) -> bool:
 
 
 @pytest.fixture(scope="session")
-def gateway_port() -> int:
-    """Where the gateway is published."""
-    return free_ports(1)[0]
+def ports() -> dict[str, int]:
+    """Where the gateway and Milvus are published."""
+    return dict(zip(("GATEWAY_PORT", "MILVUS_PORT"), free_ports(2), strict=True))
 
 
 @pytest.fixture(scope="session")
-def docker_compose_command(gateway_port: int, tmp_path_factory: pytest.TempPathFactory) -> str:
+def docker_compose_command(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> str:
     """Compose with the settings of these tests; for pytest-docker, as the next three."""
-    settings = {**SECRETS, "GATEWAY_PORT": gateway_port, "MILVUS_PORT": free_ports(1)[0], "PICTURES": PICTURES}
+    settings = {**SECRETS, **ports, "PICTURES": PICTURES}
     env = tmp_path_factory.mktemp("compose") / ".env"
     env.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     return f"{COMMAND} --env-file {env}"
@@ -99,11 +101,12 @@ def docker_cleanup(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def stack(
-    docker_services: Services, docker_compose_command: str, docker_compose_project_name: str, gateway_port: int
+    docker_services: Services, docker_compose_command: str, docker_compose_project_name: str, ports: dict[str, int]
 ) -> Iterator[Stack]:
     """The stack, with every container healthy."""
     files = [f"--file={file}" for file in FILES]
     command = (*shlex.split(docker_compose_command), *files, f"--project-name={docker_compose_project_name}")
     headers = {"authorization": f"Bearer {SECRETS['MILVUS_COOP_SERVE_API_KEYS']}"}
-    with httpx.Client(base_url=f"http://127.0.0.1:{gateway_port}", headers=headers, timeout=40, trust_env=False) as http:
-        yield Stack(command, http)
+    gateway, milvus = (f"http://127.0.0.1:{ports[name]}" for name in ("GATEWAY_PORT", "MILVUS_PORT"))
+    with httpx.Client(base_url=gateway, headers=headers, timeout=40, trust_env=False) as http:
+        yield Stack(command, http, milvus)

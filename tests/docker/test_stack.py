@@ -7,8 +7,10 @@ import subprocess
 
 import httpx
 import pytest
+from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
 
-from tests.docker.availability import why_not
+from tests.docker.availability import SECRETS, why_not
 from tests.docker.conftest import PICTURES, Stack
 
 if reason := why_not():
@@ -80,6 +82,22 @@ def test_ingest_then_search(stack: Stack) -> None:
     assert [hit["score"] for hit in answer["hits"]] == sorted((hit["ce_score"] for hit in answer["hits"]), reverse=True)
     thumbnail = stack.http.get(answer["hits"][0]["thumbnail"])
     assert (thumbnail.status_code, thumbnail.headers["content-type"]) == (200, "image/jpeg")
+
+
+def test_rerank_what_milvus_holds(stack: Stack) -> None:
+    """The protocol that Milvus servers speak, with the values of the field that they pass."""
+    client = MilvusClient(stack.milvus, token=f"root:{SECRETS['MILVUS_ROOT_PASSWORD']}", timeout=20)
+    rows = client.query("images", filter="id != ''", output_fields=["uri", "image_tokens"], consistency_level="Strong")
+    client.close()
+    asked = {"query": "a dog", "documents": [row["image_tokens"] for row in rows], "top_n": 3, "return_documents": False}
+    results = stack.http.post("/v1/rerank", json=asked).raise_for_status().json()["results"]
+    found = [rows[result["index"]]["uri"] for result in results]
+    assert found == [hit["uri"] for hit in stack.search("a dog", limit=3)["hits"]]
+
+
+def test_nobody_enters_milvus_with_its_factory_password(stack: Stack) -> None:
+    with pytest.raises(MilvusException):
+        MilvusClient(stack.milvus, token="root:Milvus", timeout=5)
 
 
 def test_the_job_ends_with_the_exit_code_of_its_command(stack: Stack) -> None:
