@@ -29,7 +29,10 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "gpu": (("gpu",), f"{EXTERNAL},{KEYS}"),
     "ha": (("gpu", "ha"), f"{EXTERNAL},{KEYS}"),
     "in process": ((), f"{EXTERNAL},{KEYS},triton.enabled=false"),
-    "another Triton": ((), f"{EXTERNAL},{KEYS},triton.enabled=false,triton.externalUri=tritons://triton.ai:8001,triton.tokenSecret.name=t"),
+    "another Triton": (
+        (),
+        f"{EXTERNAL},{KEYS},triton.enabled=false,triton.externalUri=tritons://triton.ai:8001,triton.tokenSecret.name=t",
+    ),
     "TLS": (
         ("gpu",),
         f"{EXTERNAL},{KEYS},milvusClient.tokenSecret.name=zilliz,milvusClient.caSecret.name=ca,triton.keySecret.name=key,"
@@ -46,10 +49,16 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         ("cpu",),
         f"{INGEST},ingest.shards=4,ingest.parallelism=2,ingest.sources={{/pictures/part-$(JOB_COMPLETION_INDEX).jsonl}}",
     ),
-    "keda, ratio": (("gpu",), f"{EXTERNAL},{KEYS},triton.autoscaling.enabled=true,triton.autoscaling.kind=keda,"
-                    "triton.autoscaling.prometheusUrl=http://prometheus:9090"),
-    "keda, pending": (("gpu",), f"{EXTERNAL},{KEYS},triton.autoscaling.enabled=true,triton.autoscaling.kind=keda,"
-                      "triton.autoscaling.prometheusUrl=http://prometheus:9090,triton.autoscaling.metric=pending"),
+    "keda, ratio": (
+        ("gpu",),
+        f"{EXTERNAL},{KEYS},triton.autoscaling.enabled=true,triton.autoscaling.kind=keda,"
+        "triton.autoscaling.prometheusUrl=http://prometheus:9090",
+    ),
+    "keda, pending": (
+        ("gpu",),
+        f"{EXTERNAL},{KEYS},triton.autoscaling.enabled=true,triton.autoscaling.kind=keda,"
+        "triton.autoscaling.prometheusUrl=http://prometheus:9090,triton.autoscaling.metric=pending",
+    ),
     "everything else": (
         ("cpu",),
         f"{KEYS},gateway.anonymous=false,uploads.existingClaim=up,pictures.existingClaim=photos,pictures.subPath=year/2026,"
@@ -58,9 +67,14 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         "gateway.options.maxBodyMb=8,gateway.corsOrigins={https://example.com},gateway.service.type=LoadBalancer,gateway.replicas=2,"
         "image.registry=registry.example.com/team,image.pullSecrets={pull},image.tag=v9,podSecurity.runAsUser=null,"
         "networkPolicy.gatewayFrom[0].podSelector.matchLabels.app=ingress,triton.replicas=3,triton.runtimeClassName=nvidia,"
-        "gateway.image.digest=sha256:" + 64 * "a" + ",fullnameOverride=pictures,serviceAccount.create=false,serviceAccount.name=robot",
+        "gateway.image.digest=sha256:"
+        + 64 * "a"
+        + ",fullnameOverride=pictures,serviceAccount.create=false,serviceAccount.name=robot",
     ),
-    "no policies": (("gpu",), f"{EXTERNAL},{KEYS},networkPolicy.enabled=false,podDisruptionBudget.enabled=false,triton.planCache.enabled=false"),
+    "no policies": (
+        ("gpu",),
+        f"{EXTERNAL},{KEYS},networkPolicy.enabled=false,podDisruptionBudget.enabled=false,triton.planCache.enabled=false",
+    ),
 }
 """Name -> profiles, and what `--set` adds: the profiles, and the toggles that change much."""
 

@@ -13,7 +13,9 @@ from milvus_coop.gateway.options import GatewayOptions
 from tests.helm.kit import CASES, Rendered, expand, rendered, text_of
 
 every_case = pytest.mark.parametrize("case", CASES)
-READ = {PREFIX + item.name.upper() for item in fields(Settings)} | {options.PREFIX + item.name.upper() for item in fields(GatewayOptions)}
+READ = {PREFIX + item.name.upper() for item in fields(Settings)} | {
+    options.PREFIX + item.name.upper() for item in fields(GatewayOptions)
+}
 STANDARD = {"HOME", "OTEL_EXPORTER_OTLP_ENDPOINT"}
 SECRETS = {"MILVUS_COOP_TOKEN", "MILVUS_COOP_SERVE_API_KEYS", "MILVUS_COOP_TRITON_TOKEN", "TRITON_KEY"}
 
@@ -132,7 +134,9 @@ def test_the_server_keeps_its_private_key() -> None:
 @every_case
 def test_the_gateway_is_asked_the_right_questions(case: str) -> None:
     (gateway,) = rendered(case).one("Deployment", "-gateway")["spec"]["template"]["spec"]["containers"]
-    assert path_of(gateway["livenessProbe"]) == path_of(gateway["startupProbe"]) == "/healthz", "an outage elsewhere restarts nothing"
+    assert path_of(gateway["livenessProbe"]) == path_of(gateway["startupProbe"]) == "/healthz", (
+        "an outage elsewhere restarts nothing"
+    )
     assert path_of(gateway["readinessProbe"]) == "/readyz"
     assert gateway["readinessProbe"]["timeoutSeconds"] > Settings().timeout_s, "long enough to hear why it is not ready"
     pod = rendered(case).one("Deployment", "-gateway")["spec"]["template"]["spec"]
@@ -198,7 +202,9 @@ def selected_by(peers: list[dict[str, Any]], labels: dict[str, str]) -> bool:
 
 def test_no_policies_where_none_are_wanted() -> None:
     assert rendered("no policies").of_kind("NetworkPolicy") == []
-    assert "plans" not in {d["metadata"]["name"].rpartition("-")[2] for d in rendered("no policies").of_kind("PersistentVolumeClaim")}
+    assert "plans" not in {
+        d["metadata"]["name"].rpartition("-")[2] for d in rendered("no policies").of_kind("PersistentVolumeClaim")
+    }
 
 
 def test_pictures_are_read_only_and_where_their_uris_say() -> None:

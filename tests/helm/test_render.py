@@ -1,4 +1,4 @@
-"""Every profile and the toggles that change much: Helm takes them, and so does Kubernetes, from the oldest version to the newest."""
+"""Every profile and the toggles that change much: Helm takes them, and so do four versions of Kubernetes, oldest and newest included."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.helm.kit import CASES, CHART, NAMESPACE, RELEASE, Rendered, expand, render, rendered, text_of, values_of
+from tests.helm.kit import CASES, CHART, NAMESPACE, RELEASE, Manifest, Rendered, expand, render, rendered, text_of, values_of
 
 VERSIONS = ("1.29", "1.31", "1.34", "1.37")
-FOREIGN = {"ServiceMonitor": "monitoring.coreos.com/v1", "PrometheusRule": "monitoring.coreos.com/v1", "ScaledObject": "keda.sh/v1alpha1"}
+FOREIGN = {
+    "ServiceMonitor": "monitoring.coreos.com/v1",
+    "PrometheusRule": "monitoring.coreos.com/v1",
+    "ScaledObject": "keda.sh/v1alpha1",
+}
 """Kinds that Kubernetes itself does not know."""
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -141,7 +145,7 @@ def test_clients_see_every_triton_pod() -> None:
     assert any("--grpc-max-connection-age=60000" in argument for argument in triton(found)["args"])
 
 
-def triton(found: Rendered) -> dict[str, object]:
+def triton(found: Rendered) -> Manifest:
     (container,) = found.one("Deployment", "-triton")["spec"]["template"]["spec"]["containers"]
     assert isinstance(container, dict)
     return container
@@ -213,4 +217,3 @@ def test_the_notes_name_the_next_command(case: str) -> None:
         assert "port-forward service/demo-milvus-coop-gateway 8080:8080" in notes
     assert ("authorization: Bearer" in notes) == ("Anybody who can reach" not in notes)
     assert "\n\n\n" not in notes
-

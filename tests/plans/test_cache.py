@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from milvus_coop.bundle.folder import RECORD, Bundle
 from milvus_coop.plans import build_plans
 from milvus_coop.plans.compiler import Compiler, Plan

@@ -52,14 +52,16 @@ def ask(gateway: str) -> dict:
     until_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            with urllib.request.urlopen(urllib.request.Request(f"{gateway}/v1/search", body, headers), timeout=PATIENCE_S) as answer:
+            with urllib.request.urlopen(
+                urllib.request.Request(f"{gateway}/v1/search", body, headers), timeout=PATIENCE_S
+            ) as answer:
                 found = json.load(answer)
         except urllib.error.HTTPError as exc:
             said = f"{exc.code} {exc.read().decode(errors='replace')}"
         except urllib.error.URLError as exc:
             said = str(exc.reason)
         else:
-            if len(found["hits"]) == len(PICTURES) and found["reranked"] or time.monotonic() > until_s:
+            if (len(found["hits"]) == len(PICTURES) and found["reranked"]) or time.monotonic() > until_s:
                 return found
             said = f"{len(found['hits'])} hits, reranked: {found['reranked']}"
         if time.monotonic() > until_s:
