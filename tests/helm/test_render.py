@@ -1,4 +1,4 @@
-"""Every profile and the toggles that change much: Helm takes them, and so do four versions of Kubernetes, oldest and newest included."""
+"""Every profile and the toggles that change much: Helm takes them, and so does Kubernetes, oldest, newest and between."""
 
 from __future__ import annotations
 
