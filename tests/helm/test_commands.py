@@ -30,6 +30,7 @@ from milvus_coop.bundle import GRAPHS, TEXT_ENCODER, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.errors import BackendUnavailableError
 from milvus_coop.store import Store
+from milvus_coop.triton import export_repository, find_triton
 from tests.helm.kit import CHART, Manifest, Rendered, expand, render, rendered, values_of
 from tests.helm.test_monitoring import exposed
 from tests.servers.milvus import MilvusServer, free_ports
@@ -53,11 +54,16 @@ def command_of(found: Rendered, container: Manifest, secrets: Mapping[str, str],
     """What the container runs; images without a command have milvus-coop as their entrypoint. `moved`: paths that are elsewhere."""
     command = container.get("command", ["milvus-coop"])
     assert command in (["milvus-coop"], ["python"])
+    python = [sys.executable, *(["-m", "milvus_coop"] if command == ["milvus-coop"] else [])]
+    return [*python, *arguments_of(found, container, secrets, moved)]
+
+
+def arguments_of(found: Rendered, container: Manifest, secrets: Mapping[str, str], moved: Mapping[str, str]) -> list[str]:
     variables = found.environment(container, secrets)
     arguments = [expand(argument, variables) for argument in container["args"]]
     for path, place in moved.items():
         arguments = [re.sub(f"(^|=){re.escape(path)}(?=/|$)", lambda m, to=place: m[1] + to, argument) for argument in arguments]  # type: ignore[misc]
-    return [sys.executable, *(["-m", "milvus_coop"] if command == ["milvus-coop"] else []), *arguments]
+    return arguments
 
 
 def environment_of(found: Rendered, container: Manifest, secrets: Mapping[str, str], folder: Path, **local: str) -> dict[str, str]:
@@ -265,6 +271,57 @@ def test_a_gateway_whose_milvus_and_triton_are_away(tmp_path: Path) -> None:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz")
         assert json.load(caught.value)["problems"].keys() == {"milvus", "models"}
         assert probe(gateway, "livenessProbe", ports) == 200
+
+
+@pytest.mark.triton
+def test_the_server_of_a_gpu_pod(secrets: dict[str, str], tmp_path: Path) -> None:
+    """Its tritonserver, with models for CPUs, takes all arguments; and the gateway's variables open it: mutual TLS, and the key."""
+    chart = rendered("TLS")
+    certificate = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "tls.key",
+        "-out",
+        "tls.crt",
+        "-days",
+        "2",
+    ]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*certificate, *names], cwd=tmp_path, check=True, capture_output=True)
+    shutil.copy(tmp_path / "tls.crt", tmp_path / "ca.crt")
+    export_repository(load_bundle("coop-small"), tmp_path / "models" / "repository", "python")
+
+    server = container_of(chart, "Deployment", "-triton", "triton")
+    assert server["command"] == ["tritonserver"]
+    install = find_triton()
+    grpc, http, metrics = free_ports(3)
+    moved = {"/models": str(tmp_path / "models"), "/tls": str(tmp_path)}
+    here = [f"--{name}-address=127.0.0.1" for name in ("grpc", "http", "metrics")]
+    ports = [f"--grpc-port={grpc}", f"--http-port={http}", f"--metrics-port={metrics}", f"--backend-directory={install.backends}"]
+    command = [
+        str(install.binary),
+        *arguments_of(chart, server, secrets, moved),
+        *here,
+        *(ports if install.backends else ports[:3]),
+    ]
+    log = tmp_path / "log.txt"
+    with running(command, {**environment_of(chart, server, secrets, tmp_path), **install.environment}, log) as process:
+        wait_for(server, "startupProbe", {"http": http}, process, log)
+        gateway = container_of(chart, "Deployment", "-gateway", "gateway")
+        given = Settings.from_env(chart.environment(gateway, secrets))
+        files = {
+            name: getattr(given, name).replace("/etc/milvus-coop/triton", str(tmp_path))
+            for name in ("triton_ca_file", "triton_cert_file", "triton_key_file")
+        }
+        backend = open_backend(given.override(models=f"tritons://localhost:{grpc}", **files), load_bundle("coop-small"))
+        backend.load(GRAPHS)
+        backend.close()
+        assert probe(server, "readinessProbe", {"http": http}) == probe(server, "livenessProbe", {"http": http}) == 200
 
 
 @pytest.mark.parametrize("case", ["gpu", "own bundle"])

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from typing import Any
 
 from milvus_coop import CoopIngest
 from milvus_coop.cli.demo import sample_images
@@ -44,7 +45,7 @@ def main(gateway: str) -> None:
     tell("passed")
 
 
-def ask(gateway: str) -> dict:
+def ask(gateway: str) -> dict[str, Any]:
     """The gateway's answer; it may be some moments until it is ready and sees the pictures."""
     keys = GatewayOptions.from_env().api_keys
     headers = {"content-type": "application/json", **({"authorization": f"Bearer {keys[0]}"} if keys else {})}
