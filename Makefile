@@ -55,6 +55,8 @@ bench: dev ## run the benchmarks
 	$(DEV)/bin/python benchmarks/query.py
 	$(DEV)/bin/python benchmarks/ingest.py
 	$(DEV)/bin/python benchmarks/serving.py
+	$(DEV)/bin/python benchmarks/gateway.py
+	$(DEV)/bin/python benchmarks/milvus_side.py
 
 clean: ## remove environments and build outputs
 	rm -rf $(RUN) $(DEV) build dist .mypy_cache .ruff_cache .pytest_cache

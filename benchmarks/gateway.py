@@ -29,8 +29,8 @@ from urllib.parse import urlsplit
 import click
 import numpy as np
 import psutil
+from query import TEXTS, rows
 
-from benchmarks.query import TEXTS, rows
 from milvus_coop import CoopSearch, Store, load_bundle
 
 COLLECTION = "images"

@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py                    coop-small, batches of 1, 4, 16 and 64 pairs, 1 to 16 clients (about a minute)
     python benchmarks/serving.py --seconds 5 --json
+    python benchmarks/serving.py --server triton://host:8001    a server that runs already, on GPUs for example
 
 One thread per run on both sides. Triton is the one of the nvidia-pytriton wheel with its Python backend, started here; clients and
 server share the machine. Both sides take turns, so that a busy machine favours neither. The pairs are one query against random
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,18 +194,23 @@ def table(rows: list[Row], rates: Mapping[int, Mapping[str, Mapping[str, float]]
 @click.command()
 @click.option("--bundle", "name", default="coop-small", show_default=True)
 @click.option("--seconds", default=3.0, show_default=True, help="Per measurement and side.")
+@click.option("--server", help="A running server, such as triton://host:8001, instead of those started here.")
 @click.option("--json", "as_json", is_flag=True)
-def main(name: str, seconds: float, as_json: bool) -> None:
+def main(name: str, seconds: float, server: str | None, as_json: bool) -> None:
     """Measure serving; see the top of this file."""
     bundle = load_bundle(name)
     with ExitStack() as stack:
         local = OnnxBackend(bundle, threads=1)
-        servers = {
-            "as exported": serve(stack, bundle, PORT, Tuning()),
-            "one instance": serve(stack, bundle, PORT + 10, Tuning(instances=1)),
-            "without batching": serve(stack, bundle, PORT + 20, Tuning(queue_delay_us=None)),
-        }
-        rows = [compare(bundle, local, servers["as exported"], batch, seconds) for batch in BATCHES]
+        servers = (
+            {server: stack.enter_context(closing(open_backend(Settings(models=server), bundle)))}
+            if server
+            else {
+                "as exported": serve(stack, bundle, PORT, Tuning()),
+                "one instance": serve(stack, bundle, PORT + 10, Tuning(instances=1)),
+                "without batching": serve(stack, bundle, PORT + 20, Tuning(queue_delay_us=None)),
+            }
+        )
+        rows = [compare(bundle, local, next(iter(servers.values())), batch, seconds) for batch in BATCHES]
         one = pairs(bundle, local, 1)
         rates = {clients: concurrency(servers, one, clients, seconds) for clients in CLIENTS}
         parts = message_bytes(one)

@@ -2,6 +2,7 @@
 
     MilvusCoopError
     ├── InvalidArgumentError (ValueError)        a parameter of a call is out of range or makes no sense
+    ├── MissingPackageError (ImportError)        an optional package is not installed
     ├── BundleError
     │   ├── BundleNotFoundError (LookupError)    no bundle of that name or folder
     │   ├── BundleInvalidError (ValueError)      bundle.json or a file beside it is broken
@@ -64,6 +65,10 @@ class MilvusCoopError(Exception):
 
 class InvalidArgumentError(MilvusCoopError, ValueError):
     """A parameter of a call is out of range or makes no sense."""
+
+
+class MissingPackageError(MilvusCoopError, ImportError):
+    """An optional package is not installed."""
 
 
 class BundleError(MilvusCoopError):

@@ -37,7 +37,7 @@ class Hit:
     """What the order follows: `be_score` where the CE did not rescore it; where it did `ce_score`, or for the score `sum` the CE's
     logit + `be_score`."""
     be_rank: int
-    """The rank that the bi-encoder alone gives, 1 is best."""
+    """The rank that the bi-encoder alone gives, 1 is best; of `CoopSearch.rerank`, the place in the order that was given."""
     be_score: float
     """Cosine similarity in [-1, 1]."""
     ce_score: float | None

@@ -156,6 +156,11 @@ class BundleSpec:
         return f"{self.name} {self.version}"
 
     @property
+    def model_name(self) -> str:
+        """`name@` and the first 8 digits of the fingerprint: what rerank protocols call the bundle."""
+        return f"{self.name}@{self.fingerprint[:8]}"
+
+    @property
     def fingerprint(self) -> str:
         """32 hex digits over everything that changes a model's outputs (not over licence, lineage or metrics)."""
         parts = _content(self)

@@ -17,6 +17,8 @@ from milvus_coop.errors import MilvusCoopError
 PACKAGES = ("milvus-coop", "pymilvus", "milvus-lite", "onnxruntime", "tokenizers", "numpy", "pillow", "fsspec")
 EXTRAS = {
     "triton": ("tritonclient", "pip install 'milvus-coop[triton]'"),
+    "service": ("fastapi", "pip install 'milvus-coop[serve]'"),
+    "traces": ("opentelemetry-sdk", "pip install 'milvus-coop[trace]'"),
     "training": ("torch", "pip install 'milvus-coop[train]'"),
 }
 

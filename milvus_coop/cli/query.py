@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
+from milvus_coop.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from milvus_coop.types import CollectionInfo, SearchResult
 
 
 @click.command()
@@ -26,6 +31,11 @@ from milvus_coop.config import Settings
     help="Order by the cross-encoder alone, or by its logit + cosine. [default as the bundle's authors do]",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per hit and line, for pipes.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the hits with their pictures, in both orders, as one HTML file; what is there is overwritten.",
+)
 @with_settings(collection=True, models=True)
 def query(
     settings: Settings,
@@ -39,6 +49,7 @@ def query(
     deadline_ms: float | None,
     score: Literal["ce", "sum"] | None,
     as_json: bool,
+    html: Path | None,
 ) -> None:
     """Search a collection with TEXT, or with --image.
 
@@ -48,26 +59,44 @@ def query(
       milvus-coop query "a red apple" --limit 3 --filter 'year > 2020' --output-fields year
       milvus-coop query --image photo.jpg --collection captions
       milvus-coop query "a red apple" --json | jq -r .uri
+      milvus-coop query "a red apple" --html apples.html
     """
     from milvus_coop.cli.tables import hit_lines, print_result
     from milvus_coop.search import CoopSearch
+    from milvus_coop.search.queries import DEFAULT_K
 
+    depth = max(DEFAULT_K, limit) if k is None else k
     with CoopSearch(settings=settings) as search:
-        result = search.query(
+        found = search.query(
             text,
             image=image,
-            limit=limit,
-            k=k,
+            limit=limit if html is None else max(limit, depth),  # a page shows the bi-encoder's order as well
+            k=depth,
             filter=filter_,
             output_fields=[name.strip() for name in output_fields.split(",") if name.strip()],
             rerank=not no_rerank,
             deadline_ms=deadline_ms,
             score=score,
         )
-    if not as_json:
+        info = None if html is None else search.info()
+    result = replace(found, hits=found.hits[:limit])
+    if as_json:
+        for line in hit_lines(result):
+            click.echo(line)
+        if not result.reranked and not no_rerank:
+            click.echo(f"In the bi-encoder's order where not rescored: {result.reason}.", err=True)
+    else:
         print_result(result, title=text or str(image))
-        return
-    for line in hit_lines(result):
-        click.echo(line)
-    if not result.reranked and not no_rerank:
-        click.echo(f"In the bi-encoder's order where not rescored: {result.reason}.", err=True)
+    if html is not None and info is not None:
+        _write_page(html, found, text or image or "", info, limit, filter_)
+        click.echo(f"Written: {html}", err=as_json)
+
+
+def _write_page(path: Path, found: SearchResult, asked: str | Path, info: CollectionInfo, limit: int, filter_: str) -> None:
+    from milvus_coop.gallery import render
+
+    page = render(found, asked, info, limit=limit, filter=filter_)
+    try:
+        path.write_bytes(page.encode("utf-8", errors="replace"))  # names of files need not be Unicode
+    except OSError as exc:
+        raise InvalidArgumentError(f"{path} cannot be written: {exc.strerror}", expected="a file in a folder that exists") from exc

@@ -33,15 +33,19 @@ def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
 @_option("--concurrency", "concurrency", type=click.IntRange(0), help="Requests that run at a time; 0: by what runs the models.")
 @_option("--waiting", "waiting", type=click.IntRange(0), help="Requests that may wait; beyond that: 429. Default 64.")
 @_option("--max-body-mb", "max_body_mb", type=click.IntRange(1), help="Most MiB of a request's body; default 64.")
+@click.option("--models-only", is_flag=True, help=f"Open no database: only rerank and embeddings. [{VARIABLE}MODELS_ONLY]")
 @click.option("--trace", is_flag=True, help="Send OpenTelemetry traces to where the OTEL_ variables say.")
 @click.option("--log", "log", type=click.Choice(["json", "text"]), help="How to log; default text on a terminal, else json.")
 @with_settings(collection=True, models=True)
-def serve(settings: Settings, trace: bool, log: str | None, anonymous: bool, uploads: Path | None, **given: Any) -> None:
+def serve(
+    settings: Settings, trace: bool, log: str | None, anonymous: bool, models_only: bool, uploads: Path | None, **given: Any
+) -> None:
     """Serve search over HTTP, with a page to look at results.
 
     \b
     Examples:
       milvus-coop serve                           http://127.0.0.1:8080 for this machine
+      milvus-coop serve --models-only             for a Milvus that asks it to rerank
       milvus-coop serve --root /data/photos --uploads /data/uploads
       MILVUS_COOP_SERVE_API_KEYS=... milvus-coop serve --host 0.0.0.0
     """
@@ -57,12 +61,12 @@ def serve(settings: Settings, trace: bool, log: str | None, anonymous: bool, upl
     from milvus_coop.gateway.tracing import open_tracing
 
     options = GatewayOptions.from_env().override(
-        **given, uploads=None if uploads is None else str(uploads), anonymous=anonymous or None
+        **given, uploads=None if uploads is None else str(uploads), anonymous=anonymous or None, models_only=models_only or None
     )
     options.check()
     tracing = open_tracing() if trace else None
     logs.set_up(json_lines=log == "json" if log else not sys.stderr.isatty())
     service = Service(settings, options, tracing=tracing)
-    if service.is_local and not options.uploads:
+    if service.is_local and not options.uploads and not options.models_only:
         service.store()  # a mistyped path is better told now than to the first client
     run(service, on_ready=lambda address: click.echo(f"milvus-coop serves {address}  (stop with Ctrl-C)", err=True))

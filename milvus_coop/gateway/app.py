@@ -12,9 +12,11 @@ from starlette.responses import Response
 
 import milvus_coop
 from milvus_coop.gateway import problems
+from milvus_coop.gateway.embeddings import embeddings_error, embeddings_router
 from milvus_coop.gateway.front import FrontDoor
 from milvus_coop.gateway.problems import RefusedError
-from milvus_coop.gateway.routes import collections, health, items, search
+from milvus_coop.gateway.rerank import rerank_error, rerank_router
+from milvus_coop.gateway.routes import collections, gallery, health, items, search
 from milvus_coop.gateway.service import Service
 
 DESCRIPTION = "Find pictures by words, and words by pictures, in Milvus: a bi-encoder retrieves, a cross-encoder reranks."
@@ -38,8 +40,10 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    for part in (search, items, collections, health):
+    for part in (health,) if service.options.models_only else (search, items, collections, gallery, health):
         app.include_router(part.router(service))
+    app.include_router(rerank_router(service))
+    app.include_router(embeddings_router(service))
     app.add_middleware(FrontDoor, service=service, answer=_answer)
     if service.options.cors_origins:
         app.add_middleware(
@@ -53,4 +57,7 @@ def create_app(service: Service) -> FastAPI:
 
 
 def _answer(path: str, refused: RefusedError, request_id: str) -> Response:
+    for error_of in (rerank_error, embeddings_error):
+        if answer := error_of(path, refused, request_id):
+            return answer
     return problems.problem(refused, request_id)

@@ -55,6 +55,8 @@ class GatewayOptions:
     """Most MiB of one request's body."""
     shutdown_s: float = 30.0
     """How long requests may go on after the service was told to stop."""
+    models_only: bool = False
+    """Open no database: only rerank and embeddings, for a Milvus that others talk to. Milvus Lite lets only one process in."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> GatewayOptions:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from milvus_coop.backends import Backend
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
-from milvus_coop.errors import CollectionNotFoundError, MilvusCoopError
+from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, MilvusCoopError, StoreError
 from milvus_coop.gateway.metrics import Metrics
 from milvus_coop.gateway.options import GatewayOptions
 from milvus_coop.gateway.tracing import Tracing
@@ -64,7 +64,9 @@ class Service:
         self._slots = options.slots(settings.models)
         self._pool = ThreadPoolExecutor(self._slots, "milvus-coop-serve")
         self._pending = 0
-        self._lock = threading.RLock()
+        # A lock for each matter: opening may take as long as Milvus takes not to answer, and counting is done by the event loop.
+        self._counting, self._opening, self._checking = threading.Lock(), threading.RLock(), threading.Lock()
+        self._failed: dict[str, tuple[float, StoreError]] = {}
         self._searchers: dict[str, CoopSearch] = {}
         self._store: Store | None = None
         self._ready: tuple[float, dict[str, str]] | None = None
@@ -83,7 +85,7 @@ class Service:
             BusyError: too many wait already.
             LateError: it waited and ran for longer than the service allows.
         """
-        with self._lock:
+        with self._counting:
             if self._pending >= self._slots + self.options.waiting:
                 self.metrics.refused.inc()
                 raise BusyError
@@ -102,7 +104,7 @@ class Service:
             job.cancel()  # what has begun goes on, and keeps its slot until it ends; what still waits does not
 
     def _done(self, job: Future[T]) -> None:
-        with self._lock:
+        with self._counting:
             self._pending -= 1
 
     def searcher(self, collection: str | None = None) -> CoopSearch:
@@ -112,10 +114,21 @@ class Service:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
             StoreError: Milvus cannot be reached or refuses.
         """
+        self._check_database()
         name = collection or self.settings.collection
-        with self._lock:
+        if known := self._searchers.get(name):
+            return known
+        asked_s = time.monotonic()
+        with self._opening:
             if name not in self._searchers:
-                self._searchers[name] = CoopSearch(name, models=self.models.backend, settings=self.settings)
+                failed_s, error = self._failed.get(name, (0.0, None))
+                if error is not None and failed_s > asked_s:  # who came first has waited for Milvus in vain
+                    raise error
+                try:
+                    self._searchers[name] = CoopSearch(name, models=self.models.backend, settings=self.settings)
+                except StoreError as exc:
+                    self._failed = {name: (time.monotonic(), exc)}
+                    raise
             return self._searchers[name]
 
     def search(self, collection: str | None, action: Callable[[CoopSearch], T]) -> T:
@@ -129,7 +142,7 @@ class Service:
 
     def forget(self, collection: str | None) -> bool:
         """Close the search of a collection; whether there was one."""
-        with self._lock:
+        with self._opening:
             known = self._searchers.pop(collection or self.settings.collection, None)
         if known is not None:
             known.close()
@@ -146,10 +159,19 @@ class Service:
         Raises:
             StoreError: Milvus cannot be reached or refuses.
         """
-        with self._lock:
+        self._check_database()
+        with self._opening:
             if self._store is None:
                 self._store = Store.from_settings(self.settings, must_exist=not self.options.uploads)
             return self._store
+
+    def _check_database(self) -> None:
+        if self.options.models_only:
+            raise InvalidArgumentError(
+                "this service opens no database",
+                expected="rerank of token strings or texts, and embeddings",
+                run="no --models-only",
+            )
 
     def collections(self) -> list[CollectionInfo]:
         """All collections of the Milvus database."""
@@ -157,7 +179,7 @@ class Service:
 
     def problems(self) -> dict[str, str]:
         """What keeps the service from answering, by part (`milvus`, `models`); empty when it is ready."""
-        with self._lock:
+        with self._checking:
             if self._ready is None or time.monotonic() - self._ready[0] > READY_FOR_S:
                 self._ready = (time.monotonic(), self._check())
             return self._ready[1]
@@ -168,7 +190,7 @@ class Service:
             ("milvus", lambda: self.store().ping()),
             ("models", lambda: self.models.backend.load((TEXT_ENCODER, IMAGE_ENCODER, CROSS_ENCODER))),
         )
-        for name, check in checks:
+        for name, check in checks[1:] if self.options.models_only else checks:
             try:
                 check()
             except MilvusCoopError as exc:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -15,11 +16,13 @@ from milvus_coop.encoder import Encoder
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError
 from milvus_coop.models import open_models
 from milvus_coop.search.contents import contents_of
-from milvus_coop.search.queries import Options, Picture, check_options, encode_queries
+from milvus_coop.search.queries import Options, Picture, check_ids, check_options, encode_queries
 from milvus_coop.search.ranking import rank
+from milvus_coop.search.ranking_service import query_string
 from milvus_coop.search.rescoring import CeScore, Rescorer, Scores
-from milvus_coop.store import Fields, Store
-from milvus_coop.types import Candidate, CollectionInfo, Kind, SearchResult, Timings
+from milvus_coop.store import Collection, Fields, Provider, Ranker, RerankService, Store
+from milvus_coop.store.ranker import BATCH_SIZE
+from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, SearchResult, Timings
 
 _ENCODERS: Mapping[Kind, Sequence[str]] = {"image": (TEXT_ENCODER,), "text": (IMAGE_ENCODER, TEXT_ENCODER)}
 """What the usual query of a collection of each kind runs before the cross-encoder."""
@@ -100,6 +103,11 @@ class CoopSearch:
         return self._models.encoder
 
     @property
+    def collection(self) -> Collection:
+        """The open collection."""
+        return self._collection
+
+    @property
     def kind(self) -> Kind:
         """What the collection holds: images or texts."""
         return self._collection.kind
@@ -166,6 +174,59 @@ class CoopSearch:
         )
         return self._run(None if text is None else [text], None if image is None else [image], options)[0]
 
+    def rerank(
+        self,
+        text: str | None = None,
+        *,
+        image: Picture | None = None,
+        ids: Sequence[str],
+        limit: int | None = None,
+        deadline_ms: float | None = None,
+        score: Score | None = None,
+    ) -> SearchResult:
+        """Rerank items of the collection that another retriever found.
+
+        Args:
+            text: what the items are compared with.
+            image: a picture to compare them with, as in `query`; instead of `text`.
+            ids: of the items, best first, at most 16,384; of an id that comes twice the first place counts.
+            limit: how many hits to return; default all.
+            deadline_ms: as in `query`.
+            score: as in `query`.
+
+        Returns:
+            Hits, best first. The order of `ids` takes the place of the bi-encoder's: `be_rank` is the place in it, without the ids
+            that the collection does not have, and ties and what was not rescored keep it. `be_score` is the cosine nevertheless.
+            Ids that the collection does not have are left out; then too `reranked` is False, and `reason` says how many.
+
+        Raises:
+            InvalidArgumentError, ImageError, StoreError, BackendError: as `query` does.
+        """
+        distinct = check_ids(ids)
+        k = max(1, len(distinct))
+        options = check_options(
+            limit=k if limit is None else limit,
+            k=k,
+            filter="",
+            output_fields=(),
+            rerank=True,
+            deadline_ms=deadline_ms,
+            score=self.encoder.spec.score if score is None else score,
+        )
+        (result,) = self._run(
+            None if text is None else [text],
+            None if image is None else [image],
+            options,
+            lambda embeddings, _: [self._collection.candidates(distinct, embeddings[0])],
+        )
+        unknown = len(distinct) - result.candidates
+        if not unknown:
+            return result
+        reason = f"{unknown} of {len(distinct)} ids are not in the collection"
+        if result.candidates and result.reason:
+            reason = f"{reason}; {result.reason}"
+        return replace(result, reranked=False, reason=reason)
+
     def query_many(
         self,
         texts: Sequence[str] | None = None,
@@ -194,15 +255,59 @@ class CoopSearch:
         )
         return self._run(texts, images, options)
 
-    def _run(self, texts: Sequence[str] | None, images: Sequence[Picture] | None, options: Options) -> list[SearchResult]:
+    def ranker(
+        self,
+        text: str | None = None,
+        *,
+        image: Picture | None = None,
+        endpoint: str,
+        api_key: str = "",
+        credential: str = "",
+        provider: Provider | None = None,
+        batch_size: int = BATCH_SIZE,
+        score: Score | None = None,
+    ) -> Ranker:
+        """A pymilvus `Function` that makes Milvus itself rerank, by asking `milvus-coop serve`: `client.search(..., ranker=...)`.
+
+        The search then has the order and the scores of `query`, for all candidates that Milvus takes: on Milvus Lite ten times
+        `limit`, on a server what its search finds. There is no deadline, and no answer in BE order: where the service fails, the
+        search fails.
+
+        Args:
+            text: what to look for, in a collection of images.
+            image: in a collection of texts; instead of `text`.
+            endpoint: where Milvus reaches the service, such as http://gateway:8080.
+            api_key: key of the service, for Milvus Lite.
+            credential: name of that key in the milvus.yaml of a server, which takes none from clients.
+            provider: protocol; default `cohere` on Milvus Lite, which has no other, and `vllm` on a server.
+            batch_size: documents per request of a server.
+            score: must be `ce` for bundles whose authors rank by the sum with the cosine, which Milvus does not tell a service.
+
+        Raises:
+            InvalidArgumentError: the service could not read this collection, or not answer such a query; Milvus cannot call it so.
+            ImageError: the image cannot be read.
+            StoreError: Milvus has no model rankers (servers before 2.6, which would ignore this one without a word), or failed.
+        """
+        spec = self.encoder.spec
+        query = query_string(
+            self.encoder, self._collection.kind, text, image, spec.score if score is None else score, self._timeout_s
+        )
+        service = RerankService(endpoint, spec.model_name, api_key, credential, provider, batch_size)
+        return self._collection.ranker(query, service)
+
+    def _run(
+        self,
+        texts: Sequence[str] | None,
+        images: Sequence[Picture] | None,
+        options: Options,
+        retrieve: Callable[[Array, Options], list[list[Candidate]]] | None = None,
+    ) -> list[SearchResult]:
         if (texts is None) != (images is None) and not (texts or images):
             return []
         clock = [time.perf_counter()]
         queries = encode_queries(self.encoder, texts, images, self._timeout_s)
         clock.append(time.perf_counter())
-        candidates = self._collection.search(
-            queries.embeddings, options.retrieve, filter=options.filter, output_fields=options.output_fields
-        )
+        candidates = (retrieve or self._retrieve)(queries.embeddings, options)
         clock.append(time.perf_counter())
         scores = Scores(problem="rescoring was turned off")
         if options.rerank:
@@ -212,6 +317,9 @@ class CoopSearch:
         start, encoded, retrieved, end = (1000 * t for t in clock)
         timings = Timings(encoded - start, retrieved - encoded, end - retrieved, end - start)
         return [self._result(found, scores.of_query(q), options, scores.problem, timings) for q, found in enumerate(candidates)]
+
+    def _retrieve(self, embeddings: Array, options: Options) -> list[list[Candidate]]:
+        return self._collection.search(embeddings, options.retrieve, filter=options.filter, output_fields=options.output_fields)
 
     def _result(
         self, found: Sequence[Candidate], ce_scores: Mapping[int, CeScore], options: Options, problem: str | None, timings: Timings

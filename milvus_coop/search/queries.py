@@ -80,6 +80,20 @@ def check_options(
     return Options(limit, depth, filter, tuple(output_fields), rerank, deadline_ms, score)
 
 
+def check_ids(ids: Sequence[str]) -> list[str]:
+    """The ids, each once, where it comes first.
+
+    Raises:
+        InvalidArgumentError: they are one string, not all strings, or too many.
+    """
+    if isinstance(ids, str) or not all(isinstance(id, str) for id in ids):
+        raise InvalidArgumentError("ids is one string, or not all of them are strings", expected="a list of strings")
+    distinct = list(dict.fromkeys(ids))
+    if len(distinct) > MAX_K:
+        raise InvalidArgumentError(f"there are {len(distinct):,} ids", expected=f"at most {MAX_K:,}")
+    return distinct
+
+
 def encode_queries(
     encoder: Encoder, texts: Sequence[str] | None, images: Sequence[Picture] | None, timeout_s: float
 ) -> EncodedQueries:

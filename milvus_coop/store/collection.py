@@ -12,7 +12,8 @@ from milvus_coop.bundle.spec import Keep
 from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.layout import Layout, summary, token_place
-from milvus_coop.store.rows import Record, among, literal, records, requests
+from milvus_coop.store.ranker import Ranker, RerankService, build_ranker
+from milvus_coop.store.rows import Record, among, among_any, literal, records, requests
 from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, Header, search_params
 from milvus_coop.token_store import HOUR_S, SweepReport, TokenStore, belongs_to, sweep
 from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, Row, Stamp
@@ -35,9 +36,9 @@ class Collection:
 
     Consistency: `search` reads with Milvus' level *Session*: it sees every write of the same process, and waits for it only in the
     moment after a write (up to 0.4 s); otherwise it costs what the loosest level costs (5 ms against 200 ms for Strong, on a
-    server with 3,000 rows). Writes of other processes appear after fractions of a second. `count`, `stamps` and `all_stamps`
-    read with *Strong*: they see every write of every process that was acknowledged before the call. Milvus Lite always reads the
-    latest state.
+    server with 3,000 rows). Writes of other processes appear after fractions of a second. `candidates` does the same. `count`,
+    `stamps` and `all_stamps` read with *Strong*: they see every write of every process that was acknowledged before the call.
+    Milvus Lite always reads the latest state.
     """
 
     def __init__(
@@ -124,6 +125,25 @@ class Collection:
                 )
             found += [self._candidates(hits, output_fields) for hits in answer]
         return found
+
+    def ranker(self, query: str, service: RerankService) -> Ranker:
+        """What makes Milvus itself rerank a search of this collection; errors as `build_ranker`.
+
+        Args:
+            query: a text for a collection of pictures, token strings for one of texts.
+            service: to call.
+
+        Raises:
+            InvalidArgumentError: the rows hold nothing that a service could read.
+        """
+        if self._layout.payload is None:
+            raise InvalidArgumentError(
+                f"the rows of '{self.name}' hold nothing that a rerank service could read",
+                expected="a collection with image tokens or texts; or rerank in the client, with CoopSearch.query()",
+            )
+        version = str(self._connection.call("get_server_version"))
+        read_by = self.name if self.tokens is not None else ""
+        return build_ranker(service, query, self._layout.payload, version=version, collection=read_by)
 
     def upsert(self, rows: Sequence[Row]) -> None:
         """Write rows; a row with a known id replaces the old one. Acknowledged rows survive a crash.
@@ -232,6 +252,33 @@ class Collection:
         (answer,) = self._query("", ("count(*)",))
         return int(answer["count(*)"])
 
+    def candidates(self, ids: Sequence[str], embedding: Array, *, timeout_s: float | None = None) -> list[Candidate]:
+        """The rows with these ids as candidates of one query, with their payload, in one Milvus call (one for each 2,000 ids).
+
+        Args:
+            ids: of rows, each once.
+            embedding: of the query, float array of shape (dim,), of unit length.
+            timeout_s: limit of each call; default the store's.
+
+        Returns:
+            Candidates in the order of `ids`, with their cosine as `be_score`; ids that the collection does not have are left out.
+
+        Raises:
+            InvalidArgumentError: a wrong shape.
+            StoreTimeoutError, StoreUnavailableError, StoreError: Milvus is late, away or failed.
+        """
+        layout = self._layout
+        query = self._check_queries(embedding[None], 1)[0]
+        fields = [layout.id, layout.embedding, *self._output_fields(())]
+        found: dict[str, Candidate] = {}
+        for some in _chunks(ids):
+            if filter := among_any(layout.id, some, numeric=layout.numeric_ids):
+                for record in self._query(filter, fields, consistency_level="Session", timeout_s=timeout_s):
+                    similarity = _similarity(query, record[layout.embedding], layout)
+                    candidate = self._candidate({"id": record[layout.id], "entity": record, "distance": similarity}, ())
+                    found[candidate.id] = candidate
+        return [found[id] for id in ids if id in found]
+
     def _pages(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
         """All rows by rising id."""
         last = ""
@@ -272,17 +319,12 @@ class Collection:
             )
         return self._layout
 
-    def _query(self, filter: str, fields: Sequence[str], **options: Any) -> list[dict[str, Any]]:
+    def _query(
+        self, filter: str, fields: Sequence[str], *, consistency_level: str = "Strong", **options: Any
+    ) -> list[dict[str, Any]]:
+        options |= {"output_fields": list(fields), "consistency_level": consistency_level}
         with self._connection.reading():
-            return list(
-                self._connection.call(
-                    "query",
-                    collection=self.name,
-                    filter=filter,
-                    output_fields=list(fields),
-                    **{"consistency_level": "Strong", **options},
-                )
-            )
+            return list(self._connection.call("query", collection=self.name, filter=filter, **options))
 
     def _check_queries(self, embeddings: Array, k: int) -> Array:
         queries = np.asarray(embeddings, dtype=np.float32)
@@ -326,6 +368,13 @@ class Collection:
             payload=None if layout.payload is None else entity.get(layout.payload),
             fields=fields,
         )
+
+
+def _similarity(query: Array, embedding: Sequence[float], layout: Layout) -> float:
+    """What a search would return as the distance."""
+    stored = np.asarray(embedding, dtype=np.float32)
+    length = float(np.linalg.norm(stored)) if layout.metric == "COSINE" else 1.0
+    return float(query @ stored) / length if length else 0.0
 
 
 def _stamp(row: Mapping[str, Any]) -> tuple[str, Stamp]:

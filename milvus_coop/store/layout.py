@@ -48,6 +48,8 @@ class Layout:
     metric: str
     schema_fields: frozenset[str]
     """Names of all fields of the schema; what else a row has is its metadata."""
+    numeric_ids: bool
+    """Whether the primary field is INT64."""
     ours: bool
     """Whether milvus-coop made it, so that it may write to it."""
     keep: Keep = "collection"
@@ -158,5 +160,6 @@ def _layout(fields: Fields, description: Description, index: Mapping[str, Any], 
         index_type=str(index.get("index_type", "")),
         metric=str(index.get("metric_type", "")),
         schema_fields=frozenset(params),
+        numeric_ids=any(f["name"] == fields.id and f["type"] == DataType.INT64 for f in description["fields"]),
         ours=ours,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ REQUEST_BYTES = 32 * 2**20
 """Most bytes of one write request. A server refuses 64 MiB and more; half of it leaves room for what protobuf adds."""
 ROW_OVERHEAD_BYTES = 64
 INT64_MAX = 2**63 - 1
+
+_DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 Record = dict[str, Any]
 
@@ -44,19 +47,36 @@ def requests(sized: Sequence[tuple[Record, int]], limit_bytes: int = REQUEST_BYT
         yield run, run_bytes
 
 
-def literal(text: str) -> str:
+def literal(text: str, limit_bytes: int = ID_BYTES) -> str:
     """`text` as a string literal of a Milvus filter; it cannot end the literal, whatever it holds.
 
     Raises:
-        InvalidArgumentError: it holds control characters, which Milvus' literals cannot express.
+        InvalidArgumentError: it is too long, or holds control characters, which Milvus' literals cannot express.
     """
-    _check_text("id", text, ID_BYTES, text)
+    _check_text("id", text, limit_bytes, text)
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def among(field: str, ids: Sequence[str]) -> str:
     """The filter that keeps the rows with these ids."""
     return f"{field} in [{', '.join(map(literal, ids))}]"
+
+
+def among_any(field: str, ids: Sequence[str], *, numeric: bool) -> str:
+    """The filter that keeps the rows with these ids, of which some may be such as no row can have; '' if all are."""
+    if numeric:
+        numbers = (int(id) for id in ids if _DECIMAL.fullmatch(id))
+        known = [str(number) for number in numbers if abs(number) <= INT64_MAX]
+    else:
+        known = [text for id in ids if (text := _literal_or_none(id))]
+    return f"{field} in [{', '.join(known)}]" if known else ""
+
+
+def _literal_or_none(text: str) -> str | None:
+    try:
+        return literal(text, VARCHAR_BYTES)
+    except InvalidArgumentError:
+        return None
 
 
 def _record(row: Row, dim: int, payload_field: str | None, payload_bytes: int) -> tuple[Record, int]:

@@ -65,6 +65,26 @@ def test_search_finds_what_a_full_scan_finds(images: Collection) -> None:
         np.testing.assert_allclose([c.be_score for c in candidates], [r.embedding @ query for r in expected], atol=SCORE_TOLERANCE)
 
 
+ODD_IDS = ["unknown", "", "\n", "\ud800", "x" * 100, '"] or id != ["', "7"]
+
+
+def test_candidates_by_id_are_what_a_search_finds(images: Collection) -> None:
+    rows = make_rows(2100)
+    images.upsert(rows)
+    query = unit_vectors(1, seed=1)
+    expected = images.search(query, 5)[0]
+    ids = [c.id for c in reversed(expected)]
+    others = [row.id for row in rows if row.id not in ids]
+    found = images.candidates([*ids, *ODD_IDS, *others], query[0])
+    assert [c.id for c in found] == ids + others
+    for candidate, same in zip(found, reversed(expected), strict=False):
+        assert replace(candidate, be_score=same.be_score) == same
+        assert candidate.be_score == pytest.approx(same.be_score, abs=SCORE_TOLERANCE)
+    assert images.candidates(ODD_IDS, query[0]) == images.candidates([], query[0]) == []
+    images.delete(ids[:1])
+    assert [c.id for c in images.candidates(ids, query[0])] == ids[1:]
+
+
 def test_rows_come_back_as_they_were_written(images: Collection) -> None:
     rows = [make_row(i, v, metadata={"year": 1990 + i, "tags": ["a", "b"]}) for i, v in enumerate(unit_vectors(30))]
     images.upsert(rows)

@@ -55,6 +55,13 @@ def test_it_can_be_searched(store: Store, vectors: Array) -> None:
     assert best[0][0].be_score == pytest.approx(1.0, abs=SCORE_TOLERANCE)
 
 
+def test_its_numbers_are_ids(store: Store, vectors: Array) -> None:
+    collection = store.open(NAME, SPEC, fields=FIELDS)
+    found = collection.candidates(["7", "01", "-5", "x", "9" * 19, "1" * 30, "3"], vectors[3])
+    assert [(c.id, c.uri) for c in found] == [("7", "/p/7"), ("3", "/p/3")]
+    assert [c.be_score for c in found] == pytest.approx([vectors[7] @ vectors[3], 1.0], abs=SCORE_TOLERANCE)
+
+
 def test_it_can_have_a_payload(store: Store, vectors: Array) -> None:
     collection = store.open(NAME, SPEC, fields=replace(FIELDS, payload="caption", kind="text"))
     assert (collection.kind, collection.has_payload) == ("text", True)

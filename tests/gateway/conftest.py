@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,17 @@ def client(filled: Path) -> Iterator[TestClient]:
 
 
 def client_of(
-    filled: Path, *, uri: Path | None = None, backend: Backend | None = None, raising: bool = True, **options: Any
+    filled: Path,
+    *,
+    uri: Path | str | None = None,
+    backend: Backend | None = None,
+    raising: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> TestClient:
     """A client of a new service; `with` starts and ends it."""
-    settings = Settings(uri=str(uri or filled / "lite.db"), threads=1)
-    service = Service(settings, GatewayOptions(**{"roots": (str(filled / "photos"),), **options}), backend=backend)
+    chosen = Settings(**{"uri": str(uri or filled / "lite.db"), "threads": 1, **(settings or {})})
+    service = Service(chosen, GatewayOptions(**{"roots": (str(filled / "photos"),), **options}), backend=backend)
     app = create_app(service)
     app.state.service = service
     return TestClient(app, base_url="http://localhost", raise_server_exceptions=raising)

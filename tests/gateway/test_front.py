@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +218,28 @@ def test_readiness_names_what_is_missing(make_client: MakeClient, fake: FakeBack
     assert away.get("/healthz").json() == {"status": "ok"}
 
 
+def test_a_milvus_that_does_not_answer_holds_nobody_up(make_client: MakeClient, fake: FakeBackend) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        client = make_client(uri=address, settings={"timeout_s": 1.0}, backend=fake)
+        status: list[int] = []
+        began = time.perf_counter()
+        asking = [
+            threading.Thread(target=lambda: status.append(client.post("/v1/search", json={"text": "a"}).status_code))
+            for _ in range(4)
+        ]
+        for thread in asking:
+            thread.start()
+        time.sleep(0.2)
+        asked = time.perf_counter()
+        assert client.get("/healthz").status_code == 200
+        assert time.perf_counter() - asked < 0.5
+        for thread in asking:
+            thread.join()
+        assert time.perf_counter() - began < 8  # not one after the other
+    assert set(status) <= {503, 504}
+
+
 def test_metrics_of_a_search(make_client: MakeClient, fake: FakeBackend) -> None:
     client = make_client(backend=fake)
     client.post("/v1/search", json={"text": "a"})
@@ -252,3 +276,11 @@ def test_traces(make_client: MakeClient, fake: FakeBackend) -> None:
         assert stage.parent.span_id == whole.context.span_id
         assert whole.start_time <= stage.start_time + 2_000_000  # type: ignore[operator]
         assert stage.end_time <= whole.end_time  # type: ignore[operator]
+
+
+def test_files_of_the_page_are_sent_once(client: TestClient) -> None:
+    first = client.get("/")
+    assert "script-src 'self'" in first.headers["content-security-policy"]
+    again = client.get("/", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.get("/gallery/grid.js", headers={"if-none-match": first.headers["etag"]}).status_code == 200

@@ -31,6 +31,8 @@ OPERATIONS = (
     "GET /v1/collections",
     "GET /healthz",
     "GET /readyz",
+    "POST /v1/embeddings",
+    *(f"POST {below}{path}" for below in ("", "/collections/{collection}") for path in ("/v2/rerank", "/v1/rerank", "/rerank")),
 )
 
 

@@ -168,6 +168,16 @@ def test_image_to_text_in_all_three(shared: World) -> None:
 
 
 @pytest.mark.parametrize("keep", KEEPS)
+def test_reranking_what_another_retriever_found(shared: World, keep: Keep) -> None:
+    with shared.search(keep) as search:
+        expected = search.query(TEXTS[0], limit=20, k=20)
+        result = search.rerank(TEXTS[0], ids=sorted(hit.id for hit in expected))
+    assert result.reranked
+    scores = {hit.id: hit.ce_score for hit in expected}
+    assert {hit.id: hit.ce_score for hit in result} == pytest.approx(scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("keep", KEEPS)
 def test_chunks_change_nothing(shared: World, keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
     with shared.search(keep) as search:
         whole = [search.query_many(TEXTS, limit=N, k=N), search.query_many(TEXTS, limit=N, k=N, deadline_ms=60_000)]

@@ -227,6 +227,69 @@ def test_a_query_sees_a_picture_as_ingest_does(tmp_path: Path, backend: FakeBack
             assert best.be_score == pytest.approx(1.0, abs=1e-5)
 
 
+def test_rerank_what_another_retriever_found(search: CoopSearch, backend: FakeBackend) -> None:
+    found = search.query("a red apple", limit=20)
+    given = [hit.id for hit in found][::-1]
+    backend.rows.clear()
+    result = search.rerank("a red apple", ids=given)
+    assert backend.rows == {TEXT_ENCODER: 1, CROSS_ENCODER: 20}
+    assert (result.reranked, result.reason, result.rescored, result.candidates) == (True, None, 20, 20)
+    for hit, same in zip(result, found, strict=True):
+        assert hit.be_score == pytest.approx(same.be_score, abs=1e-5)
+        assert hit.be_rank == given.index(hit.id) + 1
+        assert dataclasses.replace(hit, be_score=same.be_score, be_rank=same.be_rank) == same
+    assert search.rerank("a red apple", ids=given, limit=3).hits == result.hits[:3]
+    sums = search.rerank("a red apple", ids=given, score="sum")
+    assert sums.hits != result.hits
+    assert is_falling([hit.score for hit in sums])
+
+
+def test_rerank_texts_by_a_picture(captions: CoopSearch, folder: Path) -> None:
+    found = captions.query(image=folder / "03.png")
+    result = captions.rerank(image=folder / "03.png", ids=[hit.id for hit in found][::-1])
+    assert result.reranked
+    assert [(hit.text, hit.ce_score) for hit in result] == [(hit.text, hit.ce_score) for hit in found]
+
+
+def test_rerank_ids_that_are_not_there(search: CoopSearch) -> None:
+    given = [hit.id for hit in search.query("a red apple", limit=5)]
+    result = search.rerank("a red apple", ids=["unknown", *given, given[0], "\n"])
+    assert {hit.id for hit in result} == set(given)
+    assert {hit.id: hit.be_rank for hit in result} == {id: i for i, id in enumerate(given, start=1)}
+    assert (len(result), result.rescored, result.candidates, result.reranked) == (5, 5, 5, False)
+    assert result.reason == "2 of 7 ids are not in the collection"
+    none = search.rerank("a red apple", ids=["unknown"])
+    assert (none.hits, none.reranked, none.reason) == ((), False, "1 of 1 ids are not in the collection")
+    empty = search.rerank("a red apple", ids=[])
+    assert (empty.hits, empty.reranked, empty.reason) == ((), False, "there are no candidates")
+
+
+def test_rerank_keeps_the_given_order_where_it_cannot_rescore(search: CoopSearch, backend: FakeBackend) -> None:
+    given = sorted(hit.id for hit in search.query("a red apple", limit=40))
+    backend.delays_s[CROSS_ENCODER] = 0.1
+    late = search.rerank("a red apple", ids=given, deadline_ms=180)
+    assert "the deadline came after" in (late.reason or "")
+    assert [hit.id for hit in late][late.rescored :] == given[late.rescored :]
+    backend.failures[CROSS_ENCODER] = BackendUnavailableError("the server is away")
+    result = search.rerank("a red apple", ids=["unknown", *given])
+    assert [hit.id for hit in result] == given
+    assert all(hit.score == hit.be_score for hit in result)
+    assert result.reason == "1 of 41 ids are not in the collection; the cross-encoder failed: the server is away"
+
+
+def test_rerank_arguments_out_of_range(search: CoopSearch) -> None:
+    with pytest.raises(InvalidArgumentError, match="ids is one string"):
+        search.rerank("a red apple", ids="abc")
+    with pytest.raises(InvalidArgumentError, match="not all of them are strings"):
+        search.rerank("a red apple", ids=[1])  # type: ignore[list-item]
+    with pytest.raises(InvalidArgumentError, match="16,385 ids"):
+        search.rerank("a red apple", ids=[str(i) for i in range(16_385)])
+    with pytest.raises(InvalidArgumentError, match="limit is 0"):
+        search.rerank("a red apple", ids=["a"], limit=0)
+    with pytest.raises(InvalidArgumentError, match="neither a text nor an image"):
+        search.rerank(ids=["a"])
+
+
 def test_both_directions_agree_on_a_pair(search: CoopSearch, captions: CoopSearch, folder: Path) -> None:
     uri = str(folder / "03.png")
     forward = next(hit for hit in search.query("a red apple", limit=60, k=60) if hit.uri == uri)

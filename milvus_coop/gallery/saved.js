@@ -1,0 +1,6 @@
+// Follows grid.js in the same script of a file that `milvus-coop query --html` wrote.
+const saved = JSON.parse(/** @type {HTMLElement} */ (document.getElementById("result")).textContent ?? "");
+new ResultView(/** @type {HTMLElement} */ (document.getElementById("results")), {
+  limit: saved.limit,
+  showPicture: (img, hit) => (img.src = hit.thumbnail),
+}).show(saved);

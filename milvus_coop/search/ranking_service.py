@@ -1,0 +1,53 @@
+"""What a rerank service is asked when Milvus calls it: a query as one string."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from milvus_coop.bundle.spec import Score
+from milvus_coop.encoder import Encoder
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.preprocess.texts import check_text
+from milvus_coop.search.queries import Picture
+from milvus_coop.tokens import pack
+from milvus_coop.types import Kind
+
+IN_CLIENT = "CoopSearch.query(), which reranks in the client"
+
+
+def query_string(encoder: Encoder, kind: Kind, text: str | None, image: Picture | None, score: Score, timeout_s: float) -> str:
+    """The text itself, or the base64 image tokens of a picture.
+
+    Raises:
+        InvalidArgumentError: neither or both are given, or the kind that the collection holds; a blank text; a service cannot
+            rank so.
+        ImageError: the picture cannot be read.
+        BackendError: the backend failed.
+    """
+    spec = encoder.spec
+    if (text is None) == (image is None):
+        raise InvalidArgumentError("the query has neither a text nor an image, or both", expected="one of them")
+    if spec.tokens.keep == "image":
+        raise InvalidArgumentError(
+            f"bundle {spec.label} keeps no image tokens, and a rerank service opens no pictures",
+            expected="a bundle that keeps tokens in the collection or in a token store",
+            run=IN_CLIENT,
+        )
+    if score != "ce":
+        raise InvalidArgumentError(
+            "Milvus tells a rerank service no cosine, so that it cannot rank by the sum of logit and cosine",
+            expected='score="ce"',
+            run=IN_CLIENT,
+        )
+    asked: Kind = "image" if text is None else "text"
+    if asked == kind:
+        raise InvalidArgumentError(
+            f"the query and the items are both {kind}s; the cross-encoder compares a text with an image",
+            expected="a text for a collection of images, image= for a collection of texts",
+        )
+    if image is None:
+        check_text(text or "")
+        return text or ""
+    picture = encoder.decode(Path(image) if isinstance(image, str) else image)
+    encoded = encoder.encode_images([picture], timeout_s=timeout_s)
+    return pack(encoded.tokens, encoded.scales)[0]

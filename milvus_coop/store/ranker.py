@@ -1,0 +1,139 @@
+"""Model rankers: Milvus calls a rerank service during a search, and orders by its scores.
+
+What each Milvus does with one, from its documentation and sources (https://milvus.io/docs/model-ranker-overview.md and, in
+milvus-io/milvus, internal/util/function/rerank and internal/util/function/models):
+
+- Milvus Lite knows the provider `cohere` alone, with `base_url` and a key. It posts to `<base_url>/rerank`.
+- Servers know `vllm` and `tei` with an `endpoint`, of which they keep scheme, host and query and replace the path by `/rerank`
+  (the first 2.6 versions: `/v2/rerank` for vLLM). They send no model's name. Keys come from milvus.yaml, by a credential's name.
+- Servers know `cohere` too, but take its address from milvus.yaml (`function.rerank.model.providers.cohere.url`) alone.
+- Servers before 2.6 ignore a ranker without a word.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+from urllib.parse import quote, urlencode, urlsplit
+
+from pymilvus import Function, FunctionType
+
+from milvus_coop.errors import InvalidArgumentError, StoreError
+
+Ranker: TypeAlias = Function
+"""What `MilvusClient.search(ranker=...)` takes."""
+Provider = Literal["cohere", "vllm", "tei"]
+
+NAME = "milvus_coop"
+NO_KEY = "none"
+"""Stands for a key where Milvus Lite insists on one and the service asks for none."""
+BATCH_SIZE = 1000
+"""Documents per request of a server; its own default, 32, would encode the query again for each 32 documents."""
+LEAST = {"milvus_lite": (3, 0), "server": (2, 6)}
+"""First versions with model rankers."""
+
+
+@dataclass(frozen=True, slots=True)
+class RerankService:
+    """Where the rerank service is, and how Milvus is to call it."""
+
+    endpoint: str
+    """http(s)://host:port, as Milvus sees it."""
+    model: str
+    """Name by which the service checks that it runs the collection's bundle."""
+    api_key: str = ""
+    """For Milvus Lite."""
+    credential: str = ""
+    """Name of the key in a server's milvus.yaml."""
+    provider: Provider | None = None
+    """Protocol; None: `cohere` on Milvus Lite, `vllm` on a server."""
+    batch_size: int = BATCH_SIZE
+    """Documents per request; servers only."""
+
+
+def build_ranker(service: RerankService, query: str, field: str, *, version: str, collection: str = "") -> Ranker:
+    """A ranker for searches of one query.
+
+    Args:
+        service: to call.
+        query: what it gets beside the documents.
+        field: whose values are the documents.
+        version: what Milvus says of itself: `milvus_lite-3.2.2`, `2.6.4`, `v3.0.1`, ...
+        collection: name by which the service has to read the rows, where they do not hold tokens themselves.
+
+    Raises:
+        InvalidArgumentError: this Milvus cannot call the service so.
+        StoreError: this Milvus has no model rankers.
+    """
+    is_lite = check_version(version)
+    _check_endpoint(service.endpoint)
+    provider = service.provider or ("cohere" if is_lite else "vllm")
+    params = _of_lite(service, provider, collection) if is_lite else _of_server(service, provider, collection)
+    ranker: Ranker = Function(
+        name=NAME,
+        function_type=FunctionType.RERANK,
+        input_field_names=[field],
+        params={"reranker": "model", "provider": provider, "queries": [query], **params},
+    )
+    return ranker
+
+
+def check_version(version: str) -> bool:
+    """Whether this is Milvus Lite.
+
+    Raises:
+        StoreError: it has no model rankers; a server would then answer in the order of the vectors, as if it had.
+    """
+    is_lite = version.startswith("milvus_lite")
+    least = LEAST["milvus_lite" if is_lite else "server"]
+    found = re.search(r"(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) < least:
+        product = "Milvus Lite" if is_lite else "the Milvus server"
+        raise StoreError(
+            f"{product} is version {version}, which has no model rankers and would ignore this one",
+            expected=f"{least[0]}.{least[1]} or later",
+            run="CoopSearch.query(), which reranks in the client on any version",
+        )
+    return is_lite
+
+
+def _check_endpoint(endpoint: str) -> None:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise InvalidArgumentError(
+            f"the endpoint is '{endpoint}'", expected="where Milvus reaches milvus-coop serve, such as http://gateway:8080"
+        )
+
+
+def _of_lite(service: RerankService, provider: Provider, collection: str) -> dict[str, Any]:
+    if provider != "cohere":
+        raise InvalidArgumentError(f"Milvus Lite cannot call a rerank service by the protocol {provider}", expected="cohere")
+    if service.credential:
+        raise InvalidArgumentError("Milvus Lite has no credentials by name", expected="api_key, and no credential")
+    below = f"/collections/{quote(collection, safe='')}" if collection else ""
+    return {
+        "model_name": service.model,
+        "base_url": f"{service.endpoint.rstrip('/')}{below}/v2",
+        "api_key": service.api_key or NO_KEY,
+    }
+
+
+def _of_server(service: RerankService, provider: Provider, collection: str) -> dict[str, Any]:
+    if service.api_key:
+        raise InvalidArgumentError(
+            "a Milvus server takes no key with a search",
+            expected="credential= with the name of a key in its milvus.yaml (`credential:`), and no api_key",
+        )
+    params: dict[str, Any] = {"max_client_batch_size": service.batch_size}
+    if service.credential:
+        params["credential"] = service.credential
+    if provider == "cohere":  # the address is in milvus.yaml
+        return params | {"model_name": service.model}
+    if urlsplit(service.endpoint).path.strip("/"):
+        raise InvalidArgumentError(
+            f"the endpoint is '{service.endpoint}', of which a server drops the path",
+            expected="http(s)://host:port alone",
+        )
+    asked = {"model": service.model} | ({"collection": collection} if collection else {})
+    return params | {"endpoint": f"{service.endpoint.rstrip('/')}?{urlencode(asked, safe='@')}"}
