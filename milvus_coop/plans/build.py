@@ -55,7 +55,8 @@ def build_plans(
         on_progress: told which plan is being built, and why.
 
     Raises:
-        PlanError: TensorRT is not installed, there is no GPU, TensorRT rejects a graph, or the folder is no such repository.
+        PlanError: TensorRT is not installed, there is no GPU, TensorRT rejects a graph, the folder is no such repository, or the
+            cache cannot be written to.
     """
     repository = read_repository(folder)
     compiler = compiler or open_tensorrt()

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from milvus_coop.errors import PlanError
 from milvus_coop.plans.record import read_record, why_due
 
 PLAN = "model.plan"
@@ -34,25 +35,33 @@ def take(entry: Path, facts: Mapping[str, str], plan: Path, record: Path) -> boo
         return False
     plan.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)  # killed between these lines, the plan has no record and is due
-    shutil.copyfile(entry / PLAN, plan)
-    shutil.copyfile(entry / RECORD, record)
+    try:
+        shutil.copyfile(entry / PLAN, plan)
+        shutil.copyfile(entry / RECORD, record)
+    except OSError:  # another builder is replacing it
+        return False
     return True
 
 
 def keep(entry: Path, plan: Path, record: Path) -> None:
-    """Put a plan and its record into the cache, in one step; a damaged entry is replaced."""
+    """Put a plan and its record into the cache, in one step; what is there is replaced.
+
+    Raises:
+        PlanError: the cache cannot be written to.
+    """
     unfinished = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}")
-    unfinished.mkdir(parents=True)
-    shutil.copyfile(plan, unfinished / PLAN)
-    shutil.copyfile(record, unfinished / RECORD)
-    if entry.exists():
-        shutil.rmtree(entry)
     try:
+        unfinished.mkdir(parents=True)
+        shutil.copyfile(plan, unfinished / PLAN)
+        shutil.copyfile(record, unfinished / RECORD)
+        shutil.rmtree(entry, ignore_errors=True)
         unfinished.rename(entry)
-    except OSError:  # another builder was faster, with a plan that is as good
-        shutil.rmtree(unfinished)
-        if not entry.is_dir():
-            raise
+    except OSError as exc:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if read_record(entry / RECORD) is None:  # else another builder was faster, and its plan is as good
+            raise PlanError(
+                f"the cache {entry.parent} cannot be written to: {exc.strerror}", run="another --cache, or none"
+            ) from exc
 
 
 def _name(text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 CHART = ROOT / "helm" / "milvus-coop"
+_BARE = tempfile.TemporaryDirectory(prefix="milvus-coop-chart-")
+BARE = Path(shutil.copytree(CHART, Path(_BARE.name, CHART.name), ignore=shutil.ignore_patterns("charts", "Chart.lock")))
+"""The chart without a Milvus chart, which whoever has installed it has there."""
 RELEASE, NAMESPACE = "demo", "search"
 
 Values = Mapping[str, Any]
@@ -148,7 +153,7 @@ def merge(base: dict[str, Any], other: Values) -> None:
             base[key] = value
 
 
-def render(values: Values, *, chart: Path = CHART, release: str = RELEASE) -> Rendered:
+def render(values: Values, *, chart: Path = BARE, release: str = RELEASE) -> Rendered:
     """Render with Helm.
 
     Raises:

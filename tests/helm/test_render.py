@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.helm.kit import CASES, CHART, NAMESPACE, RELEASE, Manifest, Rendered, expand, render, rendered, text_of, values_of
+from tests.helm.kit import BARE, CASES, CHART, NAMESPACE, RELEASE, Manifest, Rendered, expand, render, rendered, text_of, values_of
 
 VERSIONS = ("1.29", "1.31", "1.34", "1.37")
 FOREIGN = {
@@ -27,7 +27,7 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 @every_case
 def test_lint(case: str) -> None:
-    report = helm_python.lint(CHART, values_of(*CASES[case]))
+    report = helm_python.lint(BARE, values_of(*CASES[case]))
     assert report["errors"] == []
     said = {message["error"] for message in report["messages"]}
     assert said == {"icon is recommended", "chart directory is missing these dependencies: milvus"}
@@ -194,7 +194,7 @@ def test_shards_have_their_own_sources() -> None:
 
 def test_a_milvus_of_this_release(tmp_path: Path) -> None:
     """The Milvus chart is only stubbed: what matters is the address, which follows that chart's way to name its service."""
-    chart = shutil.copytree(CHART, tmp_path / "milvus-coop")
+    chart = shutil.copytree(BARE, tmp_path / "milvus-coop")
     stub = chart / "charts" / "milvus"
     (stub / "templates").mkdir(parents=True)
     (stub / "Chart.yaml").write_text("apiVersion: v1\nname: milvus\nversion: 5.0.19\n")

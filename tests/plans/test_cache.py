@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from milvus_coop.bundle.folder import RECORD, Bundle
+from milvus_coop.errors import PlanError
 from milvus_coop.plans import build_plans
 from milvus_coop.plans.compiler import Compiler, Plan
 
@@ -102,3 +103,9 @@ def test_force_builds_in_spite_of_the_cache(make_repository: MakeRepository, tmp
     again = compiler()
     build_plans(tmp_path / "one", cache=cache, force=True, compiler=again)
     assert len(again.built) == 3
+
+
+def test_a_cache_that_cannot_be_written_to(make_repository: MakeRepository, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(PlanError, match=r"the cache .* cannot be written to: Not a directory; try: another --cache, or none"):
+        build_plans(make_repository("one"), cache=tmp_path / "cache", compiler=compiler())
