@@ -51,10 +51,12 @@ def container_of(found: Rendered, kind: str, name: str, container: str) -> Manif
 
 
 def command_of(found: Rendered, container: Manifest, secrets: Mapping[str, str], moved: Mapping[str, str]) -> list[str]:
-    """What the container runs; images without a command have milvus-coop as their entrypoint. `moved`: paths that are elsewhere."""
-    command = container.get("command", ["milvus-coop"])
-    assert command in (["milvus-coop"], ["python"])
-    python = [sys.executable, *(["-m", "milvus_coop"] if command == ["milvus-coop"] else [])]
+    """What the container runs, whatever its image's entrypoint is. `moved`: paths that are elsewhere."""
+    module = ["-m", "milvus_coop"]
+    python = [
+        sys.executable,
+        *{"milvus-coop": module, "python3 -m milvus_coop": module, "python": []}[" ".join(container["command"])],
+    ]
     return [*python, *arguments_of(found, container, secrets, moved)]
 
 
