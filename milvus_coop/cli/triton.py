@@ -88,18 +88,25 @@ def export(
 @triton.command("build-plans")
 @click.argument("repository", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--force", is_flag=True, help="Build also what is up to date.")
-def build_plans_(repository: Path, force: bool) -> None:
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Take plans from this folder where it has them; keep new ones in it.",
+)
+def build_plans_(repository: Path, force: bool, cache: Path | None) -> None:
     """Build the TensorRT plans of REPOSITORY for the GPU of this machine, where they are missing or no longer fit.
 
-    Run it in the image that serves the plans: they fit only that TensorRT version and that kind of GPU.
+    Run it in the image that serves the plans: they fit only that TensorRT version and that kind of GPU. A cache has a place for
+    each of them, so machines with different GPUs can share one.
 
     \b
-    Example:
+    Examples:
       milvus-coop triton export --platform tensorrt --out models/ && milvus-coop triton build-plans models/
+      milvus-coop triton build-plans models/ --cache /shared/plans
     """
     from milvus_coop.plans import build_plans
 
-    for plan in build_plans(repository, force=force, on_progress=lambda line: click.echo(line, err=True)):
+    for plan in build_plans(repository, force=force, cache=cache, on_progress=lambda line: click.echo(line, err=True)):
         state = "built" if plan.reason else "up to date"
         facts = f"{plan.layers} layers, {plan.plan_bytes / 1e6:.1f} MB, {plan.build_s:.1f} s, {plan.compiler}, {plan.gpu}"
         click.echo(f"{plan.graph}\t{state}\t{facts}")

@@ -4,6 +4,7 @@ profiles    the shapes that a plan must serve          compiler  one TensorRT li
 libraries   TensorRT and TensorRT-RTX, if installed    gpu       the GPU of this machine
 repository  the sources in a Triton model repository   record    what a plan was built from: is it due again?
 check       does TensorRT take these graphs?           build     the plans of a repository, only where one is due
+cache       plans that outlive their repository
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from milvus_coop.bundle.folder import hash_file
 from milvus_coop.bundle.spec import GraphSpec
+from milvus_coop.plans.cache import entry_of, keep, take
 from milvus_coop.plans.compiler import Compiler
 from milvus_coop.plans.libraries import open_tensorrt
 from milvus_coop.plans.profiles import Profile, profile_of
@@ -34,7 +35,12 @@ class BuiltPlan:
 
 
 def build_plans(
-    folder: Path, *, force: bool = False, compiler: Compiler | None = None, on_progress: Callable[[str], None] | None = None
+    folder: Path,
+    *,
+    force: bool = False,
+    cache: Path | None = None,
+    compiler: Compiler | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> tuple[BuiltPlan, ...]:
     """Build `<graph>/1/model.plan` for every graph of a repository, with its record `plan.json` and a shared timing cache.
 
@@ -44,28 +50,40 @@ def build_plans(
     Args:
         folder: written by `milvus-coop triton export --platform tensorrt`.
         force: build all.
+        cache: take plans from here instead of building them, and keep here what is built; see `plans.cache`.
         compiler: what compiles; default: TensorRT for this machine's GPU.
         on_progress: told which plan is being built, and why.
 
     Raises:
-        PlanError: TensorRT is not installed, there is no GPU, TensorRT rejects a graph, or the folder is no such repository.
+        PlanError: TensorRT is not installed, there is no GPU, TensorRT rejects a graph, the folder is no such repository, or the
+            cache cannot be written to.
     """
     repository = read_repository(folder)
     compiler = compiler or open_tensorrt()
-    return tuple(_build(repository, graph, compiler, force, on_progress) for graph in repository.spec.graphs)
+    return tuple(_build(repository, graph, compiler, force, cache, on_progress) for graph in repository.spec.graphs)
 
 
 def _build(
-    repository: Repository, graph: GraphSpec, compiler: Compiler, force: bool, on_progress: Callable[[str], None] | None
+    repository: Repository,
+    graph: GraphSpec,
+    compiler: Compiler,
+    force: bool,
+    cache: Path | None,
+    on_progress: Callable[[str], None] | None,
 ) -> BuiltPlan:
     path, profile = repository.plan(graph), profile_of(repository.spec, graph.name)
     facts = _facts(repository, graph, compiler, profile)
+    entry = None if cache is None else entry_of(cache, graph.name, facts)
     record = read_record(repository.record(graph))
     reason = "asked to" if force else why_due(facts, path, record)
+    if reason and entry and not force and take(entry, facts, path, repository.record(graph)):
+        record, reason = read_record(repository.record(graph)), None
     if on_progress:
         on_progress(f"{graph.name}: {f'building, since {reason}' if reason else 'up to date'}")
     if reason or record is None:
         record = _compile(repository, graph, compiler, profile, facts)
+        if entry:
+            keep(entry, path, repository.record(graph))
     return BuiltPlan(graph.name, path, reason, compiler.version, compiler.gpu, record.plan_bytes, record.layers, record.build_s)
 
 

@@ -109,17 +109,36 @@ class TritonServer:
             raise
 
     def wait(self) -> int:
-        """Wait until the server ends by itself, telling its problems; its exit code."""
+        """Wait until the server ends by itself, telling its problems; its exit code.
+
+        Raises:
+            TritonError: a process of its Python backend ended. Triton starts no other, goes on to call the model ready, and fails
+                every request for it; so whoever supervises this one had better start anew.
+        """
         if self._process is None:
             return 0
-        told = len(self._errors())
+        told, models = len(self._errors()), self._model_processes(self._process.pid)
         while (code := self._process.poll()) is None:
             time.sleep(WATCH_S)
             errors = self._errors()
             for line in errors[told:]:
                 self._on_problem(line)
             told = len(errors)
+            if models - self._model_processes(self._process.pid) and self._process.poll() is None:
+                raise TritonError("a process that runs a model has ended, and Triton starts no other", run="start the server again")
         return code
+
+    def _model_processes(self, server: int) -> set[int]:
+        """Processes of the Python backend that are alive; none where models may be unloaded, and end as they should."""
+        if any(argument.startswith("--model-control-mode") and "none" not in argument for argument in self._arguments):
+            return set()
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                state, parent = path.read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()[:2]
+                if int(parent) == server and state != "Z":
+                    found.add(int(path.parent.name))
+        return found
 
     def problems(self) -> list[str]:
         """Triton's own error lines so far."""

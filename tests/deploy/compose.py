@@ -14,7 +14,7 @@ ENV_EXAMPLE = DEPLOY / ".env.example"
 FILES = (DEPLOY / "compose.yaml", DEPLOY / "compose.gpu.yaml")
 
 
-class ComposeLoader(yaml.SafeLoader):
+class ComposeLoader(yaml.SafeLoader):  # type: ignore[misc]
     """Knows Compose's own tags, which say how a file goes over another."""
 
 

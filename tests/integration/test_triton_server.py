@@ -9,17 +9,20 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import tritonclient.grpc
 
 from milvus_coop.backends import Backend, open_backend
 from milvus_coop.bundle import TEXT_ENCODER, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.errors import BackendUnavailableError, InvalidArgumentError, MilvusCoopError, TritonError
 from milvus_coop.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
+from milvus_coop.triton.server import WATCH_S
 from tests.servers.milvus import free_ports
 from tests.servers.triton import TritonForTests
 
@@ -91,6 +94,32 @@ def test_nothing_is_left_of_a_stopped_server(tmp_path: Path, how: str) -> None:
     assert shared_memory() <= before
     assert logs() <= before_logs
     server.stop()  # twice is fine
+
+
+def test_a_model_that_lost_its_process_ends_the_server(tmp_path: Path) -> None:
+    """Triton would go on and call the model ready, in a pod for ever."""
+    with TritonForTests(tmp_path) as server, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(server.wait)
+        time.sleep(2 * WATCH_S)  # it watches, and finds nothing
+        assert not waiting.done()
+        stub = next(process for process in processes_of(server)[1:] if any(TEXT_ENCODER in part for part in process.cmdline()))
+        stub.kill()
+        assert server.is_ready(TEXT_ENCODER)
+        with pytest.raises(TritonError, match="a process that runs a model has ended"):
+            waiting.result(10)
+
+
+def test_models_that_are_unloaded_end_nothing(tmp_path: Path) -> None:
+    server = TritonForTests(tmp_path, arguments=["--model-control-mode=explicit", "--load-model=*"])
+    with server, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(server.wait)
+        client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.endpoints.grpc}")
+        client.unload_model(TEXT_ENCODER)
+        client.close()
+        time.sleep(2 * WATCH_S)
+        assert not waiting.done()
+        os.kill(server.pid or 0, signal.SIGTERM)
+        assert waiting.result(20) == 0
 
 
 def test_a_proxy_of_the_machine_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ CHECK_EVERY_S = 0.1
 server starts in this time. To look takes less than a millisecond."""
 PROBE_LENGTH = 8
 """Length of dynamic axes in the run by which `load` tries a model."""
-CHANNEL = {
+CHANNEL: dict[str, int | str] = {
     "grpc.max_send_message_length": -1,
     "grpc.max_receive_message_length": -1,
     # gRPC's own pauses between attempts to connect grow to two minutes; a server that is back should be used at once.
@@ -35,6 +35,10 @@ CHANNEL = {
     # A server that vanished without closing its connections is given up after 25 s, not after a quarter of an hour.
     "grpc.keepalive_time_ms": 20_000,
     "grpc.keepalive_timeout_ms": 5_000,
+    # A name with several addresses, such as a headless service of Kubernetes, is several servers: requests take turns. gRPC's own
+    # way is to stay with the first. It asks for the name again whenever a connection ends, so servers with a
+    # `--grpc-max-connection-age` make it notice new ones.
+    "grpc.lb_policy_name": "round_robin",
 }
 
 T = TypeVar("T")
@@ -44,7 +48,7 @@ class TritonBackend:
     """Runs a bundle on a Triton server. Safe to share between threads.
 
     A server that serves another bundle is refused when a model is first used, after every loss of the connection, and otherwise
-    within `CHECK_EVERY_S`.
+    within `CHECK_EVERY_S`. Where one name stands for several servers, they must serve the same bundle: each look is at one of them.
     """
 
     def __init__(self, spec: BundleSpec, options: TritonOptions) -> None:
@@ -165,7 +169,7 @@ class TritonBackend:
             raise
 
 
-def _channel_arguments(address: str) -> dict[str, int]:
+def _channel_arguments(address: str) -> dict[str, int | str]:
     is_here = address.startswith(("127.", "localhost:", "[::1]"))
     # gRPC would ask the machine's HTTP proxy even for a server on the same machine.
     return CHANNEL | ({"grpc.enable_http_proxy": 0} if is_here else {})

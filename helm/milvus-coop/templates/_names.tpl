@@ -1,0 +1,56 @@
+{{/* Names and labels. */}}
+
+{{- define "milvus-coop.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | trunc 36 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Of a bundle, or of the last folder of its path, as part of a name. */}}
+{{- define "milvus-coop.bundleSlug" -}}
+{{- .Values.bundle.name | base | lower | replace "_" "-" | replace "." "-" | trunc 18 | trimAll "-" -}}
+{{- end -}}
+
+{{/* Named for its bundle, so that clients of one bundle never meet pods that serve another. */}}
+{{- define "milvus-coop.tritonService" -}}
+{{- printf "%s-triton-%s" (include "milvus-coop.fullname" .) (include "milvus-coop.bundleSlug" .) -}}
+{{- end -}}
+
+{{/* What the Milvus chart calls its service. */}}
+{{- define "milvus-coop.milvusService" -}}
+{{- $milvus := .Values.milvus -}}
+{{- $name := default "milvus" $milvus.nameOverride -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full $milvus.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "milvus-coop.serviceAccount" -}}
+{{- default (ternary (include "milvus-coop.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{/* Arguments: list of root, component. */}}
+{{- define "milvus-coop.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ default $root.Chart.Name $root.Values.nameOverride }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{- define "milvus-coop.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "milvus-coop.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: milvus-coop
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* Arguments: list of root, an image's values. */}}
+{{- define "milvus-coop.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $name := $image.repository -}}
+{{- with $root.Values.image.registry }}{{ $name = printf "%s/%s" (trimSuffix "/" .) $name }}{{ end -}}
+{{- $tag := coalesce $image.tag $root.Values.image.tag $root.Chart.AppVersion -}}
+{{- ternary (printf "%s@%s" $name $image.digest) (printf "%s:%s" $name $tag) (ne $image.digest "") -}}
+{{- end -}}

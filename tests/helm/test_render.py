@@ -1,0 +1,219 @@
+"""Every profile and the toggles that change much: Helm takes them, and so does Kubernetes, oldest, newest and between."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shutil
+from pathlib import Path
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.helm.kit import BARE, CASES, CHART, NAMESPACE, RELEASE, Manifest, Rendered, expand, render, rendered, text_of, values_of
+
+VERSIONS = ("1.29", "1.31", "1.34", "1.37")
+FOREIGN = {
+    "ServiceMonitor": "monitoring.coreos.com/v1",
+    "PrometheusRule": "monitoring.coreos.com/v1",
+    "ScaledObject": "keda.sh/v1alpha1",
+}
+"""Kinds that Kubernetes itself does not know."""
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+@every_case
+def test_lint(case: str) -> None:
+    report = helm_python.lint(BARE, values_of(*CASES[case]))
+    assert report["errors"] == []
+    said = {message["error"] for message in report["messages"]}
+    assert said == {"icon is recommended", "chart directory is missing these dependencies: milvus"}
+
+
+@every_case
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_takes_it(case: str, version: str) -> None:
+    for document in rendered(case).documents:
+        if document["kind"] in FOREIGN:
+            assert document["apiVersion"] == FOREIGN[document["kind"]]
+        else:
+            validate(text_of(document), version)
+
+
+@functools.cache
+def validate(document: str, version: str) -> None:
+    """Most cases have most objects in common."""
+    kubernetes_validate.validate(json.loads(document), version, strict=True)
+
+
+def test_the_oldest_version_is_the_one_that_the_chart_names() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["kubeVersion"] == f">={VERSIONS[0]}.0-0"
+    assert kubernetes_validate.latest_version().startswith(VERSIONS[-1])
+
+
+def test_the_validation_has_teeth() -> None:
+    deployment = rendered("cpu").one("Deployment", "gateway")
+    wrong = yaml.safe_load(yaml.safe_dump(deployment))
+    wrong["spec"]["template"]["spec"]["containers"][0]["livenessprobe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, VERSIONS[0], strict=True)
+
+
+@every_case
+def test_names_are_names_and_none_is_twice(case: str) -> None:
+    names = [(document["kind"], document["metadata"]["name"]) for document in rendered(case).documents]
+    assert len(set(names)) == len(names)
+    for _, name in names:
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name)
+
+
+@every_case
+def test_selectors_match(case: str) -> None:
+    found = rendered(case)
+    labels = {name: pod["metadata"]["labels"] for name, pod in found.pods()}
+    for deployment in found.of_kind("Deployment"):
+        assert_selects(deployment["spec"]["selector"]["matchLabels"], labels, {f"Deployment {deployment['metadata']['name']}"})
+    for service in found.of_kind("Service"):
+        selected = assert_selects(service["spec"]["selector"], labels)
+        ports = {port["name"] for name, pod in found.pods() if name in selected for port in pod["spec"]["containers"][0]["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    for kind in ("PodDisruptionBudget", "NetworkPolicy"):
+        for document in found.of_kind(kind):
+            selector = document["spec"].get("selector") or document["spec"]["podSelector"]
+            assert len(assert_selects(selector["matchLabels"], labels)) == 1
+    services = [service["metadata"]["labels"] for service in found.of_kind("Service")]
+    for monitor in found.of_kind("ServiceMonitor"):
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        (service,) = (service for service in found.of_kind("Service") if wanted <= service["metadata"]["labels"].items())
+        assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+        assert service["metadata"]["labels"] in services
+
+
+def assert_selects(selector: dict[str, str], labels: dict[str, dict[str, str]], expected: set[str] | None = None) -> set[str]:
+    """What it selects: something, and if given, just that."""
+    selected = {name for name, of_pod in labels.items() if selector.items() <= of_pod.items()}
+    assert selected
+    assert expected is None or selected == expected
+    return selected
+
+
+@every_case
+def test_what_is_referred_to_is_there(case: str) -> None:
+    found = rendered(case)
+    accounts = {document["metadata"]["name"] for document in found.of_kind("ServiceAccount")} | {"default", "robot"}
+    for name, pod in found.pods():
+        spec = pod["spec"]
+        assert spec["serviceAccountName"] in accounts, name
+        volumes = [volume["name"] for volume in spec["volumes"]]
+        assert len(set(volumes)) == len(volumes)
+        mounted = set()
+        for container in (*spec.get("initContainers", ()), *spec["containers"]):
+            mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+            assert len(set(mounts)) == len(mounts)
+            mounted |= {mount["name"] for mount in container["volumeMounts"]}
+            for source in container.get("envFrom", ()):
+                found.one("ConfigMap", source["configMapRef"]["name"])
+            ports = {port["name"] for port in container.get("ports", ())}
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                if probe in container:
+                    assert container[probe]["httpGet"]["port"] in ports
+        assert mounted == set(volumes), name
+    for scaler in (*found.of_kind("HorizontalPodAutoscaler"), *found.of_kind("ScaledObject")):
+        target = found.one("Deployment", scaler["spec"]["scaleTargetRef"]["name"])
+        assert "replicas" not in target["spec"], "the autoscaler decides"
+
+
+@every_case
+def test_every_variable_in_an_argument_is_set(case: str) -> None:
+    for name, container in rendered(case).containers():
+        variables = {entry["name"]: "x" for entry in container.get("env", ())}
+        for argument in container.get("args", ()):
+            left = expand(argument, variables).replace("$(JOB_COMPLETION_INDEX)", "0" if "ingest" in name else "$(not here)")
+            assert "$(" not in left, f"{name}: {argument}"
+
+
+def test_clients_see_every_triton_pod() -> None:
+    found = rendered("ha")
+    service = found.one("Service", "triton-coop-small")
+    assert service["spec"]["clusterIP"] == "None"
+    address = f"{service['metadata']['name']}.{NAMESPACE}.svc"
+    assert found.one("ConfigMap", "settings")["data"]["MILVUS_COOP_MODELS"] == f"triton://{address}:8001"
+    assert any("--grpc-max-connection-age=60000" in argument for argument in triton(found)["args"])
+
+
+def triton(found: Rendered) -> Manifest:
+    (container,) = found.one("Deployment", "-triton")["spec"]["template"]["spec"]["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+def test_another_bundle_is_another_service() -> None:
+    """A client of one bundle never meets a pod that serves another, also while pods are being replaced."""
+    found = rendered("own bundle")
+    service = found.one("Service", "triton-blip-base-2")
+    pod = found.one("Deployment", "-triton")["spec"]["template"]
+    assert service["spec"]["selector"]["milvus-coop/bundle"] == pod["metadata"]["labels"]["milvus-coop/bundle"] == "blip-base-2"
+    assert "milvus-coop/bundle" not in found.one("Deployment", "-triton")["spec"]["selector"]["matchLabels"]
+
+
+def test_a_gpu_pod_builds_plans_where_they_are_served() -> None:
+    spec = rendered("gpu").one("Deployment", "-triton")["spec"]["template"]["spec"]
+    export, plans = spec["initContainers"]
+    (server,) = spec["containers"]
+    assert (plans["image"], export["image"]) == (server["image"], "milvus-coop/gateway:0.1.0")
+    assert plans["resources"]["limits"]["nvidia.com/gpu"] == server["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert "nvidia.com/gpu" not in export["resources"]["limits"]
+    assert spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert spec["tolerations"][0]["key"] == "nvidia.com/gpu"
+    (cache,) = (volume["persistentVolumeClaim"]["claimName"] for volume in spec["volumes"] if volume["name"] == "plans")
+    rendered("gpu").one("PersistentVolumeClaim", cache)
+    cpu = rendered("cpu").one("Deployment", "-triton")["spec"]["template"]["spec"]
+    assert "nvidia" not in str(cpu)
+
+
+def test_budgets_are_only_for_several() -> None:
+    assert {document["metadata"]["name"] for document in rendered("ha").of_kind("PodDisruptionBudget")} == {
+        "demo-milvus-coop-gateway",
+        "demo-milvus-coop-triton",
+    }
+    assert rendered("cpu").of_kind("PodDisruptionBudget") == []  # one pod with a budget would keep its node from being drained
+
+
+def test_shards_have_their_own_sources() -> None:
+    job = rendered("ingest in shards").one("Job", "ingest-1")["spec"]
+    assert (job["completionMode"], job["completions"], job["parallelism"]) == ("Indexed", 4, 2)
+    assert job["template"]["spec"]["containers"][0]["args"][-1] == "/pictures/part-$(JOB_COMPLETION_INDEX).jsonl"
+    cron = rendered("ingest by the clock").one("CronJob", "ingest")["spec"]
+    assert cron["schedule"] == "0 3 * * *"
+    assert cron["concurrencyPolicy"] == "Forbid"
+
+
+def test_a_milvus_of_this_release(tmp_path: Path) -> None:
+    """The Milvus chart is only stubbed: what matters is the address, which follows that chart's way to name its service."""
+    chart = shutil.copytree(BARE, tmp_path / "milvus-coop")
+    stub = chart / "charts" / "milvus"
+    (stub / "templates").mkdir(parents=True)
+    (stub / "Chart.yaml").write_text("apiVersion: v1\nname: milvus\nversion: 5.0.19\n")
+    (stub / "templates" / "stub.yaml").write_text("apiVersion: v1\nkind: Service\nmetadata: {name: stub}\n")
+    with_milvus = values_of(("cpu",))
+    assert [d["metadata"]["name"] for d in render(with_milvus, chart=chart).of_kind("Service")].count("stub") == 1
+    without = values_of(("cpu",), "milvus.enabled=false,milvusClient.uri=http://other:19530")
+    assert [d["metadata"]["name"] for d in render(without, chart=chart).of_kind("Service")].count("stub") == 0
+    for release, name in ((RELEASE, "demo-milvus"), ("milvus-coop", "milvus-coop"), ("my-milvus", "my-milvus")):
+        data = render(with_milvus, chart=chart, release=release).one("ConfigMap", "settings")["data"]
+        assert data["MILVUS_COOP_URI"] == f"http://{name}:19530"
+
+
+@every_case
+def test_the_notes_name_the_next_command(case: str) -> None:
+    notes = rendered(case).notes
+    assert f"helm test {RELEASE} --namespace {NAMESPACE}" in notes
+    assert "curl -s http" in notes
+    if rendered(case).of_kind("Service")[0]["spec"]["type"] == "ClusterIP" and "Ingress" not in str(rendered(case).documents):
+        assert "port-forward service/demo-milvus-coop-gateway 8080:8080" in notes
+    assert ("authorization: Bearer" in notes) == ("Anybody who can reach" not in notes)
+    assert "\n\n\n" not in notes

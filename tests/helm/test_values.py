@@ -1,0 +1,117 @@
+"""Wrong values are refused before anything is installed, in words that say what to write instead."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from milvus_coop.gateway.options import GatewayOptions
+from tests.helm.kit import CHART, EXTERNAL, INGEST, KEYS, refusal, render, values_of
+
+GOOD = f"{EXTERNAL},{KEYS}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("gateway.replicas=two", r"at '/gateway/replicas': got string, want integer"),
+        ("gateway.replica=2", r"at '/gateway': additional properties 'replica' not allowed"),
+        ("triton.platform=cuda", r"at '/triton/platform': value must be one of 'python', 'tensorrt'"),
+        ("milvusClient.uri=milvus.db", r"at '/milvusClient/uri': 'milvus.db' does not match pattern"),
+        ("gateway.options.max_k=5", r"at '/gateway/options': additional properties 'max_k' not allowed"),
+        ("gateway.options.maxK=0", r"at '/gateway/options/maxK': minimum: got 0, want 1"),
+        ("gateway.image.digest=abc", r"at '/gateway/image/digest': 'abc' does not match pattern"),
+        ("image.pullPolicy=Sometimes", r"at '/image/pullPolicy': value must be one of"),
+        ("timeoutSeconds=0", r"at '/timeoutSeconds': exclusiveMinimum: got 0, want 0"),
+        ("ingest.schedule=daily", r"at '/ingest/schedule': 'daily' does not match pattern"),
+        ("gateway.apiKeysSecret.value=abc", r"at '/gateway/apiKeysSecret': additional properties 'value' not allowed"),
+        ("podSecurity.runAsUser=0", r"at '/podSecurity/runAsUser': minimum: got 0, want 1"),
+        ("monitoring.rules.degradedRatio=5", r"at '/monitoring/rules/degradedRatio': maximum: got 5, want 1"),
+        ("collection=my-pictures", r"at '/collection': 'my-pictures' does not match pattern"),
+    ],
+)
+def test_the_schema_refuses(settings: str, says: str) -> None:
+    assert re.search(says, refusal(f"{GOOD},{settings}"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (KEYS, r"milvusClient.uri is empty; expected: http\(s\)://host:19530.*--set milvus.enabled=true"),
+        (EXTERNAL, r"the gateway has no API keys; expected: gateway.apiKeysSecret.name.*--set gateway.anonymous=true"),
+        (f"{GOOD},bundle.name=/models/blip", r"bundle.name is /models/blip; expected: .*below /bundles"),
+        (f"{GOOD},bundle.name=/bundles/blip", r"together with bundle.existingClaim"),
+        (f"{GOOD},tokenStore.uri=/tokens", r"together with tokenStore.existingClaim"),
+        (f"{GOOD},triton.externalUri=triton://x", r"triton.enabled and triton.externalUri are both set"),
+        (f"{GOOD},triton.tls.enabled=true", r"triton.tls.secret is empty"),
+        (f"{GOOD},triton.tls.enabled=true,triton.tls.secret=s,triton.tls.mutual=true", r"triton.tls.clientSecret is empty"),
+        (f"{GOOD},triton.autoscaling.enabled=true,triton.autoscaling.kind=keda", r"prometheusUrl is empty"),
+        (f"{GOOD},gateway.ingress.enabled=true", r"gateway.ingress.host is empty"),
+        (f"{GOOD},gateway.tracing.enabled=true", r"gateway.tracing.endpoint is empty"),
+        (f"{GOOD},{INGEST},ingest.shards=3", r"all shards have the same sources; expected: \$\(JOB_COMPLETION_INDEX\)"),
+        (f"{GOOD},ingest.enabled=true", r"pictures.existingClaim is empty"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings: str, says: str) -> None:
+    said = refusal(settings)
+    assert re.search(says, said)
+    assert "expected: " in said
+
+
+@pytest.mark.parametrize("settings", ["gateway.options.timeoutS=12.5", "timeoutSeconds=2.5", "triton.autoscaling.target=2"])
+def test_numbers_of_the_command_line_are_taken(settings: str) -> None:
+    """`--set` makes strings of fractions and numbers of whole ones."""
+    render(values_of((), f"{GOOD},{settings},triton.autoscaling.enabled=true"))
+
+
+def test_the_schema_knows_every_value_and_no_other() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    known = set(paths_of_schema(schema, schema["$defs"]))
+    given = set(paths_of(values))
+    assert given - known == set()
+    optional = {".global"} | {path for path in known if path.startswith((".gateway.options.",))}
+    assert {path for path in known - given - optional if not path.endswith((".requests", ".limits", ".claims"))} == set()
+
+
+def paths_of(values: dict[str, Any], at: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if at.endswith((".requests", ".limits", "Labels", ".labels")):
+            return
+        yield f"{at}.{key}"
+        if isinstance(value, dict):
+            yield from paths_of(value, f"{at}.{key}")
+
+
+def paths_of_schema(schema: dict[str, Any], definitions: dict[str, Any], at: str = "") -> Iterator[str]:
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    for key, value in schema.get("properties", {}).items():
+        yield f"{at}.{key}"
+        yield from paths_of_schema(value, definitions, f"{at}.{key}")
+
+
+def test_options_of_the_schema_are_options_of_the_service() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    given = schema["properties"]["gateway"]["properties"]["options"]["properties"]
+    names = {re.sub("[A-Z]", lambda match: f"_{match[0].lower()}", key) for key in given}
+    assert names <= set(GatewayOptions.__dataclass_fields__)
+
+
+def test_every_value_is_explained() -> None:
+    """At its own line, or at the key right above it."""
+    lines = (CHART / "values.yaml").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 300
+    assert max(map(len, lines)) <= 132
+    explained: dict[int, bool] = {}
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if match := re.match(r"( *)(?:- )?[\w./]+:", line):
+            depth, below = len(match[1]), len(following) - len(following.lstrip())
+            explained = {d: known for d, known in explained.items() if d < depth} | {depth: " # " in line}
+            is_section = below > depth
+            assert is_section or any(known for d, known in explained.items() if d or depth == 0), line
