@@ -9,6 +9,7 @@ import pytest
 
 import milvus_coop
 from tests.deploy.compose import DEPLOY, FILES, GPU_SERVICES, ROOT, SERVICES, read
+from tests.docker import engine
 
 OURS = [name for name, service in SERVICES.items() if service["image"].startswith("milvus-coop/")]
 LASTING = [name for name, service in SERVICES.items() if not service.get("profiles")]
@@ -109,3 +110,9 @@ def test_only_the_package_reaches_the_builder() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     assert all((ROOT / line[1:]).exists() for line in lines if line.startswith("!"))
+
+
+def test_the_engine_for_tests_makes_what_they_use() -> None:
+    overlay = read(ROOT / "tests" / "docker" / "compose.local.yaml")["services"]
+    assert set(engine.IMAGES) == {SERVICES[name]["image"] for name in OURS} | {overlay["milvus"]["image"]}
+    assert all((ROOT / path).is_file() for path in engine.IMAGES.values())

@@ -4,8 +4,8 @@
 
 As root. It installs Debian's docker.io and mmdebstrap where they are missing, starts a docker daemon of its own unless one runs
 (its data is in build/docker/), makes a base image of Debian's packages, builds on it the images of deploy/docker/ and one of
-Milvus's server wheel, runs the tests, and stops the daemon. The next run finds the images there. Packages come from where this
-machine's apt and pip look.
+Milvus's server wheel, runs the tests, and stops the daemon, which leaves its bridge and firewall rules behind, as Docker does. The
+next run finds the images there. Packages come from where this machine's apt and pip look.
 
 Exit code: pytest's; 1 if an image cannot be built; 0 with one line of explanation if this machine cannot run an engine at all.
 """
