@@ -54,7 +54,6 @@ class NoEngineError(Exception):
 
 def main() -> int:
     """Provide what is missing, run the tests, leave nothing running."""
-    WORK.mkdir(parents=True, exist_ok=True)
     try:
         with stage("packages"):
             install()
@@ -99,6 +98,7 @@ def install() -> None:
     """Debian's engine, and Compose in an environment of its own."""
     if os.geteuid() != 0:
         raise NoEngineError("it takes root")
+    WORK.mkdir(parents=True, exist_ok=True)
     if not (shutil.which("dockerd") and Path(DOCKER).is_file() and shutil.which("mmdebstrap")):
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         attempt("apt-get", "update", "-qq", environment=quiet)
