@@ -44,7 +44,7 @@ class Access:
 
     def _check_origin(self, origin: str, host: str) -> None:
         # A page of any site may send simple requests to localhost; the answer is kept from it, but the deed would be done.
-        if origin and origin not in self._origins and urlsplit(origin).netloc != host:
+        if origin and origin not in self._origins and _host_of(origin) != host:
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,
                 "the request comes from a page of another site",
@@ -63,6 +63,13 @@ class Access:
                 expected="the header Authorization: Bearer KEY",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # such as http://[
+        return None
 
 
 def _name(host: str) -> str:

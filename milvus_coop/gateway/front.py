@@ -24,6 +24,8 @@ from milvus_coop.gateway.service import Service
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked for every few seconds by machines; only failures are logged."""
+SHOWN_PATH = 256
+"""Characters of a path that the log has."""
 
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -60,10 +62,10 @@ class FrontDoor:
                 body.check_announced()
                 await self._app(scope, body.receive, request.send)
         except (RefusedError, HTTPException) as exc:
-            refused = exc if isinstance(exc, RefusedError) else RefusedError(HTTPStatus(exc.status_code), str(exc.detail))
+            refused = exc if isinstance(exc, RefusedError) else _refused(exc)
             await self._answer(scope["path"], refused, request.id)(scope, receive, request.send)
         except Exception as exc:  # the last door: what nobody expected becomes a 500 and a log line with its traceback
-            log("failed", level=logging.ERROR, exc_info=True, request_id=request.id, path=scope["path"])
+            log("failed", level=logging.ERROR, exc_info=True, request_id=request.id, path=scope["path"][:SHOWN_PATH])
             request.facts["error"] = type(exc).__name__
             if request.status:
                 raise  # half an answer is out; the server closes the connection
@@ -75,7 +77,8 @@ class FrontDoor:
         route = getattr(scope.get("route"), "path", "none")
         seconds = time.perf_counter() - request.began_s
         metrics = self._service.metrics
-        metrics.requests.labels(scope["method"] if route != "none" else "-", route, request.status).inc()
+        method = scope["method"] if route != "none" and request.status != HTTPStatus.METHOD_NOT_ALLOWED else "-"  # any word else
+        metrics.requests.labels(method, route, request.status).inc()
         metrics.seconds.labels(route).observe(seconds)
         error = request.facts.get("error") or scope.get("state", {}).get("error")
         if request.status >= 400 or request.status == 0:
@@ -85,7 +88,7 @@ class FrontDoor:
         facts = {
             "request_id": request.id,
             "method": scope["method"],
-            "path": scope["path"],
+            "path": scope["path"][:SHOWN_PATH],
             "status": request.status or "closed",
             "ms": round(1000 * seconds, 1),
             "bytes_in": body.received,
@@ -93,6 +96,10 @@ class FrontDoor:
             **request.facts,
         }
         log("request", **(facts | {"error": error}))
+
+
+def _refused(exc: HTTPException) -> RefusedError:
+    return RefusedError(HTTPStatus(exc.status_code), str(exc.detail), headers=dict(exc.headers or {}))
 
 
 class _Request:
@@ -143,7 +150,9 @@ class _Body:
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._until_s - time.monotonic()))
         except (TimeoutError, asyncio.TimeoutError) as exc:
-            raise HTTPException(408, f"the request's body did not come within {self._timeout_s:g} s") from exc
+            # Its rest would be taken for the next request's.
+            detail = f"the request's body did not come within {self._timeout_s:g} s"
+            raise HTTPException(408, detail, headers={"connection": "close"}) from exc
         if message["type"] == "http.request":
             self.received += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)

@@ -205,6 +205,7 @@ def test_a_body_that_does_not_come(make_client: MakeClient, fake: FakeBackend) -
 
     asyncio.run(client.app(scope, receive, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]  # what still comes is no request
 
 
 def test_readiness_names_what_is_missing(make_client: MakeClient, fake: FakeBackend, tmp_path: Path) -> None:
