@@ -111,6 +111,7 @@ class Service:
                 if error is not None and failed_s > asked_s:  # who came first has waited for Milvus in vain
                     raise error
                 try:
+                    self.store().describe(name)  # opening what is not there takes ten times as long
                     self._searchers[name] = CoopSearch(name, models=self.models.backend, settings=self.settings)
                 except StoreError as exc:
                     self._failed = {name: (time.monotonic(), exc)}
