@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,12 +19,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from milvus_coop.gateway.access import Access
 from milvus_coop.gateway.logs import log
 from milvus_coop.gateway.options import GatewayOptions
+from milvus_coop.gateway.pool import BusyError
 from milvus_coop.gateway.problems import RefusedError, refusal
 from milvus_coop.gateway.service import Service
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked for every few seconds by machines; only failures are logged."""
+BODIES = 8
+"""So many bodies of the largest size may be held at a time; they wait in memory before anything else limits them."""
 SHOWN_PATH = 256
 """Characters of a path that the log has."""
 
@@ -45,6 +49,7 @@ class FrontDoor:
         self._service = service
         self._access = Access(service.options)
         self._answer = answer
+        self._held = _Held(BODIES * service.options.max_body_bytes)
         self._headers = HEADERS | ({} if service.options.cors_origins else {"cross-origin-resource-policy": "same-origin"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +58,7 @@ class FrontDoor:
             await self._app(scope, receive, send)
             return
         request = _Request(scope, send, self._headers)
-        body = _Body(scope, receive, self._service.options)
+        body = _Body(scope, receive, self._service.options, self._held)
         scope["request_id"] = request.id
         scope["facts"] = request.facts
         try:
@@ -71,6 +76,7 @@ class FrontDoor:
                 raise  # half an answer is out; the server closes the connection
             await self._answer(scope["path"], refusal(exc), request.id)(scope, receive, request.send)
         finally:
+            self._held.n_bytes -= body.received
             self._take_note(scope, request, body)
 
     def _take_note(self, scope: Scope, request: _Request, body: _Body) -> None:
@@ -127,11 +133,20 @@ class _Request:
         await self._send(message)
 
 
+@dataclass(slots=True)
+class _Held:
+    """Bytes of bodies of all requests that are not answered yet; touched by the event loop alone."""
+
+    limit: int
+    n_bytes: int = 0
+
+
 class _Body:
     """A request's body, cut off where it gets too large or takes too long to come."""
 
-    def __init__(self, scope: Scope, receive: Receive, options: GatewayOptions) -> None:
+    def __init__(self, scope: Scope, receive: Receive, options: GatewayOptions, held: _Held) -> None:
         self.received = 0
+        self._held = held
         self._announced = Headers(scope=scope).get("content-length", "")
         self._receive = receive
         self._limit = options.max_body_bytes
@@ -154,10 +169,14 @@ class _Body:
             detail = f"the request's body did not come within {self._timeout_s:g} s"
             raise HTTPException(408, detail, headers={"connection": "close"}) from exc
         if message["type"] == "http.request":
-            self.received += len(message.get("body", b""))
+            n_bytes = len(message.get("body", b""))
+            self.received += n_bytes
+            self._held.n_bytes += n_bytes
             self._complete = not message.get("more_body", False)
             if self.received > self._limit:
                 raise self._too_large()
+            if self._held.n_bytes > self._held.limit:
+                raise BusyError
         return message
 
     def _too_large(self) -> HTTPException:

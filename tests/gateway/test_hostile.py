@@ -154,3 +154,47 @@ def test_a_form_whose_picture_was_not_chosen(client: TestClient) -> None:
     )
     answer = client.post("/v1/search", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
     assert answer.status_code == 200, answer.text
+
+
+def test_bodies_that_are_not_complete_are_held_up_to_a_limit(make_client: MakeClient, fake: FakeBackend) -> None:
+    """Each may be as large as a body may be; many of them together may not."""
+    client = make_client(max_body_mb=1, timeout_s=30, backend=fake)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/search",
+        "raw_path": b"/v1/search",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+    }
+
+    async def hold() -> list[int]:
+        released = asyncio.Event()
+        statuses: list[int] = []
+
+        async def one() -> None:
+            parts = iter([b" " * (2**20 - 1)])
+
+            async def receive() -> dict[str, Any]:
+                if (part := next(parts, None)) is not None:
+                    return {"type": "http.request", "body": part, "more_body": True}
+                await released.wait()
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            async def send(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+
+            await client.app(dict(scope), receive, send)
+
+        asking = [asyncio.create_task(one()) for _ in range(10)]
+        while len(statuses) < 2:
+            await asyncio.sleep(0.01)
+        early = list(statuses)
+        released.set()
+        await asyncio.gather(*asking)
+        assert sorted(statuses) == [422] * 8 + [429] * 2
+        return early
+
+    assert asyncio.run(asyncio.wait_for(hold(), 20)) == [429, 429]
+    assert client.post("/v1/search", json={"text": "a dog"}).status_code == 200  # what was held is free again
