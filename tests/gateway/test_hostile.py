@@ -51,12 +51,13 @@ def test_of_many_wrong_documents_one_is_an_error(body: type[Body], name: str, en
         ("/v1/search", {str(i): i for i in range(MANY)}, 422),
         ("/v1/search", {"k" * 100_000: 1}, 422),
         ("/v1/search", {"text": "a", "output_fields": [1] * MANY}, 422),
+        ("/v1/search", {"text": "a", "filter": "x" * 100_000}, 422),
         ("/v1/embeddings", {"input": [1] * MANY}, 400),
         ("/v1/rerank", {"query": "a", "documents": [1] * MANY}, 400),
         ("/v2/rerank", {"query": "a", "documents": [1] * MANY}, 400),
         ("/rerank", {"query": "a", "texts": [1] * MANY}, 422),
     ],
-    ids=["names", "a long name", "output_fields", "embeddings", "v1/rerank", "v2/rerank", "rerank"],
+    ids=["names", "a long name", "output_fields", "filter", "embeddings", "v1/rerank", "v2/rerank", "rerank"],
 )
 def test_answers_to_nonsense_are_short(client: TestClient, path: str, body: dict[str, Any], status: int) -> None:
     answer = client.post(path, json=body)
