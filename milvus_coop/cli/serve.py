@@ -67,6 +67,6 @@ def serve(
     tracing = open_tracing() if trace else None
     logs.set_up(json_lines=log == "json" if log else not sys.stderr.isatty())
     service = Service(settings, options, tracing=tracing)
-    if service.is_local and not options.uploads and not options.models_only:
-        service.store()  # a mistyped path is better told now than to the first client
+    if service.is_local and not options.models_only:
+        service.store()  # a mistyped path, or a folder that another process has, is better told now than to the first client
     run(service, on_ready=lambda address: click.echo(f"milvus-coop serves {address}  (stop with Ctrl-C)", err=True))

@@ -34,6 +34,8 @@ let running = null;
 let phase = "loading";
 /** whether somebody searched before it was there */
 let early = false;
+/** the collection that the address bar names, if it cannot be searched; '' if it can */
+let absent = "";
 
 // ---- Searching ----
 
@@ -46,6 +48,7 @@ async function search({ push = true } = {}) {
   const query = { collection: chooser.value, text: box.value.trim(), filter: filter.value.trim(), k: Number(depth.value), image };
   running?.abort();
   idle();
+  if (absent) return missing(absent);
   if (push) remember(true);
   if (!query.collection || (!query.text && !image)) return welcome();
   const mine = (running = new AbortController());
@@ -170,6 +173,26 @@ function welcome() {
       ),
     ],
   });
+}
+
+/** Another collection's pictures would be taken for those that the address bar promises. @param {string} name */
+function missing(name) {
+  view.clear();
+  const isThere = collections.some((c) => c.name === name);
+  const title = isThere ? `“${name}” cannot be searched here` : `There is no collection “${name}”`;
+  const other = collections.find((c) => c.searchable && c.default) ?? collections.find((c) => c.searchable);
+  const instead = element("button", {
+    type: "button",
+    text: `Search “${other?.name}” instead`,
+    onclick: () => ((chooser.value = other?.name ?? ""), chooser.dispatchEvent(new Event("change"))),
+  });
+  picture({
+    drawing: LOOK,
+    title,
+    lines: [isThere ? "This server’s bundle did not make it." : "The address of this page names it. It may have another name now."],
+    rest: other ? [instead] : [],
+  });
+  say(title);
 }
 
 /** There is nothing to search in. */
@@ -300,7 +323,9 @@ function remember(push = false) {
 function recall() {
   const parameters = new URLSearchParams(location.search);
   const usable = collections.filter((c) => c.searchable);
-  const asked = usable.find((c) => c.name === parameters.get("collection")) ?? usable.find((c) => c.default) ?? usable[0];
+  const named = parameters.get("collection") ?? "";
+  absent = usable.some((c) => c.name === named) ? "" : named;
+  const asked = usable.find((c) => c.name === named) ?? (absent ? undefined : (usable.find((c) => c.default) ?? usable[0]));
   chooser.value = asked?.name ?? "";
   described(asked);
   box.value = parameters.get("q") ?? "";
@@ -357,6 +382,7 @@ limit.addEventListener("change", () => {
   remember();
 });
 chooser.addEventListener("change", () => {
+  absent = "";
   described(collections.find((c) => c.name === chooser.value));
   view.clear();
   search();

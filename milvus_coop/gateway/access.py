@@ -11,7 +11,9 @@ from starlette.datastructures import Headers
 from milvus_coop.gateway.options import GatewayOptions
 from milvus_coop.gateway.problems import RefusedError
 
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json"})
+WATCHED = frozenset({"/healthz", "/readyz", "/metrics"})
+"""For machines that watch the service, such as Kubernetes' probes, which know an address of it and no name."""
+OPEN_PATHS = WATCHED | {"/", "/openapi.json"}
 OPEN_BELOW = "/gallery/"
 """The page itself holds nothing; what it shows it asks for with the key that its user types."""
 
@@ -31,7 +33,7 @@ class Access:
             RefusedError: it does not name this host, comes from a page of another site, or has no valid key.
         """
         host = headers.get("host", "")
-        if "*" not in self._hosts and _name(host) not in self._hosts:
+        if path not in WATCHED and "*" not in self._hosts and _name(host) not in self._hosts:
             raise RefusedError(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "the service does not go by the name in the Host header",
@@ -44,7 +46,7 @@ class Access:
 
     def _check_origin(self, origin: str, host: str) -> None:
         # A page of any site may send simple requests to localhost; the answer is kept from it, but the deed would be done.
-        if origin and origin not in self._origins and urlsplit(origin).netloc != host:
+        if origin and origin not in self._origins and _host_of(origin) != host:
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,
                 "the request comes from a page of another site",
@@ -63,6 +65,13 @@ class Access:
                 expected="the header Authorization: Bearer KEY",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # such as http://[
+        return None
 
 
 def _name(host: str) -> str:

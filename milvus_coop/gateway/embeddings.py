@@ -15,7 +15,6 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 import numpy as np
-import pydantic_core
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
@@ -23,9 +22,10 @@ from pydantic import BaseModel, Field, ValidationError
 from milvus_coop.bundle.spec import IMAGE_ENCODER, IMAGE_TOKENS, TEXT_ENCODER
 from milvus_coop.encoder import Encoder
 from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, MilvusCoopError
+from milvus_coop.gateway.bodies import decode, describe
 from milvus_coop.gateway.failures import refused_by, sentence
 from milvus_coop.gateway.problems import RefusedError, retry_headers
-from milvus_coop.gateway.rerank.protocol import Body, check_model, describe
+from milvus_coop.gateway.rerank.protocol import Body, check_model
 from milvus_coop.gateway.service import Service
 from milvus_coop.preprocess.texts import check_text
 from milvus_coop.tokens import pack
@@ -195,19 +195,21 @@ def _bytes(uri: str) -> bytes:
 
 
 def _parse(body: bytes, service: Service) -> EmbeddingsRequest:
+    value = decode(body)
+    given = value.get("input") if isinstance(value, dict) else None
+    if isinstance(given, list) and len(given) > MAX_INPUTS:  # before each is looked at: pydantic has an error for each
+        raise RefusedError(HTTPStatus.BAD_REQUEST, f"input has {len(given):,} entries", expected=f"at most {MAX_INPUTS:,}")
     try:
-        asked = EmbeddingsRequest.model_validate(pydantic_core.from_json(body))
+        asked = EmbeddingsRequest.model_validate(value)
     except ValidationError as exc:
         raise RefusedError(HTTPStatus.BAD_REQUEST, describe(exc)) from exc
-    except ValueError as exc:
-        raise RefusedError(HTTPStatus.BAD_REQUEST, f"invalid request: the body is not JSON: {exc}") from exc
     spec = service.models.encoder.spec
     check_model(asked.model or "", spec)
     if asked.dimensions not in (None, spec.dim):
         raise RefusedError(HTTPStatus.BAD_REQUEST, f"dimensions is {asked.dimensions}", expected=f"{spec.dim}, as the bundle has")
     inputs = [asked.input] if isinstance(asked.input, str) else asked.input
     pictures = sum(text.startswith(DATA) for text in inputs)
-    if not inputs or len(inputs) > MAX_INPUTS or pictures > service.options.max_files:
+    if not inputs or pictures > service.options.max_files:
         raise RefusedError(
             HTTPStatus.BAD_REQUEST,
             f"input has {len(inputs) - pictures} texts and {pictures} pictures",

@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect
 
 from milvus_coop.errors import MilvusCoopError
 from milvus_coop.gateway.logs import log
+from milvus_coop.gateway.pool import BusyError, LateError
 from milvus_coop.gateway.problems import RefusedError, refusal, request_id_of
-from milvus_coop.gateway.service import BusyError, LateError
 
 
 def refused_by(request: Request, exc: Exception) -> RefusedError:

@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,15 +16,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from milvus_coop.gateway.access import Access
+from milvus_coop.gateway.access import WATCHED, Access
 from milvus_coop.gateway.logs import log
 from milvus_coop.gateway.options import GatewayOptions
+from milvus_coop.gateway.pool import BusyError
 from milvus_coop.gateway.problems import RefusedError, refusal
 from milvus_coop.gateway.service import Service
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked for every few seconds by machines; only failures are logged."""
+BODIES = 8
+"""So many bodies of the largest size may be held at a time; they wait in memory before anything else limits them."""
+SHOWN_PATH = 256
+"""Characters of a path that the log has."""
 
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -43,6 +47,7 @@ class FrontDoor:
         self._service = service
         self._access = Access(service.options)
         self._answer = answer
+        self._held = _Held(BODIES * service.options.max_body_bytes)
         self._headers = HEADERS | ({} if service.options.cors_origins else {"cross-origin-resource-policy": "same-origin"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,7 +56,7 @@ class FrontDoor:
             await self._app(scope, receive, send)
             return
         request = _Request(scope, send, self._headers)
-        body = _Body(scope, receive, self._service.options)
+        body = _Body(scope, receive, self._service.options, self._held)
         scope["request_id"] = request.id
         scope["facts"] = request.facts
         try:
@@ -60,32 +65,34 @@ class FrontDoor:
                 body.check_announced()
                 await self._app(scope, body.receive, request.send)
         except (RefusedError, HTTPException) as exc:
-            refused = exc if isinstance(exc, RefusedError) else RefusedError(HTTPStatus(exc.status_code), str(exc.detail))
+            refused = exc if isinstance(exc, RefusedError) else _refused(exc)
             await self._answer(scope["path"], refused, request.id)(scope, receive, request.send)
         except Exception as exc:  # the last door: what nobody expected becomes a 500 and a log line with its traceback
-            log("failed", level=logging.ERROR, exc_info=True, request_id=request.id, path=scope["path"])
+            log("failed", level=logging.ERROR, exc_info=True, request_id=request.id, path=scope["path"][:SHOWN_PATH])
             request.facts["error"] = type(exc).__name__
             if request.status:
                 raise  # half an answer is out; the server closes the connection
             await self._answer(scope["path"], refusal(exc), request.id)(scope, receive, request.send)
         finally:
+            self._held.n_bytes -= body.received
             self._take_note(scope, request, body)
 
     def _take_note(self, scope: Scope, request: _Request, body: _Body) -> None:
         route = getattr(scope.get("route"), "path", "none")
         seconds = time.perf_counter() - request.began_s
         metrics = self._service.metrics
-        metrics.requests.labels(scope["method"] if route != "none" else "-", route, request.status).inc()
+        method = scope["method"] if route != "none" and request.status != HTTPStatus.METHOD_NOT_ALLOWED else "-"  # any word else
+        metrics.requests.labels(method, route, request.status).inc()
         metrics.seconds.labels(route).observe(seconds)
         error = request.facts.get("error") or scope.get("state", {}).get("error")
         if request.status >= 400 or request.status == 0:
             metrics.failures.labels(error or "Refused").inc()
-        elif route in QUIET:
+        elif route in WATCHED:  # asked for every few seconds
             return
         facts = {
             "request_id": request.id,
             "method": scope["method"],
-            "path": scope["path"],
+            "path": scope["path"][:SHOWN_PATH],
             "status": request.status or "closed",
             "ms": round(1000 * seconds, 1),
             "bytes_in": body.received,
@@ -93,6 +100,10 @@ class FrontDoor:
             **request.facts,
         }
         log("request", **(facts | {"error": error}))
+
+
+def _refused(exc: HTTPException) -> RefusedError:
+    return RefusedError(HTTPStatus(exc.status_code), str(exc.detail), headers=dict(exc.headers or {}))
 
 
 class _Request:
@@ -120,11 +131,20 @@ class _Request:
         await self._send(message)
 
 
+@dataclass(slots=True)
+class _Held:
+    """Bytes of bodies of all requests that are not answered yet; touched by the event loop alone."""
+
+    limit: int
+    n_bytes: int = 0
+
+
 class _Body:
     """A request's body, cut off where it gets too large or takes too long to come."""
 
-    def __init__(self, scope: Scope, receive: Receive, options: GatewayOptions) -> None:
+    def __init__(self, scope: Scope, receive: Receive, options: GatewayOptions, held: _Held) -> None:
         self.received = 0
+        self._held = held
         self._announced = Headers(scope=scope).get("content-length", "")
         self._receive = receive
         self._limit = options.max_body_bytes
@@ -143,12 +163,18 @@ class _Body:
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._until_s - time.monotonic()))
         except (TimeoutError, asyncio.TimeoutError) as exc:
-            raise HTTPException(408, f"the request's body did not come within {self._timeout_s:g} s") from exc
+            # Its rest would be taken for the next request's.
+            detail = f"the request's body did not come within {self._timeout_s:g} s"
+            raise HTTPException(408, detail, headers={"connection": "close"}) from exc
         if message["type"] == "http.request":
-            self.received += len(message.get("body", b""))
+            n_bytes = len(message.get("body", b""))
+            self.received += n_bytes
+            self._held.n_bytes += n_bytes
             self._complete = not message.get("more_body", False)
             if self.received > self._limit:
                 raise self._too_large()
+            if self._held.n_bytes > self._held.limit:
+                raise BusyError
         return message
 
     def _too_large(self) -> HTTPException:

@@ -24,7 +24,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(line, default=str)  # in ASCII: a path may hold what a terminal would obey
 
 
 class ReadableLines(logging.Formatter):
@@ -32,9 +32,14 @@ class ReadableLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        facts = " ".join(f"{name}={value}" for name, value in getattr(record, "facts", {}).items())
+        facts = " ".join(f"{name}={_printable(str(value))}" for name, value in getattr(record, "facts", {}).items())
         line = f"{self.formatTime(record, '%H:%M:%S')} {record.getMessage()} {facts}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _printable(text: str) -> str:
+    """The text on one line, with what a terminal would obey written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def set_up(*, json_lines: bool) -> None:

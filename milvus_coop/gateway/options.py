@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +17,8 @@ from milvus_coop.errors import InvalidArgumentError
 PREFIX = "MILVUS_COOP_SERVE_"
 SHORTEST_KEY = 16
 """Characters; a key is meant to be made by a machine."""
+ORIGIN = re.compile(r"https?://[^/?#\s]+")
+MOST_PORT = 65_535
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 MIB = 2**20
 
@@ -105,11 +109,16 @@ class GatewayOptions:
         Raises:
             InvalidArgumentError: naming the first such option.
         """
+        if not self.host:
+            raise InvalidArgumentError("the host is empty", expected="an address to listen on, such as 127.0.0.1 or 0.0.0.0")
+        if not 0 <= self.port <= MOST_PORT:
+            raise InvalidArgumentError(f"the port is {self.port}", expected=f"0 to {MOST_PORT}")
         if not (self.on_loopback or self.api_keys or self.anonymous):
             raise InvalidArgumentError(
                 f"the service would answer anybody who can reach {self.host}",
                 expected="API keys, or --anonymous if that is meant",
-                run=f"{PREFIX}API_KEYS=$(openssl rand -hex 24) milvus-coop serve --host {self.host}",
+                # Not before the command, where nobody would learn the key.
+                run=f"export {PREFIX}API_KEYS=$(openssl rand -hex 24)",
             )
         if any(len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key for key in self.api_keys):
             raise InvalidArgumentError(
@@ -118,14 +127,22 @@ class GatewayOptions:
                 run="openssl rand -hex 24",
             )
         for name in ("timeout_s", "shutdown_s", "max_k", "max_documents", "max_files", "max_body_mb"):
-            if not getattr(self, name) > 0:
-                raise InvalidArgumentError(f"{name} is {getattr(self, name)}", expected="more than 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)}", expected="more than 0, and not for ever")
         for name in ("concurrency", "waiting"):
             if getattr(self, name) < 0:
                 raise InvalidArgumentError(f"{name} is {getattr(self, name)}", expected="0 or more")
         for root in self.roots:
             if not Path(root).is_dir():
                 raise InvalidArgumentError(f"the root {root} is no folder", expected="a folder of pictures that exists")
+        if self.uploads and not _can_write(Path(self.uploads)):
+            raise InvalidArgumentError(f"nothing can be written to {self.uploads}", expected="a folder for uploaded pictures")
         for origin in self.cors_origins:
-            if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
+            if not ORIGIN.fullmatch(origin):
                 raise InvalidArgumentError(f"the CORS origin is '{origin}'", expected="such as https://example.com, without a path")
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether this is, or can become, a folder to write to."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)

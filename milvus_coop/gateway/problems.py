@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -12,9 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from milvus_coop import errors
-from milvus_coop.gateway.service import RETRY_AFTER_S, BusyError, LateError
+from milvus_coop.gateway.pool import RETRY_AFTER_S, BusyError, LateError
 
 MEDIA_TYPE = "application/problem+json"
+TOLD = 5
+"""Mistakes in a body that an answer names."""
+SHOWN = 64
+"""Characters of a client's own names that an answer repeats."""
 
 STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (errors.CollectionNotFoundError, HTTPStatus.NOT_FOUND),
@@ -172,11 +177,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
 
 
-def invalid_request(reasons: Any) -> RefusedError:
+def invalid_request(reasons: Sequence[Any]) -> RefusedError:
     """What pydantic found, in a sentence."""
-    places = (".".join(str(part) for part in reason["loc"] if part != "body") for reason in reasons)
-    said = "; ".join(f"{place or 'body'}: {reason['msg']}" for place, reason in zip(places, reasons[:5], strict=False))
-    return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, said or "the request is not valid", expected="see /openapi.json")
+    return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, told(reasons) or "the request is not valid", expected="see /openapi.json")
+
+
+def told(reasons: Sequence[Any]) -> str:
+    """Where pydantic's first errors are, and what they are; without values, and of a client's own names the first characters."""
+    said = []
+    for reason in reasons[:TOLD]:
+        place = ".".join(str(part)[:SHOWN] for part in reason["loc"] if part != "body")
+        said.append(f"{place or 'body'}: {reason['msg']}")
+    return "; ".join(said)
 
 
 def request_id_of(request: Request) -> str:

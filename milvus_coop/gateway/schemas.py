@@ -31,7 +31,7 @@ class SearchRequest(BaseModel):
     k: int | None = Field(
         None, ge=1, description="How many candidates the cross-encoder rescores; default 50, or `limit` if that is more."
     )
-    filter: str = Field("", description="A Milvus expression over metadata.")
+    filter: str = Field("", max_length=65_535, description="A Milvus expression over metadata.")
     output_fields: list[str] = Field([], max_length=64, description="Metadata to return; `*`: all.")
     rerank: bool = Field(True, description="False: the bi-encoder's order.")
     deadline_ms: float | None = Field(None, gt=0, description="Stop rescoring so that the search ends within this time.")

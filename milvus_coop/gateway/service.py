@@ -1,21 +1,22 @@
-"""What all requests share: models, Milvus, opened collections, and the pool in which they wait and run."""
+"""What all requests share: models, Milvus, opened collections, and the pools in which they wait and run."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from milvus_coop.backends import Backend
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
 from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, MilvusCoopError, StoreError
+from milvus_coop.gateway.logs import log
 from milvus_coop.gateway.metrics import Metrics
 from milvus_coop.gateway.options import GatewayOptions
+from milvus_coop.gateway.pool import BusyError, Pool
 from milvus_coop.gateway.tracing import Tracing
 from milvus_coop.models import Models, open_models
 from milvus_coop.search import CoopSearch
@@ -25,22 +26,12 @@ from milvus_coop.types import CollectionInfo
 
 T = TypeVar("T")
 
-RETRY_AFTER_S = 1
-"""When a refused client may come back."""
 READY_FOR_S = 2.0
 """How long an answer about readiness holds, so that nobody floods Milvus by asking."""
 
 
-class BusyError(Exception):
-    """All slots are taken and enough requests wait already."""
-
-
-class LateError(Exception):
-    """A request took longer than the service allows."""
-
-
 class Service:
-    """Models of one bundle, one Milvus, and a bounded pool. Safe to share between threads; `run` belongs to one event loop."""
+    """Models of one bundle, one Milvus, and bounded pools. Safe to share between threads; `run` belongs to one event loop."""
 
     def __init__(
         self, settings: Settings, options: GatewayOptions, *, tracing: Tracing | None = None, backend: Backend | None = None
@@ -61,22 +52,22 @@ class Service:
         self.metrics = Metrics()
         self.tracing = tracing or Tracing()
         self.models: Models = open_models(settings, backend)
-        self._slots = options.slots(settings.models)
-        self._pool = ThreadPoolExecutor(self._slots, "milvus-coop-serve")
-        self._pending = 0
-        # A lock for each matter: opening may take as long as Milvus takes not to answer, and counting is done by the event loop.
-        self._counting, self._opening, self._checking = threading.Lock(), threading.RLock(), threading.Lock()
+        self._pool = Pool("milvus-coop-serve", options.slots(settings.models), options.waiting, options.timeout_s)
+        self._uploads = Pool("milvus-coop-upload", 1, options.waiting, options.timeout_s)
+        # A lock for each matter: opening may take as long as Milvus takes not to answer.
+        self._opening, self._checking = threading.RLock(), threading.Lock()
         self._failed: dict[str, tuple[float, StoreError]] = {}
         self._searchers: dict[str, CoopSearch] = {}
         self._store: Store | None = None
         self._ready: tuple[float, dict[str, str]] | None = None
-        self.metrics.watch_pending(lambda: self._pending)
+        self.metrics.watch_pending(lambda: self._pool.pending + self._uploads.pending)
 
     def warm_up(self) -> None:
         """Make ready what can be, so that the first request is not slower than the next."""
-        for prepare in (self.problems, self.searcher):
-            with contextlib.suppress(MilvusCoopError):  # a collection may come later, and so may Milvus
-                prepare()
+        if problems := self.problems():
+            log("not ready", level=logging.WARNING, milvus=problems.get("milvus"), models=problems.get("models"))
+        with contextlib.suppress(MilvusCoopError):  # a collection may come later, and so may Milvus
+            self.searcher()
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run a blocking function in the pool.
@@ -85,27 +76,22 @@ class Service:
             BusyError: too many wait already.
             LateError: it waited and ran for longer than the service allows.
         """
-        with self._counting:
-            if self._pending >= self._slots + self.options.waiting:
-                self.metrics.refused.inc()
-                raise BusyError
-            self._pending += 1
-            job = self._pool.submit(function)
-        job.add_done_callback(self._done)
-        answer = asyncio.wrap_future(job)
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asked may be gone
-        try:
-            return await asyncio.wait_for(asyncio.shield(answer), self.options.timeout_s)
-        except (TimeoutError, asyncio.TimeoutError) as exc:
-            if job.done():
-                raise  # an error of the function itself
-            raise LateError from exc
-        finally:
-            job.cancel()  # what has begun goes on, and keeps its slot until it ends; what still waits does not
+        return await self._counted(self._pool, function)
 
-    def _done(self, job: Future[T]) -> None:
-        with self._counting:
-            self._pending -= 1
+    async def run_upload(self, function: Callable[[], T]) -> T:
+        """Run an upload, one after another and beside the pool: waiting for each other, uploads would keep searches from running.
+
+        Raises:
+            BusyError, LateError: as `run` does.
+        """
+        return await self._counted(self._uploads, function)
+
+    async def _counted(self, pool: Pool, function: Callable[[], T]) -> T:
+        try:
+            return await pool.run(function)
+        except BusyError:
+            self.metrics.refused.inc()
+            raise
 
     def searcher(self, collection: str | None = None) -> CoopSearch:
         """The search of a collection, opened on first use; None: the one that the settings name.
@@ -125,6 +111,7 @@ class Service:
                 if error is not None and failed_s > asked_s:  # who came first has waited for Milvus in vain
                     raise error
                 try:
+                    self.store().describe(name)  # opening what is not there takes ten times as long
                     self._searchers[name] = CoopSearch(name, models=self.models.backend, settings=self.settings)
                 except StoreError as exc:
                     self._failed = {name: (time.monotonic(), exc)}
@@ -133,20 +120,21 @@ class Service:
 
     def search(self, collection: str | None, action: Callable[[CoopSearch], T]) -> T:
         """Do something with the search of a collection; one that was dropped meanwhile is opened again, if it is there again."""
+        searcher = self.searcher(collection)
         try:
-            return action(self.searcher(collection))
+            return action(searcher)
         except CollectionNotFoundError:
-            if not self.forget(collection):
-                raise
+            self._forget(searcher)
             return action(self.searcher(collection))
 
-    def forget(self, collection: str | None) -> bool:
-        """Close the search of a collection; whether there was one."""
+    def _forget(self, searcher: CoopSearch) -> None:
+        """Close this search, unless another request has done so, and has perhaps opened the collection anew."""
         with self._opening:
-            known = self._searchers.pop(collection or self.settings.collection, None)
-        if known is not None:
-            known.close()
-        return known is not None
+            names = [name for name, known in self._searchers.items() if known is searcher]
+            for name in names:
+                del self._searchers[name]
+        if names:
+            searcher.close()
 
     @property
     def is_local(self) -> bool:
@@ -199,9 +187,10 @@ class Service:
 
     def close(self) -> None:
         """Wait for what runs, then free models and connections."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for name in list(self._searchers):
-            self.forget(name)
+        for pool in (self._pool, self._uploads):
+            pool.close()
+        for searcher in list(self._searchers.values()):
+            self._forget(searcher)
         if self._store is not None:
             with contextlib.suppress(MilvusCoopError):
                 self._store.close()

@@ -15,6 +15,8 @@ from milvus_coop.types import Failure
 
 HALF = 32
 """Hex digits of each half of a digest, and of an id: 128 bits."""
+DEEPEST = 32
+"""Levels of metadata; what writes JSON for clients gives up somewhere beyond 200."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ def uri_of(path: str | Path) -> str:
 
 def checked(item: Item, where: str = "") -> Entry:
     """The item, or why no collection can hold it. `where` names the line of a list."""
+    if _depth(item.metadata) > DEEPEST:
+        return Failure(where or ascii(item.uri)[1:-1], f"the metadata is nested too deeply; expected: at most {DEEPEST} levels")
     try:
         n_bytes = len(item.uri.encode())
         n_metadata = len(json.dumps(item.metadata, ensure_ascii=False).encode()) if item.metadata else 0
@@ -70,3 +74,12 @@ def checked(item: Item, where: str = "") -> Entry:
     if n_metadata > VARCHAR_BYTES:
         return Failure(where or item.uri, f"the metadata has {n_metadata:,} bytes; expected: at most {VARCHAR_BYTES:,}")
     return item
+
+
+def _depth(value: object) -> int:
+    """Levels of objects and lists inside each other; counted level by level, so that no nesting is too deep to be counted."""
+    depth, level = 0, [value]
+    while level := [part for part in level if isinstance(part, (Mapping, list))]:
+        depth += 1
+        level = [inner for part in level for inner in (part.values() if isinstance(part, Mapping) else part)]
+    return depth

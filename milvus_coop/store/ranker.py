@@ -99,7 +99,10 @@ def check_version(version: str) -> bool:
 
 
 def _check_endpoint(endpoint: str) -> None:
-    parts = urlsplit(endpoint)
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:  # such as http://[
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
         raise InvalidArgumentError(
             f"the endpoint is '{endpoint}'", expected="where Milvus reaches milvus-coop serve, such as http://gateway:8080"
@@ -129,6 +132,11 @@ def _of_server(service: RerankService, provider: Provider, collection: str) -> d
     if service.credential:
         params["credential"] = service.credential
     if provider == "cohere":  # the address is in milvus.yaml
+        if collection:
+            raise InvalidArgumentError(
+                f"the image tokens of '{collection}' are files, and by Cohere's protocol a server does not say whose rows it sends",
+                expected="vllm or tei",
+            )
         return params | {"model_name": service.model}
     if urlsplit(service.endpoint).path.strip("/"):
         raise InvalidArgumentError(

@@ -94,6 +94,17 @@ def test_the_address_holds_the_search(window: Open, server: Serving) -> None:
     expect(first(page)).to_have_text("lighthouse.jpg")
 
 
+def test_an_address_of_a_collection_that_is_gone(window: Open, server: Serving) -> None:
+    page = window(f"{server.address}?collection=gone&q=a+sailing+boat").page
+    expect(page.get_by_role("heading", name="There is no collection “gone”")).to_be_visible()
+    expect(page.locator(".card")).to_have_count(0)
+    page.keyboard.press("Enter")
+    expect(page.locator(".card")).to_have_count(0)
+    page.get_by_role("button", name="Search “images” instead").click()
+    expect(first(page)).to_have_text("sailing_boat.jpg")
+    assert page.url == f"{server.address}?q=a+sailing+boat"
+
+
 def test_a_picture_is_dropped(window: Open, server: Serving, pictures: Path) -> None:
     page = window(server.address).page
     page.dispatch_event("body", "dragenter", {"dataTransfer": carry(page, pictures / "cat.jpg")})

@@ -89,10 +89,11 @@ def test_pages_of_other_sites(make_client: MakeClient, fake: FakeBackend) -> Non
 def test_names_of_the_host(make_client: MakeClient, fake: FakeBackend) -> None:
     client = make_client(backend=fake)
     for host, status in (("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("rebound.example", 421), ("", 421)):
-        assert client.get("/healthz", headers={"host": host}).status_code == status, host
+        assert client.get("/openapi.json", headers={"host": host}).status_code == status, host
     named = make_client(host="0.0.0.0", allowed_hosts=("search.example",), anonymous=True, backend=fake)
-    assert named.get("/healthz", headers={"host": "SEARCH.example:443"}).status_code == 200
-    assert named.get("/healthz", headers={"host": "localhost"}).status_code == 421
+    assert named.get("/openapi.json", headers={"host": "SEARCH.example:443"}).status_code == 200
+    assert named.get("/openapi.json", headers={"host": "localhost"}).status_code == 421
+    assert named.get("/readyz", headers={"host": "10.0.0.7:8080"}).status_code == 200  # a probe
 
 
 def test_large_bodies(make_client: MakeClient, fake: FakeBackend) -> None:
@@ -205,6 +206,7 @@ def test_a_body_that_does_not_come(make_client: MakeClient, fake: FakeBackend) -
 
     asyncio.run(client.app(scope, receive, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]  # what still comes is no request
 
 
 def test_readiness_names_what_is_missing(make_client: MakeClient, fake: FakeBackend, tmp_path: Path) -> None:

@@ -38,11 +38,18 @@ def test_keys_are_not_shown() -> None:
         ({"api_keys": ("short",)}, "too short"),
         ({"api_keys": ("long enough but with spaces",)}, "odd characters"),
         ({"timeout_s": 0}, "timeout_s is 0"),
+        ({"timeout_s": float("nan")}, "timeout_s is nan"),
+        ({"shutdown_s": float("inf")}, "shutdown_s is inf"),
+        ({"host": ""}, "host is empty"),
+        ({"port": 65_536}, "port is 65536"),
+        ({"port": -1}, "port is -1"),
+        ({"uploads": f"{__file__}/uploads"}, "nothing can be written"),
         ({"max_k": 0}, "max_k"),
         ({"waiting": -1}, "waiting"),
         ({"roots": ("/no/such/folder",)}, "/no/such/folder"),
         ({"cors_origins": ("*",)}, "CORS"),
         ({"cors_origins": ("https://a.example/path",)}, "CORS"),
+        ({"cors_origins": ("https://",)}, "CORS"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], said: str) -> None:

@@ -100,3 +100,11 @@ def test_a_port_that_is_taken(database: Path) -> None:
         ended = subprocess.run([*COMMAND, "--uri", database, "--port", port], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in ended.stderr
+
+
+def test_a_database_that_another_service_has(database: Path, tmp_path: Path) -> None:
+    with serving("--uri", database):
+        command = [*COMMAND, "--uri", str(database), "--uploads", str(tmp_path / "uploads"), "--port", "0"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "another process has" in ended.stderr

@@ -5,9 +5,9 @@ https://docs.cohere.com/reference/rerank, https://docs.cohere.com/errors-referen
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 
 from milvus_coop.gateway.rerank.protocol import Ask, Body, Context, Protocol
 from milvus_coop.gateway.rerank.scoring import DocumentScores
@@ -22,7 +22,7 @@ class CohereRequest(Body):
     """`max_tokens_per_doc`, `priority` and `relevant_spans` are ignored: texts are cut at the bundle's length."""
 
     query: str
-    documents: list[str | None] = Field(description="Values of the field that holds image tokens or texts.")
+    documents: Annotated[list[str | None], FailFast()] = Field(description="Values of the field that holds image tokens or texts.")
     model: str | None = Field(None, description="The bundle's name, name@fingerprint, or nothing.")
     top_n: int | None = Field(None, ge=1)
 

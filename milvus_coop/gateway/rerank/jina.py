@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 
 from milvus_coop.gateway.rerank.protocol import Ask, Body, Context, Protocol
 from milvus_coop.gateway.rerank.scoring import DocumentScores
@@ -27,7 +27,9 @@ class JinaRequest(Body):
     """`truncate_prompt_tokens`, `truncation` and the like are ignored: texts are cut at the bundle's length."""
 
     query: str | JinaDocument
-    documents: list[str | JinaDocument | None] = Field(description="Values of the field that holds image tokens or texts.")
+    documents: Annotated[list[str | JinaDocument | None], FailFast()] = Field(
+        description="Values of the field that holds image tokens or texts."
+    )
     model: str | None = Field(None, description="The bundle's name, name@fingerprint, or nothing.")
     top_n: int | None = Field(None, ge=0, description="0 or nothing: all.")
     return_documents: bool | None = Field(None, description="Jina's. Nothing: at /v1/rerank yes, as vLLM does; at /rerank no.")

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from milvus_coop.bundle.spec import BundleSpec
+from milvus_coop.gateway.bodies import describe
 from milvus_coop.gateway.problems import RefusedError
 from milvus_coop.gateway.rerank.scoring import DocumentScores
 
@@ -19,7 +20,10 @@ SHORTEST_PREFIX = 4
 
 
 class Body(BaseModel):
-    """A request's body. What a protocol has and we have no use for is ignored."""
+    """A request's body. What a protocol has and we have no use for is ignored.
+
+    Long lists are `FailFast`: a body of millions of wrong entries would otherwise become as many errors, and gigabytes.
+    """
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
@@ -87,13 +91,6 @@ class Protocol(ABC):
             return self.ask(self.body.model_validate(value))
         except ValidationError as exc:
             raise RefusedError(HTTPStatus.BAD_REQUEST, describe(exc)) from exc
-
-
-def describe(exc: ValidationError) -> str:
-    """The first things that pydantic found, without the values."""
-    found = exc.errors(include_url=False, include_input=False, include_context=False)
-    said = (f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}".removeprefix(": ") for error in found[:3])
-    return "invalid request: " + "; ".join(said)
 
 
 def inlined(body: type[Body]) -> dict[str, Any]:

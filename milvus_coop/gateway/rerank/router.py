@@ -12,10 +12,10 @@ from operator import or_
 from typing import Any
 from uuid import uuid4
 
-import pydantic_core
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
 
+from milvus_coop.gateway.bodies import decode
 from milvus_coop.gateway.failures import refused_by, sentence
 from milvus_coop.gateway.logs import log
 from milvus_coop.gateway.problems import RefusedError, request_id_of, retry_headers
@@ -96,20 +96,13 @@ async def _respond(service: Service, request: Request, choose: Choose, model: st
     deadline_s = time.perf_counter() + service.options.timeout_s
     protocol = choose(None)
     try:
-        value = _decode(await request.body())
+        value = decode(await request.body())
         protocol = choose(value)
         ask = _check(service, protocol.parse(value), model)
         scores = await service.run(lambda: _score(service, ask, collection, deadline_s))
         return _answer(service, request, protocol, ask, scores)
     except Exception as exc:  # every error of these paths has the protocol's form
         return _told(protocol, refused_by(request, exc), request_id_of(request))
-
-
-def _decode(body: bytes) -> Any:
-    try:
-        return pydantic_core.from_json(body)
-    except ValueError as exc:
-        raise RefusedError(HTTPStatus.BAD_REQUEST, f"invalid request: the body is not JSON: {exc}") from exc
 
 
 def _check(service: Service, ask: Ask, model: str) -> Ask:

@@ -6,9 +6,9 @@ https://huggingface.github.io/text-embeddings-inference/ (docs/openapi.json of h
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 
 from milvus_coop.gateway.problems import RefusedError
 from milvus_coop.gateway.rerank.protocol import Ask, Body, Context, Protocol
@@ -26,7 +26,7 @@ class TeiRequest(Body):
     """Texts are always cut at the right, whatever `truncate` says, as everywhere in this package; token strings never are."""
 
     query: str
-    texts: list[str | None] = Field(description="Values of the field that holds image tokens or texts.")
+    texts: Annotated[list[str | None], FailFast()] = Field(description="Values of the field that holds image tokens or texts.")
     raw_scores: bool = Field(False, description="Tell logits, not probabilities.")
     return_text: bool = False
     truncate: bool | None = False

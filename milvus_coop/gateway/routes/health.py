@@ -48,4 +48,6 @@ def router(service: Service) -> APIRouter:
         """Requests, stages of searches, candidates, degraded answers, failures, memory and CPU."""
         return Response(service.metrics.exposition(), media_type=PROMETHEUS)
 
+    for path, answer in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):  # what watches may ask for no body
+        routes.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
     return routes

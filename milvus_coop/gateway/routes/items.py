@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
-from threading import Lock
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -63,7 +62,6 @@ def router(service: Service) -> APIRouter:
     """The routes for a service."""
     routes = APIRouter(tags=["items"])
     thumbnails = Thumbnails(service.options.folders())
-    writing = Lock()
 
     @routes.post(
         "/v1/items",
@@ -84,8 +82,7 @@ def router(service: Service) -> APIRouter:
         settings = service.settings.override(collection=name or service.settings.collection)
 
         def run() -> UploadResponse:
-            with writing:
-                report, items, failures = ingest_uploads(uploads, Path(folder), settings, service.models.backend)
+            report, items, failures = ingest_uploads(uploads, Path(folder), settings, service.models.backend)
             service.metrics.ingested(report)
             if not items:
                 reasons = "; ".join(f"{failure.file}: {failure.reason}" for failure in failures[:5])
@@ -101,7 +98,7 @@ def router(service: Service) -> APIRouter:
                 seconds=report.seconds,
             )
 
-        done = await service.run(run)
+        done = await service.run_upload(run)
         request.scope["facts"].update(collection=done.collection, added=done.added, updated=done.updated, failed=done.failed)
         return done
 

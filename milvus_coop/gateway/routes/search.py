@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import pydantic_core
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -48,7 +49,7 @@ async def read_request(request: Request) -> SearchRequest:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == JSON:
-            return SearchRequest.model_validate_json(await request.body())
+            return SearchRequest.model_validate(_known(_decoded(await request.body())))
         if kind == FORM:
             return await _from_form(request)
     except ValidationError as exc:
@@ -57,15 +58,31 @@ async def read_request(request: Request) -> SearchRequest:
     raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body is of type '{kind}'", expected=f"{JSON} or {FORM}")
 
 
+def _decoded(body: bytes) -> Any:
+    try:
+        return pydantic_core.from_json(body)
+    except ValueError as exc:
+        raise RequestValidationError([{"loc": (), "msg": f"Invalid JSON: {exc}"}]) from exc
+
+
+def _known(value: Any) -> Any:
+    """The value, if it has no name that a request does not have: of millions pydantic would make an error each."""
+    odd = next((name for name in value if name not in SearchRequest.model_fields), None) if isinstance(value, dict) else None
+    if odd is not None:
+        raise RequestValidationError([{"loc": (odd,), "msg": "Extra inputs are not permitted"}])
+    return value
+
+
 async def _from_form(request: Request) -> SearchRequest:
     async with request.form(max_files=1, max_fields=FORM_FIELDS) as form:
         given: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str) and value}
         if "output_fields" in given:
             given["output_fields"] = [part for name in given["output_fields"].split(",") if (part := name.strip())]
-        uploads = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
-        if set(uploads) - {"image"}:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, f"the form has a file '{next(iter(uploads))}'", expected="one named 'image'")
-        made = SearchRequest.model_validate(given)
+        # A browser sends a file without name and content where none was chosen.
+        uploads = {name: value for name, value in form.items() if isinstance(value, UploadFile) and (value.filename or value.size)}
+        if odd := set(uploads) - {"image"}:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, f"the form has a file '{min(odd)[:64]}'", expected="one named 'image'")
+        made = SearchRequest.model_validate(_known(given))
         if "image" in uploads:
             made.image = await uploads["image"].read()
         return made

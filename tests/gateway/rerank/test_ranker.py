@@ -74,6 +74,7 @@ def test_servers(version: str) -> None:
         ("2.6.0", RerankService(URL + "/below", "m"), "a server drops the path"),
         ("2.6.0", RerankService("gateway:8000", "m"), "the endpoint is 'gateway:8000'"),
         ("2.6.0", RerankService("http://", "m"), "the endpoint is 'http://'"),
+        ("2.6.0", RerankService("http://[", "m"), "the endpoint is"),
         ("2.6.0", RerankService(URL + "?a=b", "m"), "the endpoint is"),
     ],
 )
@@ -144,3 +145,8 @@ def test_an_old_server_is_refused(milvus_server: MilvusServer, tmp_path: Path) -
         finally:
             with milvus_server.connect() as store:
                 store.drop("ranker_old_server")
+
+
+def test_a_server_cannot_tell_cohere_whose_rows_they_are() -> None:
+    with pytest.raises(InvalidArgumentError, match="whose rows"):
+        build_ranker(RerankService(URL, "m", provider="cohere"), "a dog", "image_tokens", version="2.6.0", collection="images")
