@@ -63,9 +63,10 @@ class FrontDoor:
             with self._service.tracing.request(scope):
                 self._access.check(scope["path"], Headers(scope=scope))
                 body.check_announced()
-                await self._app(scope, body.receive, request.send)
+                await self._answer_unless_left(scope, request, body)
         except (RefusedError, HTTPException) as exc:
             refused = exc if isinstance(exc, RefusedError) else _refused(exc)
+            request.facts["error"] = type(exc).__name__
             await self._answer(scope["path"], refused, request.id)(scope, receive, request.send)
         except Exception as exc:  # the last door: what nobody expected becomes a 500 and a log line with its traceback
             log("failed", level=logging.ERROR, exc_info=True, request_id=request.id, path=scope["path"][:SHOWN_PATH])
@@ -77,6 +78,19 @@ class FrontDoor:
             self._held.n_bytes -= body.received
             self._take_note(scope, request, body)
 
+    async def _answer_unless_left(self, scope: Scope, request: _Request, body: _Body) -> None:
+        """Answer; but where the client leaves before that, do no more for it. What still waits for its turn is dropped."""
+        answering = asyncio.ensure_future(self._app(scope, body.receive, request.send))
+        leaving = asyncio.ensure_future(body.left())
+        try:
+            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if answering.done() or request.status:
+                await answering
+        finally:
+            for task in (answering, leaving):
+                task.cancel()
+            await asyncio.gather(answering, leaving, return_exceptions=True)
+
     def _take_note(self, scope: Scope, request: _Request, body: _Body) -> None:
         route = getattr(scope.get("route"), "path", "none")
         seconds = time.perf_counter() - request.began_s
@@ -86,7 +100,7 @@ class FrontDoor:
         metrics.seconds.labels(route).observe(seconds)
         error = request.facts.get("error") or scope.get("state", {}).get("error")
         if request.status >= 400 or request.status == 0:
-            metrics.failures.labels(error or "Refused").inc()
+            metrics.failures.labels(error or ("RefusedError" if request.status else "ClientLeft")).inc()
         elif route in WATCHED:  # asked for every few seconds
             return
         facts = {
@@ -150,7 +164,7 @@ class _Body:
         self._limit = options.max_body_bytes
         self._timeout_s = options.timeout_s
         self._until_s = time.monotonic() + options.timeout_s
-        self._complete = False
+        self._complete = asyncio.Event()
 
     def check_announced(self) -> None:
         """Refuse a body that is too large before it is read."""
@@ -158,7 +172,7 @@ class _Body:
             raise self._too_large()
 
     async def receive(self) -> Message:
-        if self._complete:  # what follows is only news of the client leaving
+        if self._complete.is_set():  # what follows is only news of the client leaving
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._until_s - time.monotonic()))
@@ -170,12 +184,20 @@ class _Body:
             n_bytes = len(message.get("body", b""))
             self.received += n_bytes
             self._held.n_bytes += n_bytes
-            self._complete = not message.get("more_body", False)
+            if not message.get("more_body", False):
+                self._complete.set()
             if self.received > self._limit:
                 raise self._too_large()
             if self._held.n_bytes > self._held.limit:
                 raise BusyError
         return message
 
+    async def left(self) -> None:
+        """Return when the client has left after sending all of the body."""
+        await self._complete.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"the request's body is too large; expected: at most {self._limit:,} bytes")
+        detail = f"the request's body is too large; expected: at most {self._limit:,} bytes"
+        return HTTPException(413, detail, headers={"connection": "close"})  # nor is the rest of it read

@@ -64,8 +64,7 @@ class Service:
 
     def warm_up(self) -> None:
         """Make ready what can be, so that the first request is not slower than the next."""
-        if problems := self.problems():
-            log("not ready", level=logging.WARNING, milvus=problems.get("milvus"), models=problems.get("models"))
+        self.problems()
         with contextlib.suppress(MilvusCoopError):  # a collection may come later, and so may Milvus
             self.searcher()
 
@@ -169,7 +168,12 @@ class Service:
         """What keeps the service from answering, by part (`milvus`, `models`); empty when it is ready."""
         with self._checking:
             if self._ready is None or time.monotonic() - self._ready[0] > READY_FOR_S:
-                self._ready = (time.monotonic(), self._check())
+                before = self._ready[1] if self._ready else {}
+                found = self._check()
+                if found != before:
+                    state = "not ready" if found else "ready"
+                    log(state, level=logging.WARNING, milvus=found.get("milvus"), models=found.get("models"))
+                self._ready = (time.monotonic(), found)
             return self._ready[1]
 
     def _check(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from threading import Lock
 from typing import Any
 
 from milvus_coop.config import Settings
@@ -26,6 +27,10 @@ except ModuleNotFoundError as exc:
     raise missing("haystack-ai", "haystack") from exc
 
 TOKEN = Secret.from_env_var("MILVUS_COOP_TOKEN", strict=False)
+
+
+_opening = Lock()
+"""Of all components: pipelines run them in threads."""
 
 
 class _Component:
@@ -74,10 +79,11 @@ class _Component:
         return default_from_dict(cls, data)
 
     def _opened(self) -> CoopSearch:
-        if self._search is None:
-            token = self._token.resolve_value() if self._token else None
-            self._search = CoopSearch(settings=Settings.from_env().override(**self._settings, token=token))
-        return self._search
+        with _opening:
+            if self._search is None:
+                token = self._token.resolve_value() if self._token else None
+                self._search = CoopSearch(settings=Settings.from_env().override(**self._settings, token=token))
+            return self._search
 
 
 @component

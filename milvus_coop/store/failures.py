@@ -26,7 +26,14 @@ _NOT_LOADED = 101
 _COLLECTION_NOT_FOUND = 100
 _LITE_BAD_EXPRESSION = 6
 _AUTH_CODES = (1400, 1401, 1402)
-_FILTER_SIGNS = ("cannot parse expression", "create query plan", "parse expression", "invalid expression", "too large to convert")
+_FILTER_SIGNS = (
+    "cannot parse expression",
+    "create query plan",
+    "parse expression",
+    "invalid expression",
+    "too large to convert",
+    "recursion depth",
+)
 _AUTH_SIGNS = ("auth check failure", "unauthenticated", "privilege", "permission deny")
 _UNAVAILABLE_SIGNS = ("closed channel", "not ready", "no available", "node offline", "channel not available", "not healthy")
 _LONGEST_MESSAGE = 500

@@ -138,6 +138,38 @@ def test_logs_tell_what_happened_and_nothing_private(
     assert "status=200" in everything
 
 
+def test_what_clients_that_left_asked_for_is_not_done(make_client: MakeClient, fake: FakeBackend) -> None:
+    client = make_client(concurrency=1, backend=fake)
+    fake.delays_s["text_encoder"] = 0.3
+    body = json.dumps({"text": "a"}).encode()
+    names = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+
+    async def leave() -> None:
+        """Ask, and leave at once."""
+        scope = {"type": "http", "method": "POST", "path": "/v1/search", "raw_path": b"", "query_string": b"", "headers": names}
+        messages = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return next(messages)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await client.app(scope, receive, send)
+        assert not sent
+
+    async def leave_often() -> None:
+        await asyncio.gather(*(leave() for _ in range(20)))
+
+    began = time.perf_counter()
+    asyncio.run(leave_often())
+    assert client.post("/v1/search", json={"text": "a"}).status_code == 200
+    assert time.perf_counter() - began < 3  # of 20 x 0.3 s
+    assert fake.rows["text_encoder"] <= 4
+    assert 'milvus_coop_failures_total{error="ClientLeft"} 20.0' in client.get("/metrics").text
+
+
 def test_what_nobody_expected(make_client: MakeClient, fake: FakeBackend, lines: list[logging.LogRecord]) -> None:
     fake.failures["text_encoder"] = RuntimeError("secret inside")  # type: ignore[assignment]
     client = make_client(backend=fake, raising=False)
@@ -210,6 +242,8 @@ def test_a_body_that_does_not_come(make_client: MakeClient, fake: FakeBackend) -
 
 
 def test_readiness_names_what_is_missing(make_client: MakeClient, fake: FakeBackend, tmp_path: Path) -> None:
+    hidden = make_client(uri=tmp_path / "none.db", api_keys=(KEY,), backend=fake).get("/readyz").json()["problems"]
+    assert hidden == {"milvus": "does not answer; the log says more"}  # no key is asked for here, and paths are nobody's business
     ready = make_client(backend=fake).get("/readyz")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "problems": {}})
     away = make_client(uri=tmp_path / "none.db", backend=fake)
