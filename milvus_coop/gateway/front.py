@@ -195,8 +195,8 @@ class _Body:
     async def left(self) -> None:
         """Return when the client has left after sending all of the body."""
         await self._complete.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        if (await self._receive())["type"] != "http.disconnect":
+            await asyncio.Event().wait()  # nothing else may come now
 
     def _too_large(self) -> HTTPException:
         detail = f"the request's body is too large; expected: at most {self._limit:,} bytes"
