@@ -60,7 +60,7 @@ def make_client(filled: Path) -> Iterator[MakeClient]:
         yield make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client(filled: Path) -> Iterator[TestClient]:
     """A client of an ordinary service, which no test changes."""
     with client_of(filled) as client:

@@ -23,7 +23,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(world: World) -> Iterator[Running]:
     """With a key, and small limits; it opens no database."""
     with running(world.bundle, api_keys=(KEY,), max_documents=50, max_body_mb=1, max_files=3) as service:
