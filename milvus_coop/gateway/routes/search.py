@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -138,31 +139,16 @@ def router(service: Service) -> APIRouter:
 
 def response_of(result: SearchResult, collection: str, kind: Kind, asked: SearchRequest) -> SearchResponse:
     """A result as the API gives it."""
-    t = result.timings
     return SearchResponse(
         collection=collection,
         kind=kind,
         query=Query(kind="text" if asked.image is None else "image", text=asked.text),
-        hits=[
-            SearchHit(
-                id=hit.id,
-                uri=hit.uri,
-                rank=hit.rank,
-                score=hit.score,
-                be_rank=hit.be_rank,
-                be_score=hit.be_score,
-                ce_score=hit.ce_score,
-                text=hit.text,
-                fields=dict(hit.fields),
-                thumbnail=thumbnail_of(collection, hit.id) if kind == "image" else None,
-            )
-            for hit in result
-        ],
+        hits=[SearchHit(**asdict(hit), thumbnail=thumbnail_of(collection, hit.id) if kind == "image" else None) for hit in result],
         reranked=result.reranked,
         rescored=result.rescored,
         candidates=result.candidates,
         reason=result.reason,
-        timings=StageTimings(encode_ms=t.encode_ms, retrieve_ms=t.retrieve_ms, rerank_ms=t.rerank_ms, total_ms=t.total_ms),
+        timings=StageTimings(**asdict(result.timings)),
     )
 
 
