@@ -184,14 +184,14 @@ def test_what_nobody_expected(make_client: MakeClient, fake: FakeBackend, lines:
 
 def test_too_many_are_told_to_come_back(make_client: MakeClient, fake: FakeBackend) -> None:
     client = make_client(concurrency=1, waiting=1, backend=fake)
-    fake.delays_s["text_encoder"] = 0.5
+    fake.delays_s["text_encoder"] = 2.0
     status: list[int] = []
     threads = [
         threading.Thread(target=lambda: status.append(client.post("/v1/search", json={"text": "a"}).status_code)) for _ in range(6)
     ]
     for thread in threads:
         thread.start()
-    time.sleep(0.2)
+    time.sleep(1.0)
     late = client.post("/v1/search", json={"text": "a"})
     assert (late.status_code, late.headers["retry-after"]) == (429, "1")
     assert client.get("/healthz").status_code == 200  # who watches is not turned away
@@ -206,14 +206,13 @@ def test_too_many_are_told_to_come_back(make_client: MakeClient, fake: FakeBacke
 
 
 def test_requests_that_take_too_long(make_client: MakeClient, fake: FakeBackend) -> None:
-    client = make_client(concurrency=1, timeout_s=0.3, backend=fake)
-    fake.delays_s["text_encoder"] = 0.6
+    client = make_client(concurrency=2, timeout_s=1.0, backend=fake)
+    fake.delays_s["text_encoder"] = 4.0
     began = time.perf_counter()
     late = client.post("/v1/search", json={"text": "a"})
     assert (late.status_code, "longer" in late.json()["detail"]) == (504, True)
-    assert time.perf_counter() - began < 0.55
+    assert time.perf_counter() - began < 3.5
     fake.delays_s.clear()
-    time.sleep(0.5)
     assert client.post("/v1/search", json={"text": "a"}).status_code == 200
 
 
@@ -257,7 +256,7 @@ def test_readiness_names_what_is_missing(make_client: MakeClient, fake: FakeBack
 def test_a_milvus_that_does_not_answer_holds_nobody_up(make_client: MakeClient, fake: FakeBackend) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        client = make_client(uri=address, settings={"timeout_s": 1.0}, backend=fake)
+        client = make_client(uri=address, settings={"timeout_s": 3.0}, backend=fake)
         status: list[int] = []
         began = time.perf_counter()
         asking = [
@@ -269,10 +268,10 @@ def test_a_milvus_that_does_not_answer_holds_nobody_up(make_client: MakeClient, 
         time.sleep(0.2)
         asked = time.perf_counter()
         assert client.get("/healthz").status_code == 200
-        assert time.perf_counter() - asked < 0.5
+        assert time.perf_counter() - asked < 2
         for thread in asking:
             thread.join()
-        assert time.perf_counter() - began < 8  # not one after the other
+        assert time.perf_counter() - began < 11  # not one after the other
     assert set(status) <= {503, 504}
 
 
