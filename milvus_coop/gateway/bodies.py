@@ -1,4 +1,4 @@
-"""JSON that clients send: decoded, and what is wrong with it said in few words, however much is wrong."""
+"""Bodies that clients send: of what type they are, JSON decoded, and what is wrong with it in few words, however much is wrong."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from typing import Any
 
 import pydantic_core
 from pydantic import ValidationError
+from starlette.requests import Request
 
 from milvus_coop.gateway.problems import RefusedError, told
+
+
+def media_type(request: Request) -> str:
+    """What the client says that the body is, without parameters; '' if it says nothing."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def decode(body: bytes) -> Any:

@@ -64,8 +64,9 @@ class Service:
 
     def warm_up(self) -> None:
         """Make ready what can be, so that the first request is not slower than the next."""
-        self.problems()
-        with contextlib.suppress(MilvusCoopError):  # a collection may come later, and so may Milvus
+        if "milvus" in self.problems():  # it may come up later; to wait for it twice would only delay the start
+            return
+        with contextlib.suppress(MilvusCoopError):  # a collection may come later, too
             self.searcher()
 
     async def run(self, function: Callable[[], T]) -> T:

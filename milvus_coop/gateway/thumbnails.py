@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from urllib.parse import quote
 
 from milvus_coop.preprocess.thumbnails import thumbnail
 from milvus_coop.search.pictures import local_path
@@ -79,3 +80,8 @@ class Thumbnails:
             while self._n_bytes > CACHE_BYTES:
                 self._n_bytes -= len(self._known.popitem(last=False)[1])
         return made
+
+
+def thumbnail_of(collection: str, item: str) -> str:
+    """The address of an item's thumbnail, relative to the service."""
+    return f"/v1/items/{quote(item, safe='')}/thumbnail?collection={quote(collection, safe='')}"

@@ -17,6 +17,7 @@ from milvus_coop.backends import Backend
 from milvus_coop.config import Settings
 from milvus_coop.errors import ImageError
 from milvus_coop.gateway.schemas import UploadedItem, UploadFailure
+from milvus_coop.gateway.thumbnails import thumbnail_of
 from milvus_coop.ingest import CoopIngest
 from milvus_coop.ingest.items import Item
 from milvus_coop.preprocess.formats import open_image
@@ -60,10 +61,10 @@ def ingest_uploads(
     refused = {_path_of(failure, list(kept)): failure.reason for failure in report.failures}
     _remove(new & set(refused))
     failures += [UploadFailure(file=_shown(kept[uri]), reason=reason) for uri, reason in refused.items()]
+    stored = {Item(uri).id: (uri, upload) for uri, upload in kept.items() if uri not in refused}
     items = [
-        UploadedItem(file=_shown(upload), id=Item(uri).id, uri=uri, thumbnail="")
-        for uri, upload in kept.items()
-        if uri not in refused
+        UploadedItem(file=_shown(upload), id=key, uri=uri, thumbnail=thumbnail_of(settings.collection, key))
+        for key, (uri, upload) in stored.items()
     ]
     return report, items, failures
 

@@ -20,6 +20,15 @@ from milvus_coop.gateway.service import Service
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 PICTURES = ("dog.jpg", "two_dogs.jpg", "cat.jpg", "apple.jpg", "coffee.jpg", "bicycle.png", "owl.jpg", "pizza.jpg")
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": "/v1/search",
+    "raw_path": b"/v1/search",
+    "query_string": b"",
+    "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+}
+"""A search as an ASGI server announces it, for tests that are the server."""
 KEY = "a-key-for-tests-0123456789"
 
 MakeClient = Callable[..., TestClient]

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from milvus_coop import FakeBackend, load_bundle
 from milvus_coop.gateway.logs import LOGGER, JsonLines, ReadableLines
 from milvus_coop.gateway.tracing import Tracing
-from tests.gateway.conftest import KEY, MakeClient
+from tests.gateway.conftest import KEY, SCOPE, MakeClient
 
 SECRET = "a very private question"
 
@@ -142,11 +142,9 @@ def test_what_clients_that_left_asked_for_is_not_done(make_client: MakeClient, f
     client = make_client(concurrency=1, backend=fake)
     fake.delays_s["text_encoder"] = 0.3
     body = json.dumps({"text": "a"}).encode()
-    names = [(b"host", b"localhost"), (b"content-type", b"application/json")]
 
     async def leave() -> None:
         """Ask, and leave at once."""
-        scope = {"type": "http", "method": "POST", "path": "/v1/search", "raw_path": b"", "query_string": b"", "headers": names}
         messages = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
         sent: list[Any] = []
 
@@ -156,7 +154,7 @@ def test_what_clients_that_left_asked_for_is_not_done(make_client: MakeClient, f
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await client.app(scope, receive, send)
+        await client.app(dict(SCOPE), receive, send)
         assert not sent
 
     async def leave_often() -> None:
@@ -218,14 +216,6 @@ def test_requests_that_take_too_long(make_client: MakeClient, fake: FakeBackend)
 
 def test_a_body_that_does_not_come(make_client: MakeClient, fake: FakeBackend) -> None:
     client = make_client(timeout_s=0.2, backend=fake)
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/search",
-        "raw_path": b"/v1/search",
-        "query_string": b"",
-        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
-    }
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -235,7 +225,7 @@ def test_a_body_that_does_not_come(make_client: MakeClient, fake: FakeBackend) -
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(client.app(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(client.app(dict(SCOPE), receive, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]  # what still comes is no request
 

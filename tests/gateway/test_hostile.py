@@ -23,7 +23,7 @@ from milvus_coop.gateway.rerank.jina import JinaRequest
 from milvus_coop.gateway.rerank.protocol import Body
 from milvus_coop.gateway.rerank.tei import TeiRequest
 from milvus_coop.gateway.service import Service
-from tests.gateway.conftest import EXAMPLES, MakeClient
+from tests.gateway.conftest import EXAMPLES, SCOPE, MakeClient
 
 MANY = 10_000
 SHORT = 1000
@@ -160,14 +160,6 @@ def test_a_form_whose_picture_was_not_chosen(client: TestClient) -> None:
 def test_bodies_that_are_not_complete_are_held_up_to_a_limit(make_client: MakeClient, fake: FakeBackend) -> None:
     """Each may be as large as a body may be; many of them together may not."""
     client = make_client(max_body_mb=1, timeout_s=30, backend=fake)
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/search",
-        "raw_path": b"/v1/search",
-        "query_string": b"",
-        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
-    }
 
     async def hold() -> list[int]:
         released = asyncio.Event()
@@ -186,7 +178,7 @@ def test_bodies_that_are_not_complete_are_held_up_to_a_limit(make_client: MakeCl
                 if message["type"] == "http.response.start":
                     statuses.append(message["status"])
 
-            await client.app(dict(scope), receive, send)
+            await client.app(dict(SCOPE), receive, send)
 
         asking = [asyncio.create_task(one()) for _ in range(10)]
         while len(statuses) < 2:

@@ -13,8 +13,9 @@ from fastapi import Path as PathParameter
 from starlette.datastructures import FormData, UploadFile
 
 from milvus_coop.errors import ImageError, InvalidArgumentError
+from milvus_coop.gateway.bodies import media_type
 from milvus_coop.gateway.problems import RefusedError, problems
-from milvus_coop.gateway.routes.search import FORM, thumbnail_of
+from milvus_coop.gateway.routes.search import FORM
 from milvus_coop.gateway.schemas import CollectionName, UploadResponse
 from milvus_coop.gateway.service import Service
 from milvus_coop.gateway.thumbnails import Original, Thumbnails
@@ -93,7 +94,7 @@ def router(service: Service) -> APIRouter:
                 updated=report.updated,
                 unchanged=report.unchanged,
                 failed=len(failures),
-                items=[item.model_copy(update={"thumbnail": thumbnail_of(settings.collection, item.id)}) for item in items],
+                items=items,
                 failures=failures,
                 seconds=report.seconds,
             )
@@ -155,7 +156,7 @@ async def read_form(request: Request) -> AsyncIterator[FormData]:
     Raises:
         RefusedError: the body is of another type.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request)
     if kind != FORM:
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body is of type '{kind}'", expected=FORM)
     async with request.form(max_files=MOST_PARTS, max_fields=16) as form:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 from http import HTTPStatus
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import pydantic_core
 from fastapi import APIRouter, Depends, Request
@@ -13,11 +12,13 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
+from milvus_coop.gateway.bodies import media_type
 from milvus_coop.gateway.problems import RefusedError, problems
 from milvus_coop.gateway.schemas import Query, SearchHit, SearchRequest, SearchResponse, StageTimings
 from milvus_coop.gateway.service import Service
+from milvus_coop.gateway.thumbnails import thumbnail_of
 from milvus_coop.search import CoopSearch
-from milvus_coop.types import Kind, SearchResult
+from milvus_coop.types import Hit, Kind, SearchResult, Timings
 
 JSON, FORM = "application/json", "multipart/form-data"
 FORM_FIELDS = 32
@@ -47,7 +48,7 @@ async def read_request(request: Request) -> SearchRequest:
         RefusedError: the body is of another type.
         RequestValidationError: the body does not fit the schema.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request)
     try:
         if kind == JSON:
             return SearchRequest.model_validate(_known(_decoded(await request.body())))
@@ -143,15 +144,15 @@ def response_of(result: SearchResult, collection: str, kind: Kind, asked: Search
         collection=collection,
         kind=kind,
         query=Query(kind="text" if asked.image is None else "image", text=asked.text),
-        hits=[SearchHit(**asdict(hit), thumbnail=thumbnail_of(collection, hit.id) if kind == "image" else None) for hit in result],
+        hits=[SearchHit(**_values(hit), thumbnail=thumbnail_of(collection, hit.id) if kind == "image" else None) for hit in result],
         reranked=result.reranked,
         rescored=result.rescored,
         candidates=result.candidates,
         reason=result.reason,
-        timings=StageTimings(**asdict(result.timings)),
+        timings=StageTimings(**_values(result.timings)),
     )
 
 
-def thumbnail_of(collection: str, item: str) -> str:
-    """The address of an item's thumbnail, relative to the service."""
-    return f"/v1/items/{quote(item, safe='')}/thumbnail?collection={quote(collection, safe='')}"
+def _values(record: Hit | Timings) -> dict[str, Any]:
+    """A record's values by name. `dataclasses.asdict` would copy all metadata, and take half of what the HTTP door costs."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
