@@ -1,0 +1,147 @@
+"""The two towers: from the map between the halves, and from half-read texts, to embeddings, cells and words.
+
+Both towers have two heads, which see an image as the mean of its grid and as a weighted mean, a text as the mean of its words and as a
+weighted mean. The embedding is the two heads' unit vectors, one behind the other: its cosine is the mean of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from milvus_coop.training.efficientnet_lite import FEATURES
+from milvus_coop.training.minilm import MiniLM
+from milvus_coop.training.networks.transformer import additive_mask
+from milvus_coop.training.networks.vision import cell_weights
+from recipes.coop_small.backbone import UpperHalf
+
+TEXT_WIDTH = 384
+FROZEN_LAYERS = 4
+GRID = 4
+CELLS = GRID * GRID
+HEAD_DIM = 384
+HEADS = 2
+WORD_DIM = 96
+"""Length of the vectors of single words and single cells."""
+
+
+class Seen(NamedTuple):
+    """Images as the towers see them: unit vectors of both heads (B, 2, 384), unit vectors of cells (B, 16, 96)."""
+
+    heads: Tensor
+    cells: Tensor
+
+
+class Read(NamedTuple):
+    """Texts as the towers read them: unit vectors of both heads (B, 2, 384), unit vectors of words (B, T, 96), their weights (B, T).
+
+    The weights of a text's words add up to 1; padding has weight 0.
+    """
+
+    heads: Tensor
+    words: Tensor
+    weights: Tensor
+
+
+class Head(nn.Module):
+    """Features to a unit vector."""
+
+    def __init__(self, features: int, *, hidden: int, out: int, dropout: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(features, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, out)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., features) -> float32 (..., out), unit rows."""
+        return functional.normalize(self.net(features).float(), dim=-1)
+
+
+class ImageTower(nn.Module):
+    """The upper half of the backbone, two heads, and the head of the cells."""
+
+    cell_weights: Tensor
+
+    def __init__(self, upper: UpperHalf, *, hidden: int = 2048, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.upper = upper
+        self.register_buffer("cell_weights", cell_weights(7, GRID), persistent=False)
+        self.look = nn.Linear(FEATURES, 1)
+        self.heads = nn.ModuleList(Head(FEATURES, hidden=hidden, out=HEAD_DIM, dropout=dropout) for _ in range(HEADS))
+        self.cells = Head(FEATURES, hidden=512, out=WORD_DIM, dropout=dropout / 2)
+
+    def forward(self, maps: Tensor) -> Seen:
+        """Maps between the halves (B, 80, 14, 14)."""
+        return self.look_at(self.upper(maps))
+
+    def look_at(self, grid: Tensor) -> Seen:
+        """The backbone's feature grid (B, 1280, 7, 7)."""
+        return self.read_cells(self.cell_weights.to(grid.dtype) @ grid.flatten(2).transpose(1, 2))
+
+    def read_cells(self, cells: Tensor) -> Seen:
+        """Features of the 4 x 4 cells (B, 16, 1280)."""
+        weights = self.look(cells).float().softmax(1).to(cells.dtype)  # (B, 16, 1)
+        pooled = (cells.mean(1), (cells * weights).sum(1))
+        heads = torch.stack([head(features) for head, features in zip(self.heads, pooled, strict=True)], 1)
+        return Seen(heads, self.cells(cells))
+
+
+class TextTower(nn.Module):
+    """The last layers of the text tower, two heads, and the head of the words."""
+
+    def __init__(self, tower: MiniLM, *, hidden: int = 2048, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.layers = tower.layers[FROZEN_LAYERS:]
+        self.layers.requires_grad_(True)
+        self.look = nn.Linear(TEXT_WIDTH, 1)
+        self.weigh = nn.Linear(TEXT_WIDTH, 1)
+        self.heads = nn.ModuleList(Head(TEXT_WIDTH, hidden=hidden, out=HEAD_DIM, dropout=dropout) for _ in range(HEADS))
+        self.words = Head(TEXT_WIDTH, hidden=512, out=WORD_DIM, dropout=0.0)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Read:
+        """States of the frozen layers (B, T, 384), and 1 for tokens, 0 for padding (B, T)."""
+        present = mask.to(states.dtype)
+        for layer in self.layers:
+            states = layer(states, additive_mask(present))
+        return self.read_states(states, mask)
+
+    def read_states(self, states: Tensor, mask: Tensor) -> Read:
+        """States of the last layer (B, T, 384), and the mask (B, T)."""
+        present = mask.to(states.dtype)
+        mean = functional.normalize((states * present[:, :, None]).sum(1).float(), dim=-1)
+        weighted = (states * _weights(self.look(states), present)).sum(1).float()
+        heads = torch.stack([self.heads[0](mean * TEXT_WIDTH**0.5), self.heads[1](weighted)], 1)
+        return Read(heads, self.words(states), _weights(self.weigh(states), present)[:, :, 0])
+
+
+def _weights(logits: Tensor, present: Tensor) -> Tensor:
+    """Softmax over the tokens that are there: (B, T, 1) and (B, T) -> float32 (B, T, 1)."""
+    return (logits.float() + (1 - present.float())[:, :, None] * -1e4).softmax(1)
+
+
+def embedding(heads: Tensor) -> Tensor:
+    """Unit vectors of the heads (..., 2, 384) -> unit vectors (..., 768)."""
+    return heads.flatten(-2) / heads.shape[-2] ** 0.5
+
+
+def join(parts: Sequence[Read]) -> Read:
+    """Texts that were read in groups of different lengths, as one."""
+    length = max(part.words.shape[1] for part in parts)
+    words = [functional.pad(part.words, (0, 0, 0, length - part.words.shape[1])) for part in parts]
+    weights = [functional.pad(part.weights, (0, length - part.weights.shape[1])) for part in parts]
+    return Read(torch.cat([part.heads for part in parts]), torch.cat(words), torch.cat(weights))
+
+
+def word_match(read: Read, seen: Seen) -> Tensor:
+    """Each word looks for its best cell: the weighted mean of the cosines, for all pairs (texts, images).
+
+    Late interaction as in ColBERT (Khattab & Zaharia 2020) and FILIP (Yao et al. 2022).
+    """
+    text, place = torch.nonzero(read.weights.detach(), as_tuple=True)  # without padding
+    similarity = read.words[text, place] @ seen.cells.flatten(0, 1).T  # (words, images * 16)
+    best = similarity.unflatten(1, (-1, seen.cells.shape[1])).max(-1).values.float() * read.weights[text, place][:, None]
+    return torch.zeros(len(read.heads), len(seen.cells), device=best.device).index_add(0, text, best)

@@ -1,0 +1,236 @@
+"""Train both towers end to end on photographs and drawings, in batches that mix them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from milvus_coop.types import Array
+from recipes.coop_small.backbone import UpperHalf, load_backbone
+from recipes.coop_small.features import Captioned
+from recipes.coop_small.texts import HalfReadTexts, load_text_tower
+from recipes.coop_small.towers import ImageTower, Seen, TextTower, join, word_match
+
+logger = logging.getLogger(__name__)
+LENGTH_GROUPS = 4
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """Every number of the training; chosen on dev."""
+
+    epochs: int = 16
+    """Passes over the photographs."""
+    frozen_epochs: float = 1.5
+    """Passes at the start in which only the heads are trained."""
+    photos: int = 192
+    """Photographs in a batch, each with `captions` of its captions."""
+    captions: int = 2
+    drawings: int = 64
+    """Drawings in a batch, each with one text."""
+    weaker_share: float = 0.3
+    """How often a drawing's text is one of its weaker texts."""
+    source_weights: dict[str, float] = field(default_factory=lambda: {"stamps": 5.0, "clipart": 1.7})
+    """How much more often a drawing of a source is drawn than one of another source."""
+    heads_rate: float = 6e-4
+    backbone_rate: float = 1.5e-4
+    text_rate: float = 6e-5
+    weight_decay: float = 0.05
+    dropout: float = 0.5
+    hidden: int = 2048
+    word_weight: float = 0.5
+    """Weight of the loss of words and cells beside those of the heads."""
+    seed: int = 1
+
+
+class Towers(nn.Module):
+    """Both towers and the temperatures of their losses."""
+
+    def __init__(self, image: ImageTower, text: TextTower) -> None:
+        super().__init__()
+        self.image, self.text = image, text
+        self.log_scale = nn.Parameter(torch.full((3,), 20.0).log())
+
+
+def new_towers(raw: Path, recipe: TrainRecipe) -> Towers:
+    """Pretrained towers with new heads."""
+    torch.manual_seed(recipe.seed)
+    image = ImageTower(UpperHalf(load_backbone(raw)), hidden=recipe.hidden, dropout=recipe.dropout)
+    return Towers(image, TextTower(load_text_tower(raw), hidden=recipe.hidden, dropout=recipe.dropout))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images of one kind: their maps (n, views, 80, 14, 14), the rows of their texts, and how often each is drawn."""
+
+    maps: Array
+    text_rows: Sequence[Array]
+    labels: Array
+    """A number per image; images of one label are never negatives of each other."""
+    weights: Array
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+
+def photo_source(items: Sequence[Captioned], maps: Array, texts: HalfReadTexts) -> Source:
+    """Photographs; all their captions are of equal rank."""
+    rows = [texts.rows(item.texts) for item in items]
+    return Source(maps, rows, np.arange(len(items)), np.full(len(items), 1 / len(items)))
+
+
+def drawing_source(items: Sequence[Captioned], maps: Array, texts: HalfReadTexts, weights: dict[str, float]) -> Source:
+    """Drawings; those with the same caption share a label."""
+    _, labels = np.unique([item.texts[0].lower().strip(" .") for item in items], return_inverse=True)
+    rows = [texts.rows(item.texts) for item in items]
+    share = np.array([weights.get(item.source, 1.0) for item in items])
+    return Source(maps, rows, -1 - labels, share / share.sum())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data. `owner` says which image each text belongs to."""
+
+    maps: Tensor
+    texts: Sequence[tuple[Tensor, Tensor]]
+    """States and masks, in groups of about the same length."""
+    owner: Tensor
+    ignored: Tensor
+    """bool (texts, images): pairs that are neither right nor wrong."""
+
+
+class Feed:
+    """Batches without end: photographs in shuffled passes, drawings by their weights."""
+
+    def __init__(self, photos: Source | None, drawings: Source, texts: HalfReadTexts, recipe: TrainRecipe) -> None:
+        self._photos, self._drawings, self._texts, self._recipe = photos, drawings, texts, recipe
+        self._dice = np.random.default_rng(recipe.seed)
+        self._order = self._passes()
+        self.per_epoch = max(1, len(photos) // recipe.photos) if photos else 32
+
+    def next(self) -> Batch:
+        """Draw a batch."""
+        recipe, dice = self._recipe, self._dice
+        chosen: list[tuple[Source, int, Array]] = []
+        if self._photos:
+            for number in next(self._order):
+                rows = self._photos.text_rows[number]
+                chosen.append((self._photos, number, dice.choice(rows, min(recipe.captions, len(rows)), replace=False)))
+        count = recipe.drawings if self._photos else recipe.drawings + recipe.photos
+        for number in dice.choice(len(self._drawings), count, replace=False, p=self._drawings.weights):
+            rows = self._drawings.text_rows[number]
+            weaker = len(rows) > 1 and dice.random() < recipe.weaker_share
+            chosen.append((self._drawings, number, rows[dice.integers(1, len(rows))][None] if weaker else rows[:1]))
+        maps = np.stack([source.maps[number, dice.integers(source.maps.shape[1])] for source, number, _ in chosen])
+        flipped = dice.random(len(maps)) < 0.5
+        if maps.ndim == 4:
+            maps[flipped] = maps[flipped, :, :, ::-1]
+        rows = np.concatenate([texts for _, _, texts in chosen])
+        owner = np.repeat(np.arange(len(chosen)), [len(texts) for _, _, texts in chosen])
+        by_length = np.argsort(self._texts.lengths(rows), kind="stable")
+        rows, owner = rows[by_length], owner[by_length]
+        labels = np.array([source.labels[number] for source, number, _ in chosen])
+        same = labels[owner][:, None] == labels[None, :]
+        same |= (rows[:, None] == rows[None, :]) @ np.eye(len(chosen), dtype=bool)[owner]  # another image has the same text
+        texts = [self._texts.batch(part) for part in np.array_split(rows, LENGTH_GROUPS)]
+        right = owner[:, None] == np.arange(len(chosen))[None, :]
+        return Batch(torch.from_numpy(maps), texts, torch.from_numpy(owner), torch.from_numpy(same & ~right))
+
+    def _passes(self) -> Iterator[Array]:
+        while self._photos:
+            order = self._dice.permutation(len(self._photos))
+            yield from (part for part in np.split(order, range(self._recipe.photos, len(order), self._recipe.photos))[:-1])
+
+
+def contrast(scores: Tensor, owner: Tensor, ignored: Tensor) -> Tensor:
+    """InfoNCE in both directions (van den Oord et al. 2018; Radford et al. 2021), an image may have several texts.
+
+    Args:
+        scores: (texts, images), already divided by the temperature.
+        owner: the image of each text (texts,).
+        ignored: pairs that are left out, bool (texts, images).
+    """
+    scores = scores.masked_fill(ignored, -1e4)
+    to_image = functional.cross_entropy(scores, owner)
+    right = torch.zeros_like(scores, dtype=torch.bool)
+    right[torch.arange(len(owner)), owner] = True
+    others = scores.masked_fill(right, -1e4).logsumexp(0)  # (images,): all texts of other images
+    own = scores[torch.arange(len(owner)), owner]
+    to_text = -(own - torch.logaddexp(own, others[owner])).mean()  # each text against those of other images alone
+    return (to_image + to_text) / 2
+
+
+def batch_loss(towers: Towers, batch: Batch, recipe: TrainRecipe) -> Tensor:
+    """The losses of both heads, and of words and cells."""
+    images = batch.maps.bfloat16()
+    if batch.maps.ndim == 3:
+        seen: Seen = towers.image.read_cells(images)
+        read = join([towers.text.read_states(states, mask) for states, mask in batch.texts])
+    else:
+        seen = towers.image(images)
+        read = join([towers.text(states, mask) for states, mask in batch.texts])
+    scale = towers.log_scale.exp().clamp(max=100.0)
+    losses = [
+        contrast(scale[head] * read.heads[:, head] @ seen.heads[:, head].T, batch.owner, batch.ignored)
+        for head in range(seen.heads.shape[1])
+    ]
+    words = contrast(scale[-1] * word_match(read, seen), batch.owner, batch.ignored)
+    return torch.stack(losses).mean() + recipe.word_weight * words
+
+
+def train_towers(
+    towers: Towers, feed: Feed, recipe: TrainRecipe, judge: Callable[[Towers, int], None] | None = None, every: int = 0
+) -> None:
+    """Train, in bfloat16 where that pays. `judge` is called every so many epochs."""
+    backbone = [p for p in towers.image.upper.parameters() if p.requires_grad]
+    layers = list(towers.text.layers.parameters())
+    known = {id(p) for p in (*towers.image.upper.parameters(), *layers)}
+    heads = [p for p in towers.parameters() if id(p) not in known]
+    groups = [
+        {"params": heads, "lr": recipe.heads_rate},
+        {"params": backbone, "lr": recipe.backbone_rate},
+        {"params": layers, "lr": recipe.text_rate},
+    ]
+    optimiser = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    total, frozen = recipe.epochs * feed.per_epoch, round(recipe.frozen_epochs * feed.per_epoch)
+    peaks = [group["lr"] for group in groups]
+    started = time.monotonic()
+    towers.train()
+    running = 0.0
+    for step in range(total):
+        trained = step >= frozen
+        for parameter in (*backbone, *layers):
+            parameter.requires_grad_(trained)
+        for group, peak, own in zip(optimiser.param_groups, peaks, (False, True, True), strict=True):
+            group["lr"] = peak * _schedule(step - frozen * own, total - frozen * own)
+        batch = feed.next()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = batch_loss(towers, batch, recipe)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for p in towers.parameters() if p.grad is not None], 1.0)
+        optimiser.step()
+        running = 0.95 * running + 0.05 * loss.item()
+        if step % feed.per_epoch == feed.per_epoch - 1:
+            epoch = step // feed.per_epoch + 1
+            spent = time.monotonic() - started
+            logger.info("epoch %d of %d, loss %.3f, %.0f s", epoch, recipe.epochs, running / (1 - 0.95 ** (step + 1)), spent)
+            if judge and every and epoch % every == 0:
+                judge(towers, epoch)
+                towers.train()
+
+
+def _schedule(step: int, total: int) -> float:
+    """Linear warm-up over a tenth, then a cosine down to zero."""
+    warm = max(1, total // 10)
+    if step < warm:
+        return max(0, step + 1) / warm
+    return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, total - warm))))

@@ -1,0 +1,174 @@
+"""Train the cross-encoder on the bi-encoder's own lists of images and texts that neither has seen in training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from milvus_coop.tokens import quantise
+from milvus_coop.training.losses import softmax_over_positives
+from milvus_coop.types import Array
+from recipes.coop_small.cross_encoder import CrossEncoder, compare
+from recipes.coop_small.cross_encoder import WORD_FEATURES
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CrossRecipe:
+    """Every number of the training; chosen by cross-validation on dev."""
+
+    depth: int = 30
+    """Candidates in a list."""
+    lists: int = 64
+    """Lists in a step, half of them of images."""
+    steps: int = 600
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    dropout: float = 0.2
+    pair_weight: float = 0.1
+    """Weight of the binary cross-entropy of single pairs beside the loss of lists."""
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Texts and images that were searched together.
+
+    `text` unit (n, 772), `words` (n, T, 96), `present` (n, T); `rows` dequantised image tokens (m, 25, 96);
+    `right` bool (n, m): which image a text describes.
+    """
+
+    text: Tensor
+    words: Tensor
+    present: Tensor
+    rows: Tensor
+    right: Tensor
+
+    def scores(self) -> Tensor:
+        """The bi-encoder's cosines with the stored embeddings (n, m)."""
+        flat = self.rows.flatten(1)[:, : self.text.shape[1]]
+        return self.text @ flat.T
+
+    def take(self, images: Array) -> Pool:
+        """The images with these numbers and the texts that describe one of them."""
+        right = self.right[:, torch.from_numpy(images)]
+        texts = right.any(1)
+        return Pool(self.text[texts], self.words[texts], self.present[texts], self.rows[torch.from_numpy(images)], right[texts])
+
+
+def stored(tokens: Tensor) -> Tensor:
+    """Image tokens as a collection gives them back."""
+    values, scales = quantise(tokens.numpy())
+    return torch.from_numpy(values.astype(np.float32) * scales.astype(np.float32)[..., None])
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The bi-encoder's candidates of many queries: pairs (queries, depth) of texts and images, and which are right."""
+
+    texts: Tensor
+    images: Tensor
+    right: Tensor
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def natural_lists(pool: Pool, depth: int, *, images: bool) -> Lists:
+    """The best images of every text, or the best texts of every image; queries whose right answer is not among them are left out."""
+    scores = pool.scores() if images else pool.scores().T
+    found = scores.topk(min(depth, scores.shape[1]), dim=1).indices
+    own = torch.arange(len(found))[:, None].expand_as(found)
+    texts, pictures = (own, found) if images else (found, own)
+    right = pool.right[texts, pictures]
+    kept = right.any(1)
+    return Lists(texts[kept], pictures[kept], right[kept])
+
+
+def pair_logits(model: CrossEncoder, pool: Pool, texts: Tensor, images: Tensor) -> Tensor:
+    """Logits of pairs of any shape before calibration: (members, ...)."""
+    flat, other = texts.flatten(), images.flatten()
+    found = model.logits(pool.text[flat], pool.words[flat], pool.present[flat], pool.rows[other])
+    return found.unflatten(1, texts.shape)
+
+
+def train_cross_encoder(pools: Sequence[Pool], recipe: CrossRecipe) -> CrossEncoder:
+    """Train on the lists of all pools, both directions in turn."""
+    torch.manual_seed(recipe.seed)
+    model = CrossEncoder(dropout=recipe.dropout)
+    sets = [(pool, natural_lists(pool, recipe.depth, images=images)) for pool in pools for images in (True, False)]
+    _standardise(model, sets[0])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1)
+    binary = nn.BCEWithLogitsLoss()
+    model.train()
+    for step in range(recipe.steps):
+        loss = torch.zeros(())
+        for pool, lists in sets:
+            chosen = torch.randint(len(lists), (recipe.lists // len(sets),))
+            right = lists.right[chosen]
+            for logits in pair_logits(model, pool, lists.texts[chosen], lists.images[chosen]):
+                listed = softmax_over_positives(logits, right)
+                loss = loss + listed + recipe.pair_weight * binary(logits - model.scale * 0.0, right.float())
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 200 == 199:
+            logger.info("cross-encoder, step %d, loss %.3f", step + 1, loss.item() / len(sets) / len(model.members))
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _standardise(model: CrossEncoder, one: tuple[Pool, Lists]) -> None:
+    """Set the means and deviations of the features from some lists."""
+    pool, lists = one
+    texts, images = lists.texts[:400].flatten(), lists.images[:400].flatten()
+    pairs, singles = compare(pool.text[texts], pool.words[texts], pool.present[texts], pool.rows[images])
+    matches = singles[..., :WORD_FEATURES][pool.present[texts] > 0]
+    for values, mean, deviation in ((pairs, model.mean, model.deviation), (matches, model.word_mean, model.word_deviation)):
+        mean.copy_(values.mean(0))
+        deviation.copy_(values.std(0) + 1e-3)
+
+
+@torch.no_grad()
+def reranked(model: CrossEncoder, pool: Pool, k: int, *, images: bool) -> tuple[Tensor, Tensor]:
+    """Candidates of every query in the cross-encoder's order, and their logits: both (queries, k)."""
+    scores = pool.scores() if images else pool.scores().T
+    found = scores.topk(k, dim=1).indices
+    own = torch.arange(len(found))[:, None].expand_as(found)
+    texts, pictures = (own, found) if images else (found, own)
+    parts = [
+        pair_logits(model, pool, texts[start : start + 200], pictures[start : start + 200]).mean(0)
+        for start in range(0, len(texts), 200)
+    ]
+    logits, order = torch.cat(parts).sort(1, descending=True)
+    return found.gather(1, order), logits
+
+
+def calibrate(model: CrossEncoder, pool: Pool, k: int, logits: Tensor | None = None, right: Tensor | None = None) -> None:
+    """Fit the probability's slope and offset (Platt 1999) to the k best of every query, both directions."""
+    if logits is None or right is None:
+        parts = [(found, reranked(model, pool, k, images=images), images) for images in (True, False) for found in (None,)]
+        logits = torch.cat([part[1][1].flatten() for part in parts])
+        right = torch.cat(
+            [(pool.right if images else pool.right.T).gather(1, ranked[0]).flatten() for _, ranked, images in parts]
+        ).float()
+    line = torch.nn.Parameter(torch.tensor([1.0, float(-logits.mean())]))
+    optimiser = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(line[0] * logits + line[1], right)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    model.calibration.copy_(line.detach())
