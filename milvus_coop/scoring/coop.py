@@ -36,9 +36,9 @@ class Comparison:
 class CoopModel:
     """Embeds texts and images, and says how well they match. Needs no collection and no Milvus. Safe to share between threads.
 
-    Texts and images are lists or any other iterables, generators included; a lone text or image is refused, so that the shape of a
-    result never depends on it. Each text and each image is encoded once, whatever the number of pairs. Images are read and encoded a
-    few at a time: the pixels of many are never in memory together. Of the texts of `score`, what the cross-encoder reads of them is.
+    Texts and images are lists or any other iterables, generators included. A lone text or image is refused: put it into a list.
+    Each text and each image is encoded once, whatever the number of pairs. Images are read and encoded a few at a time, so the
+    pixels of many are never in memory together.
 
     Close it, or use it as a context manager, to free the model.
     """
@@ -165,7 +165,7 @@ class CoopModel:
         """Match probabilities of pairs: text i with image i.
 
         A text or a path that comes several times in a row, such as an image with its five captions, is encoded once for them.
-        Arguments and errors are otherwise those of `embed_texts` and `embed_images`; the score of an image that cannot be used is NaN.
+        Other arguments and errors are those of `embed_texts` and `embed_images`; the score of an image that cannot be used is NaN.
 
         Returns:
             float32 of shape (n,), in [0, 1].

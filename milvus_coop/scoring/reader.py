@@ -81,7 +81,7 @@ class Reader:
 
         Raises:
             InvalidArgumentError: something is no image at all; the message has its position.
-            ImageError: an image cannot be used, and there is no `on_error`; the message has its position, and its path if it has one.
+            ImageError: an image cannot be used, and there is no `on_error`; the message has its position, and its path if any.
         """
         ahead: deque[_Reading] = deque()
         for reading in self._submitted(images):
@@ -116,7 +116,7 @@ class Reader:
             reading.futures.append(self._pool.submit(self._pixels, path, place))
         elif isinstance(image, bytes):
             reading.futures.append(self._pool.submit(self._pixels, image, place))
-        else:
+        elif not isinstance(image, str | os.PathLike):  # these have a path
             # Files and images of Pillow's are objects with a state, which may come twice or change once the caller goes on.
             done: Future[Pixels] = Future()
             try:
