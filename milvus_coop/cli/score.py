@@ -46,9 +46,11 @@ def score(settings: Settings, images: tuple[str, ...], texts: tuple[str, ...], l
             run='milvus-coop score --text "a dog" --text "a cat" a.jpg b.jpg',
         )
     inputs = open_inputs(texts, lists, images)
-    with CoopModel(settings=settings) as model:
-        scored, comparison = _compare(model, inputs)
-    if as_json:
+    scored: list[NamedImage] = []
+    if inputs.texts:
+        with CoopModel(settings=settings) as model:
+            scored, comparison = _compare(model, inputs)
+    if scored and as_json:
         for line in _lines(inputs, scored, comparison):
             click.echo(line)
     elif scored:

@@ -174,7 +174,7 @@ class CoopModel:
             InvalidArgumentError: there are not as many texts as images.
         """
         listed = check_texts(texts)
-        check_lengths(len(listed), images)
+        check_lengths(len(listed), check_images(images))
         scores = np.full(len(listed), np.nan, np.float32)
 
         def take(batch: Batch, images: EncodedImages) -> None:
