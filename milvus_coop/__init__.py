@@ -6,6 +6,8 @@
     for hit in CoopSearch("images").query("two dogs on a beach"):
         print(hit.rank, hit.uri, hit.score)
 
+`CoopModel` scores texts and images at hand, without Milvus.
+
 Names are loaded when they are first used, so that `import milvus_coop` stays fast.
 """
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from milvus_coop.bundle import Bundle, BundleSpec, load_bundle
     from milvus_coop.errors import MilvusCoopError
     from milvus_coop.ingest import CoopIngest
+    from milvus_coop.scoring import CoopModel
     from milvus_coop.search import CoopSearch
     from milvus_coop.store import Fields, Store
     from milvus_coop.types import CollectionInfo, Failure, Hit, IngestReport, SearchResult, Timings
@@ -32,6 +35,7 @@ __all__ = [
     "BundleSpec",
     "CollectionInfo",
     "CoopIngest",
+    "CoopModel",
     "CoopSearch",
     "Failure",
     "FakeBackend",
@@ -51,6 +55,7 @@ _HOMES = {
     "BundleSpec": "bundle",
     "CollectionInfo": "types",
     "CoopIngest": "ingest",
+    "CoopModel": "scoring",
     "CoopSearch": "search",
     "Failure": "types",
     "FakeBackend": "backends.fake",

@@ -23,7 +23,7 @@ from milvus_coop.bundle.spec import (
     BundleSpec,
     TensorSpec,
 )
-from milvus_coop.preprocess.images import decode, normalise, patch_mask, to_pixels, upright_rgb
+from milvus_coop.preprocess.images import decode, normalise, patch_mask, to_pixels
 from milvus_coop.preprocess.texts import Tokenizer
 from milvus_coop.tokens import quantise
 from milvus_coop.types import Array
@@ -95,21 +95,19 @@ class Encoder:
             arrays |= {CE_PREFIX + name: array for name, array in self._ce_tokenizer(texts).items()}
         return arrays
 
-    def decode(self, picture: Path | bytes | IO[bytes] | Image) -> Image:
+    def decode(self, picture: Path | bytes | IO[bytes] | Image, *, name: str = "") -> Image:
         """Decode a picture for `pixels` or `encode_images`: upright RGB on the bundle's background, no larger than it is worth.
 
         Items and queries come through here, so that the same picture always becomes the same pixels.
 
         Args:
             picture: a path, the bytes of a file, a file opened for reading, or a picture that Pillow has opened.
+            name: what errors call it; default its path.
 
         Raises:
             ImageError: it cannot be read.
         """
-        background = self.spec.image.background
-        if isinstance(picture, Image):
-            return upright_rgb(picture, background)
-        return decode(picture, at_least=self.spec.largest_image, background=background)
+        return decode(picture, at_least=self.spec.largest_image, background=self.spec.image.background, name=name)
 
     def pixels(self, images: Sequence[Image]) -> dict[str, Array]:
         """Fit decoded RGB pictures to the bundle: the inputs of its image encoder.

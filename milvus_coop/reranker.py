@@ -11,13 +11,17 @@ from milvus_coop.backends.base import Backend
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS, MATCH_LOGIT, MATCH_PROBABILITY
 from milvus_coop.types import Array
 
+PAIRS_PER_RUN = 256
+BYTES_PER_RUN = 128 * 2**20
+"""Limits of what is gathered for one run of the cross-encoder on rows of both sides: large image tokens, or pixels."""
+
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _LARGEST = 1.0 - 2.0**-24  # the largest float32 below 1
 
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
-    """n scored pairs."""
+    """n scored pairs; of `Reranker.score_matrix` each array has the shape (texts, images)."""
 
     probability: Array
     """float32 of shape (n,), match probabilities in [0, 1]."""
@@ -63,6 +67,54 @@ class Reranker:
         outputs = self._backend.run(CROSS_ENCODER, pairs, timeout_s=timeout_s)
         probability = outputs[MATCH_PROBABILITY]
         return PairScores(probability, outputs[MATCH_LOGIT] if MATCH_LOGIT in outputs else logit(probability))
+
+    def score_rows(
+        self,
+        text_side: Mapping[str, Array],
+        texts: Array,
+        image_side: Mapping[str, Array],
+        images: Array,
+        *,
+        timeout_s: float | None = None,
+    ) -> PairScores:
+        """Score pairs of rows; pair i is row `texts[i]` and row `images[i]`. Any number: they are gathered a portion at a time.
+
+        Args:
+            text_side: what `Encoder.encode_texts` returned.
+            texts: whole numbers of shape (n,).
+            image_side: what `Encoder.encode_images` returned, or stored tokens.
+            images: whole numbers of shape (n,).
+            timeout_s: limit for each portion, which has at most 256 pairs.
+
+        Raises:
+            BackendError: if the backend fails; see `Backend.run`.
+        """
+        per_pair = sum(array[:1].nbytes for array in (*text_side.values(), *image_side.values()))
+        step = max(1, min(PAIRS_PER_RUN, BYTES_PER_RUN // max(1, per_pair)))
+        found = [
+            self.score_pairs(
+                {name: array[texts[start : start + step]] for name, array in text_side.items()},
+                {name: array[images[start : start + step]] for name, array in image_side.items()},
+                timeout_s=timeout_s,
+            )
+            for start in range(0, len(texts), step)
+        ]
+        if not found:
+            return PairScores(np.empty(0, np.float32), np.empty(0, np.float32))
+        return PairScores(np.concatenate([part.probability for part in found]), np.concatenate([part.logit for part in found]))
+
+    def score_matrix(
+        self, text_side: Mapping[str, Array], image_side: Mapping[str, Array], *, timeout_s: float | None = None
+    ) -> PairScores:
+        """Score every text with every image; see `score_rows`.
+
+        Returns:
+            Arrays of shape (texts, images).
+        """
+        shape = len(next(iter(text_side.values()))), len(next(iter(image_side.values())))
+        texts, images = np.divmod(np.arange(shape[0] * shape[1]), max(1, shape[1]))
+        found = self.score_rows(text_side, texts, image_side, images, timeout_s=timeout_s)
+        return PairScores(found.probability.reshape(shape), found.logit.reshape(shape))
 
 
 def logit(probability: Array) -> Array:

@@ -12,9 +12,11 @@ from milvus_coop.cli.bundle import bundle
 from milvus_coop.cli.collections import collections
 from milvus_coop.cli.demo import demo
 from milvus_coop.cli.doctor import doctor
+from milvus_coop.cli.embed import embed
 from milvus_coop.cli.evaluate import evaluate
 from milvus_coop.cli.ingest import ingest
 from milvus_coop.cli.query import query
+from milvus_coop.cli.score import score
 from milvus_coop.cli.serve import serve
 from milvus_coop.cli.train import export, train
 from milvus_coop.cli.triton import triton
@@ -62,7 +64,7 @@ def cli() -> None:
     """
 
 
-for command in (ingest, query, serve, collections, bundle, triton, train, export, evaluate, demo, doctor):
+for command in (ingest, query, score, embed, serve, collections, bundle, triton, train, export, evaluate, demo, doctor):
     cli.add_command(command)
 
 

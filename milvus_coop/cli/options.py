@@ -28,8 +28,8 @@ _STORE = (
     _option("--token", "API key, or user:password, of a Milvus server. Prefer the variable: arguments are visible to others."),
     _option("--ca-file", "Certificate authority (PEM) of a server behind https://."),
     _option("--token-store", "Where token files are, for bundles that have such: a folder, s3://, gs://, az://, ..."),
-    _option("--timeout", "Seconds for each call to Milvus and to a model server."),
 )
+_TIMEOUT = (_option("--timeout", "Seconds for each call to Milvus and to a model server."),)
 _COLLECTION = (_option("--collection", "Name of the collection."),)
 _MODELS = (
     _option("--bundle", "Name of a shipped bundle, or a bundle's folder."),
@@ -38,14 +38,15 @@ _MODELS = (
 )
 
 
-def with_settings(*, collection: bool = False, models: bool = False) -> Callable[[Command], Command]:
+def with_settings(*, store: bool = True, collection: bool = False, models: bool = False) -> Callable[[Command], Command]:
     """Give a command the options of a Milvus connection, and pass them to it as one `settings: Settings`.
 
     Args:
+        store: add the options of the connection itself; without them the command has `--timeout` only.
         collection: add `--collection`.
         models: add `--bundle`, `--models` and `--threads`.
     """
-    options = _STORE + (_COLLECTION if collection else ()) + (_MODELS if models else ())
+    options = (_STORE if store else ()) + _TIMEOUT + (_COLLECTION if collection else ()) + (_MODELS if models else ())
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)

@@ -1,4 +1,4 @@
-"""The progress bar of an ingest."""
+"""The progress bar of an ingest, and of other work on items."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from milvus_coop.ingest import Progress as IngestProgress
 
 
 @contextmanager
-def ingest_progress(quiet: bool) -> Iterator[Callable[[IngestProgress], None] | None]:
+def ingest_progress(quiet: bool, label: str = "ingest") -> Iterator[Callable[[IngestProgress], None] | None]:
     """A bar on standard error with counts, rate and time left; nothing if `quiet` or where there is no terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield None
         return
     columns = (
-        TextColumn("ingest"),
+        TextColumn(label),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -28,7 +28,7 @@ def ingest_progress(quiet: bool) -> Iterator[Callable[[IngestProgress], None] | 
         TextColumn("{task.fields[failed]}", style="red"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("ingest", total=None, rate="", failed="")
+        task = bar.add_task(label, total=None, rate="", failed="")
 
         def show(progress: IngestProgress) -> None:
             speed = bar.tasks[0].finished_speed or bar.tasks[0].speed

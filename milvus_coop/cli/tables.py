@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from milvus_coop.types import CollectionInfo, Hit, IngestReport, SearchResult
+from milvus_coop.types import CollectionInfo, Failure, Hit, IngestReport, SearchResult
 
 if TYPE_CHECKING:
+    from milvus_coop.scoring import Comparison
     from milvus_coop.token_store import SweepReport
 
 
@@ -58,6 +59,33 @@ def print_result(result: SearchResult, title: str) -> None:
         )
 
 
+def print_scores(texts: Sequence[str], uris: Sequence[str], comparison: Comparison) -> None:
+    """A row for each image, a column for each text: match probability and cosine; the best text of an image is bold."""
+    table = Table(header_style="bold")
+    table.add_column("image", overflow="fold")
+    for text in texts:
+        table.add_column(escape(text), justify="right", overflow="fold", min_width=len("100.0% (-0.000)"))
+    for column, uri in enumerate(uris):
+        best = int(comparison.score[:, column].argmax())
+        cells = [
+            f"{'[bold]' if row == best and len(texts) > 1 else '[default]'}{match:.1%}[/] [dim]({cosine:.3f})[/]"
+            for row, (match, cosine) in enumerate(zip(comparison.score[:, column], comparison.similarity[:, column], strict=True))
+        ]
+        table.add_row(escape(short_path(uri)), *cells)
+    console = Console()
+    console.print(table)
+    console.print("match probability (cosine)", style="dim", highlight=False)
+
+
+def print_failures(failures: Sequence[Failure], to_stderr: bool = False) -> None:
+    """How many items could not be used, and each with its reason; nothing where there are none."""
+    if not failures:
+        return
+    console = Console(stderr=to_stderr)
+    console.print(f"{len(failures):,} failed", style="red", highlight=False)
+    print_pairs("failed", ((short_path(f.uri), f.reason) for f in failures), console)
+
+
 def print_report(report: IngestReport, collection: str) -> None:
     """What an ingest did, in a line, and up to ten failures."""
     console = Console()
@@ -92,7 +120,7 @@ def print_collections(infos: Sequence[CollectionInfo]) -> None:
     Console().print(table if infos else "No collections.")
 
 
-def print_pairs(style: str, pairs: Iterable[tuple[str, str]]) -> None:
+def print_pairs(style: str, pairs: Iterable[tuple[str, str]], console: Console | None = None) -> None:
     """Name and value, a line each; `failed` marks them as problems."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="red" if style == "failed" else "bold", no_wrap=False, overflow="fold")
@@ -100,7 +128,7 @@ def print_pairs(style: str, pairs: Iterable[tuple[str, str]]) -> None:
     for name, value in pairs:
         table.add_row(escape(name), escape(value))
     if table.row_count:
-        Console().print(table)
+        (console or Console()).print(table)
 
 
 def short_path(uri: str) -> str:

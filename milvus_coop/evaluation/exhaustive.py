@@ -53,11 +53,9 @@ class PairScorer:
             side = self._models.encoder.encode_texts([self._texts[n].text for n in some]).text_side
             for left in range(0, len(images), self._images_per_call):
                 block = images[left : left + self._images_per_call]
-                repeated = {name: np.repeat(array, len(block), axis=0) for name, array in side.items()}
-                tiled = {name: np.concatenate([array] * len(some)) for name, array in self._read(block).items()}
-                pairs = self._models.reranker.score_pairs(repeated, tiled)
+                pairs = self._models.reranker.score_matrix(side, self._read(block))
                 values = pairs.logit if self._models.encoder.spec.score == "sum" else pairs.probability
-                result[start : start + len(some), left : left + len(block)] = values.reshape(len(some), len(block))
+                result[start : start + len(some), left : left + len(block)] = values
             if on_done is not None:
                 on_done(Progress("", start + len(some), len(texts)))
         return result

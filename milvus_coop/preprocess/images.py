@@ -29,29 +29,36 @@ RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling
 
 
 def decode(
-    source: Path | bytes | IO[bytes],
+    source: Path | bytes | IO[bytes] | Image.Image,
     *,
     at_least: int = 0,
     background: tuple[int, int, int] = (255, 255, 255),
     max_pixels: int = MAX_PIXELS,
+    name: str = "",
 ) -> Image.Image:
     """Decode one picture to RGB: first frame, EXIF orientation applied, transparency on `background`.
 
     Args:
-        source: a path, the file's bytes, or a file opened for reading at its start (it is left open).
+        source: a path, the file's bytes, a file opened for reading at its start (it is left open), or an image of Pillow's.
         at_least: large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size as long as both edges stay at least this long; 0: never.
         background: RGB colour behind transparent pixels.
         max_pixels: limit on width * height, checked before anything is decoded. Baseline JPEGs may have 2.5 times as many where
             `at_least` shrinks them.
+        name: what errors call the image; default its path.
 
     Raises:
         ImageUnreadableError: missing, truncated, or not an image of a known format.
         ImageTooLargeError: more than `max_pixels` pixels.
     """
-    name = "the picture" if isinstance(source, bytes) else str(getattr(source, "name", source))
+    if not name:
+        nameless = isinstance(source, bytes | Image.Image)
+        name = "the picture" if nameless else str(source if isinstance(source, Path) else getattr(source, "name", source))
     try:
+        if isinstance(source, Image.Image):
+            if not all(source.size):
+                raise ImageUnreadableError("it has no pixels")
+            return upright_rgb(source, background)  # which may load it: Pillow opens files lazily
         if isinstance(source, Path):
-            name = str(source)
             # Opened here and not by Pillow, which leaves the file open when it fails.
             with source.open("rb") as file:
                 return _decode(file, at_least, background, max_pixels)

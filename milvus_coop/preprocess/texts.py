@@ -63,7 +63,7 @@ def check_text(text: str) -> None:
     """Refuse what cannot be a caption or a query.
 
     Raises:
-        InvalidArgumentError: not a string, blank, or longer than 20,000 characters.
+        InvalidArgumentError: not a string, blank, longer than 20,000 characters, or not valid Unicode.
     """
     if not isinstance(text, str):
         raise InvalidArgumentError(f"the text is a {type(text).__name__}", expected="a string")
@@ -71,3 +71,7 @@ def check_text(text: str) -> None:
         raise InvalidArgumentError("the text is empty", expected="at least one word")
     if len(text) > MAX_CHARACTERS:
         raise InvalidArgumentError(f"the text has {len(text):,} characters", expected=f"at most {MAX_CHARACTERS:,}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:  # half a character, as Python makes it of the bytes of another encoding
+        raise InvalidArgumentError("the text is not valid Unicode", expected="text that UTF-8 can write") from exc

@@ -28,6 +28,7 @@ LAYERS = {
     "models": 4,
     "search": 5,
     "ingest": 5,
+    "scoring": 5,
     "evaluation": 6,
     "gallery": 6,
     "integrations": 6,
@@ -117,6 +118,7 @@ def test_every_module_has_a_layer() -> None:
         ("import milvus_coop.cli.main", ["torch", "transformers", "onnxruntime", "pymilvus", "numpy", "rich"]),
         ("import milvus_coop.cli.families", ["torch", "transformers"]),
         ("from milvus_coop import CoopSearch, CoopIngest", ["torch", "transformers", "tritonclient"]),
+        ("from milvus_coop import CoopModel", ["torch", "transformers", "tritonclient", "pymilvus"]),
     ],
 )
 def test_imports_stay_light(code: str, forbidden: list[str]) -> None:

@@ -17,6 +17,7 @@ def test_public_names() -> None:
         "BundleSpec",
         "CollectionInfo",
         "CoopIngest",
+        "CoopModel",
         "CoopSearch",
         "Failure",
         "FakeBackend",

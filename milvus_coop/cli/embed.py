@@ -1,0 +1,102 @@
+"""`milvus-coop embed`: vectors of texts and images in a file, without a database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from milvus_coop.cli.inputs import Inputs, NamedImage, exit_code, open_inputs, takes_texts_and_images
+from milvus_coop.cli.options import with_settings
+from milvus_coop.config import Settings
+from milvus_coop.errors import ImageError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from milvus_coop.ingest import Progress
+    from milvus_coop.scoring import CoopModel
+    from milvus_coop.types import Array
+
+CHUNK = 256
+"""Texts or images between two steps of the progress bar."""
+
+
+@click.command()
+@takes_texts_and_images
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The file to write, .npy or .jsonl; what is there is overwritten.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@with_settings(store=False, models=True)
+def embed(
+    settings: Settings, images: tuple[str, ...], texts: tuple[str, ...], lists: tuple[str, ...], out: Path, quiet: bool
+) -> None:
+    """Write the embeddings of texts and images into a file, without a database.
+
+    IMAGES are files, folders, globs or lists, as for ingest. A vector has unit length: the dot product of two is their cosine.
+    The texts of the command line come first, then those of files, then the images.
+
+    A .jsonl file has one JSON object per line: `uri`, `text` or both, and `vector`. A .npy file is a float32 array of shape
+    (n, dim); line i of the file with .jsonl added to its name says what row i is. A text or image that cannot be read has
+    no row: it is named at the end, and the rest goes on.
+
+    \b
+    Exit code: 0 all fine, 1 some could not be read, 2 nothing could be done, 130 interrupted.
+
+    \b
+    Examples:
+      milvus-coop embed photos/ --out vectors.npy
+      milvus-coop embed --text "a dog" --text "a cat" a.jpg b.jpg --out vectors.jsonl
+      milvus-coop embed --texts captions.txt --out captions.npy
+    """
+    from milvus_coop.cli.progress import ingest_progress
+    from milvus_coop.cli.tables import print_failures
+    from milvus_coop.cli.vectors import VectorFile, check_output
+    from milvus_coop.scoring import CoopModel
+
+    if not (texts or lists or images):
+        raise InvalidArgumentError("there are neither texts nor images", expected="--text, --texts or images")
+    check_output(out)
+    inputs = open_inputs(texts, lists, images)
+    with (
+        CoopModel(settings=settings) as model,
+        VectorFile(out, model.spec.dim) as file,
+        ingest_progress(quiet, "embed") as on_progress,
+    ):
+        for names, vectors in _embedded(model, inputs):
+            file.add(names, vectors)
+            if on_progress is not None:
+                on_progress(_progress(file.n, len(inputs.failures)))
+    if file.n:
+        click.echo(f"{out}: {file.n:,} vectors of {model.spec.dim} numbers, by {model.spec.label}")
+    print_failures(inputs.failures)
+    raise click.exceptions.Exit(exit_code(file.n, len(inputs.failures)))
+
+
+def _embedded(model: CoopModel, inputs: Inputs) -> Iterator[tuple[list[dict[str, str]], Array]]:
+    """Vectors and what they are of, a chunk at a time; an image that cannot be used is left out, and becomes a failure."""
+    for start in range(0, len(inputs.texts), CHUNK):
+        texts = inputs.texts[start : start + CHUNK]
+        names = [{"uri": t.uri, "text": t.text} if t.uri else {"text": t.text} for t in texts]
+        yield names, model.embed_texts([named.text for named in texts])
+    while images := list(islice(inputs.images, CHUNK)):
+        broken: set[int] = set()
+
+        def on_error(position: int, error: ImageError, images: Sequence[NamedImage] = images, broken: set[int] = broken) -> None:
+            broken.add(position)
+            inputs.failed(images[position], error)
+
+        vectors = model.embed_images([image.path for image in images], on_error=on_error)
+        kept = [position for position in range(len(images)) if position not in broken]
+        yield [{"uri": images[position].uri} for position in kept], vectors[kept]
+
+
+def _progress(done: int, failed: int) -> Progress:
+    from milvus_coop.ingest import Progress
+
+    return Progress(seen=done + failed, done=done + failed, added=done, updated=0, unchanged=0, failed=failed, total=None)

@@ -1,0 +1,118 @@
+"""The texts and images that `score` and `embed` take: options, and reading what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from milvus_coop.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from milvus_coop.ingest.sources import Source
+    from milvus_coop.types import Failure
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class NamedText:
+    """One text."""
+
+    text: str
+    uri: str = ""
+    """What an ingest would call it; '' for texts of the command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedImage:
+    """One image."""
+
+    uri: str
+    path: Path
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What a command is to work on. Everything named was checked to be there; images are looked for while they are read."""
+
+    texts: list[NamedText]
+    images: Iterator[NamedImage]
+    failures: list[Failure] = field(default_factory=list)
+    """What cannot be read of the sources; it grows while `images` is iterated, and with what `failed` is told."""
+
+    def failed(self, image: NamedImage, error: Exception) -> None:
+        """Remember an image that cannot be used."""
+        from milvus_coop.types import Failure
+
+        _, _, reason = str(error).partition(f"({image.path})")
+        self.failures.append(Failure(image.uri, reason.lstrip(": ") or str(error)))
+
+
+def takes_texts_and_images(command: Command) -> Command:
+    """Give a command `--text`, `--texts` and the images that it takes as arguments; see `open_inputs`."""
+    for decorate in (
+        click.option("--texts", "lists", multiple=True, metavar="FILE", help="A file of texts: .txt, .jsonl or .csv; repeatable."),
+        click.option("--text", "texts", multiple=True, metavar="TEXT", help="A text; repeatable."),
+        click.argument("images", nargs=-1),
+    ):
+        command = decorate(command)
+    return command
+
+
+def open_inputs(texts: Sequence[str], lists: Sequence[str], images: Sequence[str]) -> Inputs:
+    """The texts of the command line, then those of files; and the images.
+
+    Raises:
+        InvalidArgumentError: a text is blank or too long.
+        SourceError: a source is missing, empty, or of another type.
+    """
+    from milvus_coop.ingest.sources import open_sources
+    from milvus_coop.scoring.inputs import check_texts
+
+    listed = open_sources(lists, "text") if lists else []
+    sources = open_sources(images, "image") if images else []
+    inputs = Inputs([NamedText(text) for text in check_texts(texts)], iter(()))
+    inputs.texts += _texts_of(listed, inputs.failures)
+    inputs.images = _images_of(sources, inputs.failures)
+    return inputs
+
+
+def _texts_of(sources: Sequence[Source], failures: list[Failure]) -> Iterator[NamedText]:
+    from milvus_coop.ingest.items import Item
+    from milvus_coop.ingest.sources import read_sources
+    from milvus_coop.preprocess.texts import check_text
+    from milvus_coop.types import Failure
+
+    for entry in read_sources(sources, set()):
+        if not isinstance(entry, Item):
+            failures.append(entry)
+            continue
+        try:
+            check_text(entry.text)
+        except InvalidArgumentError as exc:
+            failures.append(Failure(entry.uri, str(exc)))
+        else:
+            yield NamedText(entry.text, entry.uri)
+
+
+def _images_of(sources: Sequence[Source], failures: list[Failure]) -> Iterator[NamedImage]:
+    from milvus_coop.ingest.items import Item, checked
+    from milvus_coop.ingest.sources import read_sources
+
+    for entry in read_sources(sources, set()):
+        named = checked(entry) if isinstance(entry, Item) else entry  # a name that is no Unicode cannot be written down
+        if not isinstance(named, Item):
+            failures.append(named)
+        elif named.path is not None:
+            yield NamedImage(named.uri, named.path)
+
+
+def exit_code(done: int, failed: int) -> int:
+    """0: all fine; 1: some items failed and the rest did not; 2: nothing could be done."""
+    if not failed:
+        return 0
+    return 1 if done else 2
