@@ -5,7 +5,7 @@ DEV := .venv-dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev check format test docker-test docker-test-local model multilingual eval-model triton-models bench clean
+.PHONY: help install demo dev check format test docker-test docker-test-local model multilingual eval-model triton-models gallery-image bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ eval-model: dev ## evaluate the shipped bundle on the held-out split, through Mi
 
 triton-models: dev ## write triton_models/ again, after a change of the bundle or of the configurations
 	$(DEV)/bin/python -m tests.unit.regenerate_triton_models
+
+gallery-image: dev ## take docs/gallery.jpg again, after a change of the samples, the bundle or the gallery; needs Chromium (half a minute)
+	$(DEV)/bin/python -m tests.gallery.take_image $(ARGS)
 
 bench: dev ## run the benchmarks
 	$(DEV)/bin/python benchmarks/query.py

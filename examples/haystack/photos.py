@@ -41,7 +41,7 @@ with tempfile.TemporaryDirectory() as folder:
         ingest.run([IMAGES])
 
     search = Pipeline()
-    search.add_component("retriever", CoopRetriever("photos", uri=uri, top_k=44))
+    search.add_component("retriever", CoopRetriever("photos", uri=uri, top_k=100))
     pictures = search.run({"retriever": {"query": QUERY}})["retriever"]["documents"]
     show("CoopRetriever", pictures)
 
@@ -49,7 +49,7 @@ with tempfile.TemporaryDirectory() as folder:
     store = InMemoryDocumentStore()
     store.write_documents([Document(id=p.id, content=f"a picture of {name(p)}", meta={"uri": p.meta["uri"]}) for p in pictures])
     hybrid = Pipeline()
-    hybrid.add_component("keywords", InMemoryBM25Retriever(store, top_k=44))
+    hybrid.add_component("keywords", InMemoryBM25Retriever(store, top_k=100))
     hybrid.add_component("ranker", CoopRanker("photos", uri=uri, top_k=5))
     hybrid.connect("keywords", "ranker")
     answer = hybrid.run({"keywords": {"query": QUERY}, "ranker": {"query": QUERY}}, include_outputs_from={"keywords"})

@@ -32,14 +32,14 @@ with tempfile.TemporaryDirectory() as folder:
     with CoopIngest("photos", uri=Path(folder, "photos.db")) as ingest:
         ingest.run([IMAGES])
     with CoopSearch("photos", uri=Path(folder, "photos.db")) as search:
-        retriever = CoopRetriever(search=search, k=44)
+        retriever = CoopRetriever(search=search, k=100)
         documents = retriever.invoke(QUERY)
         show("CoopRetriever", documents)
 
         # Any retriever will do whose documents have the ids of the items; this one is as bad as can be.
         store = InMemoryVectorStore(DeterministicFakeEmbedding(size=16))
         store.add_documents([Document(document.page_content, id=document.id) for document in documents])
-        found = store.similarity_search(QUERY, k=44)
+        found = store.similarity_search(QUERY, k=100)
         show("\nInMemoryVectorStore with random embeddings", found)
 
         compressor = CoopDocumentCompressor(search=search, top_n=5)

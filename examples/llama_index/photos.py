@@ -30,13 +30,13 @@ with tempfile.TemporaryDirectory() as folder:
     with CoopIngest("photos", uri=Path(folder, "photos.db")) as ingest:
         ingest.run([IMAGES])
     with CoopSearch("photos", uri=Path(folder, "photos.db")) as search:
-        pictures = CoopRetriever(search, similarity_top_k=44).retrieve(QUERY)
+        pictures = CoopRetriever(search, similarity_top_k=100).retrieve(QUERY)
         show("CoopRetriever", pictures)
 
         # Any retriever will do whose nodes have the ids of the items; to this one all are equal.
         nodes = [TextNode(id_=p.node.node_id, metadata={"uri": p.node.metadata["uri"]}) for p in reversed(pictures)]
         index = VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=4))
-        found = index.as_retriever(similarity_top_k=44).retrieve(QUERY)
+        found = index.as_retriever(similarity_top_k=100).retrieve(QUERY)
         show("\nVectorStoreIndex with equal embeddings", found)
 
         postprocessor = CoopPostprocessor(search=search, top_n=5)
