@@ -10,7 +10,7 @@ import click
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 
-QUERIES = ("a guitar and drums", "a white dog lying on the floor", "a black dog in the forest")
+QUERIES = ("a guitar and drums", "a white dog lying on the floor", "two white dogs under a tree")
 """Two things together, an action, an attribute: several samples show a guitar or a dog, one shows what is asked."""
 
 
