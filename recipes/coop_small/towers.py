@@ -50,15 +50,26 @@ class Read(NamedTuple):
 class Head(nn.Module):
     """Features to a unit vector."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, features: int, *, hidden: int, out: int, dropout: float) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("deviation", torch.ones(features))
         self.net = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(features, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, out)
         )
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., features) -> float32 (..., out), unit rows."""
-        return functional.normalize(self.net(features).float(), dim=-1)
+        standard = (features - self.mean) / self.deviation
+        return functional.normalize(self.net(standard).float(), dim=-1)
+
+    def standardise(self, features: Tensor) -> None:
+        """Set the means and deviations that features are reduced by, from a sample (n, features)."""
+        self.mean.copy_(features.mean(0))
+        self.deviation.copy_(features.std(0) + 0.01)
 
 
 class ImageTower(nn.Module):
@@ -74,20 +85,20 @@ class ImageTower(nn.Module):
         self.heads = nn.ModuleList(Head(FEATURES, hidden=hidden, out=HEAD_DIM, dropout=dropout) for _ in range(HEADS))
         self.cells = Head(FEATURES, hidden=512, out=WORD_DIM, dropout=dropout / 2)
 
-    def forward(self, maps: Tensor) -> Seen:
-        """Maps between the halves (B, 80, 14, 14)."""
-        return self.look_at(self.upper(maps))
+    def forward(self, maps: Tensor, part: Tensor | None = None) -> Seen:
+        """Maps between the halves (B, 80, 14, 14). `part`: the numbers of the images whose cells are wanted; None: all."""
+        return self.look_at(self.upper(maps), part)
 
-    def look_at(self, grid: Tensor) -> Seen:
+    def look_at(self, grid: Tensor, part: Tensor | None = None) -> Seen:
         """The backbone's feature grid (B, 1280, 7, 7)."""
-        return self.read_cells(self.cell_weights.to(grid.dtype) @ grid.flatten(2).transpose(1, 2))
+        return self.read_cells(self.cell_weights.to(grid.dtype) @ grid.flatten(2).transpose(1, 2), part)
 
-    def read_cells(self, cells: Tensor) -> Seen:
+    def read_cells(self, cells: Tensor, part: Tensor | None = None) -> Seen:
         """Features of the 4 x 4 cells (B, 16, 1280)."""
         weights = self.look(cells).float().softmax(1).to(cells.dtype)  # (B, 16, 1)
         pooled = (cells.mean(1), (cells * weights).sum(1))
         heads = torch.stack([head(features) for head, features in zip(self.heads, pooled, strict=True)], 1)
-        return Seen(heads, self.cells(cells))
+        return Seen(heads, self.cells(cells if part is None else cells[part]))
 
 
 class TextTower(nn.Module):
@@ -102,19 +113,24 @@ class TextTower(nn.Module):
         self.heads = nn.ModuleList(Head(TEXT_WIDTH, hidden=hidden, out=HEAD_DIM, dropout=dropout) for _ in range(HEADS))
         self.words = Head(TEXT_WIDTH, hidden=512, out=WORD_DIM, dropout=0.0)
 
-    def forward(self, states: Tensor, mask: Tensor) -> Read:
-        """States of the frozen layers (B, T, 384), and 1 for tokens, 0 for padding (B, T)."""
+    def forward(self, states: Tensor, mask: Tensor, part: Tensor | None = None) -> Read:
+        """States of the frozen layers (B, T, 384), and 1 for tokens, 0 for padding (B, T).
+
+        `part`: the numbers of the texts whose words are wanted; None: all.
+        """
         present = mask.to(states.dtype)
         for layer in self.layers:
             states = layer(states, additive_mask(present))
-        return self.read_states(states, mask)
+        return self.read_states(states, mask, part)
 
-    def read_states(self, states: Tensor, mask: Tensor) -> Read:
+    def read_states(self, states: Tensor, mask: Tensor, part: Tensor | None = None) -> Read:
         """States of the last layer (B, T, 384), and the mask (B, T)."""
         present = mask.to(states.dtype)
         mean = functional.normalize((states * present[:, :, None]).sum(1).float(), dim=-1)
         weighted = (states * _weights(self.look(states), present)).sum(1).float()
-        heads = torch.stack([self.heads[0](mean * TEXT_WIDTH**0.5), self.heads[1](weighted)], 1)
+        heads = torch.stack([self.heads[0](mean), self.heads[1](weighted)], 1)
+        if part is not None:
+            states, present = states[part], present[part]
         return Read(heads, self.words(states), _weights(self.weigh(states), present)[:, :, 0])
 
 
@@ -144,4 +160,4 @@ def word_match(read: Read, seen: Seen) -> Tensor:
     text, place = torch.nonzero(read.weights.detach(), as_tuple=True)  # without padding
     similarity = read.words[text, place] @ seen.cells.flatten(0, 1).T  # (words, images * 16)
     best = similarity.unflatten(1, (-1, seen.cells.shape[1])).max(-1).values.float() * read.weights[text, place][:, None]
-    return torch.zeros(len(read.heads), len(seen.cells), device=best.device).index_add(0, text, best)
+    return torch.zeros(len(read.words), len(seen.cells), device=best.device).index_add(0, text, best)

@@ -48,6 +48,8 @@ class TrainRecipe:
     hidden: int = 2048
     word_weight: float = 0.5
     """Weight of the loss of words and cells beside those of the heads."""
+    word_images: int = 96
+    """Images of a batch, drawn anew for every batch, whose cells take part in that loss."""
     seed: int = 1
 
 
@@ -170,19 +172,20 @@ def contrast(scores: Tensor, owner: Tensor, ignored: Tensor) -> Tensor:
 
 def batch_loss(towers: Towers, batch: Batch, recipe: TrainRecipe) -> Tensor:
     """The losses of both heads, and of words and cells."""
-    images = batch.maps.bfloat16()
-    if batch.maps.ndim == 3:
-        seen: Seen = towers.image.read_cells(images)
-        read = join([towers.text.read_states(states, mask) for states, mask in batch.texts])
-    else:
-        seen = towers.image(images)
-        read = join([towers.text(states, mask) for states, mask in batch.texts])
+    images, chosen = batch.maps.bfloat16(), torch.randperm(len(batch.maps))[: recipe.word_images]
+    frozen = images.ndim == 3
+    seen: Seen = (towers.image.read_cells if frozen else towers.image)(images, chosen)
+    place = torch.full((len(images),), -1).index_put((chosen,), torch.arange(len(chosen)))[batch.owner]
+    parts = [torch.nonzero(part >= 0)[:, 0] for part in place.split([len(mask) for _, mask in batch.texts])]
+    see = towers.text.read_states if frozen else towers.text
+    read = join([see(states, mask, part) for (states, mask), part in zip(batch.texts, parts, strict=True)])
     scale = towers.log_scale.exp().clamp(max=100.0)
     losses = [
         contrast(scale[head] * read.heads[:, head] @ seen.heads[:, head].T, batch.owner, batch.ignored)
         for head in range(seen.heads.shape[1])
     ]
-    words = contrast(scale[-1] * word_match(read, seen), batch.owner, batch.ignored)
+    taking_part = place >= 0
+    words = contrast(scale[-1] * word_match(read, seen), place[taking_part], batch.ignored[taking_part][:, chosen])
     return torch.stack(losses).mean() + recipe.word_weight * words
 
 
