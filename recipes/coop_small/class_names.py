@@ -28,9 +28,7 @@ def read_classes(raw: Path) -> list[ImageNetClass]:
     """The classes in the order of an ImageNet classifier's outputs."""
     nouns = _read_nouns(raw)
     offsets = [int(line.strip()[1:]) for line in (raw / _SYNSETS_FILE).read_text("utf-8").split()]
-    return [
-        ImageNetClass(name, _words_by_level(nouns, offset)) for name, offset in zip(_readable_names(raw), offsets, strict=True)
-    ]
+    return [ImageNetClass(name, _words_by_level(nouns, offset)) for name, offset in zip(_readable_names(raw), offsets, strict=True)]
 
 
 def read_english_words(raw: Path) -> frozenset[str]:
@@ -60,7 +58,7 @@ def _read_nouns(raw: Path) -> dict[int, _Noun]:
 
 def _words_by_level(nouns: dict[int, _Noun], number: int) -> tuple[tuple[str, ...], ...]:
     levels: list[tuple[str, ...]] = []
-    current = (number,)
+    current: tuple[int, ...] = (number,)
     for _ in range(_DEPTH + 1):
         levels.append(tuple(word for item in current for word in nouns[item].words))
         current = tuple(dict.fromkeys(parent for item in current for parent in nouns[item].hypernyms))

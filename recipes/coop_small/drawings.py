@@ -6,7 +6,8 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from recipes.coop_small.sources import read_sources
 from recipes.coop_small.split import Record, normalise, perceptual_hash, read_test_ids, split_drawings
 
 logger = logging.getLogger(__name__)
+STYLE_SOURCES = frozenset(p.folder.removeprefix(ICON_PREFIX) for p in PACKAGES if p.role == "style")
 LONGEST_SIDE = 320  # px, a little above the image tower's input
 _ICON_MARGIN = 0.06
 _MAX_PIXELS = 16_000_000
@@ -41,13 +43,9 @@ def collect(work: Path) -> Path:
     """
     raw, folder = work / "raw", work / "drawings"
     records, hashes = _render_all(read_sources(raw), raw, folder)
-    style_sources = {package.folder.removeprefix(ICON_PREFIX) for package in PACKAGES if package.role == "style"}
-    is_style = np.array([record.source in style_sources for record in records])
-    others = [record for record, style in zip(records, is_style, strict=True) if not style]
-    style = [record for record, style in zip(records, is_style, strict=True) if style]
-    splits = split_drawings(others, hashes[~is_style], read_test_ids())
-    _write(folder / "style.jsonl", _lines("test", style))
-    _write(folder / "captions.jsonl", [line for split, members in splits.items() for line in _lines(split, members)])
+    splits = split_drawings(records, hashes, read_test_ids(), STYLE_SOURCES)
+    _write(folder / "style.jsonl", _lines("test", splits.pop("style")))
+    _write(folder / "captions.jsonl", (line for split, members in splits.items() for line in _lines(split, members)))
     return folder / "captions.jsonl"
 
 
@@ -59,10 +57,10 @@ def render(record: Record, raw: Path) -> Image.Image | None:
     path = raw / record.location
     try:
         if path.suffix == ".png":
-            with Image.open(path) as image:
-                if image.width * image.height > _MAX_PIXELS:
+            with Image.open(path) as file:
+                if file.width * file.height > _MAX_PIXELS:
                     return None
-                image = image.convert("RGBA")
+                image = file.convert("RGBA")
         elif path.suffix == ".svg":
             image = _render_svg(_without_doctype(path.read_text("utf-8", errors="replace")))
         else:
@@ -74,7 +72,7 @@ def render(record: Record, raw: Path) -> Image.Image | None:
     return image
 
 
-def _render_all(records: Iterable[Record], raw: Path, folder: Path) -> tuple[list[Record], Array]:
+def _render_all(records: Sequence[Record], raw: Path, folder: Path) -> tuple[list[Record], Array]:
     """Write the images; the records that could be rendered, and their hashes, bool (n, 64)."""
 
     def draw(record: Record) -> Array | None:
@@ -87,7 +85,8 @@ def _render_all(records: Iterable[Record], raw: Path, folder: Path) -> tuple[lis
         image.save(path)
         return perceptual_hash(image)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are left out
         drawn = [(record, bits) for record, bits in zip(records, pool.map(draw, records), strict=True) if bits is not None]
     return [record for record, _ in drawn], np.stack([bits for _, bits in drawn])
 

@@ -22,7 +22,9 @@ _SKIN_OR_VARIANT = re.compile(r"skin-tone|-(light|medium|dark)$|-medium-(light|d
 _FLAG = re.compile(r"^flag-|flag$|^family-|^couple-with-|^kiss-|^regional-indicator")
 _COUNTER = re.compile(r"-(\d{1,2}|one|two|three|four|five)$")
 _MAX_TITLE_USES = 5
-_SMALL_WORDS = frozenset("a an and for from in into of off on or out over the to up with without".split())
+_SMALL_WORDS = frozenset(
+    ["a", "an", "and", "for", "from", "in", "into", "of", "off", "on", "or", "out", "over", "the", "to", "up", "with", "without"]
+)
 
 
 def read_sources(raw: Path) -> list[Record]:

@@ -16,8 +16,8 @@ from milvus_coop.types import Array
 TEST_LIST = Path(__file__).with_name("stamps_test.txt")
 NEAR_COPY_BITS = 6
 """Two images whose 64-bit perceptual hashes differ in at most this many bits count as copies of each other."""
-_LARGEST_DEV_GROUP = 12
-_SEED = "coop-small-2"
+_DEV_PART = 10
+_SEED = "coop-small-1"
 _ARTICLE = re.compile(r"^(a|an|the|some)\s+")
 _COSINES = np.cos(np.pi * np.outer(np.arange(8), np.arange(32) + 0.5) / 32)  # the eight slowest rows of the 32-point DCT-II
 
@@ -65,30 +65,32 @@ def read_test_ids() -> frozenset[str]:
     return frozenset(TEST_LIST.read_text("utf-8").split("\n")) - {""}
 
 
-def split_drawings(records: Sequence[Record], hashes: Array, test_ids: frozenset[str]) -> dict[str, list[Record]]:
-    """Divide all drawings but those of a style that is only evaluated on.
+def split_drawings(
+    records: Sequence[Record], hashes: Array, test_ids: frozenset[str], style_sources: frozenset[str]
+) -> dict[str, list[Record]]:
+    """Divide the drawings into `train`, `dev`, `test` and `style`.
 
-    `test` has the held-out stamps. `dev` has about a tenth of the other stamps, in whole groups of the same caption or look.
-    `train` has the rest, with `without_leaks` of both.
+    `test` has the held-out stamps, and `style` the drawings of the sources that are never trained on. `dev` has about a tenth of
+    the other stamps, in whole groups of the same caption or look. `train` has the rest `without_leaks` of test and dev, and without
+    near copies of a drawing in `style`, whose captions it may share: other artists draw the same things.
 
     Args:
         records: the drawings.
         hashes: their perceptual hashes, bool (n, 64).
         test_ids: the ids of the held-out stamps.
+        style_sources: the sources that are never trained on.
     """
-    is_test = np.array([record.id in test_ids for record in records], dtype=bool)
-    test = [record for record, held_out in zip(records, is_test, strict=True) if held_out]
-    kept, hashes_kept = without_leaks(records, hashes, test, hashes[is_test])
-    groups = group_records(kept, hashes_kept)
-    members: dict[int, list[Record]] = {}
-    for record, group in zip(kept, groups, strict=True):
-        if record.source == "stamps":
-            members.setdefault(group, []).append(record)
-    dev_ids = {r.id for group in members.values() if len(group) <= _LARGEST_DEV_GROUP and _is_dev(group) for r in group}
-    is_dev = np.array([record.id in dev_ids for record in kept], dtype=bool)
-    dev = [record for record, held_out in zip(kept, is_dev, strict=True) if held_out]
-    train, _ = without_leaks(kept, hashes_kept, dev, hashes_kept[is_dev])
-    return {"train": train, "dev": dev, "test": test}
+    of_style = np.array([record.source in style_sources for record in records], dtype=bool)
+    of_test = np.array([record.id in test_ids for record in records], dtype=bool)
+    style, test = _chosen(records, of_style), _chosen(records, of_test)
+    rest, rest_hashes = without_leaks(_chosen(records, ~of_style), hashes[~of_style], test, hashes[of_test])
+    of_stamps = np.array([record.source == "stamps" for record in rest], dtype=bool)
+    dev_ids = _choose_dev(_chosen(rest, of_stamps), rest_hashes[of_stamps])
+    of_dev = np.array([record.id in dev_ids for record in rest], dtype=bool)
+    dev = _chosen(rest, of_dev)
+    train, train_hashes = without_leaks(rest, rest_hashes, dev, rest_hashes[of_dev])
+    train = _chosen(train, ~near_copies(train_hashes, hashes[of_style]))
+    return {"train": train, "dev": dev, "test": test, "style": style}
 
 
 def without_leaks(
@@ -101,7 +103,7 @@ def without_leaks(
     """
     captions = {normalise(record.caption) for record in held_out}
     ids = {record.id for record in held_out}
-    copies: Array = np.any(hamming(hashes, held_out_hashes) <= NEAR_COPY_BITS, axis=1)
+    copies = near_copies(hashes, held_out_hashes)
     kept, positions = [], []
     for position, record in enumerate(records):
         if record.id not in ids and not copies[position] and normalise(record.caption) not in captions:
@@ -112,20 +114,12 @@ def without_leaks(
 
 def group_records(records: Sequence[Record], hashes: Array) -> list[int]:
     """A group number per record: records with the same caption or look share a group, and so do their likes in turn."""
-    parent = list(range(len(records)))
-
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    first_of: dict[str, int] = {}
-    for index, record in enumerate(records):
-        parent[root(index)] = root(first_of.setdefault(normalise(record.caption), index))
-    for left, right in np.argwhere(np.triu(hamming(hashes, hashes) <= NEAR_COPY_BITS, 1)):
-        parent[root(int(left))] = root(int(right))
-    return [root(index) for index in range(len(records))]
+    captions = np.array([normalise(record.caption) for record in records])
+    alike = (captions[:, None] == captions[None, :]) | (hamming(hashes, hashes) <= NEAR_COPY_BITS)
+    groups = np.arange(len(records))
+    while (lowest := np.where(alike, groups, len(records)).min(axis=1, initial=len(records))).tolist() != groups.tolist():
+        groups = lowest
+    return [int(group) for group in groups]
 
 
 def perceptual_hash(image: Image.Image) -> Array:
@@ -139,6 +133,12 @@ def perceptual_hash(image: Image.Image) -> Array:
     return bits
 
 
+def near_copies(hashes: Array, others: Array) -> Array:
+    """Which of the images look like one of the others: bool (n,) from bool (n, 64) and (m, 64)."""
+    copies: Array = np.any(hamming(hashes, others) <= NEAR_COPY_BITS, axis=1)
+    return copies
+
+
 def hamming(left: Array, right: Array) -> Array:
     """How many bits differ between boolean rows (n, 64) and (m, 64): int64 of shape (n, m)."""
     a, b = left.astype(np.float32) * 2 - 1, right.astype(np.float32) * 2 - 1
@@ -146,6 +146,17 @@ def hamming(left: Array, right: Array) -> Array:
     return bits
 
 
-def _is_dev(group: Sequence[Record]) -> bool:
-    digest = hashlib.sha256(f"{_SEED}/{min(record.id for record in group)}".encode()).hexdigest()
-    return int(digest[:8], 16) % 10 == 0
+def _chosen(records: Sequence[Record], which: Array) -> list[Record]:
+    return [record for record, chosen in zip(records, which, strict=True) if chosen]
+
+
+def _choose_dev(stamps: Sequence[Record], hashes: Array) -> frozenset[str]:
+    """The ids of about one in ten stamps: groups whose smallest id has a hash of the right kind."""
+    groups: dict[int, list[str]] = {}
+    for record, group in zip(stamps, group_records(stamps, hashes), strict=True):
+        groups.setdefault(group, []).append(record.id)
+    return frozenset(name for names in groups.values() if _hash_of(min(names)) % _DEV_PART == 0 for name in names)
+
+
+def _hash_of(name: str) -> int:
+    return int(hashlib.sha256(f"{_SEED}/{name}".encode()).hexdigest()[:8], 16)
