@@ -1,0 +1,1 @@
+"""How the shipped bundles are made. This folder is no part of the wheel."""

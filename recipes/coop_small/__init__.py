@@ -1,0 +1,1 @@
+"""The recipe of the bundle `coop-small`: run it with `python -m recipes.coop_small STEP`."""
