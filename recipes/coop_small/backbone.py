@@ -1,9 +1,9 @@
 """The image tower, EfficientNet-Lite0, cut into a frozen lower half and an upper half that is trained fast on a CPU.
 
-The lower half runs once per view of a training image, in ONNX Runtime, and its maps are kept on disk. The upper half computes the same
-as the product's `EfficientNetLite`, in bfloat16: 1 x 1 convolutions as matrix products, and depthwise filters, which stay as they were
-pretrained, with a backward pass that is a convolution again. Forward and backward of the upper half then run at 140 images/s on two
-Zen 4 cores, against 55 for the plain module in float32.
+The lower half runs once per view of a training image, in ONNX Runtime, and its maps are kept on disk. The upper half computes the
+same as the product's `EfficientNetLite`, in bfloat16: 1 x 1 convolutions are matrix products, and depthwise filters, which stay as
+they were pretrained, have a backward pass that is a convolution again. Forward and backward of the upper half then run at 140
+images/s on two Zen 4 cores, against 55 for the plain module in float32.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ SIZE = input_size("lite0")
 FROZEN_BLOCKS = 8
 MAP_SHAPE = (80, 14, 14)
 """Channels, rows and columns of the map between the two halves."""
-IMAGE_SPEC = ImageSpec(
-    size=SIZE, mean=(PIXEL_MEAN / 255,) * 3, std=(PIXEL_STD / 255,) * 3, resampling="bicubic", fit="stretch"
-)
+IMAGE_SPEC = ImageSpec(size=SIZE, mean=(PIXEL_MEAN / 255,) * 3, std=(PIXEL_STD / 255,) * 3, resampling="bicubic", fit="stretch")
 
 
 def load_backbone(raw: Path) -> EfficientNetLite:

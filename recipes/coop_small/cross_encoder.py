@@ -69,7 +69,9 @@ class CrossEncoder(nn.Module):
         pairs, singles = compare(text, words, present, rows)
         base = self.scale * pairs[:, 0]
         pairs = (pairs - self.mean) / self.deviation
-        singles = torch.cat([(singles[..., :WORD_FEATURES] - self.word_mean) / self.word_deviation, singles[..., WORD_FEATURES:]], -1)
+        singles = torch.cat(
+            [(singles[..., :WORD_FEATURES] - self.word_mean) / self.word_deviation, singles[..., WORD_FEATURES:]], -1
+        )
         return torch.stack([base + member(pairs, singles, present) for member in self.members])
 
 
@@ -136,5 +138,7 @@ def compare(text: Tensor, words: Tensor, present: Tensor, rows: Tensor) -> tuple
         ],
         -1,
     )
-    singles = torch.cat([best, similarity.mean(-1, keepdim=True), similarity.amin(-1, keepdim=True), (weight * count)[..., None], unit], -1)
+    singles = torch.cat(
+        [best, similarity.mean(-1, keepdim=True), similarity.amin(-1, keepdim=True), (weight * count)[..., None], unit], -1
+    )
     return pairs, singles

@@ -36,9 +36,7 @@ class Captioned:
 def read_captioned(path: Path, source: str = "") -> list[Captioned]:
     """Read a list of captioned images in the product's format. `source` stands for lines that name none."""
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [
-        Captioned(path.parent / row["image"], row.get("source", source), tuple(row["captions"]), row["split"]) for row in rows
-    ]
+    return [Captioned(path.parent / row["image"], row.get("source", source), tuple(row["captions"]), row["split"]) for row in rows]
 
 
 def extract_maps(raw: Path, items: Sequence[Captioned], target: Path, *, views: int = 1) -> None:

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
+from torch.nn import functional
 
 from milvus_coop.bundle.spec import TextSpec
 from milvus_coop.preprocess.texts import Tokenizer
 from milvus_coop.training.minilm import MiniLM, load_minilm
 from milvus_coop.training.networks.transformer import additive_mask
 from milvus_coop.types import Array
-from recipes.coop_small.towers import FROZEN_LAYERS, TEXT_WIDTH
+from recipes.coop_small.class_names import read_classes
+from recipes.coop_small.towers import FROZEN_LAYERS
 
 TEXT_SPEC = TextSpec(max_length=64)
 TRAINED_LENGTH = 32
@@ -78,6 +80,20 @@ class HalfReadTexts:
         states = self._states[np.where(mask, places, 0)] * mask[:, :, None]
         return torch.from_numpy(states).float(), torch.from_numpy(mask).float()
 
+    def mapped(self, layers: Sequence[nn.Module]) -> HalfReadTexts:
+        """The same texts, read on by more layers, in bfloat16 where that pays."""
+        states = self._states.copy()
+        order = np.argsort(self.lengths(np.arange(len(self.texts))), kind="stable")
+        for rows in np.array_split(order, max(1, len(order) // _BATCH)):
+            hidden, mask = self.batch(rows)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                for layer in layers:
+                    hidden = layer(hidden, additive_mask(mask))
+            places = self._starts[rows][:, None] + np.arange(hidden.shape[1])
+            present = mask.numpy() > 0
+            states[places[present]] = hidden.float().numpy()[present]
+        return HalfReadTexts(self.texts, states, self._ends)
+
     def save(self, path: Path) -> None:
         """Write as .npz without pickles."""
         np.savez(path, texts=np.array(self.texts), states=self._states, ends=self._ends)
@@ -105,3 +121,32 @@ def read_texts(raw: Path, texts: Sequence[str]) -> HalfReadTexts:
             found[number] = row[: mask.sum()]
     parts = [found[number] for number in range(len(unique))]
     return HalfReadTexts(unique, np.concatenate(parts), np.cumsum([len(part) for part in parts]).astype(np.int64))
+
+
+@torch.no_grad()
+def sentence_vectors(raw: Path, texts: Sequence[str]) -> Tensor:
+    """Unit sentence vectors of the pretrained tower (n, 384)."""
+    tokenizer, tower = Tokenizer(tower_folder(raw) / "tokenizer.json", TEXT_SPEC), load_text_tower(raw)
+    parts = []
+    for start in range(0, len(texts), _BATCH):
+        inputs = tokenizer(texts[start : start + _BATCH])
+        parts.append(tower(*(torch.from_numpy(inputs[name]) for name in ("input_ids", "attention_mask")))[0])
+    return torch.cat(parts)
+
+
+def class_vectors(raw: Path) -> Tensor:
+    """A unit sentence vector per ImageNet class (1000, 384): its name, half its WordNet words, its hypernyms with halving weight."""
+    classes = read_classes(raw)
+    texts = list(
+        dict.fromkeys(text for item in classes for text in (item.name, *(word for level in item.levels for word in level)))
+    )
+    vectors = dict(zip(texts, sentence_vectors(raw, texts), strict=True))
+
+    def mean(words: Sequence[str]) -> Tensor:
+        return functional.normalize(torch.stack([vectors[word] for word in words]).mean(0), dim=0)
+
+    rows = []
+    for item in classes:
+        weighted = [0.5**height * mean(words) for height, words in enumerate(item.levels) if height]
+        rows.append(mean([item.name]) + 0.5 * mean(item.levels[0]) + sum(weighted))
+    return functional.normalize(torch.stack(rows), dim=1)

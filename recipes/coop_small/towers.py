@@ -2,6 +2,10 @@
 
 Both towers have two heads, which see an image as the mean of its grid and as a weighted mean, a text as the mean of its words and as a
 weighted mean. The embedding is the two heads' unit vectors, one behind the other: its cosine is the mean of theirs.
+
+The first head stays close to the space of the pretrained sentence vectors: it adds a correction to a text's sentence vector, and to the
+mean of the class names' sentence vectors, weighted by the backbone's classifier. So things that the photographs do not show, but ImageNet
+does, can be found by name. The second head is free.
 """
 
 from __future__ import annotations
@@ -30,10 +34,14 @@ WORD_DIM = 96
 
 
 class Seen(NamedTuple):
-    """Images as the towers see them: unit vectors of both heads (B, 2, 384), unit vectors of cells (B, 16, 96)."""
+    """Images as the towers see them.
+
+    Unit vectors of both heads (B, 2, 384), unit vectors of cells (B, 16, 96), and logits of the classifier (B, 1000).
+    """
 
     heads: Tensor
     cells: Tensor
+    classes: Tensor
 
 
 class Read(NamedTuple):
@@ -63,8 +71,12 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., features) -> float32 (..., out), unit rows."""
-        standard = (features - self.mean) / self.deviation
-        return functional.normalize(self.net(standard).float(), dim=-1)
+        return functional.normalize(self.raw(features), dim=-1)
+
+    def raw(self, features: Tensor) -> Tensor:
+        """(..., features) -> float32 (..., out), rows of any length."""
+        result: Tensor = self.net((features - self.mean) / self.deviation).float()
+        return result
 
     def standardise(self, features: Tensor) -> None:
         """Set the means and deviations that features are reduced by, from a sample (n, features)."""
@@ -76,14 +88,21 @@ class ImageTower(nn.Module):
     """The upper half of the backbone, two heads, and the head of the cells."""
 
     cell_weights: Tensor
+    class_vectors: Tensor
 
-    def __init__(self, upper: UpperHalf, *, hidden: int = 2048, dropout: float = 0.5) -> None:
+    def __init__(
+        self, upper: UpperHalf, classifier: nn.Linear, class_vectors: Tensor, *, hidden: int = 2048, dropout: float = 0.5
+    ) -> None:
+        """`classifier`: the backbone's; `class_vectors`: unit sentence vectors of its classes' names (1000, 384)."""
         super().__init__()
-        self.upper = upper
+        self.upper, self.classifier = upper, classifier
+        self.register_buffer("class_vectors", class_vectors)
+        self.tag_weight = nn.Parameter(torch.tensor(1.0))
         self.register_buffer("cell_weights", cell_weights(7, GRID), persistent=False)
         self.look = nn.Linear(FEATURES, 1)
         self.heads = nn.ModuleList(Head(FEATURES, hidden=hidden, out=HEAD_DIM, dropout=dropout) for _ in range(HEADS))
         self.cells = Head(FEATURES, hidden=512, out=WORD_DIM, dropout=dropout / 2)
+        quieten(self.heads[0])
 
     def forward(self, maps: Tensor, part: Tensor | None = None) -> Seen:
         """Maps between the halves (B, 80, 14, 14). `part`: the numbers of the images whose cells are wanted; None: all."""
@@ -97,8 +116,11 @@ class ImageTower(nn.Module):
         """Features of the 4 x 4 cells (B, 16, 1280)."""
         weights = self.look(cells).float().softmax(1).to(cells.dtype)  # (B, 16, 1)
         pooled = (cells.mean(1), (cells * weights).sum(1))
-        heads = torch.stack([head(features) for head, features in zip(self.heads, pooled, strict=True)], 1)
-        return Seen(heads, self.cells(cells if part is None else cells[part]))
+        classes = self.classifier(pooled[0]).float()
+        tags = functional.normalize(classes.softmax(-1) @ self.class_vectors, dim=-1)
+        first = functional.normalize(self.heads[0].raw(pooled[0]) + self.tag_weight * tags, dim=-1)
+        heads = torch.stack([first, self.heads[1](pooled[1])], 1)
+        return Seen(heads, self.cells(cells if part is None else cells[part]), classes)
 
 
 class TextTower(nn.Module):
@@ -112,6 +134,7 @@ class TextTower(nn.Module):
         self.weigh = nn.Linear(TEXT_WIDTH, 1)
         self.heads = nn.ModuleList(Head(TEXT_WIDTH, hidden=hidden, out=HEAD_DIM, dropout=dropout) for _ in range(HEADS))
         self.words = Head(TEXT_WIDTH, hidden=512, out=WORD_DIM, dropout=0.0)
+        quieten(self.heads[0])
 
     def forward(self, states: Tensor, mask: Tensor, part: Tensor | None = None) -> Read:
         """States of the frozen layers (B, T, 384), and 1 for tokens, 0 for padding (B, T).
@@ -128,7 +151,8 @@ class TextTower(nn.Module):
         present = mask.to(states.dtype)
         mean = functional.normalize((states * present[:, :, None]).sum(1).float(), dim=-1)
         weighted = (states * _weights(self.look(states), present)).sum(1).float()
-        heads = torch.stack([self.heads[0](mean), self.heads[1](weighted)], 1)
+        first = functional.normalize(self.heads[0].raw(mean) + mean, dim=-1)
+        heads = torch.stack([first, self.heads[1](weighted)], 1)
         if part is not None:
             states, present = states[part], present[part]
         return Read(heads, self.words(states), _weights(self.weigh(states), present)[:, :, 0])
@@ -137,6 +161,14 @@ class TextTower(nn.Module):
 def _weights(logits: Tensor, present: Tensor) -> Tensor:
     """Softmax over the tokens that are there: (B, T, 1) and (B, T) -> float32 (B, T, 1)."""
     return (logits.float() + (1 - present.float())[:, :, None] * -1e4).softmax(1)
+
+
+def quieten(head: Head) -> None:
+    """Make a new head's output small, so that what it is added to prevails at first."""
+    last = head.net[-1]
+    with torch.no_grad():
+        last.weight.mul_(0.05)
+        last.bias.zero_()
 
 
 def embedding(heads: Tensor) -> Tensor:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from milvus_coop.training.efficientnet_lite import EfficientNetLite
+from milvus_coop.training.minilm import MiniLM
 from milvus_coop.types import Array
-from recipes.coop_small.backbone import UpperHalf, load_backbone
 from recipes.coop_small.features import Captioned
-from recipes.coop_small.texts import HalfReadTexts, load_text_tower
+from recipes.coop_small.texts import HalfReadTexts
 from recipes.coop_small.towers import ImageTower, Seen, TextTower, join, word_match
 
 logger = logging.getLogger(__name__)
@@ -27,20 +27,20 @@ LENGTH_GROUPS = 4
 class TrainRecipe:
     """Every number of the training; chosen on dev."""
 
-    epochs: int = 16
+    epochs: int = 10
     """Passes over the photographs."""
-    frozen_epochs: float = 1.5
+    frozen_epochs: float = 0.0
     """Passes at the start in which only the heads are trained."""
     photos: int = 192
     """Photographs in a batch, each with `captions` of its captions."""
     captions: int = 2
-    drawings: int = 64
+    drawings: int = 96
     """Drawings in a batch, each with one text."""
     weaker_share: float = 0.3
     """How often a drawing's text is one of its weaker texts."""
     source_weights: dict[str, float] = field(default_factory=lambda: {"stamps": 5.0, "clipart": 1.7})
     """How much more often a drawing of a source is drawn than one of another source."""
-    heads_rate: float = 6e-4
+    heads_rate: float = 4e-4
     backbone_rate: float = 1.5e-4
     text_rate: float = 6e-5
     weight_decay: float = 0.05
@@ -48,6 +48,8 @@ class TrainRecipe:
     hidden: int = 2048
     word_weight: float = 0.5
     """Weight of the loss of words and cells beside those of the heads."""
+    memory_weight: float = 0.3
+    """Weight of the loss that keeps the classifier's answers what they were before training (Li & Hoiem 2016)."""
     word_images: int = 96
     """Images of a batch, drawn anew for every batch, whose cells take part in that loss."""
     seed: int = 1
@@ -56,17 +58,34 @@ class TrainRecipe:
 class Towers(nn.Module):
     """Both towers and the temperatures of their losses."""
 
-    def __init__(self, image: ImageTower, text: TextTower) -> None:
+    def __init__(self, backbone: EfficientNetLite, image: ImageTower, whole_text: MiniLM, text: TextTower) -> None:
+        """`backbone`, `whole_text`: the pretrained networks, whose upper parts are those of `image` and `text`."""
         super().__init__()
         self.image, self.text = image, text
         self.log_scale = nn.Parameter(torch.full((3,), 20.0).log())
+        self._whole = (backbone, whole_text)  # in a tuple, so that their parameters are not counted twice
 
+    @property
+    def backbone(self) -> EfficientNetLite:
+        """The whole backbone."""
+        return self._whole[0]
 
-def new_towers(raw: Path, recipe: TrainRecipe) -> Towers:
-    """Pretrained towers with new heads."""
-    torch.manual_seed(recipe.seed)
-    image = ImageTower(UpperHalf(load_backbone(raw)), hidden=recipe.hidden, dropout=recipe.dropout)
-    return Towers(image, TextTower(load_text_tower(raw), hidden=recipe.hidden, dropout=recipe.dropout))
+    @property
+    def whole_text(self) -> MiniLM:
+        """The whole text network."""
+        return self._whole[1]
+
+    def standardise(self, cells: Iterable[Array], texts: HalfReadTexts) -> None:
+        """Set what the heads' inputs are reduced by, from cells (n, views, 16, 1280) and texts that were read to the end."""
+        sample = torch.from_numpy(np.concatenate([part[:: 1 + len(part) // 2000, 0] for part in cells])).float()
+        for head in self.image.heads:
+            head.standardise(sample.mean(1))
+        self.image.cells.standardise(sample.flatten(0, 1))
+        states, mask = texts.batch(np.arange(0, len(texts.texts), 1 + len(texts.texts) // 2000))
+        total = (states * mask[:, :, None]).sum(1)
+        self.text.heads[0].standardise(functional.normalize(total, dim=-1))
+        self.text.heads[1].standardise(total / mask.sum(1, keepdim=True))
+        self.text.words.standardise(states[mask > 0])
 
 
 @dataclass(frozen=True)
@@ -78,23 +97,27 @@ class Source:
     labels: Array
     """A number per image; images of one label are never negatives of each other."""
     weights: Array
+    classes: Array | None = None
+    """What the classifier said before training, logits (n, views, 1000)."""
 
     def __len__(self) -> int:
         return len(self.maps)
 
 
-def photo_source(items: Sequence[Captioned], maps: Array, texts: HalfReadTexts) -> Source:
+def photo_source(items: Sequence[Captioned], maps: Array, texts: HalfReadTexts, classes: Array | None = None) -> Source:
     """Photographs; all their captions are of equal rank."""
     rows = [texts.rows(item.texts) for item in items]
-    return Source(maps, rows, np.arange(len(items)), np.full(len(items), 1 / len(items)))
+    return Source(maps, rows, np.arange(len(items)), np.full(len(items), 1 / len(items)), classes)
 
 
-def drawing_source(items: Sequence[Captioned], maps: Array, texts: HalfReadTexts, weights: dict[str, float]) -> Source:
+def drawing_source(
+    items: Sequence[Captioned], maps: Array, texts: HalfReadTexts, weights: dict[str, float], classes: Array | None = None
+) -> Source:
     """Drawings; those with the same caption share a label."""
     _, labels = np.unique([item.texts[0].lower().strip(" .") for item in items], return_inverse=True)
     rows = [texts.rows(item.texts) for item in items]
     share = np.array([weights.get(item.source, 1.0) for item in items])
-    return Source(maps, rows, -1 - labels, share / share.sum())
+    return Source(maps, rows, -1 - labels, share / share.sum(), classes)
 
 
 @dataclass(frozen=True)
@@ -107,6 +130,8 @@ class Batch:
     owner: Tensor
     ignored: Tensor
     """bool (texts, images): pairs that are neither right nor wrong."""
+    classes: Tensor | None
+    """What the classifier said of the images before training, logits (images, 1000)."""
 
 
 class Feed:
@@ -131,7 +156,12 @@ class Feed:
             rows = self._drawings.text_rows[number]
             weaker = len(rows) > 1 and dice.random() < recipe.weaker_share
             chosen.append((self._drawings, number, rows[dice.integers(1, len(rows))][None] if weaker else rows[:1]))
-        maps = np.stack([source.maps[number, dice.integers(source.maps.shape[1])] for source, number, _ in chosen])
+        views = [dice.integers(source.maps.shape[1]) for source, _, _ in chosen]
+        maps = np.stack([source.maps[number, view] for (source, number, _), view in zip(chosen, views, strict=True)])
+        classes = None
+        if self._drawings.classes is not None:
+            said = [source.classes[number, view] for (source, number, _), view in zip(chosen, views, strict=True)]
+            classes = torch.from_numpy(np.stack(said)).float()
         flipped = dice.random(len(maps)) < 0.5
         if maps.ndim == 4:
             maps[flipped] = maps[flipped, :, :, ::-1]
@@ -144,7 +174,7 @@ class Feed:
         same |= (rows[:, None] == rows[None, :]) @ np.eye(len(chosen), dtype=bool)[owner]  # another image has the same text
         texts = [self._texts.batch(part) for part in np.array_split(rows, LENGTH_GROUPS)]
         right = owner[:, None] == np.arange(len(chosen))[None, :]
-        return Batch(torch.from_numpy(maps), texts, torch.from_numpy(owner), torch.from_numpy(same & ~right))
+        return Batch(torch.from_numpy(maps), texts, torch.from_numpy(owner), torch.from_numpy(same & ~right), classes)
 
     def _passes(self) -> Iterator[Array]:
         while self._photos:
@@ -186,16 +216,20 @@ def batch_loss(towers: Towers, batch: Batch, recipe: TrainRecipe) -> Tensor:
     ]
     taking_part = place >= 0
     words = contrast(scale[-1] * word_match(read, seen), place[taking_part], batch.ignored[taking_part][:, chosen])
-    return torch.stack(losses).mean() + recipe.word_weight * words
+    loss = torch.stack(losses).mean() + recipe.word_weight * words
+    if batch.classes is not None:
+        before, now = batch.classes.softmax(-1), seen.classes.log_softmax(-1)
+        loss = loss + recipe.memory_weight * functional.kl_div(now, before, reduction="batchmean")
+    return loss
 
 
 def train_towers(
     towers: Towers, feed: Feed, recipe: TrainRecipe, judge: Callable[[Towers, int], None] | None = None, every: int = 0
 ) -> None:
     """Train, in bfloat16 where that pays. `judge` is called every so many epochs."""
-    backbone = [p for p in towers.image.upper.parameters() if p.requires_grad]
+    backbone = [p for p in towers.image.upper.parameters() if p.requires_grad] + list(towers.image.classifier.parameters())
     layers = list(towers.text.layers.parameters())
-    known = {id(p) for p in (*towers.image.upper.parameters(), *layers)}
+    known = {id(p) for p in (*towers.image.upper.parameters(), *backbone, *layers)}
     heads = [p for p in towers.parameters() if id(p) not in known]
     groups = [
         {"params": heads, "lr": recipe.heads_rate},

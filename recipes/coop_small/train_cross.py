@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 from milvus_coop.tokens import quantise
 from milvus_coop.training.losses import softmax_over_positives
 from milvus_coop.types import Array
-from recipes.coop_small.cross_encoder import CrossEncoder, compare
-from recipes.coop_small.cross_encoder import WORD_FEATURES
+from recipes.coop_small.cross_encoder import WORD_FEATURES, CrossEncoder, compare
 
 logger = logging.getLogger(__name__)
+FOLDS = 4
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def train_cross_encoder(pools: Sequence[Pool], recipe: CrossRecipe) -> CrossEnco
             right = lists.right[chosen]
             for logits in pair_logits(model, pool, lists.texts[chosen], lists.images[chosen]):
                 listed = softmax_over_positives(logits, right)
-                loss = loss + listed + recipe.pair_weight * binary(logits - model.scale * 0.0, right.float())
+                loss = loss + listed + recipe.pair_weight * binary(logits, right.float())
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -139,36 +140,66 @@ def _standardise(model: CrossEncoder, one: tuple[Pool, Lists]) -> None:
 
 
 @torch.no_grad()
-def reranked(model: CrossEncoder, pool: Pool, k: int, *, images: bool) -> tuple[Tensor, Tensor]:
-    """Candidates of every query in the cross-encoder's order, and their logits: both (queries, k)."""
+def reranked(model: CrossEncoder, pool: Pool, k: int, queries: Tensor, *, images: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The k candidates of queries, as the bi-encoder has them, in the cross-encoder's order, and its logits: each (queries, k)."""
     scores = pool.scores() if images else pool.scores().T
-    found = scores.topk(k, dim=1).indices
-    own = torch.arange(len(found))[:, None].expand_as(found)
+    found = scores[queries].topk(k, dim=1).indices
+    own = queries[:, None].expand_as(found)
     texts, pictures = (own, found) if images else (found, own)
     parts = [
-        pair_logits(model, pool, texts[start : start + 200], pictures[start : start + 200]).mean(0)
-        for start in range(0, len(texts), 200)
+        pair_logits(model, pool, texts[start : start + 100], pictures[start : start + 100]).mean(0)
+        for start in range(0, len(texts), 100)
     ]
     logits, order = torch.cat(parts).sort(1, descending=True)
-    return found.gather(1, order), logits
+    return found, found.gather(1, order), logits
 
 
-def calibrate(model: CrossEncoder, pool: Pool, k: int, logits: Tensor | None = None, right: Tensor | None = None) -> None:
-    """Fit the probability's slope and offset (Platt 1999) to the k best of every query, both directions."""
-    if logits is None or right is None:
-        parts = [(found, reranked(model, pool, k, images=images), images) for images in (True, False) for found in (None,)]
-        logits = torch.cat([part[1][1].flatten() for part in parts])
-        right = torch.cat(
-            [(pool.right if images else pool.right.T).gather(1, ranked[0]).flatten() for _, ranked, images in parts]
-        ).float()
-    line = torch.nn.Parameter(torch.tensor([1.0, float(-logits.mean())]))
+def calibrate(model: CrossEncoder, logits: Tensor, right: Tensor) -> None:
+    """Fit the probability's slope and offset (Platt 1999) to pairs that the cross-encoder was not trained on."""
+    line = nn.Parameter(torch.tensor([1.0, -float(logits.mean())]))
     optimiser = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = nn.functional.binary_cross_entropy_with_logits(line[0] * logits + line[1], right)
+        loss = nn.functional.binary_cross_entropy_with_logits(line[0] * logits + line[1], right.float())
         loss.backward()
         return loss
 
     optimiser.step(closure)
     model.calibration.copy_(line.detach())
+
+
+def cross_validate(pools: Sequence[Pool], recipe: CrossRecipe, k: int = 50) -> dict[str, Any]:
+    """Train without a fold of every pool's images and their texts, and rerank the fold's queries in the whole pool.
+
+    Returns:
+        per pool and direction R@1, R@5, R@10 of bi-encoder and Coop, the gain at R@1 and its standard error, all in percent;
+        under `logits` and `right` the reranked pairs of the first pool, for `calibrate`.
+    """
+    folds = [np.random.default_rng(recipe.seed).permutation(pool.right.shape[1]) % FOLDS for pool in pools]
+    hits: dict[tuple[int, bool], list[tuple[Tensor, Tensor]]] = {}
+    logits, right = [], []
+    for fold in range(FOLDS):
+        model = train_cross_encoder([pool.take(np.flatnonzero(f != fold)) for pool, f in zip(pools, folds, strict=True)], recipe)
+        for number, (pool, f) in enumerate(zip(pools, folds, strict=True)):
+            inside = torch.from_numpy(f == fold)
+            for images in (True, False):
+                asked = pool.right[:, inside].any(1) if images else inside
+                queries = torch.nonzero(asked)[:, 0]
+                found, order, scores = reranked(model, pool, min(k, min(pool.right.shape)), queries, images=images)
+                truth = (pool.right if images else pool.right.T)[queries]
+                before, after = truth.gather(1, found), truth.gather(1, order)
+                hits.setdefault((number, images), []).append((before, after))
+                if number == 0:
+                    logits.append(scores.flatten())
+                    right.append(after.flatten())
+    figures: dict[str, Any] = {"logits": torch.cat(logits), "right": torch.cat(right)}
+    for (number, images), parts in hits.items():
+        before, after = (torch.cat(some) for some in zip(*parts, strict=True))
+        gain = 100 * (after[:, 0].float() - before[:, 0].float())
+        figures[f"pool {number}, {'text to image' if images else 'image to text'}"] = {
+            "be": [round(100 * float(before[:, :n].any(1).float().mean()), 1) for n in (1, 5, 10)],
+            "coop": [round(100 * float(after[:, :n].any(1).float().mean()), 1) for n in (1, 5, 10)],
+            "gain": [round(float(gain.mean()), 2), round(float(gain.std() / len(gain) ** 0.5), 2)],
+        }
+    return figures

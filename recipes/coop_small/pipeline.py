@@ -1,0 +1,238 @@
+"""The trainings in order: heads on frozen towers, both towers end to end, hub banks, cross-encoder."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from milvus_coop.types import Array
+from recipes.coop_small.backbone import UpperHalf, load_backbone
+from recipes.coop_small.cross_encoder import CrossEncoder, image_tokens
+from recipes.coop_small.features import Captioned, read_captioned
+from recipes.coop_small.hubs import Hubs
+from recipes.coop_small.networks import ImageEncoder, Networks, TextEncoder
+from recipes.coop_small.split import normalise
+from recipes.coop_small.texts import HalfReadTexts, LowerLayers, class_vectors, load_text_tower
+from recipes.coop_small.towers import ImageTower, Read, Seen, TextTower, embedding, join
+from recipes.coop_small.train import Feed, Towers, TrainRecipe, drawing_source, photo_source, train_towers
+from recipes.coop_small.train_cross import CrossRecipe, Pool, calibrate, cross_validate, stored, train_cross_encoder
+
+logger = logging.getLogger(__name__)
+PHOTO_VIEWS = 5
+_CROSS_SHARE = 14
+"""One in so many drawings (whole labels; no stamps) is kept from the towers, for the cross-encoder to learn on."""
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole recipe."""
+
+    heads: TrainRecipe = field(
+        default_factory=lambda: TrainRecipe(epochs=40, frozen_epochs=40, photos=512, captions=1, drawings=256, heads_rate=1.2e-3)
+    )
+    """The first training: heads alone, on what the pretrained towers give."""
+    towers: TrainRecipe = field(default_factory=TrainRecipe)
+    """The second training: end to end."""
+    cross: CrossRecipe = field(default_factory=CrossRecipe)
+    bank: int = 2048
+    """Texts, and images, of the hub banks."""
+    nearest: int = 7
+    """How many of a bank's highest cosines make a hub value."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """The images of the recipe by part."""
+
+    photos: dict[str, list[Captioned]]
+    drawings: dict[str, list[Captioned]]
+
+    def texts(self) -> list[str]:
+        """Every text of every part."""
+        return [text for parts in (self.photos, self.drawings) for items in parts.values() for item in items for text in item.texts]
+
+
+def read_items(work: Path, photos: Path | None) -> Items:
+    """Read the lists. Test images are not among them."""
+    found = read_captioned(photos / "flickr8k" / "captions.jsonl", "photos") if photos else []
+    drawings = read_captioned(work / "drawings" / "captions.jsonl")
+    train = [item for item in drawings if item.split == "train"]
+    return Items(
+        {split: [item for item in found if item.split == split] for split in ("train", "dev")},
+        {
+            "train": [item for item in train if not _kept_for_cross(item)],
+            "cross": [item for item in train if _kept_for_cross(item)],
+            "dev": [item for item in drawings if item.split == "dev"],
+        },
+    )
+
+
+def _kept_for_cross(item: Captioned) -> bool:
+    return item.source != "stamps" and zlib.crc32(normalise(item.texts[0]).encode()) % _CROSS_SHARE == 0
+
+
+def train(work: Path, photos: Path | None, recipe: Recipe, *, end_to_end: bool = True) -> None:
+    """Train the towers and write them to WORK/models/towers.safetensors."""
+    items, features = read_items(work, photos), work / "features"
+    half = HalfReadTexts.load(features / "texts.npz")
+    maps = {name: np.load(features / f"{name}.npy") for name in _training_parts(photos)}
+    towers = new_towers_of(work, recipe.heads)
+    cells = {name: cells_of(towers.image, part) for name, part in maps.items()}
+    classes = {name: classes_of(towers.image, part) for name, part in cells.items()}
+    full = half.mapped(list(towers.text.layers))
+    towers.standardise(cells.values(), full)
+    train_towers(towers, _feed(items, cells, None, full, recipe.heads), recipe.heads)
+    del cells, full
+    if end_to_end:
+        train_towers(towers, _feed(items, maps, classes, half, recipe.towers), recipe.towers)
+    save_file({name: value.contiguous() for name, value in towers.state_dict().items()}, work / "models" / "towers.safetensors")
+
+
+def _training_parts(photos: Path | None) -> list[str]:
+    return ["photos_train", "drawings_train"] if photos else ["drawings_train"]
+
+
+def _feed(
+    items: Items, images: dict[str, Array], classes: dict[str, Array] | None, texts: HalfReadTexts, recipe: TrainRecipe
+) -> Feed:
+    said = classes or {}
+    photos = None
+    if items.photos["train"]:
+        photos = photo_source(items.photos["train"], images["photos_train"], texts, said.get("photos_train"))
+    drawings = drawing_source(
+        items.drawings["train"], images["drawings_train"], texts, recipe.source_weights, said.get("drawings_train")
+    )
+    return Feed(photos, drawings, texts, recipe)
+
+
+def new_towers_of(work: Path, recipe: TrainRecipe) -> Towers:
+    """Pretrained towers with new heads."""
+    torch.manual_seed(recipe.seed)
+    backbone, tower = load_backbone(work / "raw"), load_text_tower(work / "raw")
+    image = ImageTower(
+        UpperHalf(backbone), backbone.classifier, class_vectors(work / "raw"), hidden=recipe.hidden, dropout=recipe.dropout
+    )
+    return Towers(backbone, image, tower, TextTower(tower, hidden=recipe.hidden, dropout=recipe.dropout))
+
+
+@torch.no_grad()
+def cells_of(tower: ImageTower, maps: Array) -> Array:
+    """Features of the 4 x 4 cells of every view, float16 (n, views, 16, 1280), from maps (n, views, 80, 14, 14)."""
+    flat = maps.reshape(-1, *maps.shape[2:])
+    parts = []
+    for start in range(0, len(flat), _CHUNK):
+        grid = tower.upper(torch.from_numpy(flat[start : start + _CHUNK]).bfloat16()).flatten(2).transpose(1, 2)
+        parts.append((tower.cell_weights.bfloat16() @ grid).float().numpy().astype(np.float16))
+    cells: Array = np.concatenate(parts)
+    return cells.reshape(*maps.shape[:2], *cells.shape[1:])
+
+
+@torch.no_grad()
+def classes_of(tower: ImageTower, cells: Array) -> Array:
+    """What the classifier says of every view, logits in float16 (n, views, 1000), from cells (n, views, 16, 1280)."""
+    parts = [
+        tower.classifier(torch.from_numpy(cells[start : start + _CHUNK]).float().mean(2)).numpy().astype(np.float16)
+        for start in range(0, len(cells), _CHUNK)
+    ]
+    return np.concatenate(parts)
+
+
+@torch.no_grad()
+def see(towers: Towers, maps: Array) -> Seen:
+    """Images from the first view of their maps (n, views, 80, 14, 14), in float32."""
+    parts = [
+        towers.image(torch.from_numpy(np.ascontiguousarray(maps[start : start + _CHUNK, 0])).float())
+        for start in range(0, len(maps), _CHUNK)
+    ]
+    return Seen(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def read(towers: Towers, texts: HalfReadTexts, rows: Array) -> Read:
+    """Texts with these numbers, in float32."""
+    return join([towers.text(*texts.batch(rows[start : start + _CHUNK])) for start in range(0, len(rows), _CHUNK)])
+
+
+def train_cross(work: Path, photos: Path | None, recipe: Recipe) -> dict[str, Any]:
+    """Make the hub banks and train the cross-encoder; write WORK/models/cross.safetensors.
+
+    Returns:
+        the cross-validated figures on dev.
+    """
+    items, features = read_items(work, photos), work / "features"
+    texts = HalfReadTexts.load(features / "texts.npz")
+    towers = load_towers(work, recipe)
+    banks = _banks(items, features, towers, texts, recipe)
+    pools = []
+    if photos:
+        right = np.repeat(np.eye(len(items.photos["dev"]), dtype=bool), [len(i.texts) for i in items.photos["dev"]], axis=0)
+        captions = [text for item in items.photos["dev"] for text in item.texts]
+        pools.append(_pool(towers, banks, np.load(features / "photos_dev.npy"), texts, captions, right))
+    for part in ("cross", "dev"):
+        some = items.drawings[part]
+        labels, number = np.unique([normalise(item.texts[0]) for item in some], return_inverse=True)
+        captions = [next(item.texts[0] for item in some if normalise(item.texts[0]) == label) for label in labels]
+        right = np.arange(len(labels))[:, None] == number[None, :]
+        pools.append(_pool(towers, banks, np.load(features / f"drawings_{part}.npy"), texts, captions, right))
+    figures = cross_validate(pools, recipe.cross)
+    model = train_cross_encoder(pools, recipe.cross)
+    calibrate(model, figures.pop("logits"), figures.pop("right"))
+    weights = {f"cross.{name}": value for name, value in model.state_dict().items()}
+    weights |= {"bank.texts": banks[0].bank, "bank.images": banks[1].bank}
+    save_file({name: value.contiguous() for name, value in weights.items()}, work / "models" / "cross.safetensors")
+    return figures
+
+
+def _banks(items: Items, features: Path, towers: Towers, texts: HalfReadTexts, recipe: Recipe) -> tuple[Hubs, Hubs]:
+    """Hub corrections for images (a bank of training texts) and for texts (a bank of training images)."""
+    part = "photos" if items.photos["train"] else "drawings"
+    images = items.photos["train"] or items.drawings["train"]
+    dice = np.random.default_rng(recipe.cross.seed)
+    captions = dice.permutation(np.unique(texts.rows([text for item in images for text in item.texts])))[: recipe.bank]
+    chosen = np.sort(dice.permutation(len(images))[: recipe.bank])
+    maps = np.load(features / f"{part}_train.npy", mmap_mode="r")[chosen]
+    text_bank = embedding(read(towers, texts, captions).heads)
+    image_bank = embedding(see(towers, maps).heads)
+    return Hubs(text_bank, recipe.nearest, images=True), Hubs(image_bank, recipe.nearest, images=False)
+
+
+@torch.no_grad()
+def _pool(towers: Towers, banks: tuple[Hubs, Hubs], maps: Array, texts: HalfReadTexts, captions: list[str], right: Array) -> Pool:
+    seen, said = see(towers, maps), read(towers, texts, texts.rows(captions))
+    vectors = banks[0](embedding(seen.heads))
+    return Pool(
+        banks[1](embedding(said.heads)),
+        said.words * said.weights[..., None],
+        (said.weights > 0).float(),
+        stored(image_tokens(vectors, seen.cells)),
+        torch.from_numpy(right),
+    )
+
+
+def load_towers(work: Path, recipe: Recipe) -> Towers:
+    """The trained towers, in eval mode."""
+    towers = new_towers_of(work, recipe.towers)
+    towers.load_state_dict(load_file(work / "models" / "towers.safetensors"))
+    return towers.eval().requires_grad_(False)
+
+
+def assemble(work: Path, recipe: Recipe) -> Networks:
+    """The networks of the bundle, from what the trainings wrote."""
+    towers, weights = load_towers(work, recipe), load_file(work / "models" / "cross.safetensors")
+    cross = CrossEncoder()
+    cross.load_state_dict({name.removeprefix("cross."): value for name, value in weights.items() if name.startswith("cross.")})
+    images = Hubs(weights["bank.texts"], recipe.nearest, images=True)
+    texts = Hubs(weights["bank.images"], recipe.nearest, images=False)
+    return Networks(
+        TextEncoder(LowerLayers(towers.whole_text), towers.text, texts).eval(),
+        ImageEncoder(towers.backbone, towers.image, images).eval(),
+        cross.eval().requires_grad_(False),
+    )
