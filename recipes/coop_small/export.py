@@ -1,4 +1,4 @@
-"""Write the bundle: three graphs, one weights file, the tokenizer, and the record that describes them; and compare it with PyTorch."""
+"""Write the bundle (three graphs, one weights file, the tokenizer and the record) and compare it with PyTorch."""
 
 from __future__ import annotations
 

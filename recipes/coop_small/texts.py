@@ -135,7 +135,10 @@ def sentence_vectors(raw: Path, texts: Sequence[str]) -> Tensor:
 
 
 def class_vectors(raw: Path) -> Tensor:
-    """A unit sentence vector per ImageNet class (1000, 384): its name, half its WordNet words, its hypernyms with halving weight."""
+    """A unit sentence vector per ImageNet class (1000, 384).
+
+    It is the sum of the vectors of its name, of its WordNet words with weight 1/2, and of its hypernyms with weight 1/2 per level.
+    """
     classes = read_classes(raw)
     texts = list(
         dict.fromkeys(text for item in classes for text in (item.name, *(word for level in item.levels for word in level)))

@@ -82,7 +82,10 @@ class Lists:
 
 
 def natural_lists(pool: Pool, depth: int, *, images: bool) -> Lists:
-    """The best images of every text, or the best texts of every image; queries whose right answer is not among them are left out."""
+    """The best images of every text, or the best texts of every image.
+
+    Queries whose right answer is not among them are left out: forced into the list, it taught the wrong lesson.
+    """
     scores = pool.scores() if images else pool.scores().T
     found = scores.topk(min(depth, scores.shape[1]), dim=1).indices
     own = torch.arange(len(found))[:, None].expand_as(found)
