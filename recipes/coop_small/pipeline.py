@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from milvus_coop.training.metrics import reliability_table
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import UpperHalf, load_backbone
 from recipes.coop_small.cross_encoder import CrossEncoder, image_tokens
@@ -29,6 +30,7 @@ PHOTO_VIEWS = 5
 _CROSS_SHARE = 14
 """One in so many drawings (whole labels; no stamps) is kept from the towers, for the cross-encoder to learn on."""
 _CHUNK = 256
+_EDGES = np.array([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0])
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,10 @@ def train_cross(work: Path, photos: Path | None, recipe: Recipe) -> dict[str, An
         pools.append(_pool(towers, banks, np.load(features / f"drawings_{part}.npy"), texts, captions, right))
     figures = cross_validate(pools, recipe.cross)
     model = train_cross_encoder(pools, recipe.cross)
-    calibrate(model, figures.pop("logits"), figures.pop("right"))
+    logits, right = figures.pop("logits"), figures.pop("right")
+    calibrate(model, logits, right)
+    probability = torch.sigmoid(model.calibration[0] * logits + model.calibration[1]).numpy()
+    figures["reliability"] = reliability_table(probability, right.numpy(), _EDGES)
     weights = {f"cross.{name}": value for name, value in model.state_dict().items()}
     weights |= {"bank.texts": banks[0].bank, "bank.images": banks[1].bank}
     save_file({name: value.contiguous() for name, value in weights.items()}, work / "models" / "cross.safetensors")

@@ -3,9 +3,9 @@
 Both towers have two heads, which see an image as the mean of its cells and as a weighted mean, a text as the mean of its words and
 as a weighted mean. The embedding is the two heads' unit vectors, one behind the other: its cosine is the mean of theirs.
 
-The first head stays close to the space of the pretrained sentence vectors. It adds a correction to a text's sentence vector; for an
-image, to the mean of the class names' sentence vectors, weighted by the backbone's classifier. So things that the photographs do not
-show, but ImageNet does, can be found by name. The second head is free.
+The first head stays close to the space of the pretrained sentence vectors. It adds a correction to a text's sentence vector;
+for an image, to the mean of the class names' sentence vectors, weighted by the backbone's classifier. So things that the
+photographs do not show, but ImageNet does, can be found by name. The second head is free.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Seen(NamedTuple):
 class Read(NamedTuple):
     """Texts as the towers read them.
 
-    Unit vectors of both heads (B, 2, 384), unit vectors of words (B, T, 96), and the words' weights (B, T). The weights of a text's words add up to 1; padding has weight 0.
+    Unit vectors of both heads (B, 2, 384), unit vectors of words (B, T, 96), and the words' weights (B, T). The weights of a
+    text's words add up to 1; padding has weight 0.
     """
 
     heads: Tensor
