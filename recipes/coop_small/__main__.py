@@ -1,4 +1,4 @@
-"""`python -m recipes.coop_small all`: fetch, collect, features, train, cross, export, evaluate, card; see README.md beside this file."""
+"""Run a step of the recipe, or all: `python -m recipes.coop_small all`; README.md beside this file tells of each."""
 
 from __future__ import annotations
 
