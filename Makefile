@@ -3,9 +3,10 @@ PYTHON ?= python3
 RUN := .venv
 DEV := .venv-dev
 ARGS ?=
+PHOTOS ?= ../shared/photos
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev check format test docker-test docker-test-local model multilingual eval-model triton-models gallery-image bench clean
+.PHONY: help install demo dev check format test docker-test docker-test-local model triton-models gallery-image bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,14 +48,8 @@ docker-test: dev ## build the images, bring deploy/compose.yaml up and test it; 
 docker-test-local: dev ## the same on a Debian machine without docker and image registry, as root; Milvus from its wheel (5 minutes)
 	$(DEV)/bin/python -m tests.docker.engine $(ARGS)
 
-model: dev ## prepare the data, train, export and evaluate coop-small (an hour or so on 2 cores)
-	$(DEV)/bin/python -m milvus_coop.training.coop_small all --work build/coop-small
-
-multilingual: dev ## train a text encoder for other languages on top of coop-small, into build/ (half an hour on a busy machine)
-	$(DEV)/bin/python -m milvus_coop.training.coop_small_multilingual
-
-eval-model: dev ## evaluate the shipped bundle on the held-out split, through Milvus Lite and ONNX Runtime
-	$(DEV)/bin/python -m milvus_coop.training.coop_small evaluate --work build/coop-small
+model: dev ## make coop-small: data, training, export, evaluation, card; PHOTOS=DIR: the folder of Flickr8k
+	$(DEV)/bin/python -m recipes.coop_small all --photos $(PHOTOS)
 
 triton-models: dev ## write triton_models/ again, after a change of the bundle or of the configurations
 	$(DEV)/bin/python -m tests.unit.regenerate_triton_models

@@ -1,9 +1,10 @@
-"""What half precision costs in quality: the held-out stamps with the packed graphs, and with the fp16 graphs that TensorRT gets.
+"""What half precision costs in quality: a bundle with its packed graphs, and with the fp16 graphs that TensorRT gets.
 
-    python benchmarks/half_precision.py --work build/coop-small         after `make model` or its step `fetch`; 3 minutes on 2 cores
+    python benchmarks/half_precision.py --data captions.jsonl          captioned images of your own, as for `milvus-coop eval`
+    python benchmarks/half_precision.py --data captions.jsonl --bundle my-bundle --k 50
 
-Both go through Milvus Lite and `CoopSearch` as in `make eval-model`. There is no GPU in this: the fp16 graphs are run with every
-half precision result rounded to it (`tests/plans/rounding.py`), which is what tensor cores do, with sums in single precision.
+Both are evaluated through Milvus Lite and `CoopSearch`, as `milvus-coop eval` does it. No GPU is used: the fp16 graphs are run with
+every half precision result rounded to it (`tests/plans/rounding.py`), which is what tensor cores do, with sums in single precision.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from milvus_coop import Bundle, BundleSpec, load_bundle
 from milvus_coop.backends.base import check_inputs, run_in_batches
+from milvus_coop.cli.evaluation import print_evaluation
+from milvus_coop.datasets import open_dataset
+from milvus_coop.evaluation import Contender, Options, evaluate
 from milvus_coop.export.materialise import materialise
-from milvus_coop.training.coop_small.evaluate import evaluate_bundle
-from milvus_coop.training.coop_small.workspace import Workspace
 from milvus_coop.types import Array
 from tests.plans.rounding import run_rounded
 
@@ -49,18 +51,18 @@ class RoundedBackend:
 
 
 @click.command()
-@click.option("--work", type=click.Path(path_type=Path, exists=True), default=Path("build/coop-small"), show_default=True)
-def main(work: Path) -> None:
-    bundle = load_bundle("coop-small")
-    workspace = Workspace(work)
+@click.option("--data", required=True, help="Captioned images: FORMAT:PATH[,key=value]..., or a path.")
+@click.option("--split", type=click.Choice(["train", "dev", "test"]), default="test", show_default=True)
+@click.option("--bundle", "name", default="coop-small", show_default=True, help="A bundle, by name or folder.")
+@click.option("--k", type=click.IntRange(min=1), default=20, show_default=True, help="Candidates that the cross-encoder reranks.")
+def main(data: str, split: str, name: str, k: int) -> None:
+    bundle = load_bundle(name)
+    coop = "joint-coop" if bundle.spec.kind == "joint" else "sep-coop"
+    options = Options(systems=("be", coop), ks=(k,), split=split, cost_queries=0, gallery=0)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
-        for name, models in (
-            ("packed graphs (int8 and fp16 weights, fp32 arithmetic)", None),
-            ("fp16", RoundedBackend(bundle, Path(folder))),
-        ):
-            print(name)
-            for line in evaluate_bundle(workspace, bundle.folder, models).lines():
-                print(f"  {line}")
+        rounded = Contender(bundle.folder, RoundedBackend(bundle, Path(folder)), name="fp16")
+        packed = Contender(bundle.folder, name="packed")
+        print_evaluation(evaluate(open_dataset(data), [packed, rounded], options))
 
 
 if __name__ == "__main__":

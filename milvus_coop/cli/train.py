@@ -103,7 +103,7 @@ def train(
 
     A run is a folder: configuration, metrics of every evaluation, checkpoints. The same command again goes on with a run that was
     interrupted. --data takes a list (captions.jsonl), a folder with captions beside the pictures, karpathy:FILE, multi30k:FOLDER,
-    or generated data (scenes:n=20000; composites:FILE).
+    or generated data (scenes:n=20000).
 
     \b
     Examples:

@@ -21,7 +21,7 @@ class Caption:
     """Not empty, no white space around it."""
     language: str = "en"
     kind: str = ""
-    """What the caption is about, where the data set knows: `relation`, `size`, `count`, `objects`, ..."""
+    """What the caption is about, where the data set knows: `colour`, `size`, `shape`, `relation`, ..."""
 
 
 @dataclass(frozen=True, slots=True)

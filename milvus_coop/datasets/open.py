@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from milvus_coop.datasets import composites, folder, jsonl, karpathy, multi30k, scenes
+from milvus_coop.datasets import folder, jsonl, karpathy, multi30k, scenes
 from milvus_coop.datasets.items import Dataset
 from milvus_coop.datasets.spec import Spec, parse_spec
 from milvus_coop.errors import DatasetError
@@ -29,7 +29,6 @@ FORMATS: dict[str, Format] = {
     "jsonl": Format("jsonl:FILE", jsonl.KEYS, jsonl.open_jsonl),
     "folder": Format("folder:DIR", folder.KEYS, folder.open_folder),
     "scenes": Format("scenes:n=20000", scenes.KEYS, scenes.open_scenes),
-    "composites": Format("composites:LIST.jsonl,n=30000", composites.KEYS, composites.open_composites),
 }
 
 

@@ -70,13 +70,6 @@ class Spec:
             raise self.wrong(key, "0 or 1")
         return text == "1"
 
-    def choices(self, key: str, known: Collection[str]) -> tuple[str, ...]:
-        """Those of the known words that `key=one+two` names; all of them by default."""
-        words = tuple(dict.fromkeys(self.options.get(key, "+".join(known)).split("+")))
-        if not set(words) <= set(known):
-            raise self.wrong(key, f"one or more of {', '.join(known)}, joined by +")
-        return words
-
     def languages(self, default: str) -> tuple[str, ...]:
         """The codes in `language=en+de`, each once."""
         codes = tuple(dict.fromkeys(self.options.get("language", default).split("+")))

@@ -68,12 +68,6 @@ def stand(relations: Sequence[str], radii: Sequence[float], rng: random.Random) 
     return places if _fit(places, radii) else None
 
 
-def scatter(radii: Sequence[float], rng: random.Random) -> list[Place] | None:
-    """Centres anywhere; None: a bad draw."""
-    places = [(_inside(radius, rng), _inside(radius, rng)) for radius in radii]
-    return places if _fit(places, radii) else None
-
-
 def _inside(radius: float, rng: random.Random) -> float:
     return rng.uniform(EDGE + radius, 1 - EDGE - radius)
 

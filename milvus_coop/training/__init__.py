@@ -1,1 +1,1 @@
-"""Training of the models that ship with the package. Needs the `train` extra (PyTorch, ONNX)."""
+"""Training of bi-encoders, cross-encoders and joint models on captioned images. Needs the `train` extra (PyTorch, ONNX)."""

@@ -14,11 +14,7 @@ from milvus_coop.export.graphs import to_onnx
 from milvus_coop.export.parity import compare, difference
 from milvus_coop.export.sessions import open_session, run_batched, run_graph
 from milvus_coop.export.weights import pack_graphs, quantise_in_groups
-from milvus_coop.training.coop_small.cross_encoder import CrossEncoder
-from milvus_coop.training.coop_small.layout import TOKENS
 from milvus_coop.training.minilm import MiniLM, sentence_length_axis
-from milvus_coop.types import Array
-from tests.training.toy import toy_basis
 
 SAME = 1e-5  # one float32 rounding step of a sum over 384 products
 
@@ -125,42 +121,3 @@ def test_minilm_export_ignores_padding_and_batch_mates() -> None:
     mates = run_graph(session, {"input_ids": padded, "attention_mask": mask})
     assert np.abs(mates["sentence"][:1] - alone["sentence"]).max() < SAME
     assert np.abs(mates["tokens"][:1, :5] - alone["tokens"]).max() < SAME
-
-
-def test_cross_encoder_export_ignores_padding_and_batch_mates() -> None:
-    torch.manual_seed(0)
-    module = CrossEncoder(toy_basis()).eval()
-    for name, parameter in module.named_parameters():
-        if name.endswith(("5.weight", "3.weight", "weights", "look_for.weight")):  # these start at zero
-            nn.init.normal_(parameter)
-    dice = np.random.default_rng(0)
-    pairs: dict[str, Array] = {
-        "text_embedding": dice.normal(size=(3, 384)).astype(np.float32),
-        "text_tokens": dice.normal(size=(3, 5, 64)).astype(np.float32),
-        "attention_mask": np.ones((3, 5), np.int64),
-        "image_tokens": dice.integers(-127, 128, (3, TOKENS, 64)).astype(np.int8),
-        "image_token_scales": dice.random((3, TOKENS)).astype(np.float32) / 100,
-    }
-    pairs["image_token_scales"][:, -2:] = 0  # a zero row
-    axis = {1: sentence_length_axis()}
-    session = open_session(
-        to_onnx(
-            module,
-            {name: torch.from_numpy(value) for name, value in pairs.items()},
-            ["match_probability"],
-            {"text_tokens": axis, "attention_mask": axis},
-        )
-    )
-    [parity] = compare(module, session, pairs, ["match_probability"]).values()
-    assert parity.largest < SAME
-    together = run_graph(session, pairs)["match_probability"]
-    assert ((together >= 0) & (together <= 1)).all()
-    padded = {
-        **pairs,
-        "text_tokens": np.pad(pairs["text_tokens"], ((0, 0), (0, 59), (0, 0)), constant_values=7.0),
-        "attention_mask": np.pad(pairs["attention_mask"], ((0, 0), (0, 59))),
-    }
-    assert np.abs(run_graph(session, padded)["match_probability"] - together).max() < SAME
-    for row in range(3):
-        alone = run_graph(session, {name: value[row : row + 1] for name, value in pairs.items()})
-        assert np.abs(alone["match_probability"] - together[row]).max() < SAME

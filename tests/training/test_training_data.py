@@ -219,7 +219,7 @@ class Drawn:
 
 
 def test_drawn_pictures_of_one_name_are_told_apart(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    """`composites:list.jsonl` may lie in two folders."""
+    """The caption and the id of a drawn image do not say what it looks like."""
     means: list[Array] = []
     drawn = Drawn(20)
     computed = Computed(tmp_path, drawn)

@@ -109,7 +109,7 @@ class FeatureCache:
 
     def _shard_key(self, dataset: Dataset, items: Sequence[Item], pixels: Visuals, start: int) -> str:
         digest = hashlib.sha256(dataset.name.encode())
-        if items[0].path is None:  # drawn: from files of another folder of that name, or by another version, it looks different
+        if items[0].path is None:  # drawn: another version may draw it differently
             digest.update(pixels.fetch(np.array([start])).visual.tobytes())
         for item in items:
             digest.update(f"\n{item.id}".encode())
