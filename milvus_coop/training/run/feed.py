@@ -235,7 +235,14 @@ class Feed:
 
     def _mine(self) -> dict[str, Tensor]:
         corpus = self._data.corpus
-        found = embed(self._retriever, corpus, self._data.visuals, self._device)
+        found = embed(
+            self._retriever,
+            corpus,
+            self._data.visuals,
+            self._device,
+            precision=self._config.precision,
+            on_done=self._on_images,
+        )
         mined = mine(found.texts, found.images, corpus.owner, corpus.label, self._config.mined)
         if (mined.images[:, 0] < 0).any():
             raise TrainingError("a caption has no wrong image to learn from", expected="a training set with more than one content")
@@ -290,6 +297,7 @@ class _Counter:
 
     def __init__(self, show: OnImages | None, what: str, total: int) -> None:
         self._show, self._what, self._total, self._done = show, what, total, 0
+        self.add(0)
 
     def add(self, count: int) -> None:
         """Count some more."""

@@ -12,6 +12,7 @@ from milvus_coop.training.losses import info_nce
 from milvus_coop.training.networks.one_stream import OneStream
 from milvus_coop.training.objectives.matching import block_loss, list_loss, match_loss
 from milvus_coop.training.objectives.negatives import hard_negatives, random_negatives
+from milvus_coop.training.objectives.pretraining import coin_loss, fill_loss, mask_words
 from milvus_coop.training.objectives.retrieval import distilled, hardest_triplet, sampled_triplet, scaled_cosines
 
 _DISTILLED = 16
@@ -135,6 +136,37 @@ def _ce_block(at: Setting, batch: Batch) -> Tensor:
     return block_loss(logits, batch.same[texts, images])
 
 
+def _mlm(at: Setting, batch: Batch) -> Tensor:
+    """Masked language modelling with the image at hand: VisualBERT (Li et al. 2019), UNITER (Chen et al. 2020).
+
+    Both predict the word pieces that BERT's rule hides from the other words and all image regions. UNITER hides either words or
+    regions, never both; here the image tokens are always whole.
+    """
+    hidden = mask_words(batch.input_ids, batch.attention_mask, at.network.config.vocabulary, at.generator)
+    tokens = at.network.tokens(batch.visual)
+    logits = at.network.fill(hidden.input_ids, batch.attention_mask, tokens, hidden.masked, hidden.chosen)
+    return fill_loss(logits, batch.input_ids[hidden.chosen])
+
+
+def _itm(at: Setting, batch: Batch) -> Tensor:
+    """Image-text matching as UNITER pretrains with it (Chen et al. 2020): a coin decides whether a pair stays as it is.
+
+    Of a pair that does not, another coin says whether image or caption is swapped for a random one of the batch. So each pair is scored
+    once, matched or mismatched: B pairs. The task `ce` scores every pair in both ways, 2 B pairs; `ce-hard` does so with one hard
+    negative, where ALBEF (Li et al. 2021) has a hard image and a hard caption for each pair, 3 B pairs.
+    """
+    n = len(batch)
+    rows = torch.arange(n)
+    wrong_images, wrong_texts = (random_negatives(same, at.generator) for same in (batch.same, batch.same.T))
+    kept, image = (torch.rand(n, generator=at.generator) < 0.5 for _ in range(2))
+    matched = kept | (torch.where(image, wrong_images, wrong_texts) < 0)  # there may be nothing to swap with
+    texts = torch.where(matched | image, rows, wrong_texts)
+    images = torch.where(matched | ~image, rows, wrong_images)
+    device = batch.visual.device
+    logits = _match(at, batch, at.network.tokens(batch.visual), texts.to(device), images.to(device))
+    return coin_loss(logits, matched.to(device))
+
+
 def _distil(at: Setting, batch: Batch) -> Tensor:
     tokens = at.network.tokens(batch.visual)
     texts, images = _embeddings(at.network, batch, tokens)
@@ -155,6 +187,8 @@ LOSSES: Mapping[str, Loss] = {
     "ce-list": _ce_list,
     "ce-block": _ce_block,
     "distil": _distil,
+    "mlm": _mlm,
+    "itm": _itm,
 }
 """By the names of `order.TASKS`."""
 
