@@ -11,8 +11,8 @@ class Progress:
     """How far a run is."""
 
     stage: str
-    """`dev images`, `train images`: a frozen backbone reads them. `embedding`: for mining or for the dev score. `reranking`: for the
-    dev score. `train`: the rounds."""
+    """`dev images`, `train images`: a frozen backbone reads them. `embedding`: for mining or for the dev score. `reranking`: for
+    the dev score. `train`: the rounds."""
     done: int
     total: int
     loss: float | None = None

@@ -17,6 +17,8 @@ from milvus_coop.training.objectives.retrieval import distilled, hardest_triplet
 
 _DISTILLED = 16
 """Texts and images per distillation step: the cross-encoder scores all their pairs."""
+_LENGTHS = 4
+"""Parts into which a batch is cut by the length of its texts on a CPU, where padding costs time; a GPU prefers one part."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,28 @@ Loss = Callable[[Setting, Batch], Tensor]
 
 
 def _embeddings(network: OneStream, batch: Batch, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    return network.embed_texts(batch.input_ids, batch.attention_mask), network.embed_images(tokens)
+    def embed(rows: Tensor, longest: int) -> Tensor:
+        return network.embed_texts(batch.input_ids[rows, :longest], batch.attention_mask[rows, :longest])
+
+    return _by_length(batch.attention_mask, embed), network.embed_images(tokens)
+
+
+def _by_length(mask: Tensor, run: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """What `run` gives for each row, where rows of like length go together and are cut to the longest of them.
+
+    Args:
+        mask: attention mask, int64 (n, T).
+        run: takes rows, int64 (m,), and the length of the longest; gives (m, ...).
+
+    Returns:
+        (n, ...), in the order of the rows of `mask`.
+    """
+    if mask.device.type != "cpu":  # to know the longest would mean to wait for the device
+        return run(torch.arange(len(mask), device=mask.device), mask.shape[1])
+    lengths = mask.sum(1)
+    order = lengths.argsort(stable=True)
+    parts = [run(rows, int(lengths[rows].max())) for rows in order.chunk(_LENGTHS)]
+    return torch.cat(parts)[order.argsort()]
 
 
 def _be_triplet(at: Setting, batch: Batch) -> Tensor:
@@ -79,7 +102,13 @@ def _match(at: Setting, batch: Batch, tokens: Tensor, texts: Tensor, images: Ten
     if network.config.match == "residual":  # rows are fewer than pairs: each is embedded once
         text_rows, image_rows = _embeddings(network, batch, tokens)
         cosines = (text_rows[texts] * image_rows[images]).sum(-1)
-    return network.match(batch.input_ids[texts], batch.attention_mask[texts], tokens[images], cosines)
+    input_ids, mask = batch.input_ids[texts], batch.attention_mask[texts]
+
+    def match(rows: Tensor, longest: int) -> Tensor:
+        known = cosines if cosines is None else cosines[rows]
+        return network.match(input_ids[rows, :longest], mask[rows, :longest], tokens[images[rows]], known)
+
+    return _by_length(mask, match)
 
 
 def _swapped(at: Setting, batch: Batch, tokens: Tensor, wrong_images: Tensor, wrong_texts: Tensor) -> Tensor:
@@ -151,9 +180,9 @@ def _mlm(at: Setting, batch: Batch) -> Tensor:
 def _itm(at: Setting, batch: Batch) -> Tensor:
     """Image-text matching as UNITER pretrains with it (Chen et al. 2020): a coin decides whether a pair stays as it is.
 
-    Of a pair that does not, another coin says whether image or caption is swapped for a random one of the batch. So each pair is scored
-    once, matched or mismatched: B pairs. The task `ce` scores every pair in both ways, 2 B pairs; `ce-hard` does so with one hard
-    negative, where ALBEF (Li et al. 2021) has a hard image and a hard caption for each pair, 3 B pairs.
+    Of a pair that does not, another coin says whether image or caption is swapped for a random one of the batch. So each pair is
+    scored once, matched or mismatched: B pairs. The task `ce` scores every pair in both ways, 2 B pairs; `ce-hard` does so with one
+    hard negative, where ALBEF (Li et al. 2021) has a hard image and a hard caption for each pair, 3 B pairs.
     """
     n = len(batch)
     rows = torch.arange(n)
