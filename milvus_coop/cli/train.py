@@ -34,6 +34,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--learning-rate", float, "Highest learning rate."),
     ("--warm-up", int, "Rounds over which it rises."),
     ("--mined", int, "Length of the lists of the bi-encoder's best wrong answers."),
+    ("--mine-every", int, "Rounds for which they are good at least; then they are found anew when a pass over the data begins."),
     ("--hard-share", float, "Share of those among the negatives of ce-top and ce-list."),
     ("--margin", float, "Of the triplet losses."),
     ("--keep-groups/--shuffle", bool, "Keep look-alikes in one batch (generated data).  [default: shuffle]"),

@@ -16,7 +16,7 @@ Precision = Literal["auto", "no", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 NORMS = ("", "post", "pre", "deepnorm")
 _LEAST: Mapping[str, float] = {
-    **dict.fromkeys(("rounds", "accumulate", "token_dim", "vocabulary", "eval_every", "k", "mined"), 1),
+    **dict.fromkeys(("rounds", "accumulate", "token_dim", "vocabulary", "eval_every", "k", "mined", "mine_every"), 1),
     **dict.fromkeys(("batch", "dev_items"), 2),  # one pair alone has nothing to be compared with
     **dict.fromkeys(
         ("width", "layers", "heads", "dim", "tokens", "side", "image_size", "threads", "patience", "warm_up", "seed"), 0
@@ -54,7 +54,10 @@ class TrainConfig:
     keep_groups: bool = False
     """Whether look-alikes (`Item.group`) come in the same batch."""
     mined: int = 50
-    """Length of the lists of BE negatives, made anew for every pass over the data."""
+    """Length of the lists of BE negatives."""
+    mine_every: int = 100
+    """Rounds for which such lists are good at least: they are made anew for a pass over the data that begins after so many. To make
+    them, every caption and image of the training set goes through the network: on a small set that is work for 20 rounds."""
     hard_share: float = 0.5
     """Share of these among the negatives that `ce-top` and `ce-list` draw; the others are random. Geigle et al.'s code has 0.05.
     With 1 a cross-encoder that starts from random weights stays at chance."""
