@@ -34,6 +34,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--learning-rate", float, "Highest learning rate."),
     ("--warm-up", int, "Rounds over which it rises."),
     ("--mined", int, "Length of the lists of the bi-encoder's best wrong answers."),
+    ("--mine-every", int, "Rounds for which they are good at least; then they are found anew when a pass over the data begins."),
     ("--hard-share", float, "Share of those among the negatives of ce-top and ce-list."),
     ("--margin", float, "Of the triplet losses."),
     ("--keep-groups/--shuffle", bool, "Keep look-alikes in one batch (generated data).  [default: shuffle]"),
@@ -46,15 +47,26 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--heads", int, "Of the transformer."),
     ("--dim", int, "Length of an embedding."),
     ("--match", click.Choice(["cls", "residual"]), "Match logit from [CLS], or a correction of the network's own cosine."),
+    (
+        "--norm",
+        click.Choice(["post", "pre", "deepnorm"]),
+        "Norms of the transformer: after each block (BERT's), before it, or DeepNorm for deep networks.  "
+        "[default: post with a checkpoint, pre without]",
+    ),
     ("--dropout", float, "Share of activations that are dropped."),
     ("--max-length", int, "Longest caption in tokens."),
     ("--eval-every", int, "Rounds between evaluations on the dev split, each with a checkpoint."),
     ("--patience", int, "Stop after this many evaluations without a better dev score; 0: never."),
     ("--dev-items", int, "Images of the dev pool."),
     ("--k", int, "Candidates that the ce rescores for the dev score."),
+    ("--dev-queries", int, "Queries per direction that the ce reranks for the dev score; 0: all."),
     ("--seed", int, "Of everything that is drawn."),
     ("--threads", int, "Threads of PyTorch."),
-    ("--precision", click.Choice(["no", "bf16", "fp16"]), "Mixed precision, on GPUs."),
+    (
+        "--precision",
+        click.Choice(["auto", "no", "bf16", "fp16"]),
+        "Mixed precision. auto: bf16 where the CPU or GPU multiplies bfloat16, else no (float32).",
+    ),
     ("--tensorboard", bool, "Also write TensorBoard files into the run."),
 )
 _PACKAGES = ("torch", "accelerate", "onnx", "onnxscript", "safetensors", "transformers")
@@ -88,7 +100,7 @@ def _run_options(command: Command) -> Command:
 )
 @_run_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--quiet", is_flag=True, help="No progress bar, and no line a minute where there is no terminal.")
 def train(
     objective: Literal["be", "ce", "joint"],
     data: str | None,

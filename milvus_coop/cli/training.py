@@ -3,48 +3,89 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from milvus_coop.training.bundling.export import Exported
-from milvus_coop.training.run.trainer import Progress, RunReport
+from milvus_coop.training.run.pace import Progress
+from milvus_coop.training.run.trainer import RunReport
+
+FIRST_LINE_S, LINE_EVERY_S = 15.0, 60.0
 
 
 @contextmanager
 def train_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """A bar on standard error with loss, pairs/s, dev score and time left; nothing if `quiet` or where there is no terminal."""
+    """Progress on standard error: a bar on a terminal, a line a minute elsewhere; nothing if `quiet`."""
     console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet:
         yield None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console, transient=True) as bar:
+    if not console.is_terminal:
+        yield Lines(lambda line: click.echo(line, err=True), time.monotonic).tell
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+    with Bar(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         tasks = {}
-        dev = ""
+        dev: float | None = None
 
         def show(progress: Progress) -> None:
             nonlocal dev
             if progress.stage not in tasks:
                 tasks[progress.stage] = bar.add_task(progress.stage, figures="")
-            if progress.dev is not None:
-                dev = f"dev {progress.dev:.1f}"
-            figures = [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
-            figures += [f"{progress.pairs_per_s:,.0f} pairs/s"] if progress.pairs_per_s else []
-            bar.update(tasks[progress.stage], completed=progress.done, total=progress.total, figures="  ".join([*figures, dev]))
+            dev = progress.dev if progress.dev is not None else dev
+            bar.update(tasks[progress.stage], completed=progress.done, total=progress.total, figures=_figures(progress, dev))
 
         yield show
+
+
+class Lines:
+    """Progress where there is no terminal: the first line after a quarter of a minute, then one a minute, whatever goes on.
+
+    Args:
+        write: takes a line.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._write, self._clock = write, clock
+        self._due = clock() + FIRST_LINE_S
+        self._dev: float | None = None
+
+    def tell(self, progress: Progress) -> None:
+        """Write a line if one is due."""
+        self._dev = progress.dev if progress.dev is not None else self._dev
+        now = self._clock()
+        if now < self._due:
+            return
+        self._due = now + LINE_EVERY_S
+        figures = _figures(progress, self._dev)
+        self._write(f"{progress.stage}: {progress.done:,} of {progress.total:,}" + (f"  {figures}" if figures else ""))
+
+
+def _figures(progress: Progress, dev: float | None) -> str:
+    """Loss, pace, dev score, and time left, as far as they are known."""
+    rounds = progress.stage == "train"
+    parts = [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
+    if progress.per_s is not None:
+        parts.append(f"{progress.per_s:.2f} rounds/s" if rounds else f"{progress.per_s:,.0f} /s")
+    parts += [f"{progress.pairs_per_s:,.0f} pairs/s"] if progress.pairs_per_s else []
+    parts += [f"dev {dev:.1f}"] if dev is not None else []
+    parts += [f"{_duration(progress.left_s)} left"] if progress.left_s is not None else []
+    return "  ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """Such as 45 s, 12 min, 3 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def print_run(report: RunReport, *, as_json: bool) -> None:

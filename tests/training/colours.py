@@ -46,6 +46,8 @@ TINY: dict[str, Any] = {
     "threads": 1,
     "k": 4,
     "mined": 4,
+    "mine_every": 1,
+    "precision": "no",  # whatever this machine computes best in
 }
 TIMES = ("pairs_per_s",)
 

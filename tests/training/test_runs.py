@@ -165,6 +165,30 @@ class _KillError(Exception):
     pass
 
 
+def test_negatives_are_kept_for_some_rounds(colours: Path, tmp_path: Path) -> None:
+    """Passes of two rounds; lists that are good for five are made for rounds 1, 7 and 11, also where a run was interrupted."""
+    settings = config(colours, **{**PASSES, "rounds": 12, "eval_every": 1, "mine_every": 5})
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "train" and progress.done == 9:
+            raise _KillError
+
+    with pytest.raises(_KillError):
+        train(settings, tmp_path / "run", on_progress=stop)
+    lists = []
+
+    def keep(progress: Progress) -> None:
+        if progress.stage == "train" and progress.dev is None and (tmp_path / "whole" / "last").is_dir():
+            lists.append(load_file(tmp_path / "whole" / "last" / "mined.safetensors")["images"])
+
+    train(settings, tmp_path / "run")
+    train(settings, tmp_path / "whole", on_progress=keep)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    changed = [number for number in range(1, len(lists)) if not torch.equal(lists[number], lists[number - 1])]
+    assert changed
+    assert set(changed) <= {6, 10}  # the lists of a network that has hardly learnt may come out the same
+
+
 @pytest.mark.parametrize("at", [5, 8])
 def test_an_interrupted_run_goes_on_to_the_same_numbers(at: int, whole: Path, colours: Path, tmp_path: Path) -> None:
     """In mid-pass, and at the end of one."""
@@ -383,7 +407,9 @@ def test_a_run_with_fresh_items_is_resumed_with_the_right_ones(tmp_path: Path) -
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"dropout": 1}, "dropout is 1; expected: less than 1"),
         ({"seed": -1}, "seed is -1"),
-        ({"precision": "fp8"}, "precision is fp8; expected: no or bf16 or fp16"),
+        ({"precision": "fp8"}, "precision is fp8; expected: auto or no or bf16 or fp16"),
+        ({"norm": "batch"}, "norm is batch; expected: post or pre or deepnorm"),
+        ({"dev_queries": -1}, "dev_queries is -1; expected: 0 or more"),
         ({"rounds": "many"}, 'rounds is "many"; expected: a whole number'),
         ({"rounds": True}, "rounds is true; expected: a whole number"),
         ({"tensorboard": 1}, "tensorboard is 1; expected: true or false"),

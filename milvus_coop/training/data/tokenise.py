@@ -44,3 +44,10 @@ def special_ids(path: Path) -> tuple[int, int, int]:
     [first, *_] = tokenizer.encode("a").ids
     pads = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>"))
     return tokenizer.get_vocab_size(), first, next((pad for pad in pads if pad is not None), 0)
+
+
+def mask_id(path: Path) -> int | None:
+    """Id of the token that a checkpoint's authors masked words with, where a tokenizer.json has one."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    masks = (tokenizer.token_to_id(token) for token in ("[MASK]", "<mask>"))
+    return next((mask for mask in masks if mask is not None), None)

@@ -7,7 +7,8 @@ What differs: the region vectors are made once, at ingest, and stored (EDJE, 202
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -46,6 +47,10 @@ class NetworkConfig:
     """Pre-norm layers, for networks that start from random weights; BERT's are post-norm."""
     norm_eps: float = LAYER_NORM_EPS
     """Of the layer norms; the RoBERTa family has 1e-5."""
+    deepnorm: bool = False
+    """DeepNorm layers (Wang et al. 2022), for many layers; not together with `norm_first`."""
+    fills: bool = False
+    """Whether there is a `WordFiller`: masked language modelling needs one, and no exported graph has it."""
     match: Literal["cls", "residual"] = "cls"
     """What the match logit is: read from [CLS] as in the paper; or the network's own scaled cosine and a correction of it, which
     starts at zero and is read from the mean of all states. That cannot start worse than the bi-encoder, and few layers suffice."""
@@ -82,6 +87,35 @@ class Compressor(nn.Module):
         return tokens
 
 
+class WordFiller(nn.Module):
+    """The head of masked language modelling: a state to logits of all words, as BERT's (Devlin et al. 2019).
+
+    Its last matrix is that of the word embeddings. The mask is a learnt vector of its own, so that any tokenizer will do.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.mask = nn.Parameter(torch.zeros(config.width))
+        self.dense = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocabulary))
+
+    def forward(self, states: Tensor, words: Tensor) -> Tensor:
+        """States (n, W) and word embeddings (vocabulary, W) -> logits (n, vocabulary)."""
+        return functional.linear(self.norm(functional.gelu(self.dense(states))), words, self.bias)
+
+    @torch.no_grad()
+    def start(self, words: Tensor, mask: int | None) -> None:
+        """Begin with logits of about unit variance, whatever the words' is, and with the word that the tokenizer masks with.
+
+        Args:
+            words: their embeddings (vocabulary, W).
+            mask: position of that word; None: there is none.
+        """
+        self.norm.weight.fill_(1.0 / (float(words.std()) * words.shape[1] ** 0.5))
+        self.mask.copy_(words.mean(0) if mask is None else words[mask])
+
+
 class OneStream(nn.Module):
     """The network. `vision` may be None where features were computed before."""
 
@@ -100,7 +134,15 @@ class OneStream(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
-            Layer(width, config.heads, config.hidden, config.dropout, norm_first=config.norm_first, eps=config.norm_eps)
+            Layer(
+                width,
+                config.heads,
+                config.hidden,
+                config.dropout,
+                norm_first=config.norm_first,
+                eps=config.norm_eps,
+                deepnorm=config.layers if config.deepnorm else 0,
+            )
             for _ in range(config.layers)
         )
         self.final = nn.LayerNorm(width, eps=config.norm_eps) if config.norm_first else nn.Identity()
@@ -111,15 +153,33 @@ class OneStream(nn.Module):
             nn.init.zeros_(self.classify.weight)
             nn.init.zeros_(self.classify.bias)
             self.match_scale = nn.Parameter(torch.tensor(20.0))
+        self.filler = WordFiller(config) if config.fills else None
+
+    def set_filler(self, wanted: bool, mask: int | None = None) -> None:
+        """Add a new `WordFiller` (`mask`: see its `start`), or remove the one there is; one that is there and wanted stays."""
+        if wanted != self.config.fills:
+            self.config = replace(self.config, fills=wanted)
+            self.filler = WordFiller(self.config) if wanted else None
+            if self.filler is not None:
+                self.filler.start(self.words.weight, mask)
 
     def tokens(self, visual: Tensor) -> Tensor:
         """uint8 pixels (B, 3, S, S), or features of the backbone (B, cells, F) -> image tokens (B, tokens, token_dim)."""
         if visual.dtype == torch.uint8:
-            if self.vision is None:
-                raise ValueError("this network has no backbone: it takes features, not pixels")
-            visual = self.vision(visual)
+            visual = self._seen(visual)
         tokens: Tensor = self.compressor(visual.float())
         return tokens
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """Features. Depthwise convolutions gain nothing from bfloat16 on a CPU, and a little from channels that lie last."""
+        if self.vision is None:
+            raise ValueError("this network has no backbone: it takes features, not pixels")
+        depthwise = self.vision.config.kind == "efficientnet-lite0" and pixels.device.type == "cpu"
+        if depthwise:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", enabled=False) if depthwise else nullcontext():
+            features: Tensor = self.vision(pixels)
+        return features
 
     def embed_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """int64 (B, T) twice -> unit (B, dim)."""
@@ -141,9 +201,7 @@ class OneStream(nn.Module):
             tokens: (B, tokens, token_dim).
             cosines: of the pairs' own embeddings (B,), where they are known; only `residual` uses them.
         """
-        states = torch.cat([self._text_states(input_ids), self._image_states(tokens)], dim=1)
-        present = torch.cat([attention_mask.to(states.dtype), torch.ones_like(tokens[:, :, 0])], dim=1)
-        states = self._run(states, present)
+        states, present = self._pair_states(self._text_states(input_ids), attention_mask, tokens)
         if self.config.match == "cls":
             logits: Tensor = self.classify(self.dropout(states[:, 0]))
             return logits[:, 0]
@@ -152,8 +210,41 @@ class OneStream(nn.Module):
         correction: Tensor = self.classify(self.dropout(_mean(states, present)))
         return correction[:, 0] + self.match_scale * cosines
 
+    def fill(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor, masked: Tensor, asked: Tensor) -> Tensor:
+        """Logits of the words at some places of texts, of which some words are masked, given the image.
+
+        Args:
+            input_ids: int64 (B, T).
+            attention_mask: int64 (B, T).
+            tokens: (B, tokens, token_dim).
+            masked: bool (B, T), where the mask stands in the place of the word.
+            asked: bool (B, T), n places.
+
+        Returns:
+            (n, vocabulary), in the order of `torch.nonzero(asked)`.
+
+        Raises:
+            ValueError: this network has no `WordFiller`.
+        """
+        if self.filler is None:
+            raise ValueError("this network has no head that fills in words")
+        words = torch.where(masked[:, :, None], self.filler.mask, self.words(input_ids))
+        states, _ = self._pair_states(self._placed(words), attention_mask, tokens)
+        logits: Tensor = self.filler(states[:, : input_ids.shape[1]][asked], self.words.weight)
+        return logits
+
+    def _pair_states(self, text_states: Tensor, attention_mask: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Final states of text and image together (B, T + tokens, W), and 1 where there is a token (B, T + tokens)."""
+        states = torch.cat([text_states, self._image_states(tokens)], dim=1)
+        present = torch.cat([attention_mask.to(states.dtype), torch.ones_like(tokens[:, :, 0])], dim=1)
+        return self._run(states, present), present
+
     def _text_states(self, input_ids: Tensor) -> Tensor:
-        states = self.words(input_ids) + self.positions.weight[: input_ids.shape[1]] + self.kinds.weight[TEXT]
+        return self._placed(self.words(input_ids))
+
+    def _placed(self, words: Tensor) -> Tensor:
+        """Word vectors (B, T, W), with positions and the mark of texts, normed."""
+        states = words + self.positions.weight[: words.shape[1]] + self.kinds.weight[TEXT]
         result: Tensor = self.dropout(self.norm(states))
         return result
 

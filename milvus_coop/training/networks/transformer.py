@@ -1,4 +1,4 @@
-"""Transformer layers as in BERT (Devlin et al. 2019), whose public checkpoints load into them; or with their norms first."""
+"""Transformer layers as in BERT (Devlin et al. 2019), whose public checkpoints load into them; or pre-norm, or DeepNorm."""
 
 from __future__ import annotations
 
@@ -30,14 +30,38 @@ class Layer(nn.Module):
     """Self-attention and a feed-forward block.
 
     Post-norm (BERT): norm(x + f(x)). Pre-norm: x + f(norm(x)); it trains from random weights at higher rates (Xiong et al. 2020).
+    DeepNorm (Wang et al. 2022, DeepNet): norm(alpha x + f(x)), with alpha = (2N)^(1/4) for an encoder of N layers. Its values,
+    output projection and both matrices of its feed-forward block start from Xavier's normal distribution times
+    beta = (8N)^(-1/4), its queries and keys from Xavier's. One update then changes the network by no more than a bound that
+    does not grow with N, so that many layers train.
+
+    Args:
+        width: W.
+        heads: of the attention.
+        hidden: width of the feed-forward block.
+        dropout: share of activations that are dropped.
+        norm_first: pre-norm.
+        eps: of the layer norms.
+        deepnorm: N, for DeepNorm; 0: none.
     """
 
     def __init__(
-        self, width: int, heads: int, hidden: int, dropout: float = 0.0, *, norm_first: bool = False, eps: float = LAYER_NORM_EPS
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        dropout: float = 0.0,
+        *,
+        norm_first: bool = False,
+        eps: float = LAYER_NORM_EPS,
+        deepnorm: int = 0,
     ) -> None:
         super().__init__()
+        if norm_first and deepnorm:
+            raise ValueError("a layer is either pre-norm or DeepNorm")
         self.heads = heads
         self.norm_first = norm_first
+        self.alpha = deepnorm_alpha(deepnorm) if deepnorm else 1.0
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
@@ -50,15 +74,23 @@ class Layer(nn.Module):
         if norm_first:  # PyTorch's start leaves attention nearly uniform: attributes were bound to things three times as late
             for part in (self.query, self.key):
                 nn.init.normal_(part.weight, std=SHARP / width**0.5)
+        if deepnorm:
+            scaled = (self.value, self.output, self.widen, self.narrow)
+            for part in (self.query, self.key, *scaled):
+                nn.init.xavier_normal_(part.weight, gain=deepnorm_beta(deepnorm) if part in scaled else 1.0)
+                nn.init.zeros_(part.bias)  # a bias is not scaled by its input: left as it is, it would undo the small start
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """States (B, T, W) and additive mask (B, 1, 1, T) -> states (B, T, W)."""
         if self.norm_first:
             states = states + self._attend(self.output_norm(states), mask)
             return states + self._feed(self.final_norm(states))
-        states = self.output_norm(states + self._attend(states, mask))
-        result: Tensor = self.final_norm(states + self._feed(states))
+        states = self.output_norm(self._kept(states) + self._attend(states, mask))
+        result: Tensor = self.final_norm(self._kept(states) + self._feed(states))
         return result
+
+    def _kept(self, states: Tensor) -> Tensor:
+        return states if self.alpha == 1.0 else self.alpha * states  # no multiplication by 1 in exported graphs
 
     def _attend(self, states: Tensor, mask: Tensor) -> Tensor:
         query, key, value = (
@@ -72,6 +104,16 @@ class Layer(nn.Module):
     def _feed(self, states: Tensor) -> Tensor:
         result: Tensor = self.dropout(self.narrow(functional.gelu(self.widen(states))))
         return result
+
+
+def deepnorm_alpha(layers: int) -> float:
+    """What DeepNorm multiplies the residual by in an encoder of so many layers (Wang et al. 2022, table 1, encoder-only)."""
+    return float((2 * layers) ** 0.25)
+
+
+def deepnorm_beta(layers: int) -> float:
+    """What DeepNorm multiplies the starting weights by (Wang et al. 2022, table 1, encoder-only)."""
+    return float((8 * layers) ** -0.25)
 
 
 def additive_mask(present: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class Splits:
         self._lock = threading.Lock()
         self._problems = dict.fromkeys(dataset.problems)
         self._passing: CachedFeatures | None = None
+        self._fresh: dict[int, bool] = {}
 
     def ready(self, split: Split, *, epoch: int = 0, most: int | None = None, on_images: OnImages | None = None) -> Ready:
         """A split, or its first `most` items; features are computed where the backbone is frozen."""
@@ -89,8 +90,10 @@ class Splits:
 
     def is_fresh(self, epoch: int) -> bool:
         """Whether the training items of `epoch` are others than those of the epoch before."""
-        before, now = (self._dataset.items("train", epoch=number) for number in (epoch - 1, epoch))
-        return [item.id for item in before] != [item.id for item in now]
+        if epoch not in self._fresh:
+            before, now = (self._dataset.items("train", epoch=number) for number in (epoch - 1, epoch))
+            self._fresh = {epoch: [item.id for item in before] != [item.id for item in now]}
+        return self._fresh[epoch]
 
     def close(self) -> None:
         """Stop the threads."""
@@ -145,16 +148,21 @@ class Feed:
             mined: negatives from a checkpoint that was written before this round; those of an earlier pass are not used.
         """
         number = round_number // self.rounds_per_pass
-        if mined and (round_number - 1) // self.rounds_per_pass != number:
-            mined = None
-        fresh = number != self._pass and self._splits.is_fresh(number)
-        if fresh:
+        before = (round_number - 1) // self.rounds_per_pass if mined else self._pass
+        if number != self._pass and self._splits.is_fresh(number):
             self._load(number)
-        if self._mines and mined:
+        if self._mines and mined and not self._outdated(before, number):
             self.mined = dict(mined)
-        elif self._mines and (number != self._pass or not self.mined):
+        elif self._mines and (mined or not self.mined or self._outdated(before, number)):
             self.mined = self._mine()
         self._pass = number
+
+    def _outdated(self, before: int, number: int) -> bool:
+        """Whether negatives that pass `before` used are too old for pass `number`, which is the same or the next one."""
+        every, rounds = self._config.mine_every, self.rounds_per_pass
+        if before == number:
+            return False
+        return before * rounds // every != number * rounds // every or self._splits.is_fresh(number)
 
     def batch(self, round_number: int, rank: int, turn: int, seed: int) -> Batch | None:
         """The batch of one task in one round.
@@ -235,7 +243,14 @@ class Feed:
 
     def _mine(self) -> dict[str, Tensor]:
         corpus = self._data.corpus
-        found = embed(self._retriever, corpus, self._data.visuals, self._device)
+        found = embed(
+            self._retriever,
+            corpus,
+            self._data.visuals,
+            self._device,
+            precision=self._config.precision,
+            on_done=self._on_images,
+        )
         mined = mine(found.texts, found.images, corpus.owner, corpus.label, self._config.mined)
         if (mined.images[:, 0] < 0).any():
             raise TrainingError("a caption has no wrong image to learn from", expected="a training set with more than one content")
@@ -290,6 +305,7 @@ class _Counter:
 
     def __init__(self, show: OnImages | None, what: str, total: int) -> None:
         self._show, self._what, self._total, self._done = show, what, total, 0
+        self.add(0)
 
     def add(self, count: int) -> None:
         """Count some more."""

@@ -49,5 +49,7 @@ TASKS: Mapping[str, Task] = {
             blocks=True,
             most=4,
         ),
+        Task("mlm", "ce", "fill in 15 % of the word pieces, with the image at hand"),
+        Task("itm", "ce", "matched or not, each pair kept or swapped at random by a coin"),
     )
 }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from milvus_coop.errors import TrainingError
-from milvus_coop.training.data.tokenise import special_ids, train_tokenizer
+from milvus_coop.training.data.tokenise import mask_id, special_ids, train_tokenizer
 from milvus_coop.training.networks.one_stream import NetworkConfig, OneStream
 from milvus_coop.training.networks.pretrained import open_vision
 from milvus_coop.training.networks.transformer import LAYER_NORM_EPS, layers_from_public
@@ -44,9 +44,11 @@ def start_network(config: TrainConfig, folder: RunFolder, captions: Iterable[str
         network, tokenizer = load_network(config.init)
         sizes = asdict(network.config)
         _check_sizes(config, {**sizes, "side": network.config.vision.side, "image_size": network.config.vision.image.size})
+        _check_norm(config, "pre" if network.config.norm_first else "deepnorm" if network.config.deepnorm else "post")
         shutil.copyfile(tokenizer, folder.tokenizer)
     else:
         network = _from_text_checkpoint(config, folder) if config.init else _from_nothing(config, folder, captions)
+    network.set_filler("mlm" in config.order, mask_id(folder.tokenizer))
     if network.vision is not None:
         network.vision.requires_grad_(bool(config.train_vision))
     return network
@@ -62,6 +64,14 @@ def _check_sizes(config: TrainConfig, given: Mapping[str, int]) -> None:
             )
 
 
+def _check_norm(config: TrainConfig, given: str) -> None:
+    """Refuse norms that `init` decides otherwise: the same weights would be another function."""
+    if config.norm not in ("", given):
+        raise TrainingError(
+            f"norm is {config.norm}, and that of {config.init} is {given}", expected=f"no norm, or {given}: it follows from --init"
+        )
+
+
 def _from_nothing(config: TrainConfig, folder: RunFolder, captions: Iterable[str]) -> OneStream:
     train_tokenizer(captions, folder.tokenizer, vocabulary=config.vocabulary)
     width = config.width or DEFAULT_WIDTH
@@ -70,7 +80,7 @@ def _from_nothing(config: TrainConfig, folder: RunFolder, captions: Iterable[str
         raise TrainingError(f"width {width} does not divide into {heads} heads", run=f"--heads {max(1, width // WIDTH_PER_HEAD)}")
     vocabulary = special_ids(folder.tokenizer)[0]
     layers = config.layers or DEFAULT_LAYERS
-    return _new(config, folder, vocabulary, width, layers, heads, 4 * width, config.max_length, norm_first=True)
+    return _new(config, folder, vocabulary, width, layers, heads, 4 * width, config.max_length, norm=config.norm or "pre")
 
 
 def _new(
@@ -83,7 +93,7 @@ def _new(
     hidden: int,
     max_length: int,
     *,
-    norm_first: bool = False,
+    norm: str = "post",
     norm_eps: float = LAYER_NORM_EPS,
 ) -> OneStream:
     vision = open_vision(config.vision, size=config.image_size or None, side=config.side or None)
@@ -104,7 +114,8 @@ def _new(
         hidden=hidden,
         dim=config.dim or width,
         dropout=config.dropout,
-        norm_first=norm_first,
+        norm_first=norm == "pre",
+        deepnorm=norm == "deepnorm",
         norm_eps=norm_eps,
         match=config.match,
     )
@@ -134,6 +145,7 @@ def _from_text_checkpoint(config: TrainConfig, folder: RunFolder) -> OneStream:
         raise TrainingError(f"the tokenizer of '{config.init}' is written in Python", expected="one with a tokenizer.json")
     if text.hidden_act != "gelu":
         raise TrainingError(f"the layers of '{config.init}' use {text.hidden_act}", expected="gelu")
+    _check_norm(config, "post")
     _check_sizes(config, {"width": text.hidden_size, "heads": text.num_attention_heads})
     fast.save(str(folder.tokenizer))
     offset = _POSITION_OFFSET[text.model_type]

@@ -12,10 +12,13 @@ from milvus_coop.training.losses import info_nce
 from milvus_coop.training.networks.one_stream import OneStream
 from milvus_coop.training.objectives.matching import block_loss, list_loss, match_loss
 from milvus_coop.training.objectives.negatives import hard_negatives, random_negatives
+from milvus_coop.training.objectives.pretraining import coin_loss, fill_loss, mask_words
 from milvus_coop.training.objectives.retrieval import distilled, hardest_triplet, sampled_triplet, scaled_cosines
 
 _DISTILLED = 16
 """Texts and images per distillation step: the cross-encoder scores all their pairs."""
+_LENGTHS = 4
+"""Parts into which a batch is cut by the length of its texts on a CPU, where padding costs time; a GPU prefers one part."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,28 @@ Loss = Callable[[Setting, Batch], Tensor]
 
 
 def _embeddings(network: OneStream, batch: Batch, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    return network.embed_texts(batch.input_ids, batch.attention_mask), network.embed_images(tokens)
+    def embed(rows: Tensor, longest: int) -> Tensor:
+        return network.embed_texts(batch.input_ids[rows, :longest], batch.attention_mask[rows, :longest])
+
+    return _by_length(batch.attention_mask, embed), network.embed_images(tokens)
+
+
+def _by_length(mask: Tensor, run: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """What `run` gives for each row, where rows of like length go together and are cut to the longest of them.
+
+    Args:
+        mask: attention mask, int64 (n, T).
+        run: takes rows, int64 (m,), and the length of the longest; gives (m, ...).
+
+    Returns:
+        (n, ...), in the order of the rows of `mask`.
+    """
+    if mask.device.type != "cpu":  # to know the longest would mean to wait for the device
+        return run(torch.arange(len(mask), device=mask.device), mask.shape[1])
+    lengths = mask.sum(1)
+    order = lengths.argsort(stable=True)
+    parts = [run(rows, int(lengths[rows].max())) for rows in order.chunk(_LENGTHS)]
+    return torch.cat(parts)[order.argsort()]
 
 
 def _be_triplet(at: Setting, batch: Batch) -> Tensor:
@@ -78,7 +102,13 @@ def _match(at: Setting, batch: Batch, tokens: Tensor, texts: Tensor, images: Ten
     if network.config.match == "residual":  # rows are fewer than pairs: each is embedded once
         text_rows, image_rows = _embeddings(network, batch, tokens)
         cosines = (text_rows[texts] * image_rows[images]).sum(-1)
-    return network.match(batch.input_ids[texts], batch.attention_mask[texts], tokens[images], cosines)
+    input_ids, mask = batch.input_ids[texts], batch.attention_mask[texts]
+
+    def match(rows: Tensor, longest: int) -> Tensor:
+        known = cosines if cosines is None else cosines[rows]
+        return network.match(input_ids[rows, :longest], mask[rows, :longest], tokens[images[rows]], known)
+
+    return _by_length(mask, match)
 
 
 def _swapped(at: Setting, batch: Batch, tokens: Tensor, wrong_images: Tensor, wrong_texts: Tensor) -> Tensor:
@@ -135,6 +165,37 @@ def _ce_block(at: Setting, batch: Batch) -> Tensor:
     return block_loss(logits, batch.same[texts, images])
 
 
+def _mlm(at: Setting, batch: Batch) -> Tensor:
+    """Masked language modelling with the image at hand: VisualBERT (Li et al. 2019), UNITER (Chen et al. 2020).
+
+    Both predict the word pieces that BERT's rule hides from the other words and all image regions. UNITER hides either words or
+    regions, never both; here the image tokens are always whole.
+    """
+    hidden = mask_words(batch.input_ids, batch.attention_mask, at.network.config.vocabulary, at.generator)
+    tokens = at.network.tokens(batch.visual)
+    logits = at.network.fill(hidden.input_ids, batch.attention_mask, tokens, hidden.masked, hidden.chosen)
+    return fill_loss(logits, batch.input_ids[hidden.chosen])
+
+
+def _itm(at: Setting, batch: Batch) -> Tensor:
+    """Image-text matching as UNITER pretrains with it (Chen et al. 2020): a coin decides whether a pair stays as it is.
+
+    Of a pair that does not, another coin says whether image or caption is swapped for a random one of the batch. So each pair is
+    scored once, matched or mismatched: B pairs. The task `ce` scores every pair in both ways, 2 B pairs; `ce-hard` does so with one
+    hard negative, where ALBEF (Li et al. 2021) has a hard image and a hard caption for each pair, 3 B pairs.
+    """
+    n = len(batch)
+    rows = torch.arange(n)
+    wrong_images, wrong_texts = (random_negatives(same, at.generator) for same in (batch.same, batch.same.T))
+    kept, image = (torch.rand(n, generator=at.generator) < 0.5 for _ in range(2))
+    matched = kept | (torch.where(image, wrong_images, wrong_texts) < 0)  # there may be nothing to swap with
+    texts = torch.where(matched | image, rows, wrong_texts)
+    images = torch.where(matched | ~image, rows, wrong_images)
+    device = batch.visual.device
+    logits = _match(at, batch, at.network.tokens(batch.visual), texts.to(device), images.to(device))
+    return coin_loss(logits, matched.to(device))
+
+
 def _distil(at: Setting, batch: Batch) -> Tensor:
     tokens = at.network.tokens(batch.visual)
     texts, images = _embeddings(at.network, batch, tokens)
@@ -155,6 +216,8 @@ LOSSES: Mapping[str, Loss] = {
     "ce-list": _ce_list,
     "ce-block": _ce_block,
     "distil": _distil,
+    "mlm": _mlm,
+    "itm": _itm,
 }
 """By the names of `order.TASKS`."""
 
