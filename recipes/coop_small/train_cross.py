@@ -26,9 +26,9 @@ class CrossRecipe:
 
     depth: int = 30
     """Candidates in a list."""
-    lists: int = 64
-    """Lists in a step, half of them of images."""
-    steps: int = 600
+    lists: int = 24
+    """Lists of the first pool in a step, for either direction; a third of it of every other pool."""
+    steps: int = 400
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     dropout: float = 0.2
@@ -98,7 +98,9 @@ def natural_lists(pool: Pool, depth: int, *, images: bool) -> Lists:
 def pair_logits(model: CrossEncoder, pool: Pool, texts: Tensor, images: Tensor) -> Tensor:
     """Logits of pairs of any shape before calibration: (members, ...)."""
     flat, other = texts.flatten(), images.flatten()
-    found = model.logits(pool.text[flat], pool.words[flat], pool.present[flat], pool.rows[other])
+    present = pool.present[flat]
+    present = present[:, : int(present.sum(1).max())]
+    found = model.logits(pool.text[flat], pool.words[flat, : present.shape[1]], present, pool.rows[other])
     return found.unflatten(1, texts.shape)
 
 
@@ -106,20 +108,24 @@ def train_cross_encoder(pools: Sequence[Pool], recipe: CrossRecipe) -> CrossEnco
     """Train on the lists of all pools, both directions in turn."""
     torch.manual_seed(recipe.seed)
     model = CrossEncoder(dropout=recipe.dropout)
-    sets = [(pool, natural_lists(pool, recipe.depth, images=images)) for pool in pools for images in (True, False)]
-    _standardise(model, sets[0])
+    sets = [
+        (pool, natural_lists(pool, recipe.depth, images=images), recipe.lists // (3 if number else 1))
+        for number, pool in enumerate(pools)
+        for images in (True, False)
+    ]
+    _standardise(model, sets[0][0], sets[0][1])
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1)
     binary = nn.BCEWithLogitsLoss()
     model.train()
     for step in range(recipe.steps):
         loss = torch.zeros(())
-        for pool, lists in sets:
-            chosen = torch.randint(len(lists), (recipe.lists // len(sets),))
+        for pool, lists, count in sets:
+            chosen = torch.randint(len(lists), (count,))
             right = lists.right[chosen]
             for logits in pair_logits(model, pool, lists.texts[chosen], lists.images[chosen]):
                 listed = softmax_over_positives(logits, right)
-                loss = loss + listed + recipe.pair_weight * binary(logits, right.float())
+                loss = loss + count / recipe.lists * (listed + recipe.pair_weight * binary(logits, right.float()))
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -131,9 +137,8 @@ def train_cross_encoder(pools: Sequence[Pool], recipe: CrossRecipe) -> CrossEnco
 
 
 @torch.no_grad()
-def _standardise(model: CrossEncoder, one: tuple[Pool, Lists]) -> None:
+def _standardise(model: CrossEncoder, pool: Pool, lists: Lists) -> None:
     """Set the means and deviations of the features from some lists."""
-    pool, lists = one
     texts, images = lists.texts[:400].flatten(), lists.images[:400].flatten()
     pairs, singles = compare(pool.text[texts], pool.words[texts], pool.present[texts], pool.rows[images])
     matches = singles[..., :WORD_FEATURES][pool.present[texts] > 0]
