@@ -80,7 +80,8 @@ def _shrink(graph: onnx.GraphProto, policy: Policy) -> None:
             kept.append(numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.half"))
             nodes.append(helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT))
         else:
-            small, scales = quantise_in_groups(values, _channel_axis(graph, tensor.name))
+            matrix = values.reshape(len(values), -1)  # a convolution: one row per output channel
+            small, scales = quantise_in_groups(matrix, _channel_axis(graph, tensor.name))
             shape = np.array(values.shape, np.int64)
             parts = {"int8": small, "scale": scales, "shape": shape}
             kept.extend(numpy_helper.from_array(part, f"{tensor.name}.{name}") for name, part in parts.items())
@@ -95,7 +96,7 @@ def _shrink(graph: onnx.GraphProto, policy: Policy) -> None:
 
 
 def _channel_axis(graph: onnx.GraphProto, name: str) -> int:
-    """Rows for a lookup table and for Gemm with transB, columns for the right side of a MatMul."""
+    """Rows for a lookup table, a convolution and Gemm with transB, columns for the right side of a MatMul."""
     return int(any(name in node.input and node.op_type == "MatMul" for node in graph.node))
 
 

@@ -85,10 +85,10 @@ def write_bundle(folder: Path, raw: Path, networks: Networks, *, lineage: Mappin
 
 
 def storage(_name: str, values: Array) -> Precision:
-    """int8 for matrices (text tower, heads, banks), fp16 for convolutions, fp32 for what is small."""
+    """int8 for matrices and 1 x 1 convolutions, fp16 for other convolutions, fp32 for what is small."""
     if values.size < _SMALL:
         return "fp32"
-    return "int8" if values.ndim == 2 else "fp16"
+    return "int8" if values.ndim == 2 or values.shape[2:] == (1, 1) else "fp16"
 
 
 def _example(name: str) -> tuple[dict[str, torch.Tensor], list[str], dict[str, dict[int, object]]]:

@@ -4,8 +4,8 @@ The hub value of an image is the mean of its highest cosines to a fixed bank of 
 training images; the score of a pair is its cosine less half of both hub values. (Bogolin et al. 2022, "Cross modal retrieval with
 querybank normalisation"; Chowdhury et al. 2024, "Nearest neighbor normalization improves multimodal retrieval".)
 
-Four more dimensions carry it, so that the search index, the cross-encoder and every server see plain unit vectors: with s = 1/2
-and L^2 = 2, so that both are unit vectors,
+Four more dimensions carry it, so that the search index, the cross-encoder and every server see plain unit vectors: with
+s^2 = 1/2 and L^2 = 2, so that both are unit vectors whatever the hub values,
 
     text  = [t, s, -h(t) / 2s, rest, 0] / L
     image = [v, -h(v) / 2s, s, 0, rest] / L
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 SHARE = 0.5
-BALANCE = 0.5
+BALANCE = 0.5**0.5
 LENGTH_SQUARED = 2.0
 EXTRA = 4
 

@@ -44,9 +44,9 @@ class Recipe:
     towers: TrainRecipe = field(default_factory=TrainRecipe)
     """The second training: end to end."""
     cross: CrossRecipe = field(default_factory=CrossRecipe)
-    bank: int = 2048
-    """Texts, and images, of the hub banks."""
-    nearest: int = 7
+    bank: tuple[int, int] = (3072, 2048)
+    """How many texts, and how many images, the hub banks hold."""
+    nearest: tuple[int, int] = (11, 7)
     """How many of a bank's highest cosines make a hub value."""
 
 
@@ -201,12 +201,12 @@ def _banks(items: Items, features: Path, towers: Towers, texts: HalfReadTexts, r
     part = "photos" if items.photos["train"] else "drawings"
     images = items.photos["train"] or items.drawings["train"]
     dice = np.random.default_rng(recipe.cross.seed)
-    captions = dice.permutation(np.unique(texts.rows([text for item in images for text in item.texts])))[: recipe.bank]
-    chosen = np.sort(dice.permutation(len(images))[: recipe.bank])
+    captions = dice.permutation(np.unique(texts.rows([text for item in images for text in item.texts])))[: recipe.bank[0]]
+    chosen = np.sort(dice.permutation(len(images))[: recipe.bank[1]])
     maps = np.load(features / f"{part}_train.npy", mmap_mode="r")[chosen]
     text_bank = embedding(read(towers, texts, captions).heads)
     image_bank = embedding(see(towers, maps).heads)
-    return Hubs(text_bank, recipe.nearest, images=True), Hubs(image_bank, recipe.nearest, images=False)
+    return Hubs(text_bank, recipe.nearest[0], images=True), Hubs(image_bank, recipe.nearest[1], images=False)
 
 
 @torch.no_grad()
@@ -234,8 +234,8 @@ def assemble(work: Path, recipe: Recipe) -> Networks:
     towers, weights = load_towers(work, recipe), load_file(work / "models" / "cross.safetensors")
     cross = CrossEncoder()
     cross.load_state_dict({name.removeprefix("cross."): value for name, value in weights.items() if name.startswith("cross.")})
-    images = Hubs(weights["bank.texts"], recipe.nearest, images=True)
-    texts = Hubs(weights["bank.images"], recipe.nearest, images=False)
+    images = Hubs(weights["bank.texts"], recipe.nearest[0], images=True)
+    texts = Hubs(weights["bank.images"], recipe.nearest[1], images=False)
     return Networks(
         TextEncoder(LowerLayers(towers.whole_text), towers.text, texts).eval(),
         ImageEncoder(towers.backbone, towers.image, images).eval(),
