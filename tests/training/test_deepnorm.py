@@ -73,7 +73,7 @@ def learnt(deepnorm: int, steps: int = 100) -> float:
             states = layer(states, mask)
         loss = nn.functional.cross_entropy(head(states[:, 0]), ids[:, 3])
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         losses.append(loss.item())
     return sum(losses[-20:]) / 20
