@@ -10,8 +10,8 @@ import click
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 
-QUERIES = ("a guitar and drums", "a white dog lying on the floor", "two white dogs under a tree")
-"""Two things together, an action, an attribute: several samples show a guitar or a dog, one shows what is asked."""
+QUERIES = ("two white dogs under a tree", "a band playing music on a stage", "a white kitchen with a table")
+"""Two things together, an action, an attribute: several samples show a dog, musicians or a room, one shows what is asked."""
 
 
 @click.command()
