@@ -81,7 +81,7 @@ class UpperHalf(nn.Module):
 def _block(block: Any, hidden: Tensor) -> Tensor:
     wide = functional.relu6(_pointwise(hidden, block.expand))
     filters = block.depthwise
-    wide = _Depthwise.apply(wide, filters.weight.to(wide.dtype), filters.bias.to(wide.dtype))
+    wide = _Depthwise.apply(wide, filters.weight.to(wide.dtype), filters.bias.to(wide.dtype))  # type: ignore[no-untyped-call]
     if filters.stride[0] == 2:  # SAME padding of an even size puts the window's centre on the odd rows and columns
         wide = wide[:, :, 1::2, 1::2]
     narrow = _pointwise(functional.relu6(wide), block.project)

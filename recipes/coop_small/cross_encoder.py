@@ -28,7 +28,7 @@ _MASKED = -1e4
 
 def image_tokens(embedding: Tensor, cells: Tensor) -> Tensor:
     """Embeddings (B, 772) and unit cells (B, 16, 96) -> image tokens (B, 25, 96)."""
-    rows = embedding[:, :EMBEDDING].unflatten(1, (EMBEDDING_ROWS, WORD_DIM))
+    rows = embedding[:, :EMBEDDING].reshape(-1, EMBEDDING_ROWS, WORD_DIM)
     hub = functional.pad(embedding[:, EMBEDDING:], (0, WORD_DIM - EXTRA))[:, None]
     return torch.cat([rows, hub, cells], 1)
 
@@ -87,8 +87,8 @@ class _Member(nn.Module):
         self.pair = nn.Sequential(
             nn.Linear(PAIR_FEATURES + hidden // 2, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
         )
-        nn.init.zeros_(self.pair[-1].weight)
-        nn.init.zeros_(self.pair[-1].bias)
+        for name in ("weight", "bias"):
+            nn.init.zeros_(self.pair[-1].get_parameter(name))
 
     def forward(self, pairs: Tensor, singles: Tensor, present: Tensor) -> Tensor:
         matches, words = singles[..., :WORD_FEATURES], singles[..., WORD_FEATURES:]
@@ -111,7 +111,7 @@ def compare(text: Tensor, words: Tensor, present: Tensor, rows: Tensor) -> tuple
         unit vector.
     """
     embedding, hub, cells = rows[:, :EMBEDDING_ROWS].flatten(1), rows[:, HUB_ROW, :EXTRA], rows[:, HUB_ROW + 1 :]
-    heads = (text[:, :EMBEDDING] * embedding).unflatten(1, (HEADS, HEAD_DIM)).sum(-1) * (HEADS * LENGTH_SQUARED)  # (B, 2)
+    heads = (text[:, :EMBEDDING] * embedding).reshape(-1, HEADS, HEAD_DIM).sum(-1) * (HEADS * LENGTH_SQUARED)  # (B, 2)
     hubs = text[:, EMBEDDING:] * hub  # (B, 4): h(v) / 2, h(t) / 2, and the zeros
     cosine = (text[:, :EMBEDDING] * embedding).sum(-1, keepdim=True) + hubs.sum(-1, keepdim=True)
     weight = words.norm(dim=-1).clamp(min=1e-9) * present  # (B, T)

@@ -95,7 +95,8 @@ def _example(name: str) -> tuple[dict[str, torch.Tensor], list[str], dict[str, d
     """Inputs that show the exporter names, dtypes and ranks; output names; and the axis of words."""
     [graph] = [graph for graph in GRAPHS if graph.name == name]
     words = 8
-    inputs, axes = {}, {}
+    inputs: dict[str, torch.Tensor] = {}
+    axes: dict[str, dict[int, object]] = {}
     for tensor in graph.inputs:
         shape = [words if size == -1 else size for size in tensor.shape]
         inputs[tensor.name] = torch.ones(2, *shape, dtype=getattr(torch, tensor.dtype))

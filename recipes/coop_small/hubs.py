@@ -37,7 +37,8 @@ class Hubs(nn.Module):
 
     def value(self, vectors: Tensor) -> Tensor:
         """Unit vectors (B, D) -> hub values (B,)."""
-        return (vectors @ self.bank.T).topk(self.nearest, dim=-1).values.mean(-1)
+        nearest: Tensor = (vectors @ self.bank.T).topk(self.nearest, dim=-1).values
+        return nearest.mean(dim=-1)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Unit vectors (B, D) -> unit vectors (B, D + 4)."""
@@ -46,9 +47,5 @@ class Hubs(nn.Module):
         rest = (LENGTH_SQUARED - 1 - BALANCE**2 - hub * hub).clamp(min=1e-6).sqrt()
         none = torch.zeros_like(hub)
         extra = (hub, balance, none, rest) if self.images else (balance, hub, rest, none)
-        return torch.cat([vectors, *extra], dim=-1) / LENGTH_SQUARED**0.5
-
-
-def cosine_of(vectors: Tensor, dim: int) -> Tensor:
-    """The part of a vector with hub dimensions that is the embedding proper, unit length again: (..., dim + 4) -> (..., dim)."""
-    return vectors[..., :dim] * LENGTH_SQUARED**0.5
+        longer: Tensor = torch.cat([vectors, *extra], dim=-1) / LENGTH_SQUARED**0.5
+        return longer

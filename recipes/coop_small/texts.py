@@ -49,7 +49,8 @@ class LowerLayers(nn.Module):
         additive = additive_mask(attention_mask.to(states.dtype))
         for layer in self.layers:
             states = layer(states, additive)
-        return states
+        result: Tensor = states
+        return result
 
 
 class HalfReadTexts:

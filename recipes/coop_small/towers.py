@@ -103,7 +103,7 @@ class ImageTower(nn.Module):
         self.look = nn.Linear(FEATURES, 1)
         self.heads = nn.ModuleList(Head(FEATURES, hidden=hidden, out=HEAD_DIM, dropout=dropout) for _ in range(HEADS))
         self.cells = Head(FEATURES, hidden=512, out=WORD_DIM, dropout=dropout / 2)
-        quieten(self.heads[0])
+        quieten(head_of(self.heads, 0))
 
     def forward(self, maps: Tensor, part: Tensor | None = None) -> Seen:
         """Maps between the halves (B, 80, 14, 14). `part`: the numbers of the images whose cells are wanted; None: all."""
@@ -119,7 +119,7 @@ class ImageTower(nn.Module):
         pooled = (cells.mean(1), (cells * weights).sum(1))
         classes = self.classifier(pooled[0]).float()
         tags = functional.normalize(classes.softmax(-1) @ self.class_vectors, dim=-1)
-        first = functional.normalize(self.heads[0].raw(pooled[0]) + self.tag_weight * tags, dim=-1)
+        first = functional.normalize(head_of(self.heads, 0).raw(pooled[0]) + self.tag_weight * tags, dim=-1)
         heads = torch.stack([first, self.heads[1](pooled[1])], 1)
         return Seen(heads, self.cells(cells if part is None else cells[part]), classes)
 
@@ -135,7 +135,7 @@ class TextTower(nn.Module):
         self.weigh = nn.Linear(TEXT_WIDTH, 1)
         self.heads = nn.ModuleList(Head(TEXT_WIDTH, hidden=hidden, out=HEAD_DIM, dropout=dropout) for _ in range(HEADS))
         self.words = Head(TEXT_WIDTH, hidden=512, out=WORD_DIM, dropout=0.0)
-        quieten(self.heads[0])
+        quieten(head_of(self.heads, 0))
 
     def forward(self, states: Tensor, mask: Tensor, part: Tensor | None = None) -> Read:
         """States of the frozen layers (B, T, 384), and 1 for tokens, 0 for padding (B, T).
@@ -152,7 +152,7 @@ class TextTower(nn.Module):
         present = mask.to(states.dtype)
         mean = functional.normalize((states * present[:, :, None]).sum(1).float(), dim=-1)
         weighted = (states * _weights(self.look(states), present)).sum(1).float()
-        first = functional.normalize(self.heads[0].raw(mean) + mean, dim=-1)
+        first = functional.normalize(head_of(self.heads, 0).raw(mean) + mean, dim=-1)
         heads = torch.stack([first, self.heads[1](weighted)], 1)
         if part is not None:
             states, present = states[part], present[part]
@@ -168,13 +168,22 @@ def quieten(head: Head) -> None:
     """Make a new head's output small, so that what it is added to prevails at first."""
     last = head.net[-1]
     with torch.no_grad():
-        last.weight.mul_(0.05)
-        last.bias.zero_()
+        last.get_parameter("weight").mul_(0.05)
+        last.get_parameter("bias").zero_()
+
+
+def head_of(heads: nn.ModuleList, number: int) -> Head:
+    """One of a tower's heads."""
+    head = heads[number]
+    if not isinstance(head, Head):
+        raise TypeError(f"module {number} is no head")
+    return head
 
 
 def embedding(heads: Tensor) -> Tensor:
     """Unit vectors of the heads (..., 2, 384) -> unit vectors (..., 768)."""
-    return heads.flatten(-2) / heads.shape[-2] ** 0.5
+    flat: Tensor = heads.flatten(-2) / heads.shape[-2] ** 0.5
+    return flat
 
 
 def join(parts: Sequence[Read]) -> Read:
@@ -192,5 +201,6 @@ def word_match(read: Read, seen: Seen) -> Tensor:
     """
     text, place = torch.nonzero(read.weights.detach(), as_tuple=True)  # without padding
     similarity = read.words[text, place] @ seen.cells.flatten(0, 1).T  # (words, images * 16)
-    best = similarity.unflatten(1, (-1, seen.cells.shape[1])).max(-1).values.float() * read.weights[text, place][:, None]
+    by_image = similarity.reshape(len(similarity), -1, seen.cells.shape[1])
+    best = by_image.max(-1).values.float() * read.weights[text, place][:, None]
     return torch.zeros(len(read.words), len(seen.cells), device=best.device).index_add(0, text, best)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from milvus_coop.training.minilm import MiniLM
 from milvus_coop.types import Array
 from recipes.coop_small.features import Captioned
 from recipes.coop_small.texts import HalfReadTexts
-from recipes.coop_small.towers import ImageTower, Seen, TextTower, join, word_match
+from recipes.coop_small.towers import HEADS, ImageTower, Seen, TextTower, head_of, join, word_match
 
 logger = logging.getLogger(__name__)
 LENGTH_GROUPS = 4
@@ -78,13 +79,13 @@ class Towers(nn.Module):
     def standardise(self, cells: Iterable[Array], texts: HalfReadTexts) -> None:
         """Set what the heads' inputs are reduced by, from cells (n, views, 16, 1280) and texts that were read to the end."""
         sample = torch.from_numpy(np.concatenate([part[:: 1 + len(part) // 2000, 0] for part in cells])).float()
-        for head in self.image.heads:
-            head.standardise(sample.mean(1))
+        for number in range(HEADS):
+            head_of(self.image.heads, number).standardise(sample.mean(1))
         self.image.cells.standardise(sample.flatten(0, 1))
         states, mask = texts.batch(np.arange(0, len(texts.texts), 1 + len(texts.texts) // 2000))
         total = (states * mask[:, :, None]).sum(1)
-        self.text.heads[0].standardise(functional.normalize(total, dim=-1))
-        self.text.heads[1].standardise(total / mask.sum(1, keepdim=True))
+        head_of(self.text.heads, 0).standardise(functional.normalize(total, dim=-1))
+        head_of(self.text.heads, 1).standardise(total / mask.sum(1, keepdim=True))
         self.text.words.standardise(states[mask > 0])
 
 
@@ -102,6 +103,13 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    def said(self, number: int, view: int) -> Array:
+        """What the classifier said of one view of an image, logits (1000,)."""
+        if self.classes is None:
+            raise ValueError("this source was made without the classifier's answers")
+        said: Array = self.classes[number, view]
+        return said
 
 
 def photo_source(items: Sequence[Captioned], maps: Array, texts: HalfReadTexts, classes: Array | None = None) -> Source:
@@ -156,11 +164,11 @@ class Feed:
             rows = self._drawings.text_rows[number]
             weaker = len(rows) > 1 and dice.random() < recipe.weaker_share
             chosen.append((self._drawings, number, rows[dice.integers(1, len(rows))][None] if weaker else rows[:1]))
-        views = [dice.integers(source.maps.shape[1]) for source, _, _ in chosen]
+        views = [int(dice.integers(source.maps.shape[1])) for source, _, _ in chosen]
         maps = np.stack([source.maps[number, view] for (source, number, _), view in zip(chosen, views, strict=True)])
         classes = None
         if self._drawings.classes is not None:
-            said = [source.classes[number, view] for (source, number, _), view in zip(chosen, views, strict=True)]
+            said = [source.said(number, view) for (source, number, _), view in zip(chosen, views, strict=True)]
             classes = torch.from_numpy(np.stack(said)).float()
         flipped = dice.random(len(maps)) < 0.5
         if maps.ndim == 4:
@@ -206,7 +214,7 @@ def batch_loss(towers: Towers, batch: Batch, recipe: TrainRecipe) -> Tensor:
     frozen = images.ndim == 3
     seen: Seen = (towers.image.read_cells if frozen else towers.image)(images, chosen)
     place = torch.full((len(images),), -1).index_put((chosen,), torch.arange(len(chosen)))[batch.owner]
-    parts = [torch.nonzero(part >= 0)[:, 0] for part in place.split([len(mask) for _, mask in batch.texts])]
+    parts = [torch.nonzero(part >= 0)[:, 0] for part in torch.split(place, [len(mask) for _, mask in batch.texts])]
     see = towers.text.read_states if frozen else towers.text
     read = join([see(states, mask, part) for (states, mask), part in zip(batch.texts, parts, strict=True)])
     scale = towers.log_scale.exp().clamp(max=100.0)
@@ -231,7 +239,7 @@ def train_towers(
     layers = list(towers.text.layers.parameters())
     known = {id(p) for p in (*towers.image.upper.parameters(), *backbone, *layers)}
     heads = [p for p in towers.parameters() if id(p) not in known]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": heads, "lr": recipe.heads_rate},
         {"params": backbone, "lr": recipe.backbone_rate},
         {"params": layers, "lr": recipe.text_rate},
@@ -252,7 +260,7 @@ def train_towers(
         with torch.autocast("cpu", torch.bfloat16):
             loss = batch_loss(towers, batch, recipe)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_([p for p in towers.parameters() if p.grad is not None], 1.0)
         optimiser.step()
         running = 0.95 * running + 0.05 * loss.item()

@@ -101,7 +101,7 @@ def pair_logits(model: CrossEncoder, pool: Pool, texts: Tensor, images: Tensor) 
     present = pool.present[flat]
     present = present[:, : int(present.sum(1).max())]
     found = model.logits(pool.text[flat], pool.words[flat, : present.shape[1]], present, pool.rows[other])
-    return found.unflatten(1, texts.shape)
+    return found.reshape(-1, *texts.shape)
 
 
 def train_cross_encoder(pools: Sequence[Pool], recipe: CrossRecipe) -> CrossEncoder:
@@ -127,7 +127,7 @@ def train_cross_encoder(pools: Sequence[Pool], recipe: CrossRecipe) -> CrossEnco
                 listed = softmax_over_positives(logits, right)
                 loss = loss + count / recipe.lists * (listed + recipe.pair_weight * binary(logits, right.float()))
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -170,10 +170,10 @@ def calibrate(model: CrossEncoder, logits: Tensor, right: Tensor) -> None:
     def closure() -> Tensor:
         optimiser.zero_grad()
         loss = nn.functional.binary_cross_entropy_with_logits(line[0] * logits + line[1], right.float())
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss
 
-    optimiser.step(closure)
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
     model.calibration.copy_(line.detach())
 
 
