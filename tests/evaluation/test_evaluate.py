@@ -114,8 +114,9 @@ def test_costs_are_of_the_right_pools_and_pairs(report: EvaluationReport) -> Non
             assert c.encode_ms.p50 + c.ann_ms.p50 < c.total_ms.p50 * 1.5
     assert all(a.recall == {2: 1.0, 5: 1.0, 12: 1.0} for a in report.ann_recall)
     images, texts = report.storage
-    token_bytes = load_bundle("coop-small").spec.tokens.n_bytes
-    assert (images.items, images.embedding_bytes, images.payload_bytes) == (N, 1536.0, 4 * -(-token_bytes // 3))  # base64
+    spec = load_bundle("coop-small").spec
+    token_bytes = spec.tokens.n_bytes
+    assert (images.items, images.embedding_bytes, images.payload_bytes) == (N, 4 * spec.dim, 4 * -(-token_bytes // 3))  # base64
     assert (texts.items, texts.kind) == (N, "text")
     assert texts.payload_bytes == np.mean([len(i.captions[0].text) for i in examples(N).test])
 
