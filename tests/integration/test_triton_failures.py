@@ -274,7 +274,7 @@ def test_pairs_that_wait_too_long_are_refused(server: BreakableTriton, search: C
             first = pool.submit(search.query, QUERIES[0])
             time.sleep(0.2)  # nothing to poll: Triton does not tell what runs; if this is too short, the test is only weaker
             running = [pool.submit(search.query, text) for text in QUERIES[1:4]]
-            threading.Timer(0.3, go_on).start()
+            threading.Timer(1.5, go_on).start()
             results = [first.result(timeout=10), *(f.result(timeout=10) for f in running)]
         assert any(not r.reranked for r in results)
         for result in results:
