@@ -104,7 +104,8 @@ def print_run(report: RunReport, *, as_json: bool) -> None:
                 f"{name} R@1/5/10 " + "/".join(f"{report.dev[f'{role}_{short}_r{k}']:.1f}" for k in (1, 5, 10))
                 for name, short in (("text to image", "t2i"), ("image to text", "i2t"))
             )
-            click.echo(f"  {title}, last evaluation: {'; '.join(recalls)}")
+            gain = f"; mean recall {report.dev['gain_mr']:+.1f} by reranking" if role == "coop" and "gain_mr" in report.dev else ""
+            click.echo(f"  {title}, last evaluation: {'; '.join(recalls)}{gain}")
     if report.problems:
         click.echo(f"  {report.problems} items were left out: {report.folder / 'problems.jsonl'}")
 
