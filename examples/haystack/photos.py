@@ -20,7 +20,7 @@ from milvus_coop import CoopIngest
 from milvus_coop.integrations.haystack import CoopRanker, CoopRetriever
 
 IMAGES = Path(__file__).parent.parent / "images"
-QUERY = "a vehicle with two wheels"
+QUERY = "people playing instruments on a stage"
 
 
 def name(picture: Document) -> str:

@@ -87,7 +87,8 @@ def test_nothing_that_depends_on_constants_alone_is_left(plain: Plain) -> None:
 
 
 def test_fp16_halves_the_text_encoder(plain: Plain) -> None:
-    assert plain(TEXT_ENCODER, "fp16").stat().st_size < 0.55 * plain(TEXT_ENCODER, "fp32").stat().st_size
+    """But for heads and the hub bank behind them, which stay fp32: 12 % of the bytes."""
+    assert plain(TEXT_ENCODER, "fp16").stat().st_size < 0.57 * plain(TEXT_ENCODER, "fp32").stat().st_size
 
 
 def test_the_same_bundle_gives_the_same_file(bundle: Bundle, plain: Plain, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from milvus_coop.triton.config import DATA_TYPES, PLATFORMS, Platform, Tuning, m
 from tests.unit import regenerate_triton_models
 from tests.unit.regenerate_triton_models import FOLDER
 
+DIM = load_bundle("coop-small").spec.dim
+
 TUNINGS = {
     f"{'gpu' if gpu else 'cpu'} graphs={graphs} plans={len(plans)}": Tuning(
         instances=2, threads=3, gpu=gpu, cuda_graphs=graphs, plans_by_capability=plans
@@ -147,7 +149,7 @@ def _shapes(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         ("REJECT", "REFUSE"),
         ("kind: KIND_CPU", "kind: CPU"),
         ("max_queue_size: 128", 'max_queue_size: "128"'),
-        ("dims: [ 384 ]", "dims: [ 3.5 ]"),
+        (f"dims: [ {DIM} ]", "dims: [ 3.5 ]"),
     ],
 )
 def test_the_schema_has_teeth(spec: BundleSpec, right: str, wrong: str) -> None:
