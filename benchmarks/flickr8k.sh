@@ -22,6 +22,6 @@ train() { # NAME OPTIONS...
     "${PYTHON:-python}" -m milvus_coop train joint "${common[@]}" --run "$work/$name" "$@"
 }
 
-train plain "${text[@]}" "${cooperative[@]}" --rounds "${ROUNDS_PLAIN:-180}"
-train before "${text[@]}" --order mlm,itm --rounds "${ROUNDS_BEFORE:-70}" --eval-every 70 --dev-queries 50
-train then --init "$work/before" "${cooperative[@]}" --rounds "${ROUNDS_THEN:-100}"
+train plain "${text[@]}" "${cooperative[@]}" --rounds "${ROUNDS_PLAIN:-160}"
+train before "${text[@]}" --order mlm,itm --rounds "${ROUNDS_BEFORE:-60}" --eval-every 60 --dev-queries 50
+train then --init "$work/before" "${cooperative[@]}" --rounds "${ROUNDS_THEN:-90}"
