@@ -87,8 +87,12 @@ def test_nothing_that_depends_on_constants_alone_is_left(plain: Plain) -> None:
 
 
 def test_fp16_halves_the_text_encoder(plain: Plain) -> None:
-    """But for heads and the hub bank behind them, which stay fp32: 12 % of the bytes."""
-    assert plain(TEXT_ENCODER, "fp16").stat().st_size < 0.57 * plain(TEXT_ENCODER, "fp32").stat().st_size
+    """All but the heads, which are Gemm layers and stay fp32 (see `export.precision.HEAVY`)."""
+    full, half = (plain(TEXT_ENCODER, precision) for precision in ("fp32", "fp16"))
+    graph = onnx.load(str(full)).graph
+    of_heads = {name for node in graph.node if node.op_type == "Gemm" for name in node.input}
+    heads = sum(len(tensor.raw_data) for tensor in graph.initializer if tensor.name in of_heads)
+    assert half.stat().st_size - heads < 0.55 * (full.stat().st_size - heads)
 
 
 def test_the_same_bundle_gives_the_same_file(bundle: Bundle, plain: Plain, tmp_path: Path) -> None:
