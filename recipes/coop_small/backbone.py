@@ -29,6 +29,7 @@ from milvus_coop.training.efficientnet_lite import (
 
 SIZE = input_size("lite0")
 FROZEN_BLOCKS = 8
+_LAST_BLOCK = 15
 MAP_SHAPE = (80, 14, 14)
 """Channels, rows and columns of the map between the two halves."""
 IMAGE_SPEC = ImageSpec(size=SIZE, mean=(PIXEL_MEAN / 255,) * 3, std=(PIXEL_STD / 255,) * 3, resampling="bicubic", fit="stretch")
@@ -70,12 +71,24 @@ class UpperHalf(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.requires_grad_("depthwise" not in name)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, 80, 14, 14), in any floating type -> feature grid (B, 1280, 7, 7) in the same type, values in [0, 6]."""
+    def forward(self, maps: Tensor, dropped: float = 0.0) -> Tensor:
+        """(B, 80, 14, 14), in any floating type -> feature grid (B, 1280, 7, 7) in the same type, values in [0, 6].
+
+        `dropped`: the probability that the last block is left out for an image in training; see `left_out`.
+        """
         hidden = maps.contiguous(memory_format=torch.channels_last)
-        for block in self.blocks:
-            hidden = _block(block, hidden)
+        for number, block in enumerate(self.blocks):
+            after = _block(block, hidden)
+            hidden = left_out(block, hidden, after, dropped * (number + FROZEN_BLOCKS) / _LAST_BLOCK)
         return functional.relu6(_pointwise(hidden, self.head))
+
+
+def left_out(block: Any, before: Tensor, after: Tensor, share: float) -> Tensor:
+    """A residual block's output, for a share of the images as if the block were not there (Huang et al. 2016)."""
+    if not share or not block.residual:
+        return after
+    kept = (torch.rand(len(after), 1, 1, 1, device=after.device) >= share).to(after.dtype) / (1 - share)
+    return before + (after - before) * kept
 
 
 def _block(block: Any, hidden: Tensor) -> Tensor:

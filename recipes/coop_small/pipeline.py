@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,22 +13,27 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from milvus_coop.preprocess.images import decode, to_pixels
+from milvus_coop.preprocess.texts import Tokenizer
 from milvus_coop.training.metrics import reliability_table
 from milvus_coop.types import Array
-from recipes.coop_small.backbone import UpperHalf, load_backbone
+from recipes.coop_small.backbone import IMAGE_SPEC, SIZE, UpperHalf, load_backbone
 from recipes.coop_small.cross_encoder import CrossEncoder, image_tokens
 from recipes.coop_small.features import Captioned, read_captioned
 from recipes.coop_small.hubs import Hubs
 from recipes.coop_small.networks import ImageEncoder, Networks, TextEncoder
 from recipes.coop_small.split import normalise
-from recipes.coop_small.texts import HalfReadTexts, LowerLayers, class_vectors, load_text_tower
+from recipes.coop_small.texts import TEXT_SPEC, HalfReadTexts, LowerLayers, class_vectors, load_text_tower, tower_folder
 from recipes.coop_small.towers import ImageTower, Read, Seen, TextTower, embedding, join
 from recipes.coop_small.train import Feed, Towers, TrainRecipe, drawing_source, photo_source, train_towers
 from recipes.coop_small.train_cross import CrossRecipe, Pool, calibrate, cross_validate, stored, train_cross_encoder
+from recipes.coop_small.whole import WholeRecipe, load_whole_state
 
 logger = logging.getLogger(__name__)
-PHOTO_VIEWS = 5
+VIEWS = {"photos": 8, "drawings": 2}
+"""Changed copies of each training image that the CPU's training learns from."""
 _CROSS_SHARE = 14
 """One in so many drawings (whole labels; no stamps) is kept from the towers, for the cross-encoder to learn on."""
 _CHUNK = 256
@@ -50,6 +57,8 @@ class Recipe:
     )
     """The third: the heads alone, on what the trained towers give. The mean of both states of the weights is what is kept: it finds
     drawings better than the one and texts better than the other (Wortsman et al. 2022, "Model soups")."""
+    whole: WholeRecipe = field(default_factory=WholeRecipe)
+    """What a GPU does instead of these three."""
     cross: CrossRecipe = field(default_factory=CrossRecipe)
     bank: tuple[int, int] = (3072, 2048)
     """How many texts, and how many images, the hub banks hold."""
@@ -89,7 +98,7 @@ def _kept_for_cross(item: Captioned) -> bool:
 
 
 def train(work: Path, photos: Path | None, recipe: Recipe, *, end_to_end: bool = True) -> None:
-    """Train the towers and write them to WORK/models/towers.safetensors."""
+    """Train the towers on a CPU and write them to WORK/models/towers.safetensors."""
     items, features = read_items(work, photos), work / "features"
     half = HalfReadTexts.load(features / "texts.npz")
     maps = {name: np.load(features / f"{name}.npy") for name in _training_parts(photos)}
@@ -97,7 +106,7 @@ def train(work: Path, photos: Path | None, recipe: Recipe, *, end_to_end: bool =
     cells = {name: cells_of(towers.image, part) for name, part in maps.items()}
     classes = {name: classes_of(towers.image, part) for name, part in cells.items()}
     full = half.mapped(list(towers.text.layers))
-    towers.standardise(cells.values(), full)
+    towers.standardise(*_sample(cells.values(), full))
     train_towers(towers, _feed(items, cells, None, full, recipe.heads), recipe.heads)
     if end_to_end:
         train_towers(towers, _feed(items, maps, classes, half, recipe.towers), recipe.towers)
@@ -107,7 +116,19 @@ def train(work: Path, photos: Path | None, recipe: Recipe, *, end_to_end: bool =
         full = half.mapped(list(towers.text.layers))
         train_towers(towers, _feed(items, cells, None, full, recipe.again), recipe.again)
         towers.load_state_dict({name: (value + before[name]) / 2 for name, value in towers.state_dict().items()})
-    save_file({name: value.contiguous() for name, value in towers.state_dict().items()}, work / "models" / "towers.safetensors")
+    save_towers(work, towers.state_dict())
+
+
+def save_towers(work: Path, state: Mapping[str, Tensor]) -> None:
+    """Keep trained towers."""
+    (work / "models").mkdir(exist_ok=True)
+    save_file({name: value.contiguous() for name, value in state.items()}, work / "models" / "towers.safetensors")
+
+
+def _sample(cells: Iterable[Array], texts: HalfReadTexts) -> tuple[Tensor, Tensor, Tensor]:
+    """Some cells (n, 16, 1280), and some texts that were read to the end: states (m, T, 384) and mask (m, T)."""
+    seen = torch.from_numpy(np.concatenate([part[:: 1 + len(part) // 2000, 0] for part in cells])).float()
+    return seen, *texts.batch(np.arange(0, len(texts.texts), 1 + len(texts.texts) // 2000))
 
 
 def _training_parts(photos: Path | None) -> list[str]:
@@ -120,9 +141,9 @@ def _feed(
     said = classes or {}
     photos = None
     if items.photos["train"]:
-        photos = photo_source(items.photos["train"], images["photos_train"], texts, said.get("photos_train"))
+        photos = photo_source(items.photos["train"], images["photos_train"], texts.rows, said.get("photos_train"))
     drawings = drawing_source(
-        items.drawings["train"], images["drawings_train"], texts, recipe.source_weights, said.get("drawings_train")
+        items.drawings["train"], images["drawings_train"], texts.rows, recipe.source_weights, said.get("drawings_train")
     )
     return Feed(photos, drawings, texts, recipe)
 
@@ -160,19 +181,29 @@ def classes_of(tower: ImageTower, cells: Array) -> Array:
 
 
 @torch.no_grad()
-def see(towers: Towers, maps: Array) -> Seen:
-    """Images from the first view of their maps (n, views, 80, 14, 14), in float32."""
-    parts = [
-        towers.image(torch.from_numpy(np.ascontiguousarray(maps[start : start + _CHUNK, 0])).float())
-        for start in range(0, len(maps), _CHUNK)
-    ]
+def see(towers: Towers, items: Sequence[Captioned]) -> Seen:
+    """Images as the bundle will see them, in float32."""
+
+    def pixels(item: Captioned) -> Array:
+        return to_pixels(decode(item.path, at_least=SIZE, background=IMAGE_SPEC.background), IMAGE_SPEC)
+
+    parts = []
+    with ThreadPoolExecutor(2) as pool:
+        for start in range(0, len(items), _CHUNK):
+            some = torch.from_numpy(np.stack(list(pool.map(pixels, items[start : start + _CHUNK]))))
+            parts.append(towers.image.look_at(towers.backbone(some)))
     return Seen(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
-def read(towers: Towers, texts: HalfReadTexts, rows: Array) -> Read:
-    """Texts with these numbers, in float32."""
-    return join([towers.text(*texts.batch(rows[start : start + _CHUNK])) for start in range(0, len(rows), _CHUNK)])
+def read(work: Path, towers: Towers, texts: Sequence[str]) -> Read:
+    """Texts as the bundle will read them, in float32."""
+    tokenizer = Tokenizer(tower_folder(work / "raw") / "tokenizer.json", TEXT_SPEC)
+    lower, parts = LowerLayers(towers.whole_text), []
+    for start in range(0, len(texts), _CHUNK):
+        inputs = {name: torch.from_numpy(array) for name, array in tokenizer(texts[start : start + _CHUNK]).items()}
+        parts.append(towers.text(lower(**inputs), inputs["attention_mask"]))
+    return join(parts)
 
 
 def train_cross(work: Path, photos: Path | None, recipe: Recipe) -> dict[str, Any]:
@@ -181,21 +212,19 @@ def train_cross(work: Path, photos: Path | None, recipe: Recipe) -> dict[str, An
     Returns:
         the cross-validated figures on dev.
     """
-    items, features = read_items(work, photos), work / "features"
-    texts = HalfReadTexts.load(features / "texts.npz")
-    towers = load_towers(work, recipe)
-    banks = _banks(items, features, towers, texts, recipe)
+    items, towers = read_items(work, photos), load_towers(work, recipe)
+    banks = _banks(work, items, towers, recipe)
     pools = []
     if photos:
-        right = np.repeat(np.eye(len(items.photos["dev"]), dtype=bool), [len(i.texts) for i in items.photos["dev"]], axis=0)
-        captions = [text for item in items.photos["dev"] for text in item.texts]
-        pools.append(_pool(towers, banks, np.load(features / "photos_dev.npy"), texts, captions, right))
+        dev = items.photos["dev"]
+        right = np.repeat(np.eye(len(dev), dtype=bool), [len(item.texts) for item in dev], axis=0)
+        pools.append(_pool(work, towers, banks, dev, [text for item in dev for text in item.texts], right))
     for part in ("cross", "dev"):
         some = items.drawings[part]
         labels, number = np.unique([normalise(item.texts[0]) for item in some], return_inverse=True)
         captions = [next(item.texts[0] for item in some if normalise(item.texts[0]) == label) for label in labels]
         right = np.arange(len(labels))[:, None] == number[None, :]
-        pools.append(_pool(towers, banks, np.load(features / f"drawings_{part}.npy"), texts, captions, right))
+        pools.append(_pool(work, towers, banks, some, captions, right))
     figures = cross_validate(pools, recipe.cross)
     model = train_cross_encoder(pools, recipe.cross)
     logits, right = figures.pop("logits"), figures.pop("right")
@@ -208,22 +237,22 @@ def train_cross(work: Path, photos: Path | None, recipe: Recipe) -> dict[str, An
     return figures
 
 
-def _banks(items: Items, features: Path, towers: Towers, texts: HalfReadTexts, recipe: Recipe) -> tuple[Hubs, Hubs]:
+def _banks(work: Path, items: Items, towers: Towers, recipe: Recipe) -> tuple[Hubs, Hubs]:
     """Hub corrections for images (a bank of training texts) and for texts (a bank of training images)."""
-    part = "photos" if items.photos["train"] else "drawings"
     images = items.photos["train"] or items.drawings["train"]
     dice = np.random.default_rng(recipe.cross.seed)
-    captions = dice.permutation(np.unique(texts.rows([text for item in images for text in item.texts])))[: recipe.bank[0]]
-    chosen = np.sort(dice.permutation(len(images))[: recipe.bank[1]])
-    maps = np.load(features / f"{part}_train.npy", mmap_mode="r")[chosen]
-    text_bank = embedding(read(towers, texts, captions).heads)
-    image_bank = embedding(see(towers, maps).heads)
+    captions = list(dict.fromkeys(text for item in images for text in item.texts))
+    texts = [captions[number] for number in dice.permutation(len(captions))[: recipe.bank[0]]]
+    chosen = [images[number] for number in np.sort(dice.permutation(len(images))[: recipe.bank[1]])]
+    text_bank, image_bank = embedding(read(work, towers, texts).heads), embedding(see(towers, chosen).heads)
     return Hubs(text_bank, recipe.nearest[0], images=True), Hubs(image_bank, recipe.nearest[1], images=False)
 
 
 @torch.no_grad()
-def _pool(towers: Towers, banks: tuple[Hubs, Hubs], maps: Array, texts: HalfReadTexts, captions: list[str], right: Array) -> Pool:
-    seen, said = see(towers, maps), read(towers, texts, texts.rows(captions))
+def _pool(
+    work: Path, towers: Towers, banks: tuple[Hubs, Hubs], items: Sequence[Captioned], captions: list[str], right: Array
+) -> Pool:
+    seen, said = see(towers, items), read(work, towers, captions)
     vectors = banks[0](embedding(seen.heads))
     return Pool(
         banks[1](embedding(said.heads)),
@@ -237,7 +266,7 @@ def _pool(towers: Towers, banks: tuple[Hubs, Hubs], maps: Array, texts: HalfRead
 def load_towers(work: Path, recipe: Recipe) -> Towers:
     """The trained towers, in eval mode."""
     towers = new_towers_of(work, recipe.towers)
-    towers.load_state_dict(load_file(work / "models" / "towers.safetensors"))
+    load_whole_state(towers, load_file(work / "models" / "towers.safetensors"))
     return towers.eval().requires_grad_(False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,12 @@ from milvus_coop.training.minilm import MiniLM
 from milvus_coop.types import Array
 from recipes.coop_small.features import Captioned
 from recipes.coop_small.texts import HalfReadTexts
-from recipes.coop_small.towers import HEADS, ImageTower, Seen, TextTower, head_of, join, word_match
+from recipes.coop_small.towers import HEADS, ImageTower, Read, Seen, TextTower, head_of, join, word_match
 
 logger = logging.getLogger(__name__)
 LENGTH_GROUPS = 4
+Rows = Callable[[Sequence[str]], Array]
+"""Texts to their numbers."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class TrainRecipe:
     text_rate: float = 8e-5
     weight_decay: float = 0.05
     dropout: float = 0.5
+    dropped_words: float = 0.0
+    """Probability that a word of a text is left out."""
+    dropped_blocks: float = 0.0
+    """Probability that the last block is left out for an image; it grows with depth (Huang et al. 2016, "Stochastic depth")."""
     hidden: int = 2048
     word_weight: float = 0.5
     """Weight of the loss of words and cells beside those of the heads."""
@@ -76,13 +82,11 @@ class Towers(nn.Module):
         """The whole text network."""
         return self._whole[1]
 
-    def standardise(self, cells: Iterable[Array], texts: HalfReadTexts) -> None:
-        """Set what the heads' inputs are reduced by, from cells (n, views, 16, 1280) and texts that were read to the end."""
-        sample = torch.from_numpy(np.concatenate([part[:: 1 + len(part) // 2000, 0] for part in cells])).float()
+    def standardise(self, cells: Tensor, states: Tensor, mask: Tensor) -> None:
+        """Set what the heads' inputs are reduced by, from cells (n, 16, 1280), and texts that were read to the end (m, T, 384)."""
         for number in range(HEADS):
-            head_of(self.image.heads, number).standardise(sample.mean(1))
-        self.image.cells.standardise(sample.flatten(0, 1))
-        states, mask = texts.batch(np.arange(0, len(texts.texts), 1 + len(texts.texts) // 2000))
+            head_of(self.image.heads, number).standardise(cells.mean(1))
+        self.image.cells.standardise(cells.flatten(0, 1))
         total = (states * mask[:, :, None]).sum(1)
         head_of(self.text.heads, 0).standardise(functional.normalize(total, dim=-1))
         head_of(self.text.heads, 1).standardise(total / mask.sum(1, keepdim=True))
@@ -91,9 +95,12 @@ class Towers(nn.Module):
 
 @dataclass(frozen=True)
 class Source:
-    """Images of one kind: their maps (n, views, 80, 14, 14), the rows of their texts, and how often each is drawn."""
+    """Images of one kind, the rows of their texts, and how often each image is drawn.
 
-    maps: Array
+    `images`: maps of the lower half (n, views, 80, 14, 14), cells (n, views, 16, 1280), or pixels (n, 3, 224, 224).
+    """
+
+    images: Any
     text_rows: Sequence[Array]
     labels: Array
     """A number per image; images of one label are never negatives of each other."""
@@ -102,7 +109,7 @@ class Source:
     """What the classifier said before training, logits (n, views, 1000)."""
 
     def __len__(self) -> int:
-        return len(self.maps)
+        return len(self.text_rows)
 
     def said(self, number: int, view: int) -> Array:
         """What the classifier said of one view of an image, logits (1000,)."""
@@ -112,20 +119,74 @@ class Source:
         return said
 
 
-def photo_source(items: Sequence[Captioned], maps: Array, texts: HalfReadTexts, classes: Array | None = None) -> Source:
+def photo_source(items: Sequence[Captioned], images: Any, rows: Rows, classes: Array | None = None) -> Source:
     """Photographs; all their captions are of equal rank."""
-    rows = [texts.rows(item.texts) for item in items]
-    return Source(maps, rows, np.arange(len(items)), np.full(len(items), 1 / len(items)), classes)
+    return Source(images, [rows(item.texts) for item in items], np.arange(len(items)), np.full(len(items), 1 / len(items)), classes)
 
 
 def drawing_source(
-    items: Sequence[Captioned], maps: Array, texts: HalfReadTexts, weights: dict[str, float], classes: Array | None = None
+    items: Sequence[Captioned], images: Any, rows: Rows, weights: dict[str, float], classes: Array | None = None
 ) -> Source:
     """Drawings; those with the same caption share a label."""
     _, labels = np.unique([item.texts[0].lower().strip(" .") for item in items], return_inverse=True)
-    rows = [texts.rows(item.texts) for item in items]
     share = np.array([weights.get(item.source, 1.0) for item in items])
-    return Source(maps, rows, -1 - labels, share / share.sum(), classes)
+    return Source(images, [rows(item.texts) for item in items], -1 - labels, share / share.sum(), classes)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a step learns from: numbers of photographs and of drawings, and their texts.
+
+    `rows`: numbers of the texts; `owner`: the image of each, photographs first; `ignored`: pairs that are neither right nor
+    wrong, bool (texts, images).
+    """
+
+    photos: Array
+    drawings: Array
+    rows: Array
+    owner: Array
+    ignored: Array
+
+
+class Chooser:
+    """Choices without end: photographs in shuffled passes, drawings by their weights."""
+
+    def __init__(self, photos: Source | None, drawings: Source, recipe: TrainRecipe) -> None:
+        self._photos, self._drawings, self._recipe = photos, drawings, recipe
+        self._dice = np.random.default_rng(recipe.seed)
+        self._order = self._passes()
+        self.per_epoch = max(1, len(photos) // recipe.photos) if photos else 32
+
+    def next(self) -> Choice:
+        """Choose the images and texts of a step."""
+        recipe, dice = self._recipe, self._dice
+        photos, texts, labels = np.empty(0, np.int64), list[Array](), list[int]()
+        if self._photos:
+            photos = next(self._order)
+            for number in photos.tolist():
+                rows = self._photos.text_rows[number]
+                texts.append(dice.choice(rows, min(recipe.captions, len(rows)), replace=False))
+            labels += self._photos.labels[photos].tolist()
+        count = recipe.drawings if self._photos else recipe.drawings + recipe.photos
+        drawings = dice.choice(len(self._drawings), count, replace=False, p=self._drawings.weights)
+        for number in drawings.tolist():
+            rows = self._drawings.text_rows[number]
+            weaker = len(rows) > 1 and dice.random() < recipe.weaker_share
+            texts.append(rows[dice.integers(1, len(rows))][None] if weaker else rows[:1])
+        label = np.array(labels + self._drawings.labels[drawings].tolist())
+        rows, owner = np.concatenate(texts), np.repeat(np.arange(len(texts)), [len(some) for some in texts])
+        same = label[owner][:, None] == label[None, :]
+        found, again = np.unique(rows, return_inverse=True)
+        says = np.zeros((len(found), len(texts)), bool)
+        says[again, owner] = True
+        same |= says[again]  # another image has the same text
+        right = owner[:, None] == np.arange(len(texts))[None, :]
+        return Choice(photos, drawings, rows, owner, same & ~right)
+
+    def _passes(self) -> Iterator[Array]:
+        while self._photos:
+            order = self._dice.permutation(len(self._photos))
+            yield from (part for part in np.split(order, range(self._recipe.photos, len(order), self._recipe.photos))[:-1])
 
 
 @dataclass(frozen=True)
@@ -143,51 +204,39 @@ class Batch:
 
 
 class Feed:
-    """Batches without end: photographs in shuffled passes, drawings by their weights."""
+    """Batches without end, of maps and of texts that are read half."""
 
     def __init__(self, photos: Source | None, drawings: Source, texts: HalfReadTexts, recipe: TrainRecipe) -> None:
-        self._photos, self._drawings, self._texts, self._recipe = photos, drawings, texts, recipe
+        self._photos, self._drawings, self._texts, self._dropped = photos, drawings, texts, recipe.dropped_words
+        self._chooser = Chooser(photos, drawings, recipe)
         self._dice = np.random.default_rng(recipe.seed)
-        self._order = self._passes()
-        self.per_epoch = max(1, len(photos) // recipe.photos) if photos else 32
+        self.per_epoch = self._chooser.per_epoch
 
     def next(self) -> Batch:
-        """Draw a batch."""
-        recipe, dice = self._recipe, self._dice
-        chosen: list[tuple[Source, int, Array]] = []
-        if self._photos:
-            for number in next(self._order):
-                rows = self._photos.text_rows[number]
-                chosen.append((self._photos, number, dice.choice(rows, min(recipe.captions, len(rows)), replace=False)))
-        count = recipe.drawings if self._photos else recipe.drawings + recipe.photos
-        for number in dice.choice(len(self._drawings), count, replace=False, p=self._drawings.weights):
-            rows = self._drawings.text_rows[number]
-            weaker = len(rows) > 1 and dice.random() < recipe.weaker_share
-            chosen.append((self._drawings, number, rows[dice.integers(1, len(rows))][None] if weaker else rows[:1]))
-        views = [int(dice.integers(source.maps.shape[1])) for source, _, _ in chosen]
-        maps = np.stack([source.maps[number, view] for (source, number, _), view in zip(chosen, views, strict=True)])
+        """Gather what is chosen."""
+        choice, dice = self._chooser.next(), self._dice
+        chosen = [(self._photos, number) for number in choice.photos] + [(self._drawings, number) for number in choice.drawings]
+        views = [int(dice.integers(source.images.shape[1])) for source, _ in chosen if source]
+        images = [(source, number, view) for (source, number), view in zip(chosen, views, strict=True) if source]
+        maps = np.stack([source.images[number, view] for source, number, view in images])
         classes = None
         if self._drawings.classes is not None:
-            said = [source.said(number, view) for (source, number, _), view in zip(chosen, views, strict=True)]
-            classes = torch.from_numpy(np.stack(said)).float()
+            classes = torch.from_numpy(np.stack([source.said(number, view) for source, number, view in images])).float()
         flipped = dice.random(len(maps)) < 0.5
         if maps.ndim == 4:
             maps[flipped] = maps[flipped, :, :, ::-1]
-        rows = np.concatenate([texts for _, _, texts in chosen])
-        owner = np.repeat(np.arange(len(chosen)), [len(texts) for _, _, texts in chosen])
-        by_length = np.argsort(self._texts.lengths(rows), kind="stable")
-        rows, owner = rows[by_length], owner[by_length]
-        labels = np.array([source.labels[number] for source, number, _ in chosen])
-        same = labels[owner][:, None] == labels[None, :]
-        same |= (rows[:, None] == rows[None, :]) @ np.eye(len(chosen), dtype=bool)[owner]  # another image has the same text
-        texts = [self._texts.batch(part) for part in np.array_split(rows, LENGTH_GROUPS)]
-        right = owner[:, None] == np.arange(len(chosen))[None, :]
-        return Batch(torch.from_numpy(maps), texts, torch.from_numpy(owner), torch.from_numpy(same & ~right), classes)
+        by_length = np.argsort(self._texts.lengths(choice.rows), kind="stable")
+        texts = [self._text(part) for part in np.array_split(choice.rows[by_length], LENGTH_GROUPS)]
+        owner, ignored = torch.from_numpy(choice.owner[by_length]), torch.from_numpy(choice.ignored[by_length])
+        return Batch(torch.from_numpy(maps), texts, owner, ignored, classes)
 
-    def _passes(self) -> Iterator[Array]:
-        while self._photos:
-            order = self._dice.permutation(len(self._photos))
-            yield from (part for part in np.split(order, range(self._recipe.photos, len(order), self._recipe.photos))[:-1])
+    def _text(self, rows: Array) -> tuple[Tensor, Tensor]:
+        """States and mask of texts, without some of their words."""
+        states, mask = self._texts.batch(rows)
+        dropped = torch.from_numpy(self._dice.random(mask.shape) < self._dropped)
+        dropped[:, 0] = False  # the marks of start and end stay
+        dropped[torch.arange(len(rows)), mask.sum(1).long() - 1] = False
+        return states, mask.masked_fill(dropped, 0.0)
 
 
 def contrast(scores: Tensor, owner: Tensor, ignored: Tensor) -> Tensor:
@@ -201,34 +250,49 @@ def contrast(scores: Tensor, owner: Tensor, ignored: Tensor) -> Tensor:
     scores = scores.masked_fill(ignored, -1e4)
     to_image = functional.cross_entropy(scores, owner)
     right = torch.zeros_like(scores, dtype=torch.bool)
-    right[torch.arange(len(owner)), owner] = True
+    right[torch.arange(len(owner), device=owner.device), owner] = True
     others = scores.masked_fill(right, -1e4).logsumexp(0)  # (images,): all texts of other images
-    own = scores[torch.arange(len(owner)), owner]
+    own = scores[torch.arange(len(owner), device=owner.device), owner]
     to_text = -(own - torch.logaddexp(own, others[owner])).mean()  # each text against those of other images alone
     return (to_image + to_text) / 2
 
 
 def batch_loss(towers: Towers, batch: Batch, recipe: TrainRecipe) -> Tensor:
-    """The losses of both heads, and of words and cells."""
+    """The losses of a batch of maps (or of cells, where the towers are frozen)."""
     images, chosen = batch.maps.bfloat16(), torch.randperm(len(batch.maps))[: recipe.word_images]
     frozen = images.ndim == 3
-    seen: Seen = (towers.image.read_cells if frozen else towers.image)(images, chosen)
+    if frozen:
+        seen = towers.image.read_cells(images, chosen)
+    else:
+        seen = towers.image.look_at(towers.image.upper(images, recipe.dropped_blocks), chosen)
     place = torch.full((len(images),), -1).index_put((chosen,), torch.arange(len(chosen)))[batch.owner]
     parts = [torch.nonzero(part >= 0)[:, 0] for part in torch.split(place, [len(mask) for _, mask in batch.texts])]
     see = towers.text.read_states if frozen else towers.text
     read = join([see(states, mask, part) for (states, mask), part in zip(batch.texts, parts, strict=True)])
-    scale = towers.log_scale.exp().clamp(max=100.0)
-    losses = [
-        contrast(scale[head] * read.heads[:, head] @ seen.heads[:, head].T, batch.owner, batch.ignored)
-        for head in range(seen.heads.shape[1])
-    ]
-    taking_part = place >= 0
-    words = contrast(scale[-1] * word_match(read, seen), place[taking_part], batch.ignored[taking_part][:, chosen])
-    loss = torch.stack(losses).mean() + recipe.word_weight * words
+    loss = match_loss(towers, seen, read, batch.owner, batch.ignored, chosen, recipe)
     if batch.classes is not None:
-        before, now = batch.classes.softmax(-1), seen.classes.log_softmax(-1)
-        loss = loss + recipe.memory_weight * functional.kl_div(now, before, reduction="batchmean")
+        loss = loss + recipe.memory_weight * memory_loss(seen.classes, batch.classes)
     return loss
+
+
+def match_loss(
+    towers: Towers, seen: Seen, read: Read, owner: Tensor, ignored: Tensor, chosen: Tensor, recipe: TrainRecipe
+) -> Tensor:
+    """The mean loss of both heads, and that of words and cells of the chosen images and their texts."""
+    place = torch.full((len(seen.heads),), -1, device=owner.device)
+    place = place.index_put((chosen,), torch.arange(len(chosen), device=owner.device))[owner]
+    scale = towers.log_scale.exp().clamp(max=100.0)
+    with torch.autocast(owner.device.type, enabled=False):
+        scores = [scale[head] * read.heads[:, head] @ seen.heads[:, head].T for head in range(seen.heads.shape[1])]
+    losses = [contrast(some, owner, ignored) for some in scores]
+    part = place >= 0
+    words = contrast(scale[-1] * word_match(read, seen), place[part], ignored[part][:, chosen])
+    return torch.stack(losses).mean() + recipe.word_weight * words
+
+
+def memory_loss(now: Tensor, before: Tensor) -> Tensor:
+    """How far the classifier's answers have moved: Kullback-Leibler divergence between logits (B, 1000)."""
+    return functional.kl_div(now.log_softmax(-1), before.softmax(-1), reduction="batchmean")
 
 
 def train_towers(
@@ -255,7 +319,7 @@ def train_towers(
         for parameter in (*backbone, *layers):
             parameter.requires_grad_(trained)
         for group, peak, own in zip(optimiser.param_groups, peaks, (False, True, True), strict=True):
-            group["lr"] = peak * _schedule(step - frozen * own, total - frozen * own)
+            group["lr"] = peak * schedule(step - frozen * own, total - frozen * own)
         batch = feed.next()
         with torch.autocast("cpu", torch.bfloat16):
             loss = batch_loss(towers, batch, recipe)
@@ -273,7 +337,7 @@ def train_towers(
                 towers.train()
 
 
-def _schedule(step: int, total: int) -> float:
+def schedule(step: int, total: int) -> float:
     """Linear warm-up over a tenth, then a cosine down to zero."""
     warm = max(1, total // 10)
     if step < warm:
