@@ -36,10 +36,10 @@ PICTURES = sorted((ROOT / "examples" / "images").glob("*.jpg"))
 
 def convert_case(be: str, ce: str, folder: Path, precision: str) -> dict[str, Any]:
     """Convert, in this process."""
-    from milvus_coop.convert.bundle import convert
-    from milvus_coop.convert.checkpoint import open_checkpoint
-    from milvus_coop.convert.parity import Samples
-    from milvus_coop.preprocess.images import decode
+    from milvus_coop.models.preprocess.images import decode
+    from milvus_coop.offline.convert.bundle import convert
+    from milvus_coop.offline.convert.checkpoint import open_checkpoint
+    from milvus_coop.offline.convert.parity import Samples
 
     samples = Samples([decode(path) for path in PICTURES[:4]], [path.stem.replace("_", " ") for path in PICTURES[:4]])
     start = time.perf_counter()
@@ -59,11 +59,11 @@ def convert_case(be: str, ce: str, folder: Path, precision: str) -> dict[str, An
 
 def use_case(folder: Path) -> dict[str, Any]:
     """Encode a text and a picture and rescore, in this process: what a search holds in memory."""
-    from milvus_coop.backends.onnx import OnnxBackend
     from milvus_coop.bundle import load_bundle
-    from milvus_coop.models import open_encoder
-    from milvus_coop.preprocess.images import decode
-    from milvus_coop.reranker import Reranker
+    from milvus_coop.models.backends.onnx import OnnxBackend
+    from milvus_coop.models.open import open_encoder
+    from milvus_coop.models.preprocess.images import decode
+    from milvus_coop.models.reranker import Reranker
 
     bundle = load_bundle(folder / "bundle")
     backend = OnnxBackend(bundle)
@@ -83,7 +83,7 @@ def use_case(folder: Path) -> dict[str, Any]:
 def plans_case(folder: Path) -> dict[str, Any]:
     """TensorRT-RTX on every graph, in this process."""
     from milvus_coop.bundle import load_bundle
-    from milvus_coop.plans.check import check_bundle
+    from milvus_coop.serving.plans.check import check_bundle
 
     checked = check_bundle(load_bundle(folder / "bundle"))
     return {

@@ -19,11 +19,11 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from milvus_coop import Bundle, BundleSpec, load_bundle
-from milvus_coop.backends.base import check_inputs, run_in_batches
 from milvus_coop.cli.evaluation import print_evaluation
-from milvus_coop.datasets import open_dataset
-from milvus_coop.evaluation import Contender, Options, evaluate
-from milvus_coop.export.materialise import materialise
+from milvus_coop.models.backends.base import check_inputs, run_in_batches
+from milvus_coop.offline.datasets import open_dataset
+from milvus_coop.offline.evaluation import Contender, Options, evaluate
+from milvus_coop.serving.plans.materialise import materialise
 from milvus_coop.types import Array
 from tests.plans.rounding import run_rounded
 

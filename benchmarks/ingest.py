@@ -29,10 +29,10 @@ from PIL import Image, ImageOps
 
 from milvus_coop.bundle.spec import PIXELS
 from milvus_coop.config import Settings
-from milvus_coop.encoder import Encoder
 from milvus_coop.ingest import Sink, ingest
-from milvus_coop.models import open_models
-from milvus_coop.preprocess.images import decode
+from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.open import open_models
+from milvus_coop.models.preprocess.images import decode
 from milvus_coop.store import Store
 from milvus_coop.types import Array, IngestReport, Row, Stamp
 

@@ -36,14 +36,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from milvus_coop import CoopIngest, CoopSearch  # noqa: E402
-from milvus_coop.backends.onnx import available_cores  # noqa: E402
 from milvus_coop.bundle import Bundle  # noqa: E402
-from milvus_coop.convert.bundle import convert  # noqa: E402
-from milvus_coop.convert.checkpoint import open_checkpoint  # noqa: E402
-from milvus_coop.convert.graphs import GraphPrecision  # noqa: E402
-from milvus_coop.convert.parity import Samples  # noqa: E402
-from milvus_coop.preprocess.images import decode  # noqa: E402
-from milvus_coop.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton  # noqa: E402
+from milvus_coop.models.backends.onnx import available_cores  # noqa: E402
+from milvus_coop.models.preprocess.images import decode  # noqa: E402
+from milvus_coop.offline.convert.bundle import convert  # noqa: E402
+from milvus_coop.offline.convert.checkpoint import open_checkpoint  # noqa: E402
+from milvus_coop.offline.convert.graphs import GraphPrecision  # noqa: E402
+from milvus_coop.offline.convert.parity import Samples  # noqa: E402
+from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton  # noqa: E402
 from milvus_coop.types import Array  # noqa: E402
 from tests.convert.checkpoints import blip  # noqa: E402
 from tests.servers.milvus import free_ports  # noqa: E402

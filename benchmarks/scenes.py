@@ -14,7 +14,7 @@ square"), five scenes to a group. What is trained, on the same 20,000 scenes:
 - a cross-encoder that starts from the second one's weights, with negatives mined from the first one's best answers;
 - a joint model that starts there too: the same weights in both roles, tasks in turn, negatives mined from its own bi-encoder.
 
-They are evaluated through Milvus Lite (`milvus_coop.evaluation`): 500 scenes are queries in both directions, first among 1,000,
+They are evaluated through Milvus Lite (`milvus_coop.offline.evaluation`): 500 scenes are queries both ways, first among 1,000,
 then among 10,000. Runs are kept in --work: a second call only evaluates, one that was interrupted goes on.
 """
 
@@ -43,18 +43,18 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.datasets import Dataset, Item, Problem, Split, open_dataset
-from milvus_coop.datasets.scene_words import ATTRIBUTES
-from milvus_coop.datasets.scenes import scene_of
-from milvus_coop.evaluation import Contender, EvaluationReport, Options, evaluate
-from milvus_coop.evaluation import Progress as EvaluationProgress
-from milvus_coop.evaluation.records import Contestant, Cost, Direction, Quality
-from milvus_coop.preprocess.images import to_pixels
-from milvus_coop.training.bundling.export import export_run
-from milvus_coop.training.networks.detector import RegionDetector
-from milvus_coop.training.networks.vision import Vision, VisionConfig, save_vision
-from milvus_coop.training.run.config import TrainConfig
-from milvus_coop.training.run.trainer import Progress, train
+from milvus_coop.models.preprocess.images import to_pixels
+from milvus_coop.offline.datasets import Dataset, Item, Problem, Split, open_dataset
+from milvus_coop.offline.datasets.scene_words import ATTRIBUTES
+from milvus_coop.offline.datasets.scenes import scene_of
+from milvus_coop.offline.evaluation import Contender, EvaluationReport, Options, evaluate
+from milvus_coop.offline.evaluation import Progress as EvaluationProgress
+from milvus_coop.offline.evaluation.records import Contestant, Cost, Direction, Quality
+from milvus_coop.offline.training.bundling.export import export_run
+from milvus_coop.offline.training.networks.detector import RegionDetector
+from milvus_coop.offline.training.networks.vision import Vision, VisionConfig, save_vision
+from milvus_coop.offline.training.run.config import TrainConfig
+from milvus_coop.offline.training.run.trainer import Progress, train
 from milvus_coop.types import Array
 
 SIZE = 96

@@ -30,14 +30,14 @@ from tritonclient.grpc._utils import _get_inference_request
 from tritonclient.utils import np_to_triton_dtype
 
 from milvus_coop import Backend, Bundle, load_bundle
-from milvus_coop.backends import open_backend
-from milvus_coop.backends.onnx import OnnxBackend, available_cores
 from milvus_coop.bundle import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS
 from milvus_coop.bundle.folder import TOKENIZER
 from milvus_coop.config import Settings
-from milvus_coop.encoder import Encoder
-from milvus_coop.preprocess.texts import Tokenizer
-from milvus_coop.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
+from milvus_coop.models.backends import open_backend
+from milvus_coop.models.backends.onnx import OnnxBackend, available_cores
+from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
 from milvus_coop.types import Array
 
 TEXT = "two dogs playing on a sandy beach"

@@ -17,12 +17,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from milvus_coop.backends import Backend
-    from milvus_coop.backends.fake import FakeBackend
     from milvus_coop.bundle import Bundle, BundleSpec, load_bundle
     from milvus_coop.errors import MilvusCoopError
     from milvus_coop.ingest import CoopIngest
-    from milvus_coop.scoring import CoopModel
+    from milvus_coop.models.backends import Backend
+    from milvus_coop.models.backends.fake import FakeBackend
+    from milvus_coop.models.scoring import CoopModel
     from milvus_coop.search import CoopSearch
     from milvus_coop.store import Fields, Store
     from milvus_coop.types import CollectionInfo, Failure, Hit, IngestReport, SearchResult, Timings
@@ -50,15 +50,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Backend": "backends",
+    "Backend": "models.backends",
     "Bundle": "bundle",
     "BundleSpec": "bundle",
     "CollectionInfo": "types",
     "CoopIngest": "ingest",
-    "CoopModel": "scoring",
+    "CoopModel": "models.scoring",
     "CoopSearch": "search",
     "Failure": "types",
-    "FakeBackend": "backends.fake",
+    "FakeBackend": "models.backends.fake",
     "Fields": "store",
     "Hit": "types",
     "IngestReport": "types",

@@ -29,10 +29,10 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=
 FROM ${PYTHON_IMAGE} AS tritonserver
 WORKDIR /src
 COPY milvus_coop/errors.py milvus_coop/
-COPY milvus_coop/triton/install.py milvus_coop/triton/
+COPY milvus_coop/serving/triton/install.py milvus_coop/serving/triton/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
-    && MILVUS_COOP_CACHE=/opt/triton python3 -c 'from milvus_coop.triton.install import find_triton; find_triton()'
+    && MILVUS_COOP_CACHE=/opt/triton python3 -c 'from milvus_coop.serving.triton.install import find_triton; find_triton()'
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0

@@ -25,7 +25,7 @@ ENV PYTHONPATH=/opt/milvus-coop/packages
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
     && python3 -m pip install --disable-pip-version-check --quiet --target "$PYTHONPATH" -c constraints.txt '.[triton]' \
-    && version="$(python3 -c 'from milvus_coop.plans.libraries import LIBRARY_FOLDERS, library_versions; print(library_versions(LIBRARY_FOLDERS)[-1])')" \
+    && version="$(python3 -c 'from milvus_coop.serving.plans.libraries import LIBRARY_FOLDERS, library_versions; print(library_versions(LIBRARY_FOLDERS)[-1])')" \
     && python3 -m pip install --disable-pip-version-check --quiet --target "$PYTHONPATH" "tensorrt==${version}.*" \
     && rm -r /opt/milvus-coop/src/*
 COPY --chmod=0755 deploy/docker/triton-entrypoint.sh /opt/milvus-coop/

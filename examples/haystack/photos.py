@@ -17,7 +17,7 @@ from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 
 from milvus_coop import CoopIngest
-from milvus_coop.integrations.haystack import CoopRanker, CoopRetriever
+from milvus_coop.serving.integrations.haystack import CoopRanker, CoopRetriever
 
 IMAGES = Path(__file__).parent.parent / "images"
 QUERY = "people playing instruments on a stage"

@@ -14,7 +14,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from milvus_coop import CoopIngest, CoopSearch
-from milvus_coop.integrations.langchain import CoopDocumentCompressor, CoopRetriever
+from milvus_coop.serving.integrations.langchain import CoopDocumentCompressor, CoopRetriever
 
 IMAGES = Path(__file__).parent.parent / "images"
 QUERY = "a boat on the water"

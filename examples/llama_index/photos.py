@@ -13,7 +13,7 @@ from llama_index.core import MockEmbedding, VectorStoreIndex
 from llama_index.core.schema import NodeWithScore, TextNode
 
 from milvus_coop import CoopIngest, CoopSearch
-from milvus_coop.integrations.llama_index import CoopPostprocessor, CoopRetriever
+from milvus_coop.serving.integrations.llama_index import CoopPostprocessor, CoopRetriever
 
 IMAGES = Path(__file__).parent.parent / "images"
 QUERY = "a boat on the water"

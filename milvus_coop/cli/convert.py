@@ -15,7 +15,7 @@ from milvus_coop.errors import ConvertError
 
 if TYPE_CHECKING:
     from milvus_coop.bundle.spec import Keep
-    from milvus_coop.convert.parity import Samples
+    from milvus_coop.offline.convert.parity import Samples
 
 _PACKAGES = ("torch", "transformers", "huggingface_hub", "onnx", "onnxscript")
 _SAMPLE_PICTURES = 4
@@ -88,8 +88,8 @@ def convert(
         )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # nothing half-made is left
     from milvus_coop.cli.converted import print_converted
-    from milvus_coop.convert.bundle import convert as run
-    from milvus_coop.convert.checkpoint import open_checkpoint
+    from milvus_coop.offline.convert.bundle import convert as run
+    from milvus_coop.offline.convert.checkpoint import open_checkpoint
 
     first = open_checkpoint(model or be or "", revision or be_revision)
     second = first if ce is None else open_checkpoint(ce, ce_revision)
@@ -115,7 +115,7 @@ def convert(
 def models(as_json: bool) -> None:
     """List the families of checkpoints that can be converted."""
     from milvus_coop.cli.families import family_facts, print_families
-    from milvus_coop.convert.catalogue import FAMILIES
+    from milvus_coop.offline.convert.catalogue import FAMILIES
 
     if not as_json:
         print_families(FAMILIES)
@@ -127,8 +127,8 @@ def models(as_json: bool) -> None:
 def _samples() -> Samples:
     """Some of the package's sample pictures, with their names as texts."""
     from milvus_coop.cli.demo import sample_images
-    from milvus_coop.convert.parity import Samples
-    from milvus_coop.preprocess.images import decode
+    from milvus_coop.models.preprocess.images import decode
+    from milvus_coop.offline.convert.parity import Samples
 
     paths = sorted(sample_images().glob("*.jpg"))[:_SAMPLE_PICTURES]
     return Samples([decode(path) for path in paths], [f"a picture of a {path.stem.replace('_', ' ')}" for path in paths])

@@ -6,8 +6,8 @@ import json
 
 import click
 
-from milvus_coop.convert.bundle import Converted
-from milvus_coop.convert.parity import NOTEWORTHY, WITH_TOKENS
+from milvus_coop.offline.convert.bundle import Converted
+from milvus_coop.offline.convert.parity import NOTEWORTHY, WITH_TOKENS
 
 
 def print_converted(converted: Converted, *, as_json: bool) -> None:

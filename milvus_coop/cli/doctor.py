@@ -86,8 +86,8 @@ def _bundle(settings: Settings) -> str:
 
 
 def _backend(settings: Settings) -> str:
-    from milvus_coop.backends.onnx import devices
-    from milvus_coop.models import open_models
+    from milvus_coop.models.backends.onnx import devices
+    from milvus_coop.models.open import open_models
 
     models = open_models(settings)
     encoded = models.encoder.encode_texts(["a red apple"])

@@ -16,7 +16,7 @@ from milvus_coop.errors import ImageError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from milvus_coop.ingest import Progress
-    from milvus_coop.scoring import CoopModel
+    from milvus_coop.models.scoring import CoopModel
     from milvus_coop.types import Array
 
 CHUNK = 256
@@ -57,7 +57,7 @@ def embed(
     from milvus_coop.cli.progress import ingest_progress
     from milvus_coop.cli.tables import print_failures
     from milvus_coop.cli.vectors import VectorFile, check_output
-    from milvus_coop.scoring import CoopModel
+    from milvus_coop.models.scoring import CoopModel
 
     if not (texts or lists or images):
         raise InvalidArgumentError("there are neither texts nor images", expected="--text, --texts or images")

@@ -12,7 +12,7 @@ from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 
 if TYPE_CHECKING:
-    from milvus_coop.evaluation import Options
+    from milvus_coop.offline.evaluation import Options
 
 
 def _split(value: str, separator: str = ",") -> tuple[str, ...]:
@@ -60,9 +60,9 @@ def evaluate(
       milvus-coop eval --data karpathy:dataset_coco.json --protocol 5k --systems be,joint-coop -k 20
     """
     from milvus_coop.cli.evaluation import evaluation_progress, print_evaluation
-    from milvus_coop.datasets import open_dataset
-    from milvus_coop.evaluation import evaluate as run
-    from milvus_coop.evaluation.output import check_output, write_output
+    from milvus_coop.offline.datasets import open_dataset
+    from milvus_coop.offline.evaluation import evaluate as run
+    from milvus_coop.offline.evaluation.output import check_output, write_output
 
     options = _options(**asked)
     options.check()
@@ -94,7 +94,7 @@ def _options(
     *, systems: str, ks: str, split: str, language: str, protocol: str, max_pairs: int, cost_queries: int, seed: int
 ) -> Options:
     from milvus_coop.errors import InvalidArgumentError
-    from milvus_coop.evaluation import Options
+    from milvus_coop.offline.evaluation import Options
 
     if wrong := [k for k in _split(ks) if not k.isascii() or not k.isdigit()]:
         raise InvalidArgumentError(f"--k holds '{wrong[0]}'", expected="whole numbers, such as 10,20,50,100")

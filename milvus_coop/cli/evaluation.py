@@ -13,9 +13,9 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from milvus_coop.cli.tables import print_pairs
-from milvus_coop.evaluation import EvaluationReport, Progress
-from milvus_coop.evaluation.progress import silent
-from milvus_coop.evaluation.tables import TextTable, summary_lines, tables
+from milvus_coop.offline.evaluation import EvaluationReport, Progress
+from milvus_coop.offline.evaluation.progress import silent
+from milvus_coop.offline.evaluation.tables import TextTable, summary_lines, tables
 
 PROBLEMS = 10
 """How many to name."""

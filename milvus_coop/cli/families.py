@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from milvus_coop.cli.tables import print_pairs
-from milvus_coop.convert.catalogue import Family
+from milvus_coop.offline.convert.catalogue import Family
 
 _ROLES = {"joint": "both roles", "be": "bi-encoder", "ce": "cross-encoder"}
 _FACTS = ("example", "licence", "size", "verified")

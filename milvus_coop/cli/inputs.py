@@ -71,7 +71,7 @@ def open_inputs(texts: Sequence[str], lists: Sequence[str], images: Sequence[str
         SourceError: a source is missing, empty, or of another type.
     """
     from milvus_coop.ingest.sources import open_sources
-    from milvus_coop.scoring.inputs import check_texts
+    from milvus_coop.models.scoring.inputs import check_texts
 
     listed = open_sources(lists, "text") if lists else []
     sources = open_sources(images, "image") if images else []
@@ -84,7 +84,7 @@ def open_inputs(texts: Sequence[str], lists: Sequence[str], images: Sequence[str
 def _texts_of(sources: Sequence[Source], failures: list[Failure]) -> Iterator[NamedText]:
     from milvus_coop.ingest.items import Item
     from milvus_coop.ingest.sources import read_sources
-    from milvus_coop.preprocess.texts import check_text
+    from milvus_coop.models.preprocess.texts import check_text
     from milvus_coop.types import Failure
 
     for entry in read_sources(sources, set()):

@@ -93,7 +93,7 @@ def query(
 
 
 def _write_page(path: Path, found: SearchResult, asked: str | Path, info: CollectionInfo, limit: int, filter_: str) -> None:
-    from milvus_coop.gallery import render
+    from milvus_coop.serving.gallery import render
 
     page = render(found, asked, info, limit=limit, filter=filter_)
     try:

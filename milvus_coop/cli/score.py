@@ -15,7 +15,7 @@ from milvus_coop.config import Settings
 from milvus_coop.errors import ImageError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from milvus_coop.scoring import Comparison, CoopModel
+    from milvus_coop.models.scoring import Comparison, CoopModel
 
 
 @click.command()
@@ -37,7 +37,7 @@ def score(settings: Settings, images: tuple[str, ...], texts: tuple[str, ...], l
       milvus-coop score --texts captions.txt photos/ --json
     """
     from milvus_coop.cli.tables import print_failures, print_scores
-    from milvus_coop.scoring import CoopModel
+    from milvus_coop.models.scoring import CoopModel
 
     if not (texts or lists) or not images:
         raise InvalidArgumentError(
@@ -61,7 +61,7 @@ def score(settings: Settings, images: tuple[str, ...], texts: tuple[str, ...], l
 
 def _compare(model: CoopModel, inputs: Inputs) -> tuple[list[NamedImage], Comparison]:
     """The images that could be read, and their scores."""
-    from milvus_coop.scoring import Comparison
+    from milvus_coop.models.scoring import Comparison
 
     seen: list[NamedImage] = []
     broken: set[int] = set()

@@ -50,15 +50,15 @@ def serve(
       MILVUS_COOP_SERVE_API_KEYS=... milvus-coop serve --host 0.0.0.0
     """
     try:
-        from milvus_coop.gateway import logs
-        from milvus_coop.gateway.options import GatewayOptions
-        from milvus_coop.gateway.serve import serve as run
-        from milvus_coop.gateway.service import Service
+        from milvus_coop.serving.gateway import logs
+        from milvus_coop.serving.gateway.options import GatewayOptions
+        from milvus_coop.serving.gateway.serve import serve as run
+        from milvus_coop.serving.gateway.service import Service
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.startswith("milvus_coop"):
             raise
         raise InvalidArgumentError(f"{exc.name} is not installed", run="pip install 'milvus-coop[serve]'") from exc
-    from milvus_coop.gateway.tracing import open_tracing
+    from milvus_coop.serving.gateway.tracing import open_tracing
 
     options = GatewayOptions.from_env().override(
         **given, uploads=None if uploads is None else str(uploads), anonymous=anonymous or None, models_only=models_only or None

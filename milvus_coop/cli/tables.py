@@ -15,8 +15,8 @@ from rich.table import Table
 from milvus_coop.types import CollectionInfo, Failure, Hit, IngestReport, SearchResult
 
 if TYPE_CHECKING:
-    from milvus_coop.scoring import Comparison
-    from milvus_coop.token_store import SweepReport
+    from milvus_coop.models.scoring import Comparison
+    from milvus_coop.store.token_store import SweepReport
 
 
 def hit_lines(result: SearchResult) -> Iterator[str]:

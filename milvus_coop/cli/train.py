@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 import click
 
 from milvus_coop.errors import InvalidArgumentError, TrainingError
-from milvus_coop.training.run.config import TrainConfig
-from milvus_coop.training.run.order import OBJECTIVES, TASKS
+from milvus_coop.offline.training.run.config import TrainConfig
+from milvus_coop.offline.training.run.order import OBJECTIVES, TASKS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
@@ -128,9 +128,9 @@ def train(
     """
     _need_torch()
     from milvus_coop.cli.training import print_exported, print_run, train_progress
-    from milvus_coop.training.bundling.export import check_target, export_run
-    from milvus_coop.training.run.processes import is_main_process
-    from milvus_coop.training.run.trainer import train as run_training
+    from milvus_coop.offline.training.bundling.export import check_target, export_run
+    from milvus_coop.offline.training.run.processes import is_main_process
+    from milvus_coop.offline.training.run.trainer import train as run_training
 
     values = _values(config, {"objective": objective, "data": data, **given})
     if not values.get("data"):
@@ -173,7 +173,7 @@ def export(run: Path, out: Path, checkpoint: bool, as_json: bool, **options: Any
     """
     _need_torch()
     from milvus_coop.cli.training import print_exported
-    from milvus_coop.training.bundling.export import export_run
+    from milvus_coop.offline.training.bundling.export import export_run
 
     print_exported(export_run(run, out, keep_checkpoint=checkpoint, **options), as_json=as_json)
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from milvus_coop.training.bundling.export import Exported
-from milvus_coop.training.run.pace import Progress
-from milvus_coop.training.run.trainer import RunReport
+from milvus_coop.offline.training.bundling.export import Exported
+from milvus_coop.offline.training.run.pace import Progress
+from milvus_coop.offline.training.run.trainer import RunReport
 
 FIRST_LINE_S, LINE_EVERY_S = 15.0, 60.0
 

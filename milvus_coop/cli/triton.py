@@ -69,8 +69,8 @@ def export(
 
     from milvus_coop.bundle import load_bundle
     from milvus_coop.errors import InvalidArgumentError
-    from milvus_coop.triton import Platform, Tuning, export_repository
-    from milvus_coop.triton.repository import Precision
+    from milvus_coop.serving.triton import Platform, Tuning, export_repository
+    from milvus_coop.serving.triton.repository import Precision
 
     if bad := [plan for plan in plans if "=" not in plan]:
         raise InvalidArgumentError(f"--plan is '{bad[0]}'", expected="CAPABILITY=FILE, such as 8.9=sm89.plan")
@@ -104,7 +104,7 @@ def build_plans_(repository: Path, force: bool, cache: Path | None) -> None:
       milvus-coop triton export --platform tensorrt --out models/ && milvus-coop triton build-plans models/
       milvus-coop triton build-plans models/ --cache /shared/plans
     """
-    from milvus_coop.plans import build_plans
+    from milvus_coop.serving.plans import build_plans
 
     for plan in build_plans(repository, force=force, cache=cache, on_progress=lambda line: click.echo(line, err=True)):
         state = "built" if plan.reason else "up to date"
@@ -125,7 +125,7 @@ def check_plans(bundle: str, target: str) -> None:
       milvus-coop triton check-plans
     """
     from milvus_coop.bundle import load_bundle
-    from milvus_coop.plans import check_bundle
+    from milvus_coop.serving.plans import check_bundle
 
     for graph in check_bundle(load_bundle(bundle), target=target, on_progress=lambda line: click.echo(line, err=True)):
         facts = f"{graph.layers} layers, {graph.source_bytes / 1e6:.1f} MB -> {graph.plan_bytes / 1e6:.1f} MB"
@@ -163,7 +163,7 @@ def serve(
       milvus-coop triton serve --repository models/ -- --log-verbose=1
     """
     from milvus_coop.bundle import load_bundle
-    from milvus_coop.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
+    from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
 
     def tell(line: str) -> None:
         click.echo(line, err=True)
@@ -191,7 +191,7 @@ def serve(
 @triton.command()
 def install() -> None:
     """Install Triton from a Python wheel into the cache folder, if there is none on the PATH."""
-    from milvus_coop.triton import find_triton
+    from milvus_coop.serving.triton import find_triton
 
     found = find_triton(on_progress=lambda line: click.echo(line, err=True))
     click.echo(str(found.binary))

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from milvus_coop.backends import Backend
 from milvus_coop.config import Settings
 from milvus_coop.ingest.run import ingest
 from milvus_coop.ingest.sink import Progress
 from milvus_coop.ingest.sources import check_sources
-from milvus_coop.models import open_models
+from milvus_coop.models.backends import Backend
+from milvus_coop.models.open import open_models
 from milvus_coop.store import Index, Store
 from milvus_coop.types import IngestReport, Kind
 

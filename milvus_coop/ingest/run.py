@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
-from milvus_coop.encoder import Encoder
 from milvus_coop.errors import InvalidArgumentError, StoreError
 from milvus_coop.ingest.pipeline import Counts, Options, Pipeline
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
 from milvus_coop.ingest.sources import Source, open_sources, read_sources
 from milvus_coop.ingest.work import work_for
-from milvus_coop.token_store import TokenStore
+from milvus_coop.models.encoder import Encoder
+from milvus_coop.store.token_store import TokenStore
 from milvus_coop.types import Failure, IngestReport, Kind
 
 STOP_S = 2.0

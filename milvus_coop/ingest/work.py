@@ -11,13 +11,13 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from milvus_coop.encoder import EncodedImages, Encoder
 from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgumentError
 from milvus_coop.ingest.items import HALF, Item, checked, hash_of, hash_of_metadata
-from milvus_coop.preprocess.texts import check_text
+from milvus_coop.models.encoder import EncodedImages, Encoder
+from milvus_coop.models.preprocess.texts import check_text
+from milvus_coop.models.tokens import pack, to_bytes
 from milvus_coop.store.schema import VARCHAR_BYTES
-from milvus_coop.token_store import TokenStore, token_key
-from milvus_coop.tokens import pack, to_bytes
+from milvus_coop.store.token_store import TokenStore, token_key
 from milvus_coop.types import Array, Failure, Kind, Row, Stamp
 
 CHUNK_BYTES = 1 << 20

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from milvus_coop.bundle.spec import IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TokenSpec
-from milvus_coop.encoder import Encoder
 from milvus_coop.errors import TokensError, TokenStoreError
+from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.tokens import arrange, decode
 from milvus_coop.search.pictures import Pictures
-from milvus_coop.token_store import TokenStore
-from milvus_coop.tokens import arrange, decode
+from milvus_coop.store.token_store import TokenStore
 from milvus_coop.types import Array, Candidate, Kind
 
 NOTHING = "hold nothing that the cross-encoder can read"

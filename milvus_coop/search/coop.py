@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from milvus_coop.backends import Backend
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, Score
 from milvus_coop.config import Settings
-from milvus_coop.encoder import Encoder
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError
-from milvus_coop.models import open_models
+from milvus_coop.models.backends import Backend
+from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.open import open_models
 from milvus_coop.search.contents import contents_of
 from milvus_coop.search.queries import Options, Picture, check_ids, check_options, encode_queries
 from milvus_coop.search.ranking import rank

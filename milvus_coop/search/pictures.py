@@ -16,8 +16,8 @@ from urllib.request import url2pathname
 import numpy as np
 
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_SIDE
-from milvus_coop.encoder import Encoder
 from milvus_coop.errors import ImageError
+from milvus_coop.models.encoder import Encoder
 from milvus_coop.types import Array
 
 THREADS = 8

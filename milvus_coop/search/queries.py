@@ -10,8 +10,8 @@ from typing import get_args
 from PIL import Image
 
 from milvus_coop.bundle.spec import Score
-from milvus_coop.encoder import Encoder
 from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.models.encoder import Encoder
 from milvus_coop.types import Array, Kind
 
 Picture = str | Path | bytes | Image.Image

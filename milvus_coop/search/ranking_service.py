@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from milvus_coop.bundle.spec import Score
-from milvus_coop.encoder import Encoder
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.preprocess.texts import check_text
+from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.preprocess.texts import check_text
+from milvus_coop.models.tokens import pack
 from milvus_coop.search.queries import Picture
-from milvus_coop.tokens import pack
 from milvus_coop.types import Kind
 
 IN_CLIENT = "CoopSearch.query(), which reranks in the client"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, TokenStoreError
-from milvus_coop.reranker import PairScores, Reranker
+from milvus_coop.models.reranker import PairScores, Reranker
 from milvus_coop.search.contents import Contents
 from milvus_coop.search.queries import EncodedQueries
 from milvus_coop.types import Array, Candidate, Kind

@@ -15,7 +15,7 @@ from milvus_coop.store.layout import Layout, summary, token_place
 from milvus_coop.store.ranker import Ranker, RerankService, build_ranker
 from milvus_coop.store.rows import Record, among, among_any, literal, records, requests
 from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, Header, search_params
-from milvus_coop.token_store import HOUR_S, SweepReport, TokenStore, belongs_to, sweep
+from milvus_coop.store.token_store import HOUR_S, SweepReport, TokenStore, belongs_to, sweep
 from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, Row, Stamp
 
 IDS_PER_CALL = 2000

@@ -13,7 +13,7 @@ from pymilvus.milvus_client import IndexParams
 
 from milvus_coop.bundle.spec import IMAGE_TOKENS, BundleSpec
 from milvus_coop.errors import InvalidArgumentError, StoreError
-from milvus_coop.token_store import KEY_BYTES
+from milvus_coop.store.token_store import KEY_BYTES
 from milvus_coop.types import Kind
 
 Index = Literal["HNSW", "AUTOINDEX"]

@@ -28,7 +28,7 @@ from milvus_coop.store.connection import Connection
 from milvus_coop.store.layout import Fields, Layout, foreign_layout, own_keep, own_layout, summary, token_place, vector_dim
 from milvus_coop.store.schema import EMBEDDING, HEADER, Header, Index, check_name, collection_schema, index_params, read_header
 from milvus_coop.store.token_files import check_new, drop_tokens, location_of, open_tokens
-from milvus_coop.token_store import Location, parse_location
+from milvus_coop.store.token_store import Location, parse_location
 from milvus_coop.types import CollectionInfo, Kind
 
 LOAD_TIMEOUT_S = 120.0

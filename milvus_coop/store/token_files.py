@@ -9,7 +9,7 @@ from pathlib import Path
 from milvus_coop.errors import InvalidArgumentError, TokenStoreError
 from milvus_coop.store.address import Address
 from milvus_coop.store.schema import Header
-from milvus_coop.token_store import Location, Owner, TokenStore, parse_location
+from milvus_coop.store.token_store import Location, Owner, TokenStore, parse_location
 
 BESIDE = ".tokens"
 """What the folder beside a Milvus Lite database is called after it."""

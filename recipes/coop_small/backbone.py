@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.export.graphs import to_onnx
-from milvus_coop.training.efficientnet_lite import (
+from milvus_coop.offline.export.graphs import to_onnx
+from milvus_coop.offline.training.efficientnet_lite import (
     PIXEL_MEAN,
     PIXEL_STD,
     EfficientNetLite,

@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL.Image import Image
 
-from milvus_coop.datasets import Item, Problem, Split, open_dataset
-from milvus_coop.evaluation import Options, evaluate
-from milvus_coop.evaluation.records import DIRECTIONS, EvaluationReport, Quality
-from milvus_coop.preprocess.images import decode
+from milvus_coop.models.preprocess.images import decode
+from milvus_coop.offline.datasets import Item, Problem, Split, open_dataset
+from milvus_coop.offline.evaluation import Options, evaluate
+from milvus_coop.offline.evaluation.records import DIRECTIONS, EvaluationReport, Quality
 
 K = 50
 _INTERVAL_TO_ERROR = 2 * 1.96

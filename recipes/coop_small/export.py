@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from milvus_coop.bundle import BundleSpec, GraphSpec, TensorSpec, TokenSpec, load_bundle, write_record
-from milvus_coop.export.graphs import to_onnx
-from milvus_coop.export.parity import compare
-from milvus_coop.export.sessions import open_session, run_graph
-from milvus_coop.export.weights import Precision, pack_graphs
-from milvus_coop.preprocess.images import decode, to_pixels
-from milvus_coop.preprocess.texts import Tokenizer
-from milvus_coop.tokens import quantise
-from milvus_coop.training.minilm import sentence_length_axis
+from milvus_coop.models.preprocess.images import decode, to_pixels
+from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.models.tokens import quantise
+from milvus_coop.offline.export.graphs import to_onnx
+from milvus_coop.offline.export.parity import compare
+from milvus_coop.offline.export.sessions import open_session, run_graph
+from milvus_coop.offline.export.weights import Precision, pack_graphs
+from milvus_coop.offline.training.minilm import sentence_length_axis
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import IMAGE_SPEC, SIZE
 from recipes.coop_small.cross_encoder import EMBEDDING, TOKENS

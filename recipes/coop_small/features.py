@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from rich.progress import track
 
-from milvus_coop.export.sessions import open_session, run_graph
-from milvus_coop.preprocess.images import decode, to_pixels
+from milvus_coop.models.preprocess.images import decode, to_pixels
+from milvus_coop.offline.export.sessions import open_session, run_graph
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import IMAGE_SPEC, MAP_SHAPE, SIZE, lower_graph
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from milvus_coop.training.efficientnet_lite import EfficientNetLite
+from milvus_coop.offline.training.efficientnet_lite import EfficientNetLite
 from recipes.coop_small.cross_encoder import CrossEncoder, image_tokens
 from recipes.coop_small.hubs import Hubs
 from recipes.coop_small.texts import LowerLayers

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from milvus_coop.bundle.spec import TextSpec
-from milvus_coop.preprocess.images import decode
-from milvus_coop.preprocess.texts import Tokenizer
+from milvus_coop.models.preprocess.images import decode
+from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import IMAGE_SPEC, SIZE, load_backbone
 from recipes.coop_small.features import Captioned
@@ -66,7 +66,9 @@ def write_parts(
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.safetensors"):
         old.unlink()
-    weights = {f"backbone.{name}": value for name, value in backbone.items()} | {f"text.{name}": value for name, value in text.items()}
+    weights = {f"backbone.{name}": value for name, value in backbone.items()} | {
+        f"text.{name}": value for name, value in text.items()
+    }
     save_file({name: value.half() for name, value in weights.items()}, folder / "pretrained.safetensors")
     texts = list(dict.fromkeys(text for items in groups.values() for item in items for text in item.texts))
     ids = torch.zeros(len(texts), TRAINED_LENGTH, dtype=torch.int32)

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from milvus_coop.preprocess.images import decode, to_pixels
-from milvus_coop.preprocess.texts import Tokenizer
-from milvus_coop.training.metrics import reliability_table
+from milvus_coop.models.preprocess.images import decode, to_pixels
+from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.offline.training.metrics import reliability_table
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import IMAGE_SPEC, SIZE, UpperHalf, load_backbone
 from recipes.coop_small.cross_encoder import CrossEncoder, image_tokens

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from milvus_coop.bundle.spec import TextSpec
-from milvus_coop.preprocess.texts import Tokenizer
-from milvus_coop.training.minilm import MiniLM, load_minilm
-from milvus_coop.training.networks.transformer import additive_mask
+from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.offline.training.minilm import MiniLM, load_minilm
+from milvus_coop.offline.training.networks.transformer import additive_mask
 from milvus_coop.types import Array
 from recipes.coop_small.class_names import read_classes
 from recipes.coop_small.towers import FROZEN_LAYERS

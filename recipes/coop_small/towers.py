@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from milvus_coop.training.efficientnet_lite import FEATURES
-from milvus_coop.training.minilm import MiniLM
-from milvus_coop.training.networks.transformer import additive_mask
-from milvus_coop.training.networks.vision import cell_weights
+from milvus_coop.offline.training.efficientnet_lite import FEATURES
+from milvus_coop.offline.training.minilm import MiniLM
+from milvus_coop.offline.training.networks.transformer import additive_mask
+from milvus_coop.offline.training.networks.vision import cell_weights
 from recipes.coop_small.backbone import UpperHalf
 
 TEXT_WIDTH = 384

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from milvus_coop.training.efficientnet_lite import EfficientNetLite
-from milvus_coop.training.minilm import MiniLM
+from milvus_coop.offline.training.efficientnet_lite import EfficientNetLite
+from milvus_coop.offline.training.minilm import MiniLM
 from milvus_coop.types import Array
 from recipes.coop_small.features import Captioned
 from recipes.coop_small.texts import HalfReadTexts

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from milvus_coop.tokens import quantise
-from milvus_coop.training.losses import softmax_over_positives
+from milvus_coop.models.tokens import quantise
+from milvus_coop.offline.training.losses import softmax_over_positives
 from milvus_coop.types import Array
 from recipes.coop_small.cross_encoder import WORD_FEATURES, CrossEncoder, compare
 

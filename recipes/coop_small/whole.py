@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from milvus_coop.training.efficientnet_lite import PIXEL_MEAN, PIXEL_STD, EfficientNetLite
-from milvus_coop.training.minilm import MiniLM
-from milvus_coop.training.networks.transformer import additive_mask
+from milvus_coop.offline.training.efficientnet_lite import PIXEL_MEAN, PIXEL_STD, EfficientNetLite
+from milvus_coop.offline.training.minilm import MiniLM
+from milvus_coop.offline.training.networks.transformer import additive_mask
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import FROZEN_BLOCKS, LowerHalf, UpperHalf, left_out
 from recipes.coop_small.hubs import Hubs

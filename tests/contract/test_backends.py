@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milvus_coop.backends import Backend, open_backend
-from milvus_coop.backends.fake import FakeBackend
 from milvus_coop.bundle import CROSS_ENCODER, GRAPHS, IMAGE_ENCODER, IMAGE_TOKENS, TEXT_ENCODER, load_bundle
 from milvus_coop.bundle.folder import TOKENIZER, Bundle
 from milvus_coop.config import Settings
-from milvus_coop.encoder import EncodedImages, EncodedTexts, Encoder
 from milvus_coop.errors import BackendInputError, BackendUnavailableError, InvalidArgumentError
-from milvus_coop.preprocess.images import decode
-from milvus_coop.preprocess.texts import Tokenizer
-from milvus_coop.reranker import Reranker
+from milvus_coop.models.backends import Backend, open_backend
+from milvus_coop.models.backends.fake import FakeBackend
+from milvus_coop.models.encoder import EncodedImages, EncodedTexts, Encoder
+from milvus_coop.models.preprocess.images import decode
+from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.models.reranker import Reranker
 
 TEXTS = ["a red apple", "two dogs on a beach", "猫", "🚲", "a " * 5000]
 PICTURES = sorted((Path(__file__).parent.parent.parent / "examples" / "images").glob("*.jpg"))[:5]

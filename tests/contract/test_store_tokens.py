@@ -12,7 +12,7 @@ import pytest
 from milvus_coop.errors import InvalidArgumentError, TokenStoreError
 from milvus_coop.store import Store
 from milvus_coop.store.schema import HEADER, Header, collection_schema
-from milvus_coop.token_store import token_key
+from milvus_coop.store.token_store import token_key
 from milvus_coop.types import Row
 from tests.contract.store_samples import SPEC, make_rows
 

@@ -10,10 +10,10 @@ import pytest
 
 from milvus_coop.bundle import Bundle
 from milvus_coop.bundle.spec import Keep
-from milvus_coop.convert.bundle import Converted, convert
-from milvus_coop.convert.checkpoint import open_checkpoint
-from milvus_coop.convert.parity import Samples
-from milvus_coop.preprocess.images import decode
+from milvus_coop.models.preprocess.images import decode
+from milvus_coop.offline.convert.bundle import Converted, convert
+from milvus_coop.offline.convert.checkpoint import open_checkpoint
+from milvus_coop.offline.convert.parity import Samples
 from tests.convert.checkpoints import MAKERS
 
 PICTURES = sorted((Path(__file__).parent.parent.parent / "examples" / "images").glob("*.[jp][pn]g"))

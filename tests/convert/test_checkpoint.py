@@ -12,9 +12,9 @@ import torch
 import transformers
 from huggingface_hub import constants
 
-from milvus_coop.convert.checkpoint import open_checkpoint
-from milvus_coop.convert.families import open_source
 from milvus_coop.errors import ConvertError
+from milvus_coop.offline.convert.checkpoint import open_checkpoint
+from milvus_coop.offline.convert.families import open_source
 from tests.convert.hub import COMMIT, GATED, serve
 from tests.convert.kit import siglip2_tokenizer
 from tests.servers.milvus import free_ports

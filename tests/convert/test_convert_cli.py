@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from milvus_coop.backends.onnx import OnnxBackend
 from milvus_coop.bundle import load_bundle
 from milvus_coop.cli.main import cli
-from milvus_coop.convert.catalogue import FAMILIES
 from milvus_coop.errors import BundleInvalidError
-from milvus_coop.models import open_encoder
-from milvus_coop.plans.check import check_bundle
-from milvus_coop.preprocess.images import decode
-from milvus_coop.reranker import Reranker
+from milvus_coop.models.backends.onnx import OnnxBackend
+from milvus_coop.models.open import open_encoder
+from milvus_coop.models.preprocess.images import decode
+from milvus_coop.models.reranker import Reranker
+from milvus_coop.offline.convert.catalogue import FAMILIES
+from milvus_coop.serving.plans.check import check_bundle
 from tests.convert.conftest import PICTURES, TEXTS, Pair
 
 

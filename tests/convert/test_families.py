@@ -15,15 +15,15 @@ import transformers
 from PIL import Image
 
 from milvus_coop import CoopIngest, CoopSearch, SearchResult
-from milvus_coop.backends.onnx import OnnxBackend
 from milvus_coop.bundle import Bundle, load_bundle
-from milvus_coop.convert.catalogue import FAMILIES
-from milvus_coop.convert.parity import WITH_TOKENS
-from milvus_coop.models import open_encoder
-from milvus_coop.plans.check import check_bundle
-from milvus_coop.preprocess.images import decode
-from milvus_coop.reranker import Reranker
-from milvus_coop.triton import Endpoints, TritonServer, export_repository, find_triton
+from milvus_coop.models.backends.onnx import OnnxBackend
+from milvus_coop.models.open import open_encoder
+from milvus_coop.models.preprocess.images import decode
+from milvus_coop.models.reranker import Reranker
+from milvus_coop.offline.convert.catalogue import FAMILIES
+from milvus_coop.offline.convert.parity import WITH_TOKENS
+from milvus_coop.serving.plans.check import check_bundle
+from milvus_coop.serving.triton import Endpoints, TritonServer, export_repository, find_triton
 from milvus_coop.types import Array
 from tests.convert.conftest import PAIRS, PICTURES, TEXTS, Pair
 from tests.servers.milvus import free_ports

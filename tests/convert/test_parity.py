@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from milvus_coop.convert.graphs import GraphPrecision
-from milvus_coop.convert.parity import WITH_TOKENS, refuse
 from milvus_coop.errors import ConvertError
-from milvus_coop.export.parity import Difference, difference
+from milvus_coop.offline.convert.graphs import GraphPrecision
+from milvus_coop.offline.convert.parity import WITH_TOKENS, refuse
+from milvus_coop.offline.export.parity import Difference, difference
 
 PRECISIONS: list[GraphPrecision] = ["fp32", "fp16", "int8"]
 

@@ -25,9 +25,9 @@ from transformers import (
 from transformers.image_utils import load_image
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.convert.preprocessing import image_spec_of
 from milvus_coop.errors import ConvertError
-from milvus_coop.preprocess.images import decode, edge_size, normalise, patch_mask, to_pixels
+from milvus_coop.models.preprocess.images import decode, edge_size, normalise, patch_mask, to_pixels
+from milvus_coop.offline.convert.preprocessing import image_spec_of
 from milvus_coop.types import Array
 
 PICTURES = Path(__file__).parents[2] / "examples" / "images"

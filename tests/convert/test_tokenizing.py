@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from milvus_coop.bundle.spec import TextSpec
-from milvus_coop.convert.tokenizing import write_tokenizer
 from milvus_coop.errors import ConvertError
-from milvus_coop.preprocess.texts import Tokenizer
+from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.offline.convert.tokenizing import write_tokenizer
 from tests.convert.kit import (
     CAPTIONS,
     bert_tokenizer,

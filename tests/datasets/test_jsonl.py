@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from milvus_coop.datasets import Caption, Dataset, check, open_dataset
 from milvus_coop.errors import DatasetError, ImageUnreadableError
+from milvus_coop.offline.datasets import Caption, Dataset, check, open_dataset
 from tests.datasets.conftest import Draw
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milvus_coop.datasets import FORMATS, open_dataset
-from milvus_coop.datasets.open import guess_format
-from milvus_coop.datasets.spec import parse_spec
 from milvus_coop.errors import DatasetError
+from milvus_coop.offline.datasets import FORMATS, open_dataset
+from milvus_coop.offline.datasets.open import guess_format
+from milvus_coop.offline.datasets.spec import parse_spec
 from tests.datasets.conftest import Draw
 
 

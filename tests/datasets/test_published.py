@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from milvus_coop.datasets import SPLITS, Caption, Dataset, open_dataset
 from milvus_coop.errors import DatasetError
+from milvus_coop.offline.datasets import SPLITS, Caption, Dataset, open_dataset
 from tests.datasets.conftest import Draw
 
 

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milvus_coop.datasets import SPLITS, Dataset, Item, open_dataset
-from milvus_coop.datasets.randomness import rng_of
-from milvus_coop.datasets.scene_picture import _HSV, SceneObject, _rgb, lay_out
-from milvus_coop.datasets.scene_words import COLOURS, SHAPES, SIZES, Content, Thing, read, variants, write
-from milvus_coop.datasets.scenes import scene_of
-from milvus_coop.datasets.standing import RELATIONS
 from milvus_coop.errors import DatasetError, ImageUnreadableError
+from milvus_coop.offline.datasets import SPLITS, Dataset, Item, open_dataset
+from milvus_coop.offline.datasets.randomness import rng_of
+from milvus_coop.offline.datasets.scene_picture import _HSV, SceneObject, _rgb, lay_out
+from milvus_coop.offline.datasets.scene_words import COLOURS, SHAPES, SIZES, Content, Thing, read, variants, write
+from milvus_coop.offline.datasets.scenes import scene_of
+from milvus_coop.offline.datasets.standing import RELATIONS
 
 TINY = "scenes:n=120,dev=30,test=60,size=48"
 
@@ -125,7 +125,8 @@ def test_the_test_split_does_not_depend_on_the_others() -> None:
 
 def test_nothing_depends_on_the_hash_seed_of_the_process() -> None:
     code = (
-        "import hashlib; from milvus_coop.datasets import open_dataset; d = open_dataset('scenes:n=40,dev=0,test=9,objects=3')\n"
+        "import hashlib; from milvus_coop.offline.datasets import open_dataset\n"
+        "d = open_dataset('scenes:n=40,dev=0,test=9,objects=3')\n"
         "h = hashlib.sha256()\n"
         "for i in (*d.items('train'), *d.items('test')): h.update(repr(i).encode() + d.open(i).tobytes())\n"
         "print(h.hexdigest())"

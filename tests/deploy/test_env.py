@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from milvus_coop.config import PREFIX, Settings
-from milvus_coop.gateway.options import PREFIX as SERVE_PREFIX
-from milvus_coop.gateway.options import GatewayOptions
+from milvus_coop.serving.gateway.options import PREFIX as SERVE_PREFIX
+from milvus_coop.serving.gateway.options import GatewayOptions
 from tests.deploy.compose import ENV_EXAMPLE, FILES, SERVICES, interpolated
 
 OF_COMPOSE = {"MILVUS_ROOT_PASSWORD": "", "GATEWAY_PORT": "8080", "MILVUS_PORT": "19530", "PICTURES": "./pictures"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from milvus_coop.bundle.spec import GRAPHS
-from milvus_coop.plans.repository import read_repository
+from milvus_coop.serving.plans.repository import read_repository
 from tests.deploy.compose import DEPLOY
 
 SCRIPT = DEPLOY / "docker" / "triton-entrypoint.sh"

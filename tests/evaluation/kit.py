@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from milvus_coop import FakeBackend, load_bundle
-from milvus_coop.datasets import Caption, Item, Problem, Split
 from milvus_coop.errors import ImageUnreadableError
-from milvus_coop.evaluation import Contender
+from milvus_coop.offline.datasets import Caption, Item, Problem, Split
+from milvus_coop.offline.evaluation import Contender
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "images"
 

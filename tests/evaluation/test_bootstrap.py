@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from milvus_coop.evaluation.bootstrap import interval, mean_and_draws
+from milvus_coop.offline.evaluation.bootstrap import interval, mean_and_draws
 
 
 def test_draws_are_spread_as_naive_ones() -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from milvus_coop.datasets import Caption, Problem
 from milvus_coop.errors import DatasetError, InvalidArgumentError
-from milvus_coop.evaluation.corpus import build_corpus
-from milvus_coop.evaluation.protocols import pools
+from milvus_coop.offline.datasets import Caption, Problem
+from milvus_coop.offline.evaluation.corpus import build_corpus
+from milvus_coop.offline.evaluation.protocols import pools
 from tests.evaluation.kit import Given, drawn, item
 
 

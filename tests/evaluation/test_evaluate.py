@@ -12,11 +12,11 @@ import pytest
 
 from milvus_coop import CoopIngest, CoopSearch, FakeBackend, Store, load_bundle
 from milvus_coop.bundle import write_record
-from milvus_coop.datasets import Caption
 from milvus_coop.errors import BackendError, BackendUnavailableError, DatasetError, InvalidArgumentError
-from milvus_coop.evaluation import Contender, EvaluationReport, Options, Progress, evaluate
-from milvus_coop.evaluation.metrics import METRICS, figures
-from milvus_coop.evaluation.records import Quality
+from milvus_coop.offline.datasets import Caption
+from milvus_coop.offline.evaluation import Contender, EvaluationReport, Options, Progress, evaluate
+from milvus_coop.offline.evaluation.metrics import METRICS, figures
+from milvus_coop.offline.evaluation.records import Quality
 from milvus_coop.types import SearchResult
 from tests.evaluation.kit import Given, drawn, examples, fake, item
 
@@ -171,7 +171,7 @@ def test_an_exhaustive_run_that_is_too_much_is_skipped_and_said_so() -> None:
 
 
 def test_folds_are_averaged_and_have_pools_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milvus_coop.evaluation.protocols.pools.__kwdefaults__", {"fold": 6, "folds": 2})
+    monkeypatch.setattr("milvus_coop.offline.evaluation.protocols.pools.__kwdefaults__", {"fold": 6, "folds": 2})
     items = [item(i, f"picture {i}") for i in range(13)]
     both = evaluate(Given(items), [fake()], replace(QUICK, protocol="1k"))
     alone = [evaluate(Given(some), [fake()], QUICK) for some in (items[:6], items[6:12])]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from milvus_coop.bundle.spec import Keep
-from milvus_coop.datasets import Caption
 from milvus_coop.errors import BackendError
-from milvus_coop.evaluation import Contender, EvaluationReport, Options, evaluate
-from milvus_coop.evaluation import exhaustive as exhaustive_module
-from milvus_coop.evaluation.exhaustive import PairScorer
-from milvus_coop.token_store import TokenStore
+from milvus_coop.offline.datasets import Caption
+from milvus_coop.offline.evaluation import Contender, EvaluationReport, Options, evaluate
+from milvus_coop.offline.evaluation import exhaustive as exhaustive_module
+from milvus_coop.offline.evaluation.exhaustive import PairScorer
+from milvus_coop.store.token_store import TokenStore
 from tests.evaluation.kit import Given, item
 from tests.toy_bundle import COUNT, TOKEN_DIM, WORDS, draw, make_bundle
 

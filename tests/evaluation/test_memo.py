@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from milvus_coop.config import Settings
-from milvus_coop.encoder import Encoder
-from milvus_coop.evaluation.memo import MemoBackend
-from milvus_coop.models import Models, open_models
+from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.open import Models, open_models
+from milvus_coop.offline.evaluation.memo import MemoBackend
 from tests.evaluation.kit import drawn, fake
 
 TEXTS = ["a dog", "a cat that sleeps on the warm roof of an old house", "a dog", "two red apples"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
 
-from milvus_coop.evaluation.metrics import METRICS, figures, hit, mean_recall, ndcg, ranks_of, reciprocal_rank
+from milvus_coop.offline.evaluation.metrics import METRICS, figures, hit, mean_recall, ndcg, ranks_of, reciprocal_rank
 
 
 def naive(order: list[int], relevant: set[int]) -> list[float]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from milvus_coop.datasets import Caption, Problem
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.evaluation import EvaluationReport, Options, evaluate, output
-from milvus_coop.evaluation.page import render
-from milvus_coop.evaluation.tables import milliseconds, summary_lines, tables
+from milvus_coop.offline.datasets import Caption, Problem
+from milvus_coop.offline.evaluation import EvaluationReport, Options, evaluate, output
+from milvus_coop.offline.evaluation.page import render
+from milvus_coop.offline.evaluation.tables import milliseconds, summary_lines, tables
 from tests.evaluation.kit import Given, fake, item
 
 EVIL = "<script>alert(1)</script> \"'&$x^2$ </style></title>"

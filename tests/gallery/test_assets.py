@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import milvus_coop.gallery
-from milvus_coop.gallery import PAGE, assets
+import milvus_coop.serving.gallery
+from milvus_coop.serving.gallery import PAGE, assets
 
-FOLDER = Path(milvus_coop.gallery.__file__).parent
+FOLDER = Path(milvus_coop.serving.gallery.__file__).parent
 SAVED_ONLY = {"saved.html", "saved.js"}
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.js"))
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from milvus_coop.gallery import render
+from milvus_coop.serving.gallery import render
 from milvus_coop.types import CollectionInfo, Hit, SearchResult, Timings
 
 EVIL = "</script><script>alert(1)</script><!-- \"'&\u202e\u2028 </title></style>"

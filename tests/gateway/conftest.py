@@ -12,11 +12,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from milvus_coop import CoopIngest
-from milvus_coop.backends import Backend
 from milvus_coop.config import Settings
-from milvus_coop.gateway.app import create_app
-from milvus_coop.gateway.options import GatewayOptions
-from milvus_coop.gateway.service import Service
+from milvus_coop.models.backends import Backend
+from milvus_coop.serving.gateway.app import create_app
+from milvus_coop.serving.gateway.options import GatewayOptions
+from milvus_coop.serving.gateway.service import Service
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 PICTURES = ("dog.jpg", "two_dogs.jpg", "cat.jpg", "apple.jpg", "coffee.jpg", "bicycle.png", "owl.jpg", "pizza.jpg")

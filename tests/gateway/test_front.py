@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from starlette.testclient import TestClient
 
 from milvus_coop import FakeBackend, load_bundle
-from milvus_coop.gateway.logs import LOGGER, JsonLines, ReadableLines
-from milvus_coop.gateway.tracing import Tracing
+from milvus_coop.serving.gateway.logs import LOGGER, JsonLines, ReadableLines
+from milvus_coop.serving.gateway.tracing import Tracing
 from tests.gateway.conftest import KEY, SCOPE, MakeClient
 
 SECRET = "a very private question"

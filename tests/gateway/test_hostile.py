@@ -16,13 +16,13 @@ from starlette.testclient import TestClient
 from milvus_coop import CoopSearch, FakeBackend, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.errors import CollectionNotFoundError
-from milvus_coop.gateway.logs import JsonLines, ReadableLines
-from milvus_coop.gateway.options import GatewayOptions
-from milvus_coop.gateway.rerank.cohere import CohereRequest
-from milvus_coop.gateway.rerank.jina import JinaRequest
-from milvus_coop.gateway.rerank.protocol import Body
-from milvus_coop.gateway.rerank.tei import TeiRequest
-from milvus_coop.gateway.service import Service
+from milvus_coop.serving.gateway.logs import JsonLines, ReadableLines
+from milvus_coop.serving.gateway.options import GatewayOptions
+from milvus_coop.serving.gateway.rerank.cohere import CohereRequest
+from milvus_coop.serving.gateway.rerank.jina import JinaRequest
+from milvus_coop.serving.gateway.rerank.protocol import Body
+from milvus_coop.serving.gateway.rerank.tei import TeiRequest
+from milvus_coop.serving.gateway.service import Service
 from tests.gateway.conftest import EXAMPLES, SCOPE, MakeClient
 
 MANY = 10_000

@@ -13,7 +13,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 from starlette.testclient import TestClient
 
-from milvus_coop.gateway.schemas import SearchRequest
+from milvus_coop.serving.gateway.schemas import SearchRequest
 from tests.gateway.conftest import MakeClient
 
 load_all_checks()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.gateway.options import PREFIX, GatewayOptions
+from milvus_coop.serving.gateway.options import PREFIX, GatewayOptions
 from tests.gateway.conftest import KEY
 
 

@@ -25,12 +25,12 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from milvus_coop import CoopIngest
-from milvus_coop.backends import open_backend
 from milvus_coop.bundle import GRAPHS, TEXT_ENCODER, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.errors import BackendUnavailableError
+from milvus_coop.models.backends import open_backend
+from milvus_coop.serving.triton import export_repository, find_triton
 from milvus_coop.store import Store
-from milvus_coop.triton import export_repository, find_triton
 from tests.helm.kit import CHART, Manifest, Rendered, expand, render, rendered, values_of
 from tests.helm.test_monitoring import exposed
 from tests.servers.milvus import MilvusServer, free_ports

@@ -13,10 +13,10 @@ import promql_parser
 import pytest
 import yaml
 
-from milvus_coop.backends import open_backend
 from milvus_coop.bundle import GRAPHS, load_bundle
 from milvus_coop.config import Settings
-from milvus_coop.gateway.metrics import Metrics
+from milvus_coop.models.backends import open_backend
+from milvus_coop.serving.gateway.metrics import Metrics
 from milvus_coop.types import IngestReport
 from tests.helm.kit import CHART, rendered
 from tests.servers.triton import TritonForTests

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from milvus_coop.config import PREFIX, Settings
-from milvus_coop.gateway import options
-from milvus_coop.gateway.options import GatewayOptions
+from milvus_coop.serving.gateway import options
+from milvus_coop.serving.gateway.options import GatewayOptions
 from tests.helm.kit import CASES, Rendered, expand, rendered, text_of
 
 every_case = pytest.mark.parametrize("case", CASES)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from milvus_coop.gateway.options import GatewayOptions
+from milvus_coop.serving.gateway.options import GatewayOptions
 from tests.helm.kit import CHART, EXTERNAL, INGEST, KEYS, refusal, render, values_of
 
 GOOD = f"{EXTERNAL},{KEYS}"

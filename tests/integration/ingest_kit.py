@@ -17,12 +17,12 @@ import numpy as np
 import tokenizers
 from PIL import Image
 
-from milvus_coop.backends.fake import FakeBackend
 from milvus_coop.bundle.spec import BundleSpec, GraphSpec, ImageSpec, TensorSpec, TextSpec, TokenSpec
-from milvus_coop.encoder import Encoder
 from milvus_coop.errors import StoreError
 from milvus_coop.ingest import IngestInterrupted, Progress, ingest
-from milvus_coop.preprocess.texts import Tokenizer
+from milvus_coop.models.backends.fake import FakeBackend
+from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.store import Store
 from milvus_coop.types import Row, Stamp
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from milvus_coop.backends.fake import FakeBackend
 from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, SourceError, StoreError
 from milvus_coop.ingest import IngestInterrupted, Progress, ingest
-from milvus_coop.preprocess.images import decode
-from milvus_coop.tokens import unpack
+from milvus_coop.models.backends.fake import FakeBackend
+from milvus_coop.models.preprocess.images import decode
+from milvus_coop.models.tokens import unpack
 from milvus_coop.types import Array, IngestReport, Kind
 
 from .ingest_kit import SPEC, MemorySink, encoder, picture, pictures

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from milvus_coop.backends.fake import FakeBackend
 from milvus_coop.ingest import ingest
+from milvus_coop.models.backends.fake import FakeBackend
 from milvus_coop.store import Store
 from milvus_coop.types import IngestReport
 

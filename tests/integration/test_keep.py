@@ -21,14 +21,14 @@ from milvus_coop.cli.main import cli
 from milvus_coop.config import Settings
 from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, StoreError, TokenStoreError
 from milvus_coop.ingest import ingest
-from milvus_coop.models import open_models
+from milvus_coop.models.open import open_models
 from milvus_coop.search import rescoring
 from milvus_coop.store import Collection
 from milvus_coop.store.address import parse_address
 from milvus_coop.store.schema import Header, read_header
 from milvus_coop.store.token_files import location_of
-from milvus_coop.token_store import token_key
-from milvus_coop.token_store.marker import MARKER
+from milvus_coop.store.token_store import token_key
+from milvus_coop.store.token_store.marker import MARKER
 from milvus_coop.types import IngestReport, Row
 from tests.toy_bundle import COUNT, TOKEN_DIM, draw, make_bundle
 

@@ -22,13 +22,13 @@ import pytest
 import tritonclient.grpc
 
 from milvus_coop import Bundle, CoopIngest, CoopSearch, SearchResult, load_bundle
-from milvus_coop.backends import open_backend
-from milvus_coop.backends.triton.backend import CHECK_EVERY_S
 from milvus_coop.bundle import CROSS_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
 from milvus_coop.errors import BackendError, BackendTimeoutError, BackendUnavailableError, BundleMismatchError, MilvusCoopError
-from milvus_coop.triton import Tuning
-from milvus_coop.triton.config import model_config
+from milvus_coop.models.backends import open_backend
+from milvus_coop.models.backends.triton.backend import CHECK_EVERY_S
+from milvus_coop.serving.triton import Tuning
+from milvus_coop.serving.triton.config import model_config
 from tests.servers.triton import TritonForTests
 
 pytestmark = pytest.mark.triton

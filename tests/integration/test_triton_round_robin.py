@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from milvus_coop.backends.triton.backend import TritonBackend
-from milvus_coop.backends.triton.options import TritonOptions
 from milvus_coop.bundle import TEXT_ENCODER, load_bundle
 from milvus_coop.bundle.spec import BundleSpec
+from milvus_coop.models.backends.triton.backend import TritonBackend
+from milvus_coop.models.backends.triton.options import TritonOptions
 from tests.servers.milvus import free_ports
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from milvus_coop import CoopIngest, CoopSearch, SearchResult, Store, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER
-from milvus_coop.tokens import arrange, decode
+from milvus_coop.models.tokens import arrange, decode
 from tests.servers.triton import TritonForTests
 
 pytestmark = pytest.mark.triton

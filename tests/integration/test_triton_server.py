@@ -17,12 +17,12 @@ import psutil
 import pytest
 import tritonclient.grpc
 
-from milvus_coop.backends import Backend, open_backend
 from milvus_coop.bundle import TEXT_ENCODER, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.errors import BackendUnavailableError, InvalidArgumentError, MilvusCoopError, TritonError
-from milvus_coop.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
-from milvus_coop.triton.server import WATCH_S
+from milvus_coop.models.backends import Backend, open_backend
+from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
+from milvus_coop.serving.triton.server import WATCH_S
 from tests.servers.milvus import free_ports
 from tests.servers.triton import TritonForTests
 

@@ -36,7 +36,7 @@ def test_there_is_an_example_of_each() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_framework_that_is_not_installed(module: str) -> None:
-    code = f"import sys; sys.modules['{MODULES[module]}'] = None; import milvus_coop.integrations.{module}"
+    code = f"import sys; sys.modules['{MODULES[module]}'] = None; import milvus_coop.serving.integrations.{module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     extra = module.replace("_", "-")
     assert f"MissingPackageError: {MODULES[module].split('_')[0]}" in done.stderr

@@ -15,7 +15,7 @@ from haystack.utils import Secret
 
 from milvus_coop import CoopSearch
 from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError
-from milvus_coop.integrations.haystack import CoopRanker, CoopRetriever
+from milvus_coop.serving.integrations.haystack import CoopRanker, CoopRetriever
 from tests.integrations.kit import BEST, QUERY, Told, assert_alike, expected
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from milvus_coop import CoopSearch
 from milvus_coop.errors import FilterError
-from milvus_coop.integrations.langchain import CoopDocumentCompressor, CoopRetriever
+from milvus_coop.serving.integrations.langchain import CoopDocumentCompressor, CoopRetriever
 from tests.integrations.kit import BEST, QUERY, Told, assert_alike, expected
 
 

@@ -12,7 +12,7 @@ from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, NodeWithS
 
 from milvus_coop import CoopSearch
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.integrations.llama_index import CoopPostprocessor, CoopRetriever
+from milvus_coop.serving.integrations.llama_index import CoopPostprocessor, CoopRetriever
 from tests.integrations.kit import BEST, QUERY, ROOT, Told, assert_alike, expected
 
 PHOTO = ROOT / "examples" / "images" / "dog.jpg"

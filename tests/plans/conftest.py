@@ -16,13 +16,13 @@ from milvus_coop.bundle import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, load_
 from milvus_coop.bundle.folder import TOKENIZER, Bundle
 from milvus_coop.bundle.spec import IMAGE_TOKEN_SCALES, IMAGE_TOKENS
 from milvus_coop.errors import PlanError
-from milvus_coop.export.materialise import GraphPrecision, materialise
-from milvus_coop.export.sessions import open_session, run_graph
-from milvus_coop.plans.compiler import Compiler
-from milvus_coop.plans.libraries import open_tensorrt_rtx
-from milvus_coop.preprocess.images import decode, to_pixels
-from milvus_coop.preprocess.texts import Tokenizer
-from milvus_coop.tokens import quantise
+from milvus_coop.models.preprocess.images import decode, to_pixels
+from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.models.tokens import quantise
+from milvus_coop.offline.export.sessions import open_session, run_graph
+from milvus_coop.serving.plans.compiler import Compiler
+from milvus_coop.serving.plans.libraries import open_tensorrt_rtx
+from milvus_coop.serving.plans.materialise import GraphPrecision, materialise
 from milvus_coop.types import Array
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"

@@ -16,12 +16,12 @@ import pytest
 from milvus_coop.bundle import CROSS_ENCODER
 from milvus_coop.bundle.folder import RECORD, Bundle
 from milvus_coop.errors import BundleInvalidError, PlanError
-from milvus_coop.export.materialise import materialise
-from milvus_coop.plans import build_plans, check_repository
-from milvus_coop.plans.compiler import Compiler
-from milvus_coop.plans.gpu import Gpu
-from milvus_coop.plans.libraries import open_tensorrt
-from milvus_coop.plans.repository import read_repository
+from milvus_coop.serving.plans import build_plans, check_repository
+from milvus_coop.serving.plans.compiler import Compiler
+from milvus_coop.serving.plans.gpu import Gpu
+from milvus_coop.serving.plans.libraries import open_tensorrt
+from milvus_coop.serving.plans.materialise import materialise
+from milvus_coop.serving.plans.repository import read_repository
 
 L4 = Gpu("NVIDIA L4", "8.9")
 TIMINGS_DO_NOTHING_IN_RTX = pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
@@ -115,7 +115,8 @@ def test_the_sources_are_checked_without_building(repository: Path) -> None:
 
 def test_building_needs_neither_onnx_nor_torch() -> None:
     """The Triton image has neither."""
-    probe = "import milvus_coop.plans, sys; print([m for m in ('onnx', 'onnxruntime', 'torch', 'tensorrt') if m in sys.modules])"
+    heavy = ("onnx", "onnxruntime", "torch", "tensorrt")
+    probe = f"import milvus_coop.serving.plans, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -13,8 +13,8 @@ import pytest
 
 from milvus_coop.bundle.folder import RECORD, Bundle
 from milvus_coop.errors import PlanError
-from milvus_coop.plans import build_plans
-from milvus_coop.plans.compiler import Compiler, Plan
+from milvus_coop.serving.plans import build_plans
+from milvus_coop.serving.plans.compiler import Compiler, Plan
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from milvus_coop.bundle import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.bundle.folder import Bundle
 from milvus_coop.bundle.spec import GraphSpec, TensorSpec
 from milvus_coop.errors import PlanError
-from milvus_coop.plans import check_bundle
-from milvus_coop.plans.compiler import Compiler
-from milvus_coop.plans.libraries import open_tensorrt_rtx
-from milvus_coop.plans.profiles import InputRange, Profile, profile_of
+from milvus_coop.serving.plans import check_bundle
+from milvus_coop.serving.plans.compiler import Compiler
+from milvus_coop.serving.plans.libraries import open_tensorrt_rtx
+from milvus_coop.serving.plans.profiles import InputRange, Profile, profile_of
 from tests.plans.conftest import Plain
 
 pytestmark = pytest.mark.tensorrt

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from milvus_coop.errors import PlanError
-from milvus_coop.plans.gpu import Gpu, find_gpu
+from milvus_coop.serving.plans.gpu import Gpu, find_gpu
 
 
 class Driver:

@@ -10,7 +10,7 @@ from milvus_coop.bundle import CROSS_ENCODER, GRAPHS, TEXT_ENCODER
 from milvus_coop.bundle.folder import Bundle
 from milvus_coop.bundle.spec import BundleSpec
 from milvus_coop.errors import BundleInvalidError
-from milvus_coop.plans.profiles import profile_of
+from milvus_coop.serving.plans.profiles import profile_of
 
 
 def changed(spec: BundleSpec, *, max_batch: int, max_length: int) -> BundleSpec:

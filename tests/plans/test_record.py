@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from milvus_coop.plans.record import PlanRecord, read_record, why_due
+from milvus_coop.serving.plans.record import PlanRecord, read_record, why_due
 
 FACTS = {
     "bundle": "coop-small 1 abc",

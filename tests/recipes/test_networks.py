@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from milvus_coop.training.efficientnet_lite import EfficientNetLite
+from milvus_coop.offline.training.efficientnet_lite import EfficientNetLite
 from recipes.coop_small.backbone import LowerHalf, UpperHalf
 from recipes.coop_small.cross_encoder import EMBEDDING, TOKENS, CrossEncoder, image_tokens
 from recipes.coop_small.hubs import EXTRA, LENGTH_SQUARED, SHARE, Hubs

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from milvus_coop.datasets import open_dataset
+from milvus_coop.offline.datasets import open_dataset
 from recipes.coop_small.class_names import ImageNetClass, read_classes, read_english_words
 from recipes.coop_small.drawings import collect
 from recipes.coop_small.packages import PACKAGES

@@ -11,9 +11,9 @@ from PIL import Image
 from torch.nn import functional
 
 from milvus_coop.bundle.spec import TextSpec
-from milvus_coop.preprocess.texts import Tokenizer
-from milvus_coop.training.efficientnet_lite import EfficientNetLite
-from milvus_coop.training.minilm import MiniLM
+from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.offline.training.efficientnet_lite import EfficientNetLite
+from milvus_coop.offline.training.minilm import MiniLM
 from recipes.coop_small.__main__ import SHIPPED
 from recipes.coop_small.backbone import left_out
 from recipes.coop_small.features import Captioned

@@ -24,8 +24,8 @@ from milvus_coop.errors import (
     ImageUnreadableError,
     InvalidArgumentError,
 )
-from milvus_coop.models import open_models
-from milvus_coop.scoring.reader import BATCH
+from milvus_coop.models.open import open_models
+from milvus_coop.models.scoring.reader import BATCH
 from milvus_coop.types import Array
 from tests.toy_bundle import draw, make_bundle
 

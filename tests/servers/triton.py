@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from milvus_coop.bundle import load_bundle
-from milvus_coop.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
+from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
 from tests.servers.milvus import free_ports
 
 

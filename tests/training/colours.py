@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from milvus_coop.training.run.config import TrainConfig
-from milvus_coop.training.run.trainer import Progress, RunReport, train
+from milvus_coop.offline.training.run.config import TrainConfig
+from milvus_coop.offline.training.run.trainer import Progress, RunReport, train
 from milvus_coop.types import Array
 
 COLOURS: dict[str, tuple[int, int, int]] = {

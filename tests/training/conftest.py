@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from milvus_coop.training.run.trainer import train
+from milvus_coop.offline.training.run.trainer import train
 from tests.plans.conftest import rtx
 from tests.training.colours import config, draw_colours
 

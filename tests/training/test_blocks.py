@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.training.losses import info_nce
-from milvus_coop.training.networks.one_stream import NetworkConfig, OneStream
-from milvus_coop.training.networks.vision import VisionConfig
-from milvus_coop.training.objectives.matching import block_loss
-from milvus_coop.training.run.config import TrainConfig
-from milvus_coop.training.run.feed import _draw
-from milvus_coop.training.run.trainer import train
+from milvus_coop.offline.training.losses import info_nce
+from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
+from milvus_coop.offline.training.networks.vision import VisionConfig
+from milvus_coop.offline.training.objectives.matching import block_loss
+from milvus_coop.offline.training.run.config import TrainConfig
+from milvus_coop.offline.training.run.feed import _draw
+from milvus_coop.offline.training.run.trainer import train
 
 
 def test_block_loss_is_info_nce_in_every_block() -> None:

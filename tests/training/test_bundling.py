@@ -14,17 +14,17 @@ from safetensors.torch import load_file, save_file
 
 from milvus_coop import CoopIngest, CoopSearch, load_bundle
 from milvus_coop.bundle.folder import Bundle
-from milvus_coop.datasets import open_dataset
 from milvus_coop.errors import DatasetError, TrainingError
-from milvus_coop.plans import check_bundle
-from milvus_coop.preprocess.texts import Tokenizer
-from milvus_coop.tokens import quantise
-from milvus_coop.training.bundling.export import LARGEST_DIFFERENCE, Exported, export_run
-from milvus_coop.training.bundling.roles import CrossEncoder
-from milvus_coop.training.data.visuals import item_pixels
-from milvus_coop.training.networks.one_stream import OneStream
-from milvus_coop.training.run.folder import load_network
-from milvus_coop.training.run.trainer import train
+from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.models.tokens import quantise
+from milvus_coop.offline.datasets import open_dataset
+from milvus_coop.offline.training.bundling.export import LARGEST_DIFFERENCE, Exported, export_run
+from milvus_coop.offline.training.bundling.roles import CrossEncoder
+from milvus_coop.offline.training.data.visuals import item_pixels
+from milvus_coop.offline.training.networks.one_stream import OneStream
+from milvus_coop.offline.training.run.folder import load_network
+from milvus_coop.offline.training.run.trainer import train
+from milvus_coop.serving.plans import check_bundle
 from milvus_coop.types import Array
 from tests.training.colours import COLOURS, config, draw_colours
 

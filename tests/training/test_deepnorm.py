@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from milvus_coop.errors import TrainingError
-from milvus_coop.training.bundling.export import export_run
-from milvus_coop.training.networks.transformer import Layer, additive_mask, deepnorm_alpha, deepnorm_beta
-from milvus_coop.training.run.config import TrainConfig
-from milvus_coop.training.run.folder import RunFolder, load_network
-from milvus_coop.training.run.start import start_network
-from milvus_coop.training.run.trainer import train
+from milvus_coop.offline.training.bundling.export import export_run
+from milvus_coop.offline.training.networks.transformer import Layer, additive_mask, deepnorm_alpha, deepnorm_beta
+from milvus_coop.offline.training.run.config import TrainConfig
+from milvus_coop.offline.training.run.folder import RunFolder, load_network
+from milvus_coop.offline.training.run.start import start_network
+from milvus_coop.offline.training.run.trainer import train
 from tests.training.colours import config
 from tests.training.test_init import save_text
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from milvus_coop.export.graphs import to_onnx
-from milvus_coop.export.parity import compare, difference
-from milvus_coop.export.sessions import open_session, run_batched, run_graph
-from milvus_coop.export.weights import pack_graphs, quantise_in_groups
-from milvus_coop.training.minilm import MiniLM, sentence_length_axis
+from milvus_coop.offline.export.graphs import to_onnx
+from milvus_coop.offline.export.parity import compare, difference
+from milvus_coop.offline.export.sessions import open_session, run_batched, run_graph
+from milvus_coop.offline.export.weights import pack_graphs, quantise_in_groups
+from milvus_coop.offline.training.minilm import MiniLM, sentence_length_axis
 
 SAME = 1e-5  # one float32 rounding step of a sum over 384 products
 

@@ -16,12 +16,12 @@ from torch import nn
 
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.errors import TrainingError
-from milvus_coop.training.networks.one_stream import OneStream
-from milvus_coop.training.networks.pretrained import open_vision
-from milvus_coop.training.networks.vision import load_vision, save_vision
-from milvus_coop.training.run.config import TrainConfig
-from milvus_coop.training.run.folder import RunFolder
-from milvus_coop.training.run.start import start_network
+from milvus_coop.offline.training.networks.one_stream import OneStream
+from milvus_coop.offline.training.networks.pretrained import open_vision
+from milvus_coop.offline.training.networks.vision import load_vision, save_vision
+from milvus_coop.offline.training.run.config import TrainConfig
+from milvus_coop.offline.training.run.folder import RunFolder
+from milvus_coop.offline.training.run.start import start_network
 
 SAME = 2e-5  # float32 sums in another order
 WORDS = ["a", "red", "green", "blue", "picture", "something", "left", "of"]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from milvus_coop.training import metrics
-from milvus_coop.training.losses import info_nce, softmax_over_positives
+from milvus_coop.offline.training import metrics
+from milvus_coop.offline.training.losses import info_nce, softmax_over_positives
 
 
 def test_softmax_over_positives_is_the_naive_sum() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from milvus_coop.training.objectives.negatives import hard_negatives, mine, random_negatives
+from milvus_coop.offline.training.objectives.negatives import hard_negatives, mine, random_negatives
 from milvus_coop.types import Array
 
 DRAWS = 4000
@@ -85,7 +85,7 @@ def naive(texts: Array, images: Array, owner: list[int], label: list[int], keep:
 @pytest.mark.parametrize("keep", [1, 3, 20])
 @pytest.mark.parametrize("queries", [1024, 4])
 def test_mining_is_an_exact_search(keep: int, queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milvus_coop.training.objectives.negatives._ROWS", queries)
+    monkeypatch.setattr("milvus_coop.offline.training.objectives.negatives._ROWS", queries)
     owner = [0, 0, 0, 1, 2, 2, 3, 4, 4, 5, 6, 6]
     label = [0, 1, 2, 1, 3, 4, 5, 6, 3, 7, 7, 8]  # captions 1 and 3, 4 and 8, 9 and 10 say the same of different images
     texts, images = (functional.normalize(torch.randn(n, 6, generator=dice(n)), dim=-1) for n in (12, 7))

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.tokens import quantise
-from milvus_coop.training.bundling.roles import CrossEncoder
-from milvus_coop.training.networks.backbones import ConvBackbone
-from milvus_coop.training.networks.detector import RegionDetector
-from milvus_coop.training.networks.one_stream import NetworkConfig, OneStream
-from milvus_coop.training.networks.vision import Vision, VisionConfig, cell_weights, load_vision, save_vision
-from milvus_coop.training.run.folder import load_network, load_state, network_state
+from milvus_coop.models.tokens import quantise
+from milvus_coop.offline.training.bundling.roles import CrossEncoder
+from milvus_coop.offline.training.networks.backbones import ConvBackbone
+from milvus_coop.offline.training.networks.detector import RegionDetector
+from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
+from milvus_coop.offline.training.networks.vision import Vision, VisionConfig, cell_weights, load_vision, save_vision
+from milvus_coop.offline.training.run.folder import load_network, load_state, network_state
 
 SAME = 1e-5  # float32 sums in another order
 VISION = VisionConfig("conv", ImageSpec(32, mean=(0.5,) * 3, std=(0.5,) * 3), 4, 4, 12, {"widths": [4, 8, 12]})

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from milvus_coop.training.objectives.matching import list_loss, match_loss
-from milvus_coop.training.objectives.retrieval import cosines, distilled, hardest_triplet, sampled_triplet, scaled_cosines
+from milvus_coop.offline.training.objectives.matching import list_loss, match_loss
+from milvus_coop.offline.training.objectives.retrieval import cosines, distilled, hardest_triplet, sampled_triplet, scaled_cosines
 
 EXACT = 1e-5  # float32 sums in another order
 

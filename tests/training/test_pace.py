@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from milvus_coop.cli.training import Lines
-from milvus_coop.training.run.pace import Pace, Progress
-from milvus_coop.training.run.trainer import train
+from milvus_coop.offline.training.run.pace import Pace, Progress
+from milvus_coop.offline.training.run.trainer import train
 from tests.training.colours import config
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from milvus_coop.training.run.config import TrainConfig
-from milvus_coop.training.run.folder import RunFolder
-from milvus_coop.training.run.pace import Progress
-from milvus_coop.training.run.precision import computing, cpu_multiplies_bf16, resolve_precision
-from milvus_coop.training.run.tasks import Objectives
-from milvus_coop.training.run.trainer import train
+from milvus_coop.offline.training.run.config import TrainConfig
+from milvus_coop.offline.training.run.folder import RunFolder
+from milvus_coop.offline.training.run.pace import Progress
+from milvus_coop.offline.training.run.precision import computing, cpu_multiplies_bf16, resolve_precision
+from milvus_coop.offline.training.run.tasks import Objectives
+from milvus_coop.offline.training.run.trainer import train
 from tests.training.colours import config, metrics
 from tests.training.test_pretraining import batch, network
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from milvus_coop.training.run.trainer import train
+from milvus_coop.offline.training.run.trainer import train
 from tests.training.colours import config, metrics
 
 ROOT = Path(__file__).parents[2]

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from milvus_coop.datasets import Caption, Item, Problem, Split
 from milvus_coop.errors import DatasetError, InvalidArgumentError, TrainingError
-from milvus_coop.training.run.config import TrainConfig
-from milvus_coop.training.run.folder import RunFolder
-from milvus_coop.training.run.order import OBJECTIVES, TASKS
-from milvus_coop.training.run.tasks import LOSSES
-from milvus_coop.training.run.trainer import Progress, RunReport, train
+from milvus_coop.offline.datasets import Caption, Item, Problem, Split
+from milvus_coop.offline.training.run.config import TrainConfig
+from milvus_coop.offline.training.run.folder import RunFolder
+from milvus_coop.offline.training.run.order import OBJECTIVES, TASKS
+from milvus_coop.offline.training.run.tasks import LOSSES
+from milvus_coop.offline.training.run.trainer import Progress, RunReport, train
 from tests.training.colours import COLOURS, config, draw_colours, metrics, picture
 
 ROOT = Path(__file__).parents[2]

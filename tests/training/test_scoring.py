@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from milvus_coop.bundle.spec import TextSpec
-from milvus_coop.datasets import open_dataset
-from milvus_coop.preprocess.texts import Tokenizer
-from milvus_coop.training.data.corpus import Corpus, tokenise
-from milvus_coop.training.data.visuals import Seen
-from milvus_coop.training.networks.one_stream import NetworkConfig, OneStream
-from milvus_coop.training.run.scoring import dev_scores, embed, rescore
+from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.offline.datasets import open_dataset
+from milvus_coop.offline.training.data.corpus import Corpus, tokenise
+from milvus_coop.offline.training.data.visuals import Seen
+from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
+from milvus_coop.offline.training.run.scoring import dev_scores, embed, rescore
 from milvus_coop.types import Array
 from tests.training.test_networks import VISION
 

@@ -14,11 +14,11 @@ from click.testing import CliRunner, Result
 from milvus_coop.bundle import load_bundle
 from milvus_coop.cli.main import cli
 from milvus_coop.cli.train import train as train_command
-from milvus_coop.training.bundling.export import LARGEST_DIFFERENCE
-from milvus_coop.training.networks.one_stream import OneStream
-from milvus_coop.training.run.config import TrainConfig
-from milvus_coop.training.run.folder import RunFolder, load_network
-from milvus_coop.training.run.order import TASKS
+from milvus_coop.offline.training.bundling.export import LARGEST_DIFFERENCE
+from milvus_coop.offline.training.networks.one_stream import OneStream
+from milvus_coop.offline.training.run.config import TrainConfig
+from milvus_coop.offline.training.run.folder import RunFolder, load_network
+from milvus_coop.offline.training.run.order import TASKS
 from tests.training.colours import TINY
 
 

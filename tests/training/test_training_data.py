@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from milvus_coop.bundle.spec import ImageSpec, TextSpec
-from milvus_coop.datasets import Caption, Dataset, Item, Problem, open_dataset
-from milvus_coop.preprocess.texts import Tokenizer
-from milvus_coop.training.data.corpus import Corpus, tokenise
-from milvus_coop.training.data.features import CachedFeatures, FeatureCache, vision_key
-from milvus_coop.training.data.sampling import Sampler, caption_choices
-from milvus_coop.training.data.tokenise import special_ids, train_tokenizer
-from milvus_coop.training.data.visuals import Pixels
-from milvus_coop.training.networks.vision import Vision, VisionConfig
+from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.offline.datasets import Caption, Dataset, Item, Problem, open_dataset
+from milvus_coop.offline.training.data.corpus import Corpus, tokenise
+from milvus_coop.offline.training.data.features import CachedFeatures, FeatureCache, vision_key
+from milvus_coop.offline.training.data.sampling import Sampler, caption_choices
+from milvus_coop.offline.training.data.tokenise import special_ids, train_tokenizer
+from milvus_coop.offline.training.data.visuals import Pixels
+from milvus_coop.offline.training.networks.vision import Vision, VisionConfig
 from milvus_coop.types import Array
 from tests.training.colours import draw_colours
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from milvus_coop.bundle import Bundle, load_bundle
-from milvus_coop.triton.config import PLATFORMS, Tuning, model_config
+from milvus_coop.serving.triton.config import PLATFORMS, Tuning, model_config
 
 FOLDER = Path(__file__).parent.parent.parent / "triton_models"
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.errors import ImageTooLargeError, ImageUnreadableError
-from milvus_coop.preprocess.images import decode, to_pixels
+from milvus_coop.models.preprocess.images import decode, to_pixels
 
 SPEC = ImageSpec(size=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

@@ -13,9 +13,9 @@ import fsspec
 import pytest
 
 from milvus_coop.errors import InvalidArgumentError, StoreError, TokenStoreError
-from milvus_coop.token_store import Location, Owner, TokenStore, parse_location, sweep, token_key
-from milvus_coop.token_store.keys import is_key
-from milvus_coop.token_store.marker import MARKER
+from milvus_coop.store.token_store import Location, Owner, TokenStore, parse_location, sweep, token_key
+from milvus_coop.store.token_store.keys import is_key
+from milvus_coop.store.token_store.marker import MARKER
 
 OWNER = Owner("images", "toy 1", "f" * 32, "1" * 32)
 KEYS = [token_key(f"item {i}", f"content {i}") for i in range(20)]

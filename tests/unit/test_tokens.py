@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from milvus_coop.bundle import TokenSpec
 from milvus_coop.errors import TokensError
-from milvus_coop.tokens import decode, pack, quantise, unpack
+from milvus_coop.models.tokens import decode, pack, quantise, unpack
 
 SPEC = TokenSpec(count=3, dim=8)
 

@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from milvus_coop.bundle import GRAPHS, Bundle, load_bundle
 from milvus_coop.bundle.spec import BundleSpec, GraphSpec
-from milvus_coop.triton.config import DATA_TYPES, PLATFORMS, Platform, Tuning, model_config
+from milvus_coop.serving.triton.config import DATA_TYPES, PLATFORMS, Platform, Tuning, model_config
 from tests.unit import regenerate_triton_models
 from tests.unit.regenerate_triton_models import FOLDER
 

@@ -7,9 +7,6 @@ from pathlib import Path
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from milvus_coop.backends import open_backend
-from milvus_coop.backends.triton.failures import ConnectionLostError, translate
-from milvus_coop.backends.triton.options import options_of
 from milvus_coop.bundle import load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.errors import (
@@ -19,6 +16,9 @@ from milvus_coop.errors import (
     BackendUnavailableError,
     InvalidArgumentError,
 )
+from milvus_coop.models.backends import open_backend
+from milvus_coop.models.backends.triton.failures import ConnectionLostError, translate
+from milvus_coop.models.backends.triton.options import options_of
 
 
 @pytest.mark.parametrize(

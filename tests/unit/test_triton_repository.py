@@ -11,8 +11,8 @@ import pytest
 
 from milvus_coop.bundle import GRAPHS, Bundle, load_bundle
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.triton import PLATFORMS, Platform, Tuning, export_repository
-from milvus_coop.triton.config import model_config
+from milvus_coop.serving.triton import PLATFORMS, Platform, Tuning, export_repository
+from milvus_coop.serving.triton.config import model_config
 
 
 @pytest.fixture(scope="module")

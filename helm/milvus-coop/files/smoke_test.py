@@ -13,7 +13,7 @@ from typing import Any
 from milvus_coop import CoopIngest
 from milvus_coop.cli.demo import sample_images
 from milvus_coop.config import Settings
-from milvus_coop.gateway.options import GatewayOptions
+from milvus_coop.serving.gateway.options import GatewayOptions
 from milvus_coop.store import Store
 
 COLLECTION = "milvus_coop_test"

@@ -17,10 +17,10 @@ import uvicorn
 from milvus_coop import Backend, CoopIngest, CoopSearch
 from milvus_coop.bundle.spec import Keep
 from milvus_coop.config import Settings
-from milvus_coop.gateway.app import create_app
-from milvus_coop.gateway.options import GatewayOptions
-from milvus_coop.gateway.service import Service
-from milvus_coop.models import open_models
+from milvus_coop.models.open import open_models
+from milvus_coop.serving.gateway.app import create_app
+from milvus_coop.serving.gateway.options import GatewayOptions
+from milvus_coop.serving.gateway.service import Service
 from tests.servers.milvus import free_ports
 from tests.toy_bundle import draw, make_bundle
 

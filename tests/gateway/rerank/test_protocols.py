@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from milvus_coop import FakeBackend, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER
 from milvus_coop.errors import BackendUnavailableError
-from milvus_coop.tokens import pack
+from milvus_coop.models.tokens import pack
 from tests.gateway.rerank.kit import CAPTIONS, N, Running, World, running
 
 PATHS = ("/v2/rerank", "/v1/rerank", "/rerank")

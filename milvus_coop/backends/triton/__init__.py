@@ -1,8 +1,0 @@
-"""Runs a bundle on a Triton server over gRPC. The only place that imports tritonclient."""
-
-from __future__ import annotations
-
-from milvus_coop.backends.triton.backend import TritonBackend
-from milvus_coop.backends.triton.options import TritonOptions
-
-__all__ = ["TritonBackend", "TritonOptions"]

@@ -1,0 +1,117 @@
+"""Runs a bundle in this process with ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+
+import onnxruntime
+
+from milvus_coop.bundle.folder import Bundle
+from milvus_coop.bundle.spec import BundleSpec
+from milvus_coop.errors import BackendError, BackendUnavailableError, BundleInvalidError
+from milvus_coop.models.backends.base import check_inputs, run_in_batches
+from milvus_coop.types import Array
+
+CPU = "CPUExecutionProvider"
+
+
+class OnnxBackend:
+    """The in-process backend. A graph is loaded when it is first run; sessions are shared between threads."""
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = (CPU,)) -> None:
+        """Prepare a backend; nothing is loaded yet.
+
+        Args:
+            bundle: what to run.
+            threads: of one run; None: one per core that this process may use.
+            providers: ONNX Runtime execution providers, the preferred one first. The preferred one is on, or it is an error.
+        """
+        self._bundle = bundle
+        self._providers = tuple(providers)
+        self._threads = threads or available_cores()
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def spec(self) -> BundleSpec:
+        """The record of the bundle that is run."""
+        return self._bundle.spec
+
+    def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
+        """See `Backend.run`. A run in this process cannot be interrupted: `timeout_s` is not used.
+
+        Raises:
+            BackendInputError: an array does not fit the spec.
+            BundleInvalidError: the graph cannot be loaded.
+            BackendError: ONNX Runtime failed.
+        """
+        spec = self.spec.graph(graph)
+        batch = check_inputs(spec, inputs)
+        session = self._session(graph)
+        names = [tensor.name for tensor in spec.outputs]
+
+        def run_one(part: Mapping[str, Array]) -> dict[str, Array]:
+            try:
+                return dict(zip(names, session.run(names, dict(part)), strict=True))
+            except Exception as exc:  # ONNX Runtime has a class per status code, all direct children of Exception
+                raise BackendError(f"running {graph} of bundle {self.spec.label} failed: {exc}") from exc
+
+        return run_in_batches(spec, inputs, batch, run_one)
+
+    def load(self, graphs: Sequence[str]) -> None:
+        """See `Backend.load`."""
+        for graph in graphs:
+            self._session(graph)
+
+    def close(self) -> None:
+        """Free the sessions; a later run loads them again."""
+        with self._lock:
+            self._sessions.clear()
+
+    def _session(self, graph: str) -> onnxruntime.InferenceSession:
+        with self._lock:
+            if graph not in self._sessions:
+                self._sessions[graph] = self._load(graph)
+            return self._sessions[graph]
+
+    def _load(self, graph: str) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        # Idle threads that spin would take the cores away from image decoding and from Milvus Lite.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        path = self._bundle.path(self.spec.graph(graph).file)
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=list(self._providers))
+        except Exception as exc:  # see `run`
+            raise BundleInvalidError(f"{path} cannot be loaded: {exc}", run="milvus-coop bundle show --verify") from exc
+        if session.get_providers()[0] != self._providers[0]:
+            raise BackendUnavailableError(f"ONNX Runtime did not turn {self._providers[0]} on", run="milvus-coop doctor")
+        return session
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def devices() -> dict[str, str]:
+    """ONNX Runtime's execution providers here, by the name that `--models onnx:NAME` uses."""
+    return {name.removesuffix("ExecutionProvider").lower(): name for name in onnxruntime.get_available_providers()}
+
+
+def provider_of(device: str) -> str:
+    """ONNX Runtime's name of an execution provider: `cuda` -> `CUDAExecutionProvider`.
+
+    Raises:
+        BackendUnavailableError: this installation of ONNX Runtime has no such provider.
+    """
+    if device.lower() not in devices():
+        raise BackendUnavailableError(
+            f"ONNX Runtime has no device '{device}' here",
+            expected=f"one of {', '.join(sorted(devices()))}",
+            run="milvus-coop doctor",
+        )
+    return devices()[device.lower()]

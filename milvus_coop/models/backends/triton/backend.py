@@ -1,0 +1,179 @@
+"""`TritonBackend`: a bundle's graphs as the models of a Triton server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from milvus_coop.bundle.spec import BundleSpec, GraphSpec
+from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, BundleMismatchError, InvalidArgumentError
+from milvus_coop.models.backends.base import check_inputs, run_in_batches
+from milvus_coop.models.backends.triton.failures import ConnectionLostError, translate
+from milvus_coop.models.backends.triton.options import TritonOptions
+from milvus_coop.types import Array
+
+RETRY_AFTER_S = 0.1
+"""A request that met a closed connection is sent once more after this; inference changes nothing, so that is safe."""
+CHECK_EVERY_S = 0.1
+"""How long a server is trusted to serve the bundle that it served. gRPC reconnects without a word, perhaps to another server; no
+server starts in this time. To look takes less than a millisecond."""
+PROBE_LENGTH = 8
+"""Length of dynamic axes in the run by which `load` tries a model."""
+CHANNEL: dict[str, int | str] = {
+    "grpc.max_send_message_length": -1,
+    "grpc.max_receive_message_length": -1,
+    # gRPC's own pauses between attempts to connect grow to two minutes; a server that is back should be used at once.
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 1_000,
+    "grpc.min_reconnect_backoff_ms": 5_000,  # how long one attempt may take, in spite of the name
+    # A server that vanished without closing its connections is given up after 25 s, not after a quarter of an hour.
+    "grpc.keepalive_time_ms": 20_000,
+    "grpc.keepalive_timeout_ms": 5_000,
+    # A name with several addresses, such as a headless service of Kubernetes, is several servers: requests take turns. gRPC's own
+    # way is to stay with the first. It asks for the name again whenever a connection ends, so servers with a
+    # `--grpc-max-connection-age` make it notice new ones.
+    "grpc.lb_policy_name": "round_robin",
+}
+
+T = TypeVar("T")
+
+
+class TritonBackend:
+    """Runs a bundle on a Triton server. Safe to share between threads.
+
+    A server that serves another bundle is refused when a model is first used, after every loss of the connection, and otherwise
+    within `CHECK_EVERY_S`. Where one name stands for several servers, they must serve the same bundle: each look is at one of them.
+    """
+
+    def __init__(self, spec: BundleSpec, options: TritonOptions) -> None:
+        """Prepare a client; nothing is sent yet.
+
+        Args:
+            spec: the bundle that the server must serve.
+            options: where it is and how to talk to it.
+        """
+        self._spec = spec
+        self._options = options
+        self._checked_s: dict[str, float] = {}
+        """When each model was last seen to be of this bundle."""
+        self._is_closed = False
+        self._pool = ThreadPoolExecutor(options.in_flight, "milvus-coop-triton")
+        try:
+            self._client = triton.InferenceServerClient(
+                options.address,
+                ssl=options.tls,
+                root_certificates=_path(options.ca_file),
+                private_key=_path(options.key_file),
+                certificate_chain=_path(options.cert_file),
+                channel_args=list(_channel_arguments(options.address).items()),
+            )
+        except (OSError, ValueError) as exc:
+            raise InvalidArgumentError(f"no channel to {options.address}: {exc}") from exc
+
+    @property
+    def spec(self) -> BundleSpec:
+        """The record of the bundle that is run."""
+        return self._spec
+
+    def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
+        """See `Backend.run`. `timeout_s` holds for the whole call, retries and all parts of a large batch included.
+
+        Raises:
+            BackendInputError: an array does not fit the spec.
+            BackendTimeoutError: not all was answered in time.
+            BackendUnavailableError: the server or the model is away, overloaded or broken.
+            BundleMismatchError: the server serves another bundle.
+        """
+        spec = self._spec.graph(graph)
+        batch = check_inputs(spec, inputs)
+        limit_s = self._options.timeout_s if timeout_s is None else timeout_s
+        deadline_s = time.monotonic() + limit_s
+
+        def run_one(part: Mapping[str, Array]) -> dict[str, Array]:
+            return self._twice(deadline_s, lambda: self._infer(spec, part, deadline_s, limit_s))
+
+        if batch <= spec.max_batch:
+            return run_in_batches(spec, inputs, batch, run_one)
+        return run_in_batches(spec, inputs, batch, run_one, map_parts=self._pool.map)
+
+    def load(self, graphs: Sequence[str]) -> None:
+        """Check that the server serves these models of this bundle, and run each once; see `run` for the errors.
+
+        Triton goes on to call a model ready when the process that runs it has died, so its word is not enough.
+        """
+        for graph in graphs:
+            inputs = self._spec.graph(graph).inputs
+            self.run(graph, {t.name: np.zeros((1, *(PROBE_LENGTH if n == -1 else n for n in t.shape)), t.dtype) for t in inputs})
+
+    def close(self) -> None:
+        """Close the connection; requests under way are given up."""
+        self._is_closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def _check(self, graph: str, deadline_s: float, limit_s: float) -> None:
+        if time.monotonic() - self._checked_s.get(graph, -CHECK_EVERY_S) < CHECK_EVERY_S:
+            return
+        began_s = time.monotonic()
+        config = self._call(graph, deadline_s, limit_s, self._client.get_model_config, graph).config
+        served = {key: value.string_value for key, value in config.parameters.items()}
+        if served.get("fingerprint") != self._spec.fingerprint:
+            raise BundleMismatchError(
+                f"Triton at {self._options.address} serves {served.get('bundle', 'another model')} ({served.get('fingerprint')})",
+                expected=f"{self._spec.label} ({self._spec.fingerprint})",
+                run="milvus-coop triton export with this bundle, or --bundle with that one",
+            )
+        self._checked_s[graph] = began_s
+
+    def _infer(self, graph: GraphSpec, arrays: Mapping[str, Array], deadline_s: float, limit_s: float) -> dict[str, Array]:
+        self._check(graph.name, deadline_s, limit_s)
+        inputs = []
+        for name, array in arrays.items():
+            tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            inputs.append(tensor.set_data_from_numpy(np.ascontiguousarray(array)))
+        result = self._call(graph.name, deadline_s, limit_s, self._client.infer, graph.name, inputs)
+        outputs = {tensor.name: result.as_numpy(tensor.name) for tensor in graph.outputs}
+        # A scalar per item travels as one value: see config.pbtxt.
+        return {t.name: outputs[t.name] if t.shape else outputs[t.name].reshape(-1) for t in graph.outputs}
+
+    def _twice(self, deadline_s: float, action: Callable[[], T]) -> T:
+        """Do it, and once more if the connection was lost and there is time."""
+        try:
+            return action()
+        except ConnectionLostError:
+            if self._is_closed or deadline_s - time.monotonic() < 2 * RETRY_AFTER_S:
+                raise
+        time.sleep(RETRY_AFTER_S)
+        return action()
+
+    def _call(self, model: str, deadline_s: float, limit_s: float, method: Callable[..., Any], *arguments: Any) -> Any:
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise BackendTimeoutError(f"{model} on Triton at {self._options.address} did not answer within {limit_s:.3g} s")
+        try:
+            return method(*arguments, headers=self._options.metadata, client_timeout=left_s)
+        except InferenceServerException as exc:
+            error = translate(exc, self._options.address, model, limit_s)
+            if isinstance(error, ConnectionLostError):
+                self._checked_s.clear()
+            raise error from exc
+        except ValueError as exc:  # what gRPC raises for a closed channel
+            if self._is_closed:
+                raise BackendUnavailableError(f"the connection to Triton at {self._options.address} was closed here") from exc
+            raise
+
+
+def _channel_arguments(address: str) -> dict[str, int | str]:
+    is_here = address.startswith(("127.", "localhost:", "[::1]"))
+    # gRPC would ask the machine's HTTP proxy even for a server on the same machine.
+    return CHANNEL | ({"grpc.enable_http_proxy": 0} if is_here else {})
+
+
+def _path(path: Any) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,196 @@
+"""Pictures to pixels: decode safely, upright, on a background, then to the bundle's square.
+
+`decode` needs no bundle; `to_pixels` follows its `ImageSpec`. Both release the GIL in Pillow's C code, so threads help.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from milvus_coop.bundle.spec import ImageSpec
+from milvus_coop.errors import ImageError, ImageTooLargeError, ImageUnreadableError
+from milvus_coop.models.preprocess.formats import FORMATS, MAX_PIXELS, UPRIGHT, open_image, orientation
+from milvus_coop.types import Array
+
+__all__ = ["FORMATS", "MAX_PIXELS", "decode", "to_pixels"]
+
+LONGEST_OF_EDGE = 1333 / 800
+"""Largest ratio of the edges in ViLT's and BridgeTower's preprocessing, which comes from object detection."""
+
+LONGEST_OF_CROP = 64
+"""Strips that would be longer than this many squares after resizing are not resized as a whole."""
+
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def decode(
+    source: Path | bytes | IO[bytes] | Image.Image,
+    *,
+    at_least: int = 0,
+    background: tuple[int, int, int] = (255, 255, 255),
+    max_pixels: int = MAX_PIXELS,
+    name: str = "",
+) -> Image.Image:
+    """Decode one picture to RGB: first frame, EXIF orientation applied, transparency on `background`.
+
+    Args:
+        source: a path, the file's bytes, a file opened for reading at its start (it is left open), or an image of Pillow's.
+        at_least: large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size as long as both edges stay at least this long; 0: never.
+        background: RGB colour behind transparent pixels.
+        max_pixels: limit on width * height, checked before anything is decoded. Baseline JPEGs may have 2.5 times as many where
+            `at_least` shrinks them.
+        name: what errors call the image; default its path.
+
+    Raises:
+        ImageUnreadableError: missing, truncated, or not an image of a known format.
+        ImageTooLargeError: more than `max_pixels` pixels.
+    """
+    if not name:
+        nameless = isinstance(source, bytes | Image.Image)
+        name = "the picture" if nameless else str(source if isinstance(source, Path) else getattr(source, "name", source))
+    try:
+        if isinstance(source, Image.Image):
+            if not all(source.size):
+                raise ImageUnreadableError("it has no pixels")
+            return upright_rgb(source, background)  # which may load it: Pillow opens files lazily
+        if isinstance(source, Path):
+            # Opened here and not by Pillow, which leaves the file open when it fails.
+            with source.open("rb") as file:
+                return _decode(file, at_least, background, max_pixels)
+        return _decode(io.BytesIO(source) if isinstance(source, bytes) else source, at_least, background, max_pixels)
+    except ImageError as exc:
+        raise type(exc)(f"{name}: {exc.given}", expected=exc.expected) from exc
+    except Image.DecompressionBombError as exc:
+        raise ImageTooLargeError(f"{name}: {exc}", expected=f"at most {max_pixels:,} pixels") from exc
+    except Exception as exc:  # Pillow's plugins raise whatever they stumble over: struct.error, KeyError, AssertionError, ...
+        raise ImageUnreadableError(f"{name} cannot be read: {exc or type(exc).__name__}") from exc
+
+
+def upright_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """A picture of any mode as RGB, turned as its EXIF data says, transparency on `background`."""
+    rgb = _to_rgb(image, background)
+    turn = UPRIGHT.get(orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
+    """Fit an RGB picture into the bundle's square.
+
+    Returns:
+        uint8 array of shape (3, size, size), RGB.
+    """
+    size, resampling = spec.size, RESAMPLING[spec.resampling]
+    if spec.fit == "stretch":
+        square = image.resize((size, size), resampling)
+    elif spec.fit == "crop":
+        square = ImageOps.fit(image, (size, size), resampling)
+    elif spec.fit == "edge-crop":
+        square = _edge_crop(image, spec)
+    elif spec.fit == "edge-corner":
+        square = Image.new("RGB", (size, size))
+        square.paste(image.resize(edge_size(image.size, spec), resampling))
+    else:
+        square = _letterbox(image, size, resampling, spec.background)
+    return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def normalise(pixels: Array, spec: ImageSpec) -> Array:
+    """uint8 of shape (n, 3, size, size) -> float32, `(pixel / 255 - mean) / std`."""
+    mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (spec.mean, spec.std))
+    result: Array = (pixels.astype(np.float32) / 255.0 - mean) / std
+    return result
+
+
+def edge_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
+    """Width and height after resizing for `edge-crop` and `edge-corner`, as transformers' CLIP and ViLT processors compute them."""
+    short, long = min(size), max(size)
+    if spec.divisor == 1:
+        edges = (spec.edge, int(spec.edge * long / short))
+    else:
+        resized = [float(spec.edge), spec.edge / short * long]
+        if (longest := int(LONGEST_OF_EDGE * spec.edge)) < resized[1]:
+            scale = longest / resized[1]  # rounded before it is multiplied, as theirs is
+            resized = [scale * edge for edge in resized]
+        shorter, longer = (max(spec.divisor, int(edge + 0.5) // spec.divisor * spec.divisor) for edge in resized)
+        edges = (shorter, longer)
+    return edges if size[0] <= size[1] else (edges[1], edges[0])
+
+
+def patch_mask(size: tuple[int, int], spec: ImageSpec, patches: int) -> Array:
+    """Which patches of an `edge-corner` square lie in a picture of that width and height: uint8 of shape (patches, patches)."""
+    width, height = (edge * patches // spec.size for edge in edge_size(size, spec))
+    mask = np.zeros((patches, patches), dtype=np.uint8)
+    mask[:height, :width] = 1
+    return mask
+
+
+def _edge_crop(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """The middle square of the resized picture; what is beyond the picture is black."""
+    resized, resampling = edge_size(image.size, spec), RESAMPLING[spec.resampling]
+    if max(resized) > LONGEST_OF_CROP * spec.size:
+        return _middle_of_strip(image, resized, spec)
+    left, top = ((edge - spec.size) // 2 for edge in resized)
+    return image.resize(resized, resampling).crop((left, top, left + spec.size, top + spec.size))
+
+
+def _middle_of_strip(image: Image.Image, resized: tuple[int, int], spec: ImageSpec) -> Image.Image:
+    """The same, but only the middle is resized: a file of 1 x 100,000 pixels would fill 15 GB before it is cropped.
+
+    Not to the pixel: Pillow orders its two passes, and rounds between them, by the size of the result.
+    """
+    size = tuple(min(edge, spec.size) for edge in resized)
+    box = [0.0, 0.0, 0.0, 0.0]
+    for axis, (edge, kept, whole) in enumerate(zip(resized, size, image.size, strict=True)):
+        start = (edge - kept) // 2
+        box[axis], box[axis + 2] = start * whole / edge, (start + kept) * whole / edge
+    middle = image.resize((size[0], size[1]), RESAMPLING[spec.resampling], (box[0], box[1], box[2], box[3]))
+    left, top = ((edge - spec.size) // 2 for edge in size)
+    return middle.crop((left, top, left + spec.size, top + spec.size))
+
+
+def _letterbox(image: Image.Image, size: int, resampling: Image.Resampling, colour: tuple[int, int, int]) -> Image.Image:
+    # ImageOps.pad rounds the short edge of a 1 x 10,000 picture to 0 and returns an empty square.
+    longest = max(image.size)
+    width, height = (max(1, round(edge * size / longest)) for edge in image.size)
+    square = Image.new("RGB", (size, size), colour)
+    square.paste(image.resize((width, height), resampling), ((size - width) // 2, (size - height) // 2))
+    return square
+
+
+def _decode(file: IO[bytes], at_least: int, background: tuple[int, int, int], max_pixels: int) -> Image.Image:
+    with open_image(file, at_least=at_least, max_pixels=max_pixels) as image:
+        image.load()
+        return upright_rgb(image, background)
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
+        return _from_numbers(image).convert("RGB")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        return converted or image.convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        canvas = Image.new("RGB", rgba.size, background)
+        canvas.paste(rgba, mask=rgba)
+        return canvas
+    return image.convert("RGB")
+
+
+def _from_numbers(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips everything above 255 to white. White is 65,535 in 16 bits; 32-bit integers and floats have no
+    # white: floats within 0 to 1 are taken as that, anything else is stretched from its minimum to its maximum.
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F" and low >= 0.0 and high <= 1.0:
+        low, high = 0.0, 1.0
+    return Image.fromarray(np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8))

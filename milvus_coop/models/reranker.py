@@ -1,0 +1,123 @@
+"""The cross-encoder: match probabilities for pairs of one text and one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS, MATCH_LOGIT, MATCH_PROBABILITY
+from milvus_coop.models.backends.base import Backend
+from milvus_coop.types import Array
+
+PAIRS_PER_RUN = 256
+BYTES_PER_RUN = 128 * 2**20
+"""Limits of what is gathered for one run of the cross-encoder on rows of both sides: large image tokens, or pixels."""
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+_LARGEST = 1.0 - 2.0**-24  # the largest float32 below 1
+
+
+@dataclass(frozen=True, slots=True)
+class PairScores:
+    """n scored pairs; of `Reranker.score_matrix` each array has the shape (texts, images)."""
+
+    probability: Array
+    """float32 of shape (n,), match probabilities in [0, 1]."""
+    logit: Array
+    """float32 of shape (n,): what the model's authors add the cosine to; where the graph does not say, log(p / (1 - p))."""
+
+
+class Reranker:
+    """Runs the cross-encoder of a backend's bundle. Safe to share between threads."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def score(self, text_side: Mapping[str, Array], tokens: Array, scales: Array, *, timeout_s: float | None = None) -> Array:
+        """Match probabilities of texts and image tokens, float32 of shape (n,); see `score_pairs`.
+
+        Args:
+            text_side: what `Encoder.encode_texts` returned; arrays of shape (n or 1, ...).
+            tokens: int8 of shape (n or 1, count, token_dim).
+            scales: float16 or float32 of shape (n or 1, count).
+            timeout_s: limit for the whole call.
+        """
+        return self.score_pairs(text_side, {IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales}, timeout_s=timeout_s).probability
+
+    def score_pairs(
+        self, text_side: Mapping[str, Array], image_side: Mapping[str, Array], *, timeout_s: float | None = None
+    ) -> PairScores:
+        """Score pairs; pair i is text i and image i. One row on either side stands for as many as the other side has.
+
+        Args:
+            text_side: what `Encoder.encode_texts` returned; arrays of shape (n or 1, ...).
+            image_side: what `Encoder.encode_images` returned, or stored tokens; arrays of shape (n or 1, ...).
+            timeout_s: limit for the whole call.
+
+        Raises:
+            BackendError: if the backend fails; see `Backend.run`.
+        """
+        inputs = {**text_side, **image_side}
+        if IMAGE_TOKEN_SCALES in inputs:
+            inputs[IMAGE_TOKEN_SCALES] = inputs[IMAGE_TOKEN_SCALES].astype(np.float32)
+        n = max(map(len, inputs.values()))
+        pairs = {name: np.repeat(array, n, axis=0) if len(array) == 1 < n else array for name, array in inputs.items()}
+        outputs = self._backend.run(CROSS_ENCODER, pairs, timeout_s=timeout_s)
+        probability = outputs[MATCH_PROBABILITY]
+        return PairScores(probability, outputs[MATCH_LOGIT] if MATCH_LOGIT in outputs else logit(probability))
+
+    def score_rows(
+        self,
+        text_side: Mapping[str, Array],
+        texts: Array,
+        image_side: Mapping[str, Array],
+        images: Array,
+        *,
+        timeout_s: float | None = None,
+    ) -> PairScores:
+        """Score pairs of rows; pair i is row `texts[i]` and row `images[i]`. Any number: they are gathered a portion at a time.
+
+        Args:
+            text_side: what `Encoder.encode_texts` returned.
+            texts: whole numbers of shape (n,).
+            image_side: what `Encoder.encode_images` returned, or stored tokens.
+            images: whole numbers of shape (n,).
+            timeout_s: limit for each portion, which has at most 256 pairs.
+
+        Raises:
+            BackendError: if the backend fails; see `Backend.run`.
+        """
+        per_pair = sum(array[:1].nbytes for array in (*text_side.values(), *image_side.values()))
+        step = max(1, min(PAIRS_PER_RUN, BYTES_PER_RUN // max(1, per_pair)))
+        found = [
+            self.score_pairs(
+                {name: array[texts[start : start + step]] for name, array in text_side.items()},
+                {name: array[images[start : start + step]] for name, array in image_side.items()},
+                timeout_s=timeout_s,
+            )
+            for start in range(0, len(texts), step)
+        ]
+        if not found:
+            return PairScores(np.empty(0, np.float32), np.empty(0, np.float32))
+        return PairScores(np.concatenate([part.probability for part in found]), np.concatenate([part.logit for part in found]))
+
+    def score_matrix(
+        self, text_side: Mapping[str, Array], image_side: Mapping[str, Array], *, timeout_s: float | None = None
+    ) -> PairScores:
+        """Score every text with every image; see `score_rows`.
+
+        Returns:
+            Arrays of shape (texts, images).
+        """
+        shape = len(next(iter(text_side.values()))), len(next(iter(image_side.values())))
+        texts, images = np.divmod(np.arange(shape[0] * shape[1]), max(1, shape[1]))
+        found = self.score_rows(text_side, texts, image_side, images, timeout_s=timeout_s)
+        return PairScores(found.probability.reshape(shape), found.logit.reshape(shape))
+
+
+def logit(probability: Array) -> Array:
+    """log(p / (1 - p)) of float32 probabilities, finite also for 0 and 1."""
+    p = np.clip(probability.astype(np.float64), _SMALLEST, _LARGEST)
+    return (np.log(p) - np.log1p(-p)).astype(np.float32)

@@ -1,0 +1,118 @@
+"""What a user gives as texts and as images, checked.
+
+A lone text or image is refused where a list is expected: the characters of a text, the numbers of bytes and the lines of a file are
+iterable too, and would be taken for the list.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sized
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image
+
+from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgumentError
+from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.preprocess.texts import check_text
+
+ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
+"""An image: a path, the bytes of an image file, a file that is open for reading at its start, or an image of Pillow's."""
+
+OnError = Callable[[int, ImageError], None]
+"""Is told the position of an image that cannot be used, and why."""
+
+EXPECTED_IMAGE = "a path, the bytes of an image file, an open file, or an image of Pillow's"
+
+
+def check_texts(texts: Iterable[str]) -> list[str]:
+    """The texts as a list.
+
+    Raises:
+        InvalidArgumentError: `texts` is one text or no iterable; a text is blank, too long or no string: the message says which.
+    """
+    if isinstance(texts, str | bytes):
+        raise InvalidArgumentError("texts is one text", expected='a list of texts, such as ["a dog"]')
+    listed = list(_iterate(texts, "texts"))
+    for position, text in enumerate(listed):
+        try:
+            check_text(text)
+        except InvalidArgumentError as exc:
+            raise InvalidArgumentError(f"text {position}: {exc.given}", expected=exc.expected) from exc
+    return listed
+
+
+def check_images(images: Iterable[ImageLike]) -> Iterable[ImageLike]:
+    """The images, not yet looked at.
+
+    Raises:
+        InvalidArgumentError: `images` is one image or no iterable.
+    """
+    if isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image) or hasattr(images, "read"):
+        raise InvalidArgumentError("images is one image", expected='a list of images, such as ["photo.jpg"]')
+    _iterate(images, "images")
+    return images
+
+
+def check_lengths(n_texts: int, images: Iterable[ImageLike]) -> None:
+    """Compare the number of texts with that of images, where that is known before they are read.
+
+    Raises:
+        InvalidArgumentError: they differ.
+    """
+    if isinstance(images, Sized) and len(images) != n_texts:
+        raise lengths_differ(n_texts, f"{len(images):,}")
+
+
+def lengths_differ(n_texts: int, n_images: str) -> InvalidArgumentError:
+    """The error for texts and images that are no pairs."""
+    return InvalidArgumentError(
+        f"there are {n_texts:,} texts, and {n_images} images", expected="as many images as texts: text i is scored with image i"
+    )
+
+
+def path_of(image: Any, position: int) -> Path | None:
+    """The path of an image; None where it is given in another form.
+
+    Raises:
+        InvalidArgumentError: it is nothing that can be an image.
+    """
+    if isinstance(image, str | os.PathLike):
+        return Path(image)
+    if isinstance(image, bytes | Image.Image) or hasattr(image, "read"):
+        return None
+    raise InvalidArgumentError(f"image {position} is of type {type(image).__name__}", expected=EXPECTED_IMAGE)
+
+
+def decode(encoder: Encoder, image: Path | bytes | IO[bytes] | Image.Image, position: int) -> Image.Image:
+    """Decode an image for the encoder; see `Encoder.decode`.
+
+    Raises:
+        ImageError: it cannot be used; the message starts with `name_of`.
+    """
+    name = name_of(image, position)
+    if isinstance(image, Path):
+        try:
+            mode = image.stat().st_mode
+        except (OSError, ValueError) as exc:
+            problem = exc.strerror if isinstance(exc, OSError) else str(exc)
+            raise ImageUnreadableError(f"{name} cannot be read: {problem}") from exc
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            raise ImageUnreadableError(f"{name} is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
+    return encoder.decode(image, name=name)
+
+
+def name_of(image: object, position: int) -> str:
+    """What errors call an image: its position, and its path or the name of its file if it has one."""
+    path = image if isinstance(image, os.PathLike) else getattr(image, "name", None)
+    return f"image {position} ({path})" if path else f"image {position}"
+
+
+def _iterate(values: Iterable[Any], name: str) -> Iterator[Any]:
+    try:
+        # A generator is its own iterator, so this takes nothing from it.
+        return iter(values)
+    except TypeError as exc:
+        raise InvalidArgumentError(f"{name} is of type {type(values).__name__}", expected="a list, or another iterable") from exc

@@ -1,0 +1,147 @@
+"""`convert`: one checkpoint in both roles, or a bi-encoder and a cross-encoder, to a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from milvus_coop.bundle.folder import CE_TOKENIZER, TOKENIZER, Bundle, write_record
+from milvus_coop.bundle.spec import Keep, TextSpec
+from milvus_coop.errors import ConvertError
+from milvus_coop.offline.convert.card import write_card
+from milvus_coop.offline.convert.checkpoint import Checkpoint
+from milvus_coop.offline.convert.families import open_source
+from milvus_coop.offline.convert.family import Source
+from milvus_coop.offline.convert.graphs import EXAMPLE_LENGTH, GraphPrecision, write_graphs
+from milvus_coop.offline.convert.parity import Samples, measure, refuse
+from milvus_coop.offline.convert.parts import Parts, make_parts, make_spec, module_makers
+from milvus_coop.offline.convert.tokenizing import write_tokenizer
+from milvus_coop.offline.export.parity import Difference
+
+TEXT_LENGTH = 64
+"""Tokens; captions and queries are shorter, and BLIP's authors cut at 35. Fewer make smaller TensorRT plans."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A bundle, and how far its graphs are from the checkpoint."""
+
+    bundle: Bundle
+    differences: dict[str, Difference]
+    """By output, over the samples; see `convert.parity.measure`."""
+
+
+def convert(
+    be: Checkpoint,
+    ce: Checkpoint,
+    out: Path,
+    samples: Samples,
+    *,
+    name: str | None = None,
+    version: str = "1.0.0",
+    precision: GraphPrecision = "fp32",
+    keep: Keep | None = None,
+    pool_tokens: int | None = None,
+    text_length: int = TEXT_LENGTH,
+    licence: str = "",
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Converted:
+    """Write a bundle; nothing is left behind if it fails.
+
+    Args:
+        be: the bi-encoder's checkpoint.
+        ce: the cross-encoder's; the same object for a joint model, whose one vision tower then serves both.
+        out: the bundle's folder; it must not exist.
+        samples: pictures and texts for the comparison with the checkpoint.
+        name: of the bundle; default the folder's name.
+        version: of the bundle.
+        precision: of the graphs; see `convert.graphs.write_graphs`.
+        keep: where image tokens are kept; default: in the collection if they fit, else in a token store.
+        pool_tokens: average-pool the grid of image tokens to so many per side.
+        text_length: longest text in tokens, at least 8; a model that was trained on padded texts (SigLIP), or has fewer
+            positions, has its own.
+        licence: for the record; default what the checkpoints say.
+        on_progress: told what is being done.
+
+    Raises:
+        ConvertError: a checkpoint cannot be used so, or the graphs do not compute what it computes.
+    """
+    if os.path.lexists(out):  # also a link that leads nowhere
+        raise ConvertError(f"{out} exists", expected="a folder that is not there yet", run=f"rm -r {out}, or another --out")
+    if text_length < EXAMPLE_LENGTH:
+        raise ConvertError(f"the text length is {text_length}", expected=f"at least {EXAMPLE_LENGTH}")
+    if not _NAME.fullmatch(name or out.name):
+        letters = "letters, digits, '.', '_' and '-'"
+        raise ConvertError(f"'{name or out.name}' cannot name a bundle", expected=letters, run="--name NAME")
+    with _workshop(out) as folder:
+        on_progress("opening the checkpoint" if be is ce else "opening the checkpoints")
+        source = open_source(be)
+        parts = make_parts(source, source if ce is be else open_source(ce), keep=keep, pool_tokens=pool_tokens)
+        text, ce_text = _write_tokenizers(parts, folder, text_length)
+        spec = make_spec(parts, name or out.name, version, text, ce_text, licence or _licence(be, ce))
+        on_progress("exporting the graphs")
+        write_graphs(module_makers(parts), spec, folder, precision)
+        bundle = write_record(folder, spec)
+        on_progress("comparing them with the checkpoint")
+        differences = measure(bundle, parts, samples)
+        refuse(differences, precision)
+        spec = dataclasses.replace(spec, lineage=_lineage(be, ce, precision, pool_tokens), metrics=_metrics(differences))
+        bundle = write_record(folder, spec)
+        write_card(bundle, precision, differences, pooled=pool_tokens is not None)
+        folder.rename(out)
+    return Converted(Bundle(out, bundle.spec), differences)
+
+
+@contextmanager
+def _workshop(out: Path) -> Iterator[Path]:
+    """A folder on the disk of `out` in which a bundle grows; gone at the end, whatever happens.
+
+    Raises:
+        ConvertError: the disk refuses.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as temporary:
+            folder = Path(temporary) / "bundle"
+            folder.mkdir()
+            yield folder
+    except OSError as exc:
+        raise ConvertError(f"{out} cannot be written: {exc}", expected="a folder on a disk with room for it") from exc
+
+
+def _write_tokenizers(parts: Parts, folder: Path, limit: int) -> tuple[TextSpec, TextSpec | None]:
+    """The bi-encoder's tokenizer, and the cross-encoder's where it is another."""
+    text = _write_tokenizer(parts.be, folder / TOKENIZER, limit)
+    if parts.is_joint:
+        return text, None
+    ce_text = _write_tokenizer(parts.ce, folder / CE_TOKENIZER, limit)
+    if ce_text == text and (folder / TOKENIZER).read_bytes() == (folder / CE_TOKENIZER).read_bytes():
+        (folder / CE_TOKENIZER).unlink()
+        return text, None
+    return text, ce_text
+
+
+def _write_tokenizer(source: Source, path: Path, limit: int) -> TextSpec:
+    longest = source.positions if source.pad_to_max else min(source.positions, limit)
+    return write_tokenizer(source.tokenizer, path, max_length=longest, pad_to_max=source.pad_to_max)
+
+
+def _licence(be: Checkpoint, ce: Checkpoint) -> str:
+    return " and ".join(dict.fromkeys(licence for licence in (be.licence, ce.licence) if licence))
+
+
+def _lineage(be: Checkpoint, ce: Checkpoint, precision: GraphPrecision, pool_tokens: int | None) -> dict[str, Any]:
+    origin = {"checkpoint": be.lineage()} if be is ce else {"bi_encoder": be.lineage(), "cross_encoder": ce.lineage()}
+    return {**origin, "precision": precision, **({} if pool_tokens is None else {"pool_tokens": pool_tokens})}
+
+
+def _metrics(differences: dict[str, Difference]) -> dict[str, Any]:
+    return {"difference from the checkpoint": {name: float(f"{found.largest:.3g}") for name, found in differences.items()}}

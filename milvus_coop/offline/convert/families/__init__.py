@@ -1,0 +1,40 @@
+"""The families, and which of them a checkpoint belongs to. A new one is a file here, a line below, a record in `catalogue`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from milvus_coop.errors import ConvertError
+from milvus_coop.offline.convert.catalogue import BLIP, BLIP2, BRIDGETOWER, CLIP, FAMILIES, SIGLIP, VILT, Family
+from milvus_coop.offline.convert.checkpoint import Checkpoint
+from milvus_coop.offline.convert.families.blip import open_blip
+from milvus_coop.offline.convert.families.blip2 import open_blip2
+from milvus_coop.offline.convert.families.bridgetower import open_bridgetower
+from milvus_coop.offline.convert.families.clip import open_clip
+from milvus_coop.offline.convert.families.siglip import open_siglip
+from milvus_coop.offline.convert.families.vilt import open_vilt
+from milvus_coop.offline.convert.family import Source
+
+_OPENERS: dict[Family, Callable[[Checkpoint], Source]] = {
+    BLIP: open_blip,
+    CLIP: open_clip,
+    SIGLIP: open_siglip,
+    BLIP2: open_blip2,
+    VILT: open_vilt,
+    BRIDGETOWER: open_bridgetower,
+}
+
+
+def open_source(checkpoint: Checkpoint) -> Source:
+    """Open a checkpoint in the roles that its family offers.
+
+    Raises:
+        ConvertError: no family knows this kind of checkpoint, or it cannot be loaded.
+    """
+    for family in FAMILIES:
+        if checkpoint.model_type in family.model_types:
+            return _OPENERS[family](checkpoint)
+    known = ", ".join(kind for family in FAMILIES for kind in family.model_types)
+    raise ConvertError(
+        f"{checkpoint.name} is of the kind '{checkpoint.model_type}'", expected=f"one of {known}", run="milvus-coop bundle models"
+    )

@@ -1,0 +1,103 @@
+"""BLIP (Li et al. 2022): a vision transformer, and a BERT that reads texts alone (ITC) or attends to the image's patches (ITM)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import BlipForImageTextRetrieval
+
+from milvus_coop.offline.convert.attention import AbsorbedCrossAttention
+from milvus_coop.offline.convert.catalogue import BLIP
+from milvus_coop.offline.convert.checkpoint import Checkpoint
+from milvus_coop.offline.convert.families.towers import PatchStates
+from milvus_coop.offline.convert.family import Grid, Matcher, Retriever, Source
+from milvus_coop.offline.convert.preprocessing import image_spec_of
+
+_MASKED = -1e9
+
+
+class EmbedImages(nn.Module):
+    """The projected [CLS] state."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.project = model.vision_proj
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, 1 + patches, width) -> unit (B, dim)."""
+        return functional.normalize(self.project(states[:, 0]), dim=-1)
+
+
+class EmbedTexts(nn.Module):
+    """The text encoder without an image."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder, self.project = model.text_encoder, model.text_proj
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """int64 (B, T) twice -> unit (B, dim)."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return functional.normalize(self.project(states[:, 0]), dim=-1)
+
+
+class Match(nn.Module):
+    """The text encoder with cross-attention to the image's states."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.text, self.head = model.text_encoder, model.itm_head
+        heads = model.config.text_config.num_attention_heads
+        parts = (layer.crossattention.self for layer in self.text.encoder.layer)
+        self.attend = nn.ModuleList(AbsorbedCrossAttention(part.query, part.key, part.value, heads) for part in parts)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor) -> Tensor:
+        """int64 (B, T) twice, (B, 1 + patches, width) -> (B, 2)."""
+        mask = ((1.0 - attention_mask.float()) * _MASKED)[:, None, None, :]
+        states = self.text.embeddings(input_ids=input_ids)
+        for layer, attend in zip(self.text.encoder.layer, self.attend, strict=True):
+            states = layer.attention(states, attention_mask=mask)[0]
+            states = layer.crossattention.output(attend(states, tokens), states)
+            states = layer.feed_forward_chunk(states)
+        logits: Tensor = self.head(states[:, 0])
+        return logits
+
+
+def open_blip(checkpoint: Checkpoint) -> Source:
+    """Open a `BlipForImageTextRetrieval`."""
+    model = checkpoint.model(BlipForImageTextRetrieval)
+    config: Any = model.config
+    vision, text = config.vision_config, config.text_config
+    side = vision.image_size // vision.patch_size
+
+    def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        pairs = model(pixel_values=inputs["pixel_values"], **words)
+        alone = model(pixel_values=inputs["pixel_values"], use_itm_head=False, **words)
+        return {
+            "image_embedding": functional.normalize(model.vision_proj(pairs.last_hidden_state[:, 0]), dim=-1),
+            "text_embedding": functional.normalize(model.text_proj(alone.question_embeds[:, 0]), dim=-1),
+            "match_probability": pairs.itm_score.softmax(-1)[:, 1],
+        }
+
+    return Source(
+        family=BLIP,
+        checkpoint=checkpoint,
+        vision=PatchStates(model.vision_model),
+        image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
+        tokenizer=checkpoint.tokenizer(),
+        positions=text.max_position_embeddings,
+        reference=reference,
+        retriever=Retriever(config.image_text_hidden_size, EmbedImages(model), EmbedTexts(model)),
+        matcher=Matcher(
+            count=1 + side * side,
+            dim=vision.hidden_size,
+            tokens=nn.Identity(),
+            match=Match(model),
+            score="sum",
+            grid=Grid(side),
+        ),
+    )

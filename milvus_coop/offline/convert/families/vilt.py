@@ -1,0 +1,103 @@
+"""ViLT (Kim et al. 2021): no vision tower, one transformer over words and projected patches; a cross-encoder only.
+
+The image tokens are the projected patches with their interpolated positions: all that the transformer reads of a picture.
+The transformers library finds the valid patches with data-dependent loops, which no exporter takes. Here they stay where they are
+and are masked instead, and the interpolation of positions (bilinear, corners aligned) is two products with "hat" weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import ViltForImageAndTextRetrieval
+
+from milvus_coop.offline.convert.catalogue import VILT
+from milvus_coop.offline.convert.checkpoint import Checkpoint
+from milvus_coop.offline.convert.family import Matcher, Source
+from milvus_coop.offline.convert.preprocessing import image_spec_of
+
+_MASKED = -1e9
+
+
+class Patches(nn.Module):
+    """Pixels and mask to projected patches with positions; patches beyond the picture are zero."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.parts = model.vilt.embeddings
+        self.side = self.parts.config.image_size // self.parts.config.patch_size
+
+    def forward(self, pixels: Tensor, mask: Tensor) -> Tensor:
+        """(B, 3, S, S), (B, G, G) of 0 and 1 -> (B, 1 + G * G, width)."""
+        patches = self.parts.patch_embeddings(pixels)  # (B, W, G, G)
+        rows, columns = (_hat(mask.amax(dim=axis), self.side) for axis in (2, 1))  # (B, G, side)
+        grid = self.parts.position_embeddings[0, 1:].view(self.side, -1)  # (side, side * W)
+        positions = torch.unflatten(rows @ grid, 2, (self.side, -1))  # (B, G, side, W)
+        positions = columns[:, None] @ positions  # (B, G, G, W)
+        states = patches.flatten(2).transpose(1, 2) + positions.flatten(1, 2)
+        start = (self.parts.cls_token + self.parts.position_embeddings[:, :1]).expand(states.shape[0], -1, -1)
+        return torch.cat([start, states * mask.flatten(1)[:, :, None]], dim=1)
+
+
+def _hat(present: Tensor, side: int) -> Tensor:
+    """Weights of bilinear interpolation from `side` positions to as many as a picture has patches along one axis.
+
+    Args:
+        present: (B, G), ones for these patches, then zeros.
+        side: number of learnt positions.
+
+    Returns:
+        (B, G, side); row i weighs the positions around i * (side - 1) / (n - 1).
+    """
+    count = present.sum(1, keepdim=True)
+    index = torch.arange(present.shape[1], dtype=present.dtype)
+    place = index[None] * (side - 1) / (count - 1).clamp(min=1.0)
+    positions = torch.arange(side, dtype=present.dtype)
+    return (1.0 - (place[:, :, None] - positions).abs()).clamp(min=0.0)
+
+
+class Match(nn.Module):
+    """Words and patches through the transformer; the rank head reads the pooled [CLS]."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.vilt, self.head = model.vilt, model.rank_output
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor) -> Tensor:
+        """int64 (B, T) twice, (B, 1 + G * G, width) -> (B, 2): nothing speaks for "no match", the head for "match"."""
+        kinds = self.vilt.embeddings.token_type_embeddings.weight
+        words = self.vilt.embeddings.text_embeddings(input_ids=input_ids) + kinds[0]
+        present = torch.cat([attention_mask.float(), (tokens.abs().amax(-1) > 0).float()], dim=1)
+        mask = ((1.0 - present) * _MASKED)[:, None, None, :]
+        states = torch.cat([words, tokens + kinds[1]], dim=1)
+        states = self.vilt.encoder(states, attention_mask=mask).last_hidden_state
+        logit = self.head(self.vilt.pooler(self.vilt.layernorm(states)))
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
+def open_vilt(checkpoint: Checkpoint) -> Source:
+    """Open a `ViltForImageAndTextRetrieval`."""
+    model = checkpoint.model(ViltForImageAndTextRetrieval)
+    config: Any = model.config
+    image = image_spec_of(checkpoint.processor(), checkpoint.name)
+    patch = config.patch_size
+
+    def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        mask = inputs["patch_mask"].long().repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+        words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        logits = model(pixel_values=inputs["pixel_values"], pixel_mask=mask, **words).logits
+        return {"match_probability": torch.sigmoid(logits[:, 0])}
+
+    return Source(
+        family=VILT,
+        checkpoint=checkpoint,
+        vision=Patches(model),
+        image=image,
+        tokenizer=checkpoint.tokenizer(),
+        positions=config.max_position_embeddings,
+        reference=reference,
+        matcher=Matcher(1 + (image.size // patch) ** 2, config.hidden_size, nn.Identity(), Match(model)),
+    )

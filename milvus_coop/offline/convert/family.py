@@ -1,0 +1,72 @@
+"""What a family of checkpoints must say of itself, in modules: how it sees pictures and texts, embeds them, and matches them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from milvus_coop.bundle.spec import ImageSpec, Score
+from milvus_coop.offline.convert.catalogue import Family
+from milvus_coop.offline.convert.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """The bi-encoder's half of a model."""
+
+    dim: int
+    embed_images: nn.Module
+    """Features of the vision tower -> unit (B, dim)."""
+    embed_texts: nn.Module
+    """`input_ids` (and `attention_mask`, if `masked`), int64 (B, T) -> unit (B, dim)."""
+    masked: bool = True
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Image tokens that are patches of a square: `side` x `side` of them, row by row, after `leading` others ([CLS])."""
+
+    side: int
+    leading: int = 1
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """The cross-encoder's half of a model."""
+
+    count: int
+    """Image tokens per image."""
+    dim: int
+    """Numbers per image token."""
+    tokens: nn.Module
+    """Features of the vision tower -> image tokens (B, count, dim)."""
+    match: nn.Module
+    """`input_ids`, `attention_mask` int64 (B, T), image tokens (B, count, dim) -> the logits of "no match" and "match", (B, 2)."""
+    score: Score = "ce"
+    """How the authors rank."""
+    grid: Grid | None = None
+    """None: the tokens cannot be pooled."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened checkpoint."""
+
+    family: Family
+    checkpoint: Checkpoint
+    vision: nn.Module
+    """Normalised float pixels (B, 3, S, S) -> features; for `edge-corner` pictures also a float patch mask (B, G, G)."""
+    image: ImageSpec
+    tokenizer: Any
+    positions: int
+    """Longest text that the model has positions for, in tokens."""
+    reference: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    """The model's own forward pass on `pixel_values`, `patch_mask`, `input_ids`, `attention_mask`: gives `image_embedding` and
+    `text_embedding` (B, dim), `match_probability` (B,), whichever the model has. An export is compared with it."""
+    retriever: Retriever | None = None
+    matcher: Matcher | None = None
+    pad_to_max: bool = False
+    """Whether texts are padded to the full length, as the model was trained."""

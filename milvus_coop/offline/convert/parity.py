@@ -1,0 +1,126 @@
+"""How far a converted bundle is from the checkpoint: graphs against the model's own forward pass, on real pictures and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from milvus_coop.bundle.folder import Bundle
+from milvus_coop.bundle.spec import (
+    CE_PREFIX,
+    IMAGE_ENCODER,
+    IMAGE_TOKENS,
+    MATCH_PROBABILITY,
+    PATCH_MASK,
+    PIXELS,
+)
+from milvus_coop.errors import ConvertError
+from milvus_coop.models.backends.onnx import OnnxBackend
+from milvus_coop.models.open import open_encoder
+from milvus_coop.models.preprocess.images import normalise
+from milvus_coop.models.reranker import Reranker
+from milvus_coop.offline.convert.family import Source
+from milvus_coop.offline.convert.graphs import GraphPrecision
+from milvus_coop.offline.convert.modules import verdict
+from milvus_coop.offline.convert.parts import Parts
+from milvus_coop.offline.export.parity import Difference, difference
+from milvus_coop.types import Array
+
+WITH_TOKENS = "match_probability with stored tokens"
+"""What storing tokens as int8 adds to the difference."""
+LEAST_COSINE: dict[GraphPrecision, float] = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.95}
+"""Between embeddings, and between image tokens, of graph and checkpoint."""
+LARGEST_DIFFERENCE: dict[GraphPrecision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.1}
+"""Of probabilities."""
+NOTEWORTHY = 0.05
+"""A difference of probabilities by int8 tokens that users should hear of."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures and texts; pair i is picture i and text i."""
+
+    pictures: Sequence[Image]
+    texts: Sequence[str]
+
+
+def measure(bundle: Bundle, parts: Parts, samples: Samples) -> dict[str, Difference]:
+    """Run the bundle in process and the checkpoints in PyTorch, and compare every output by name.
+
+    Image tokens are compared in units of their largest value. `match_probability` compares graph and PyTorch on the same tokens;
+    `WITH_TOKENS` compares with the model's own forward pass from pixels.
+    """
+    backend = OnnxBackend(bundle)
+    try:
+        encoder = open_encoder(bundle, backend)
+        pictures = [encoder.decode(picture) for picture in samples.pictures]
+        pixels = {**encoder.pixels(pictures), **encoder.ce_pixels(pictures)}
+        texts = encoder.encode_texts(samples.texts)
+        images = encoder.encode_pixels(pixels)
+        arrays = {**pixels, **encoder.tokenise(samples.texts)}
+        own = _reference(parts.be, _inputs(parts.be, arrays, ""))
+        found = {
+            "image_embedding": difference(own["image_embedding"], images.embeddings),
+            "text_embedding": difference(own["text_embedding"], texts.embeddings),
+        }
+        inputs = _inputs(parts.ce, arrays, "" if parts.is_joint else CE_PREFIX)
+        theirs = own if parts.is_joint else _reference(parts.ce, inputs)
+        probability = Reranker(backend).score_pairs(texts.text_side, images.image_side).probability
+        if parts.keep == "image":
+            return found | {MATCH_PROBABILITY: difference(theirs[MATCH_PROBABILITY], probability)}
+        tokens, matched = _by_parts(parts, inputs, images.tokens, images.scales)
+        graph_tokens = backend.run(IMAGE_ENCODER, pixels)[IMAGE_TOKENS]
+        largest = float(np.abs(tokens).max()) or 1.0
+        return found | {
+            IMAGE_TOKENS: difference(tokens / largest, graph_tokens / largest),
+            MATCH_PROBABILITY: difference(matched, probability),
+            WITH_TOKENS: difference(theirs[MATCH_PROBABILITY], probability),
+        }
+    finally:
+        backend.close()
+
+
+def refuse(differences: Mapping[str, Difference], precision: GraphPrecision) -> None:
+    """Refuse a bundle that is not the model.
+
+    Raises:
+        ConvertError: an output differs by more than the precision explains, or is no number.
+    """
+    run = "--precision fp32" if precision != "fp32" else ""
+    for name, found in differences.items():
+        if name == MATCH_PROBABILITY and not found.largest <= LARGEST_DIFFERENCE[precision]:  # also NaN
+            limit = f"at most {LARGEST_DIFFERENCE[precision]:g}"
+            raise ConvertError(f"the graphs' {name} differs from the checkpoint's by {found.largest:.2g}", expected=limit, run=run)
+        if name not in (MATCH_PROBABILITY, WITH_TOKENS) and not found.smallest_cosine >= LEAST_COSINE[precision]:
+            limit = f"at least {LEAST_COSINE[precision]:g}"
+            cosine = f"has a cosine of {found.smallest_cosine:.5f} with the checkpoint's"
+            raise ConvertError(f"the graphs' {name} {cosine}", expected=limit, run=run)
+
+
+def _inputs(source: Source, arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
+    """What a model takes, under the names that it knows: an input with the prefix goes before one that both models share."""
+    names = [name for name in (PIXELS, PATCH_MASK, "input_ids", "attention_mask") if {prefix + name, name} & set(arrays)]
+    found = {name: arrays[prefix + name if prefix + name in arrays else name] for name in names}
+    found[PIXELS] = normalise(found[PIXELS], source.image)
+    return {name: torch.from_numpy(array) for name, array in found.items()}
+
+
+@torch.no_grad()
+def _reference(source: Source, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+    """The checkpoint's own forward pass."""
+    return {name: value.numpy() for name, value in source.reference(inputs).items()}
+
+
+@torch.no_grad()
+def _by_parts(parts: Parts, inputs: Mapping[str, Tensor], tokens: Array, scales: Array) -> tuple[Array, Array]:
+    """The cross-encoder's half in PyTorch: image tokens from pixels, and probabilities from the stored tokens."""
+    mask = [inputs[PATCH_MASK].float()] if PATCH_MASK in inputs else []
+    exact = parts.matcher.tokens(parts.ce.vision(inputs[PIXELS], *mask))
+    stored = torch.from_numpy(tokens.astype(np.float32) * scales.astype(np.float32)[..., None])
+    probability, _ = verdict(parts.matcher.match(inputs["input_ids"], inputs["attention_mask"], stored))
+    return exact.numpy(), probability.numpy()

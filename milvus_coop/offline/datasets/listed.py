@@ -1,0 +1,130 @@
+"""Data sets that are lists of picture files: what all readers share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL.Image import Image
+
+from milvus_coop.errors import ImageUnreadableError
+from milvus_coop.models.preprocess.images import decode
+from milvus_coop.offline.datasets.items import SPLITS, Caption, Item, Problem, Split
+from milvus_coop.offline.datasets.randomness import number_of
+
+SPLIT_NAMES: dict[str, Split] = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+"""What splits are called in published lists."""
+
+
+class ListedDataset:
+    """Captioned picture files, in memory; pictures are opened when asked for."""
+
+    def __init__(self, name: str, items: Iterable[Item], problems: Sequence[Problem] = ()) -> None:
+        self._name = name
+        self._problems = tuple(problems)
+        lists: dict[Split, list[Item]] = {split: [] for split in SPLITS}
+        for item in items:
+            lists[item.split].append(item)
+        self._items = {split: tuple(lists[split]) for split in SPLITS}
+
+    @property
+    def name(self) -> str:
+        """What `--data` was given."""
+        return self._name
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """What was left out, and why."""
+        return self._problems
+
+    def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
+        """The items of a split, in the order of the list."""
+        return self._items[split]
+
+    def open(self, item: Item) -> Image:
+        """The item's picture as upright RGB."""
+        if item.path is None:
+            raise ImageUnreadableError(f"{item.id} has no file")
+        return decode(item.path)
+
+
+class Gathering:
+    """Collects items and problems while a list is read."""
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.problems: list[Problem] = []
+        self._places: dict[str, str] = {}
+        self._files = Files()
+
+    def exists(self, path: str) -> bool:
+        """Whether `path` is a file."""
+        return self._files.exist(path)
+
+    def problem(self, place: str, reason: str) -> None:
+        """Something is left out."""
+        self.problems.append(Problem(place, reason))
+
+    def add(self, place: str, item_id: str, path: str, captions: Iterable[Caption], split: Split) -> None:
+        """Keep an item whose file exists, whose id is new and that has a caption.
+
+        Args:
+            place: where the list names it, for `problems`.
+            item_id: unique within the data set.
+            path: of the picture.
+            captions: as found; white space around them and exact repetitions are dropped here.
+            split: of the item.
+        """
+        if item_id in self._places:
+            return self.problem(place, f"the id '{item_id}' is taken by {self._places[item_id]}")
+        if not self.exists(path):
+            return self.problem(place, f"there is no picture {path}")
+        kept: dict[tuple[str, str], Caption] = {}
+        for caption in captions:
+            if text := caption.text.strip():
+                kept.setdefault((text, caption.language), caption if text == caption.text else replace(caption, text=text))
+            else:
+                self.problem(place, "a caption is empty")
+        if not kept:
+            return self.problem(place, "no captions")
+        self._places[item_id] = place
+        self.items.append(Item(item_id, tuple(kept.values()), split, Path(path)))
+        return None
+
+    def dataset(self, name: str) -> ListedDataset:
+        """What was gathered."""
+        return ListedDataset(name, self.items, self.problems)
+
+
+class Files:
+    """Which files exist: one listing per folder, where one `stat` per file would take minutes on a network drive."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+
+    def exist(self, path: str) -> bool:
+        """Whether `path` is a file."""
+        folder, name = os.path.split(path)
+        names = self._names.get(folder)
+        if names is None:
+            names = self._names[folder] = _file_names(folder)
+        # The listing does not know that file systems may ignore case or the form of accents.
+        return name in names or os.path.isfile(path)  # noqa: PTH113 - a Path would cost more than the look-up
+
+
+def _file_names(folder: str) -> frozenset[str]:
+    try:
+        with os.scandir(folder or ".") as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except OSError:
+        return frozenset()
+
+
+def split_by_hash(key: str, dev: float, test: float) -> Split:
+    """A split that depends on `key` only, so that adding items moves none of the others."""
+    place = number_of(key) / 2**64
+    if place < test:
+        return "test"
+    return "dev" if place < test + dev else "train"

@@ -1,0 +1,168 @@
+"""What is evaluated on: the images and distinct texts of a split, which belong together, and distractors that only stand around."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from milvus_coop.errors import DatasetError, ImageError, InvalidArgumentError
+from milvus_coop.models.preprocess.texts import check_text
+from milvus_coop.offline.datasets import Caption, Dataset, Item, Problem, Split
+from milvus_coop.offline.evaluation.progress import OnProgress, Progress, silent
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image of the pool."""
+
+    id: str
+    path: Path
+    distractor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One distinct text of the pool; images that share a caption share the text."""
+
+    text: str
+    images: frozenset[int] = frozenset()
+    """Numbers of the images that it describes; empty: a distractor."""
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Images, and texts by language. Items are named by their number, in the order of the data."""
+
+    name: str
+    split: Split
+    images: tuple[Picture, ...]
+    texts: dict[str, tuple[Text, ...]]
+    problems: tuple[Problem, ...]
+
+    def without(self, images: Iterable[int], problems: Sequence[Problem]) -> Corpus:
+        """A corpus that lacks these images, and the texts that describe nothing else."""
+        gone = set(images)
+        number = {old: new for new, old in enumerate(i for i in range(len(self.images)) if i not in gone)}
+        texts = {}
+        for language, some in self.texts.items():
+            left = [Text(t.text, frozenset(number[i] for i in t.images if i in number), t.kind) for t in some]
+            texts[language] = tuple(new for new, old in zip(left, some, strict=True) if new.images or not old.images)
+        images_left = tuple(self.images[old] for old in number)
+        return Corpus(self.name, self.split, images_left, texts, (*self.problems, *problems))
+
+
+def build_corpus(
+    dataset: Dataset,
+    folder: Path,
+    *,
+    split: Split = "test",
+    languages: Sequence[str] = (),
+    distractors: Dataset | None = None,
+    on_progress: OnProgress = silent,
+) -> Corpus:
+    """Read a split; pictures that the data set draws itself are written into `folder` as PNG files.
+
+    Args:
+        dataset: queries and right answers.
+        folder: for pictures; exists.
+        split: which part.
+        languages: of the captions; all if empty. Each is evaluated on its own.
+        distractors: more items for the pools, of the same split where it has one. They are no queries and never right; one that
+            shares a caption with the data is left out, because it would be right.
+        on_progress: told of pictures that are written.
+
+    Raises:
+        DatasetError: the split is empty, or has no captions of a language.
+    """
+    items = list(dataset.items(split))
+    if not items:
+        raise DatasetError(f"{dataset.name} has no items in the split '{split}'", expected="another --split, or other --data")
+    problems = list(dataset.problems)
+    languages = _languages(dataset.name, items, languages)
+    items = [_readable(item, problems) for item in items]
+    texts = {language: _texts(items, language) for language in languages}
+    extra: list[Item] = []
+    if distractors is not None:
+        extra = [_readable(item, problems) for item in _distractors(distractors, split, texts, problems)]
+        texts = {language: (*known, *_more(known, extra, language)) for language, known in texts.items()}
+    pictures, broken = _pictures(
+        [(dataset, i) for i in items] + [(distractors or dataset, i) for i in extra], len(items), folder, on_progress
+    )
+    corpus = Corpus(dataset.name, split, tuple(pictures), texts, tuple(problems))
+    return corpus.without(broken, list(broken.values())) if broken else corpus
+
+
+def _languages(name: str, items: Sequence[Item], asked: Sequence[str]) -> list[str]:
+    there = list(dict.fromkeys(caption.language for item in items for caption in item.captions))
+    if missing := [language for language in asked if language not in there]:
+        raise DatasetError(f"{name} has no captions in '{missing[0]}'", expected=f"--language with one of {', '.join(there)}")
+    return list(dict.fromkeys(asked)) or there
+
+
+def _readable(item: Item, problems: list[Problem]) -> Item:
+    """The item without captions that no collection can hold."""
+    left = []
+    for caption in item.captions:
+        try:
+            check_text(caption.text)
+            left.append(caption)
+        except InvalidArgumentError as exc:
+            problems.append(Problem(item.id, str(exc)))
+    return replace(item, captions=tuple(left))
+
+
+def _texts(items: Sequence[Item], language: str) -> tuple[Text, ...]:
+    images: dict[str, set[int]] = {}
+    kinds: dict[str, str] = {}
+    for number, item in enumerate(items):
+        for caption in _captions(item, language):
+            images.setdefault(caption.text, set()).add(number)
+            kinds.setdefault(caption.text, caption.kind)
+    return tuple(Text(text, frozenset(found), kinds[text]) for text, found in images.items())
+
+
+def _captions(item: Item, language: str) -> list[Caption]:
+    return [caption for caption in item.captions if caption.language == language]
+
+
+def _distractors(dataset: Dataset, split: Split, texts: dict[str, tuple[Text, ...]], problems: list[Problem]) -> list[Item]:
+    """Items that are wrong for every query. A data set without that split gives all it has."""
+    items = list(dataset.items(split)) or [item for other in ("test", "dev", "train") for item in dataset.items(other)]
+    if not items:
+        raise DatasetError(f"the distractors {dataset.name} have no items", expected="other --distractors")
+    taken = {text.text for some in texts.values() for text in some}
+    wrong = [item for item in items if not any(caption.text in taken for caption in item.captions)]
+    problems += dataset.problems
+    if left_out := len(items) - len(wrong):
+        problems.append(Problem(dataset.name, f"{left_out} distractors left out: they share a caption with the data"))
+    return wrong
+
+
+def _more(known: Sequence[Text], items: Sequence[Item], language: str) -> list[Text]:
+    have = {text.text for text in known}
+    return [Text(t) for t in dict.fromkeys(c.text for item in items for c in _captions(item, language)) if t not in have]
+
+
+def _pictures(
+    items: Sequence[tuple[Dataset, Item]], n_queries: int, folder: Path, on_progress: OnProgress
+) -> tuple[list[Picture], dict[int, Problem]]:
+    """A file for every item, and the items whose picture cannot be opened."""
+    pictures: list[Picture] = []
+    broken: dict[int, Problem] = {}
+    to_draw = sum(item.path is None for _, item in items)
+    drawn = 0
+    for number, (dataset, item) in enumerate(items):
+        path = item.path
+        if path is None:
+            path = folder / f"{number}.png"
+            try:
+                dataset.open(item).save(path, compress_level=1)
+            except ImageError as exc:
+                broken[number] = Problem(item.id, str(exc))
+            drawn += 1
+            if drawn % 50 == 0 or drawn == to_draw:
+                on_progress(Progress("write pictures", drawn, to_draw))
+        pictures.append(Picture(item.id, path, distractor=number >= n_queries))
+    return pictures, broken

@@ -1,0 +1,109 @@
+"""The cross-encoder on every pair of a pool: what Coop saves, and what it is compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from milvus_coop.errors import BackendError
+from milvus_coop.offline.evaluation.corpus import Text
+from milvus_coop.offline.evaluation.metrics import ranks_of
+from milvus_coop.offline.evaluation.progress import OnProgress, Progress
+from milvus_coop.offline.evaluation.protocols import Pool
+from milvus_coop.offline.evaluation.systems import Entrant
+from milvus_coop.offline.evaluation.workbench import Shelf
+from milvus_coop.search.contents import contents_of
+from milvus_coop.types import Array, Kind
+
+TEXTS_PER_CALL = 16
+IMAGES_PER_CALL = 256
+BYTES_PER_CALL = 128 * 2**20
+"""Of large token files or pixels, repeated for every text."""
+PROBE_TEXTS, PROBE_IMAGES = 16, 256
+"""Pairs that are scored to estimate what all would cost."""
+
+
+Ranks = Mapping[Kind, Mapping[int, tuple[int, ...]]]
+"""Ranks of the right answers by what was searched for and query; whole rankings of 25,000 texts would fill the memory."""
+
+
+class PairScorer:
+    """Scores texts against stored image tokens, each text encoded once."""
+
+    def __init__(self, entrant: Entrant, texts: Sequence[Text], shelf: Shelf) -> None:
+        self._models = entrant.models
+        self._timeout_s = entrant.settings.timeout_s
+        self._texts = texts
+        self._shelf = shelf
+        self._contents = contents_of(self._models.encoder, "image", shelf.tokens)
+        n_bytes = TEXTS_PER_CALL * self._contents.n_bytes
+        self._images_per_call = min(IMAGES_PER_CALL, max(1, BYTES_PER_CALL // n_bytes)) if n_bytes else IMAGES_PER_CALL
+
+    def scores(self, texts: Sequence[int], images: Sequence[int], on_done: OnProgress | None = None) -> Array:
+        """Match probabilities, or logits for bundles whose authors rank by these: float32 of shape (texts, images).
+
+        Raises:
+            BackendError: an image cannot be read.
+        """
+        result = np.empty((len(texts), len(images)), dtype=np.float32)
+        for start in range(0, len(texts), TEXTS_PER_CALL):
+            some = texts[start : start + TEXTS_PER_CALL]
+            side = self._models.encoder.encode_texts([self._texts[n].text for n in some]).text_side
+            for left in range(0, len(images), self._images_per_call):
+                block = images[left : left + self._images_per_call]
+                pairs = self._models.reranker.score_matrix(side, self._read(block))
+                values = pairs.logit if self._models.encoder.spec.score == "sum" else pairs.probability
+                result[start : start + len(some), left : left + len(block)] = values
+            if on_done is not None:
+                on_done(Progress("", start + len(some), len(texts)))
+        return result
+
+    def _read(self, images: Sequence[int]) -> Mapping[str, Array]:
+        read = self._contents.read(self._shelf.candidates(images), self._timeout_s, None)
+        if len(read.positions) < len(images):
+            raise BackendError(f"{len(images) - len(read.positions)} of {len(images)} images {self._contents.lack}")
+        return read.side
+
+    def probe(self, texts: Sequence[int], images: Sequence[int]) -> float:
+        """Pairs per second, measured on a few after as many to warm up."""
+        texts, images = texts[:PROBE_TEXTS], images[:PROBE_IMAGES]
+        self.scores(texts, images)
+        start = time.perf_counter()
+        self.scores(texts, images)
+        return len(texts) * len(images) / (time.perf_counter() - start)
+
+
+def rank_all(scorer: PairScorer, pool: Pool, name: str, on_progress: OnProgress) -> Ranks:
+    """Score every query of a pool against everything, both directions; pairs that both need are scored once.
+
+    Equal scores stand in the order of the data.
+    """
+    queries, askers = list(pool.relevant_images), list(pool.relevant_texts)
+    others = [number for number in pool.texts if number not in pool.relevant_images]
+
+    def tell(progress: Progress) -> None:
+        on_progress(Progress(f"every pair, {name}", progress.done, len(queries)))
+
+    main = scorer.scores(queries, pool.images, tell)
+    by_text = main[:, _columns(pool.images, askers)]
+    if others:
+        by_text = np.concatenate([by_text, scorer.scores(others, askers)])
+    return {
+        "image": _ranks(queries, main, pool.images, pool.relevant_images),
+        "text": _ranks(askers, by_text.T, (*queries, *others), pool.relevant_texts),
+    }
+
+
+def _ranks(
+    queries: Sequence[int], scores: Array, items: Sequence[int], relevant: Mapping[int, frozenset[int]]
+) -> dict[int, tuple[int, ...]]:
+    """One row of scores per query, one column per item."""
+    columns = np.array(items)
+    return {q: ranks_of(columns[np.argsort(-row, kind="stable")], relevant[q]) for q, row in zip(queries, scores, strict=True)}
+
+
+def _columns(images: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    position = {number: column for column, number in enumerate(images)}
+    return [position[number] for number in wanted]

@@ -1,0 +1,95 @@
+"""Queries that the cross-encoder repaired or broke: what to look at before believing a table."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+
+from milvus_coop.errors import ImageError
+from milvus_coop.models.preprocess.thumbnails import thumbnail
+from milvus_coop.offline.evaluation.corpus import Corpus
+from milvus_coop.offline.evaluation.metrics import ranks_of
+from milvus_coop.offline.evaluation.protocols import Pool
+from milvus_coop.offline.evaluation.rankings import Ranking
+from milvus_coop.offline.evaluation.records import DIRECTIONS, Case, Contestant, Direction, Shown
+from milvus_coop.types import Array, Kind
+
+TOP = 5
+"""Places of either ranking that are shown."""
+THUMBNAIL = 96
+"""Pixels of the longer edge on the page; files have twice as many."""
+LABEL = 300
+"""Characters of a text that are shown."""
+
+
+def changed(
+    corpus: Corpus, pool: Pool, rankings: Mapping[Kind, Sequence[Ranking]], contestant: Contestant
+) -> tuple[list[Case], dict[Direction, tuple[int, int]]]:
+    """Every query whose first answer became right or wrong, those that moved farthest first; and how many there are of either."""
+    relevance: Mapping[Kind, Mapping[int, frozenset[int]]] = {"image": pool.relevant_images, "text": pool.relevant_texts}
+    cases: list[Case] = []
+    counts: dict[Direction, tuple[int, int]] = {}
+    for kind, direction in DIRECTIONS.items():
+        some = [c for r in rankings[kind] if (c := _case(corpus, pool, kind, r, relevance[kind][r.query], contestant))]
+        counts[direction] = (sum(case.repaired for case in some), sum(not case.repaired for case in some))
+        cases += sorted(some, key=_moved, reverse=True)
+    return cases, counts
+
+
+def choose(cases: Sequence[Case], n: int) -> list[Case]:
+    """The first n repaired and the first n broken ones of each direction."""
+    chosen = []
+    for direction in DIRECTIONS.values():
+        for repaired in (True, False):
+            chosen += [c for c in cases if c.direction == direction and c.repaired == repaired][:n]
+    return chosen
+
+
+def thumbnails(corpus: Corpus, cases: Sequence[Case]) -> dict[int, bytes]:
+    """Small JPEG files of all images that the cases show, by number. One that cannot be read is left out."""
+    wanted: set[int] = set()
+    for case in cases:
+        wanted |= {s.item for s in (*case.be, *case.coop)} if case.direction == "image retrieval" else {case.query}
+    made = {}
+    for number in sorted(wanted):
+        with contextlib.suppress(ImageError):
+            made[number] = thumbnail(corpus.images[number].path, 2 * THUMBNAIL, quality=70)
+    return made
+
+
+def _case(corpus: Corpus, pool: Pool, kind: Kind, ranking: Ranking, right: frozenset[int], contestant: Contestant) -> Case | None:
+    order = ranking.order(contestant.k or 0)
+    be, coop = (next(iter(ranks_of(items, right)), None) for items in (ranking.items, order))
+    if (be == 1) == (coop == 1):
+        return None
+    scores = {
+        int(item): (float(b), float(c)) for item, b, c in zip(ranking.items, ranking.be_scores, ranking.ce_scores, strict=True)
+    }
+
+    def shown(items: Array, score: int) -> tuple[Shown, ...]:
+        return tuple(
+            Shown(item, _label(corpus, pool.language, kind, item), scores[item][score], item in right)
+            for item in items[:TOP].tolist()
+        )
+
+    return Case(
+        contestant=contestant,
+        language=pool.language,
+        direction=DIRECTIONS[kind],
+        query=ranking.query,
+        label=_label(corpus, pool.language, "text" if kind == "image" else "image", ranking.query),
+        be_rank=be,
+        coop_rank=coop,
+        be=shown(ranking.items, 0),
+        coop=shown(order, 1),
+    )
+
+
+def _moved(case: Case) -> tuple[int, int]:
+    far = 1 << 30
+    return abs((case.be_rank or far) - (case.coop_rank or far)), -case.query
+
+
+def _label(corpus: Corpus, language: str, kind: Kind, number: int) -> str:
+    label = corpus.texts[language][number].text if kind == "text" else corpus.images[number].id
+    return label if len(label) <= LABEL else label[: LABEL - 1] + "…"

@@ -1,0 +1,46 @@
+"""How the cost of a query grows with the pool: the same queries in an eighth, a quarter, half and all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+
+from milvus_coop.offline.evaluation.cost import Meter, Sample, coop_meter, exhaustive_meter, measure
+from milvus_coop.offline.evaluation.progress import OnProgress
+from milvus_coop.offline.evaluation.records import Contestant, Cost
+from milvus_coop.offline.evaluation.systems import Entrant
+from milvus_coop.offline.evaluation.workbench import Shelf, Workbench
+
+PARTS = (8, 4, 2, 1)
+LEAST = 10
+"""Items in the smallest part worth a measurement."""
+
+
+def grow(
+    bench: Workbench,
+    entrant: Entrant,
+    shelf: Shelf,
+    of: Sample,
+    contestants: Sequence[Contestant],
+    seed: int,
+    on_progress: OnProgress,
+) -> list[Cost]:
+    """Measure every contestant in random parts of a collection; each part holds the smaller ones."""
+    order = np.random.default_rng(seed).permutation(np.array(list(shelf.rows))).tolist()
+    sizes = sorted({n for part in PARTS if (n := -(-len(order) // part)) >= LEAST} | {len(order)})
+    parts = [bench.part(shelf, sorted(order[:size])) for size in sizes]
+    meters: list[Meter] = []
+    with ExitStack() as stack:
+        for part in parts:
+            search = stack.enter_context(bench.search(part))
+            size = len(part.rows)
+            meters += [
+                exhaustive_meter(entrant, part, of) if c.system == "ce" else coop_meter(search, of, c, size) for c in contestants
+            ]
+        costs = measure(meters, of, f"measure parts of the pool, {entrant.name}", on_progress)
+    for part in parts:
+        if part is not shelf:
+            bench.drop(part)
+    return costs

@@ -1,0 +1,113 @@
+"""The four systems of the paper, and which of them a bundle can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from milvus_coop.bundle import BundleSpec
+from milvus_coop.config import Settings
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.models.backends import Backend
+from milvus_coop.models.open import Models, open_models
+from milvus_coop.offline.evaluation.memo import MemoBackend
+
+System = Literal["be", "ce", "sep-coop", "joint-coop"]
+SYSTEMS: tuple[System, ...] = get_args(System)
+
+LABELS: Mapping[str, str] = {"be": "BE", "ce": "CE", "sep-coop": "Sep+Coop", "joint-coop": "Joint+Coop"}
+"""As the paper's tables have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One bundle to evaluate."""
+
+    bundle: str | Path
+    """Name of a shipped bundle, or a folder."""
+    backend: Backend | None = None
+    """What runs it, instead of what the settings name; stays yours to close."""
+    name: str = ""
+    """For tables; default the bundle's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """An opened contender."""
+
+    name: str
+    models: Models
+    settings: Settings
+
+    @property
+    def spec(self) -> BundleSpec:
+        """The bundle's record."""
+        return self.models.encoder.spec
+
+    @property
+    def coop(self) -> System:
+        """What its cooperation of bi-encoder and cross-encoder is called: one model in both roles, or two."""
+        return "joint-coop" if self.spec.kind == "joint" else "sep-coop"
+
+    def with_memo(self) -> Entrant:
+        """The same bundle, which encodes nothing twice; see `MemoBackend`."""
+        return replace(self, models=open_models(self.settings, MemoBackend(self.models.backend)))
+
+    def offers(self, systems: Sequence[System]) -> list[System]:
+        """Those of the systems that this bundle can be."""
+        return [system for system in systems if system in ("be", "ce", self.coop)]
+
+
+def open_entrants(bundles: Sequence[str | Path | Contender], settings: Settings) -> list[Entrant]:
+    """Open every bundle, each under a name of its own.
+
+    Raises:
+        InvalidArgumentError: no bundle is given.
+        BundleError, BackendError: one cannot be used.
+    """
+    if not bundles:
+        raise InvalidArgumentError("no bundle is given", expected="at least one", run="milvus-coop bundle list")
+    opened: list[Entrant] = []
+    try:
+        for bundle in bundles:
+            contender = bundle if isinstance(bundle, Contender) else Contender(bundle)
+            own = settings.override(bundle=contender.bundle)
+            models = open_models(own, contender.backend)
+            opened.append(Entrant(contender.name or models.encoder.spec.name, models, own))
+    except BaseException:
+        close_entrants(opened)
+        raise
+    names = [entrant.name for entrant in opened]
+    return [Entrant(_unique(e, i, names), e.models, e.settings) for i, e in enumerate(opened)]
+
+
+def close_entrants(entrants: Sequence[Entrant]) -> None:
+    """Close the backends that were opened here."""
+    for entrant in entrants:
+        entrant.models.close()
+
+
+def check_systems(systems: Sequence[str], entrants: Sequence[Entrant]) -> list[System]:
+    """The systems to evaluate; all that the bundles offer if none is named.
+
+    Raises:
+        InvalidArgumentError: there is no such system, or no bundle offers it.
+    """
+    if unknown := [name for name in systems if name not in SYSTEMS]:
+        raise InvalidArgumentError(f"there is no system '{unknown[0]}'", expected=f"some of {', '.join(SYSTEMS)}")
+    asked = [system for system in SYSTEMS if not systems or system in systems]
+    offered = {system for entrant in entrants for system in entrant.offers(SYSTEMS)}
+    for system in asked:
+        if systems and system not in offered:
+            kind = "joint" if system == "joint-coop" else "separate"
+            have = ", ".join(f"{e.name} ({e.spec.kind})" for e in entrants)
+            raise InvalidArgumentError(f"no bundle offers '{system}': {have}", expected=f"a --bundle of kind {kind}")
+    return asked
+
+
+def _unique(entrant: Entrant, position: int, names: Sequence[str]) -> str:
+    if names.count(entrant.name) == 1:
+        return entrant.name
+    return f"{entrant.spec.label} #{position + 1}"

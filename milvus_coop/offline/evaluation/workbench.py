@@ -1,0 +1,189 @@
+"""The Milvus collections of one evaluation: filled through `CoopIngest`, copied for smaller pools, dropped at the end."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from milvus_coop.errors import CollectionNotFoundError, DatasetError
+from milvus_coop.ingest import CoopIngest
+from milvus_coop.ingest import Progress as IngestProgress
+from milvus_coop.offline.datasets import Problem
+from milvus_coop.offline.evaluation.corpus import Corpus
+from milvus_coop.offline.evaluation.progress import OnProgress, Progress
+from milvus_coop.offline.evaluation.systems import Entrant
+from milvus_coop.search import CoopSearch
+from milvus_coop.store import Collection, Store
+from milvus_coop.store.token_store import TokenStore
+from milvus_coop.types import Array, Candidate, Kind, Row
+
+ROWS_PER_CALL = 500
+"""Rows to read back or to copy in one call: about 5 MB."""
+FILES_PER_CALL = 100
+"""Token files to copy in one call; large ones have half a megabyte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """One filled collection and what is in it: the rows by item number, as Milvus gave them back."""
+
+    name: str
+    kind: Kind
+    rows: Mapping[int, Row]
+    tokens: TokenStore | None = None
+    """The files that the rows name, if they do."""
+
+    def embeddings(self, numbers: Sequence[int]) -> Array:
+        """float32 of shape (n, dim)."""
+        return np.stack([self.rows[number].embedding for number in numbers])
+
+    def candidates(self, numbers: Sequence[int]) -> list[Candidate]:
+        """What a search that returns everything would hand to the cross-encoder."""
+        return [Candidate(self.rows[n].id, self.rows[n].uri, 0.0, self.rows[n].payload) for n in numbers]
+
+    @property
+    def payload_bytes(self) -> float:
+        """Mean size of what rows hold for the cross-encoder: image tokens, the name of a file with them, or the text."""
+        return float(np.mean([len(row.payload.encode()) for row in self.rows.values()]))
+
+
+class Workbench:
+    """Makes collections for one bundle, with names that nobody else has. Close it to drop them."""
+
+    def __init__(self, entrant: Entrant, folder: Path, on_progress: OnProgress) -> None:
+        self._entrant = entrant
+        self._folder = folder
+        self._on_progress = on_progress
+        self._prefix = f"milvus_coop_eval_{uuid.uuid4().hex[:12]}"
+        self._names: list[str] = []
+        self._store = Store.from_settings(entrant.settings)
+
+    def fill(self, corpus: Corpus, language: str | None, entrant: Entrant) -> tuple[Shelf, list[tuple[int, Problem]]]:
+        """Ingest all images of a corpus (`language` None) or its texts in a language, with `entrant` on whatever backend.
+
+        Returns:
+            The filled collection, and the items that could not be ingested.
+        """
+        kind: Kind = "image" if language is None else "text"
+        n_items = len(corpus.images) if language is None else len(corpus.texts[language])
+        stage = f"ingest {kind}s, {self._entrant.name}"
+
+        def tell(progress: IngestProgress) -> None:
+            self._on_progress(Progress(stage, progress.done, n_items))
+
+        name = self._new_name(kind)
+        with CoopIngest(name, kind=kind, settings=self._entrant.settings, models=entrant.models.backend) as ingest:
+            report = ingest.run([self._list(corpus, language, name)], on_progress=tell)
+        if not report.added:
+            raise DatasetError(
+                f"no {kind} of {corpus.name} can be read", expected=f"{kind}s; the first problem: {report.failures[0].reason}"
+            )
+        failed = [(number_of(f.uri), f.reason) for f in report.failures]
+        failures = [(number, Problem(_name(corpus, language, number), reason)) for number, reason in failed]
+        collection = self._store.open(name, self._entrant.spec)
+        return Shelf(name, kind, _read(collection), collection.tokens), failures
+
+    def part(self, shelf: Shelf, numbers: Sequence[int]) -> Shelf:
+        """A collection with some of the items; the same one if these are all."""
+        if set(numbers) == set(shelf.rows):
+            return shelf
+        name = self._new_name(shelf.kind)
+        collection = self._store.create(name, self._entrant.spec, shelf.kind)
+        rows = {number: shelf.rows[number] for number in numbers}
+        values = list(rows.values())
+        for start in range(0, len(values), ROWS_PER_CALL):
+            self._copy_tokens(shelf.tokens, collection.tokens, [row.payload for row in values[start : start + ROWS_PER_CALL]])
+            collection.upsert(values[start : start + ROWS_PER_CALL])
+        collection.flush()
+        return Shelf(name, shelf.kind, rows, collection.tokens)
+
+    @contextmanager
+    def search(self, shelf: Shelf, entrant: Entrant | None = None) -> Iterator[CoopSearch]:
+        """The shelf's collection, opened as any user would; `entrant` may run the same bundle on another backend."""
+        entrant = entrant or self._entrant
+        with CoopSearch(shelf.name, settings=entrant.settings, models=entrant.models.backend) as search:
+            yield search
+
+    def collection(self, shelf: Shelf) -> Collection:
+        """The shelf's collection itself."""
+        return self._store.open(shelf.name, self._entrant.spec)
+
+    def drop(self, shelf: Shelf) -> None:
+        """Drop one collection early."""
+        if shelf.name in self._names:
+            self._names.remove(shelf.name)
+            with suppress(CollectionNotFoundError):
+                self._store.drop(shelf.name)
+
+    def close(self) -> None:
+        """Drop every collection that was made here."""
+        try:
+            for name in self._names:
+                with suppress(CollectionNotFoundError):  # the ingest failed before it made it
+                    self._store.drop(name)
+        finally:
+            self._names.clear()
+            self._store.close()
+
+    def __enter__(self) -> Workbench:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _new_name(self, kind: Kind) -> str:
+        name = f"{self._prefix}_{kind}s_{uuid.uuid4().hex[:6]}"
+        self._names.append(name)
+        return name
+
+    def _copy_tokens(self, source: TokenStore | None, target: TokenStore | None, keys: Sequence[str]) -> None:
+        if source is None or target is None:
+            return
+        for start in range(0, len(keys), FILES_PER_CALL):
+            some = keys[start : start + FILES_PER_CALL]
+            found = source.read(some, self._entrant.spec.tokens.n_bytes)
+            target.write({key: bytes(raw) for key, raw in zip(some, found, strict=True) if raw is not None})
+
+    def _list(self, corpus: Corpus, language: str | None, name: str) -> Path:
+        """A list for the ingest; an item's uri is its number, or a path that ends in it; see `number_of`."""
+        path = self._folder / f"{name}.jsonl"
+        if language is None:
+            uris = [str(n) for n in range(len(corpus.images))]
+            if self._entrant.spec.tokens.keep == "image":  # the cross-encoder will open them where their uri says
+                uris = _links(self._folder.absolute() / f"{name}_pictures", [picture.path for picture in corpus.images])
+            rows = [{"uri": uri, "path": str(p.path.absolute())} for uri, p in zip(uris, corpus.images, strict=True)]
+        else:
+            rows = [{"uri": str(n), "text": text.text} for n, text in enumerate(corpus.texts[language])]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+
+def _read(collection: Collection) -> dict[int, Row]:
+    ids = [id for id, _ in collection.all_stamps()]
+    rows: dict[int, Row] = {}
+    for start in range(0, len(ids), ROWS_PER_CALL):
+        rows |= {number_of(row.uri): row for row in collection.rows(ids[start : start + ROWS_PER_CALL]).values()}
+    return dict(sorted(rows.items()))
+
+
+def number_of(uri: str) -> int:
+    """The number of the item with that uri."""
+    return int(PurePosixPath(uri).name)
+
+
+def _links(folder: Path, paths: Sequence[Path]) -> list[str]:
+    folder.mkdir()
+    links = [folder / str(number) for number in range(len(paths))]
+    for link, path in zip(links, paths, strict=True):
+        link.symlink_to(path.absolute())
+    return [link.as_posix() for link in links]
+
+
+def _name(corpus: Corpus, language: str | None, number: int) -> str:
+    return str(corpus.images[number].path) if language is None else corpus.texts[language][number].text[:80]

@@ -1,0 +1,71 @@
+"""What a network sees of each image: pixels, or the cached features of a frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from milvus_coop.bundle.spec import ImageSpec
+from milvus_coop.errors import ImageError
+from milvus_coop.models.preprocess.images import decode, to_pixels
+from milvus_coop.offline.datasets import Dataset, Item, Problem
+from milvus_coop.types import Array
+
+
+class Seen(NamedTuple):
+    """Some images, as arrays."""
+
+    visual: Array
+    """uint8 pixels (n, 3, S, S) or float16 features (n, cells, F)."""
+    usable: Array
+    """bool (n,): False where the picture could not be read; its row means nothing."""
+
+
+class Visuals(Protocol):
+    """Gives images by position."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def fetch(self, positions: Array) -> Seen:
+        """The images at `positions`, int64 (n,)."""
+
+
+class Pixels:
+    """Opens pictures when they are asked for. A picture that cannot be read is reported (each time), and is not usable."""
+
+    def __init__(
+        self, dataset: Dataset, items: Sequence[Item], spec: ImageSpec, pool: ThreadPoolExecutor, report: Callable[[Problem], None]
+    ) -> None:
+        self._dataset, self._items, self._spec, self._pool, self._report = dataset, items, spec, pool, report
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def fetch(self, positions: Array) -> Seen:
+        """Decode in threads."""
+        pictures = list(self._pool.map(self._open, (self._items[position] for position in positions)))
+        blank = np.zeros((3, self._spec.size, self._spec.size), np.uint8)
+        usable = np.array([picture is not None for picture in pictures], dtype=bool)
+        stacked = np.stack([blank if picture is None else picture for picture in pictures]) if pictures else blank[None][:0]
+        return Seen(stacked, usable)
+
+    def _open(self, item: Item) -> Array | None:
+        try:
+            return item_pixels(self._dataset, item, self._spec)
+        except ImageError as exc:
+            self._report(Problem(item.id, str(exc)))
+            return None
+
+
+def item_pixels(dataset: Dataset, item: Item, spec: ImageSpec) -> Array:
+    """A picture as `Encoder` will see it, uint8 (3, S, S); large JPEGs are decoded at a fraction of their size.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    picture = dataset.open(item) if item.path is None else decode(item.path, at_least=spec.size, background=spec.background)
+    return to_pixels(picture, spec)

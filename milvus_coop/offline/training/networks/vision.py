@@ -1,0 +1,94 @@
+"""A vision backbone behind one form: uint8 pixels in, feature vectors of cells or regions out; with its configuration on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from milvus_coop.bundle.spec import ImageSpec
+from milvus_coop.offline.training.networks.backbones import Kind, build_backbone
+
+CONFIG_FILE = "vision.json"
+WEIGHTS_FILE = "vision.safetensors"
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """What a backbone is: enough to build it anew and to prepare its pixels."""
+
+    kind: Kind
+    image: ImageSpec
+    own_side: int
+    """The backbone's own grid has `own_side` x `own_side` cells."""
+    side: int
+    """The grid is pooled to `side` x `side` cells."""
+    features: int
+    """Numbers per cell."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the kind needs beyond that: channel widths, or a transformers configuration."""
+
+    @property
+    def cells(self) -> int:
+        """Feature vectors per image: of the grid, or the regions of a detector."""
+        regions: int = self.options.get("regions", self.side * self.side)
+        return regions
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> VisionConfig:
+        """Read what `dataclasses.asdict` wrote."""
+        image = dict(content["image"])
+        for key in ("mean", "std", "background"):
+            image[key] = tuple(image[key])
+        return cls(**{**content, "image": ImageSpec(**image)})
+
+
+class Vision(nn.Module):
+    """Normalises pixels, runs the backbone, pools its grid."""
+
+    pool: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: VisionConfig, backbone: nn.Module | None = None) -> None:
+        """`backbone`: with trained weights; None: one with random weights."""
+        super().__init__()
+        self.config = config
+        self.backbone = backbone if backbone is not None else build_backbone(config.kind, config.options)
+        self.register_buffer("pool", cell_weights(config.own_side, config.side), persistent=False)
+        for name, values in (("mean", config.image.mean), ("std", config.image.std)):
+            self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> features (B, cells, F) in reading order."""
+        cells: Tensor = self.backbone((pixels.float() - self.mean) / self.std)
+        return self.pool @ cells if self.config.side != self.config.own_side else cells
+
+
+def cell_weights(own_side: int, side: int) -> Tensor:
+    """Adaptive average pooling of a square grid as a matrix (side², own_side²), which every exporter understands."""
+    weights = torch.zeros(side * side, own_side, own_side)
+    for cell in range(side * side):
+        (top, bottom), (left, right) = ((i * own_side // side, -(-(i + 1) * own_side // side)) for i in divmod(cell, side))
+        weights[cell, top:bottom, left:right] = 1.0 / ((bottom - top) * (right - left))
+    return weights.flatten(1)
+
+
+def save_vision(vision: Vision, folder: Path) -> None:
+    """Write a backbone's configuration and weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text(json.dumps(asdict(vision.config), indent=2) + "\n", "utf-8")
+    save_file({name: value.contiguous() for name, value in vision.state_dict().items()}, folder / WEIGHTS_FILE)
+
+
+def load_vision(folder: Path) -> Vision:
+    """Read what `save_vision` wrote; in eval mode."""
+    vision = Vision(VisionConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text("utf-8"))))
+    vision.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    return vision.eval()

@@ -1,0 +1,211 @@
+"""The dev score: retrieval over the dev pool in memory, by exact search, with and without rescoring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from milvus_coop.errors import DatasetError
+from milvus_coop.offline.training.data.corpus import Corpus
+from milvus_coop.offline.training.data.sampling import blocks
+from milvus_coop.offline.training.data.visuals import Visuals
+from milvus_coop.offline.training.metrics import KS, recalls
+from milvus_coop.offline.training.networks.one_stream import OneStream
+from milvus_coop.offline.training.run.precision import computing
+from milvus_coop.types import Array
+
+LEAST_IMAGES = 2
+_BLOCK = 256
+_PAIRS = 512
+
+OnDone = Callable[[str, int, int], None]
+"""(stage, done, of how many)."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A split through one network: its own embeddings and image tokens."""
+
+    texts: Tensor
+    """unit (captions, dim)."""
+    images: Tensor
+    """unit (images, dim); NaN rows for pictures that could not be read."""
+    tokens: Tensor
+    """(images, tokens, token_dim)."""
+
+
+@torch.no_grad()
+def embed(
+    network: OneStream,
+    corpus: Corpus,
+    visuals: Visuals,
+    device: torch.device,
+    *,
+    precision: str = "no",
+    on_done: OnDone | None = None,
+) -> Embedded:
+    """Embed every caption and image of a split, in eval mode.
+
+    Captions of like length go through the network together: in the order of the split half of the work would be padding.
+
+    Args:
+        network: in any mode.
+        corpus: the captions.
+        visuals: the images.
+        device: where the network is.
+        precision: see `precision.computing`. The results are float32 whatever it is.
+        on_done: told after each block.
+    """
+    was_training = network.training
+    network.eval()
+    done, total = 0, len(corpus.texts) + len(visuals)
+    texts = torch.empty(len(corpus.texts), network.config.dim, device=device)
+    tokens, images = [], []
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        if on_done is not None:
+            on_done("embedding", done, total)
+
+    with computing(precision, device):
+        order = np.argsort(corpus.lengths, kind="stable")
+        for block in blocks(len(order), _BLOCK):
+            parts = (torch.from_numpy(part).to(device) for part in corpus.tokens(order[block]))
+            texts[torch.from_numpy(order[block]).to(device)] = network.embed_texts(*parts).float()
+            tell(block.stop - block.start)
+        for block in blocks(len(visuals), _BLOCK):
+            seen = visuals.fetch(np.arange(block.start, block.stop))
+            tokens.append(network.tokens(torch.from_numpy(seen.visual).to(device)).float())
+            embedded = network.embed_images(tokens[-1]).float()
+            images.append(embedded.masked_fill(~torch.from_numpy(seen.usable).to(device)[:, None], float("nan")))
+            tell(block.stop - block.start)
+    network.train(was_training)
+    return Embedded(texts, torch.cat(images), torch.cat(tokens))
+
+
+@torch.no_grad()
+def rescore(
+    network: OneStream, corpus: Corpus, tokens: Tensor, candidates: Array, *, precision: str = "no", on_done: OnDone | None = None
+) -> Array:
+    """Cross-encoder logits of chosen pairs; pairs with captions of like length are scored together.
+
+    Args:
+        network: in any mode; scored in eval mode.
+        corpus: the split.
+        tokens: image tokens of the split, (images, tokens, token_dim).
+        candidates: int64 (pairs, 2): caption, image.
+        precision: see `precision.computing`.
+        on_done: told after each block.
+
+    Returns:
+        float32 (pairs,).
+    """
+    was_training = network.training
+    network.eval()
+    logits = np.zeros(len(candidates), np.float32)
+    order = np.argsort(corpus.lengths[candidates[:, 0]], kind="stable")
+    with computing(precision, tokens.device):
+        for block in blocks(len(order), _PAIRS):
+            captions, images = candidates[order[block]].T
+            ids, mask = (torch.from_numpy(part).to(tokens.device) for part in corpus.tokens(captions))
+            matched = network.match(ids, mask, tokens[torch.from_numpy(images).to(tokens.device)])
+            logits[order[block]] = matched.float().cpu().numpy()
+            if on_done is not None:
+                on_done("reranking", block.stop, len(order))
+    network.train(was_training)
+    return logits
+
+
+def dev_scores(
+    network: OneStream,
+    retriever: OneStream,
+    corpus: Corpus,
+    visuals: Visuals,
+    *,
+    k: int,
+    device: torch.device,
+    queries: int = 0,
+    precision: str = "no",
+    on_done: OnDone | None = None,
+) -> dict[str, float]:
+    """Recalls in percent of the dev pool.
+
+    `be_*` are those of the retriever's cosines, over every query: each caption against all images, each image against all captions.
+    `coop_*` are those after the network reranked its best `k`, over `queries` queries per direction (0: all), which are spread
+    evenly over the pool and the same at every evaluation. `mr` is the mean of R@1, R@5 and R@10 in both directions; `gain_mr` is
+    how much larger it is after reranking than before, on the very same queries. What lies beyond k keeps its order; k = 0: no
+    reranking.
+
+    Raises:
+        DatasetError: fewer than two pictures can be read.
+    """
+    found = embed(retriever, corpus, visuals, device, precision=precision, on_done=on_done)
+    usable = ~torch.isnan(found.images[:, 0]).cpu().numpy()
+    if usable.sum() < LEAST_IMAGES:
+        raise DatasetError(
+            f"{usable.sum()} of {len(usable)} pictures of dev can be read", expected=f"at least {LEAST_IMAGES}: see problems.jsonl"
+        )
+    cosines = torch.nan_to_num(found.texts @ found.images.T, nan=-2.0).float().cpu().numpy()
+    relevant = corpus.same(np.arange(len(corpus.texts)), np.arange(len(corpus.items))) & usable
+    figures = _recalls("be", (cosines, cosines.T), (relevant, relevant.T))
+    if k:
+        tokens = found.tokens
+        if network is not retriever:
+            tokens = embed(network, corpus, visuals, device, precision=precision, on_done=on_done).tokens
+        asked = (_spread(relevant.any(1), queries), _spread(relevant.any(0), queries))
+        right = (relevant[asked[0]], relevant.T[asked[1]])
+        before = (cosines[asked[0]], cosines.T[asked[1]])
+        pairs, places = _candidates(before, asked, k)
+        logits = rescore(network, corpus, tokens, pairs, precision=precision, on_done=on_done)
+        after = (_reranked(before[0], k, logits[places[0]]), _reranked(before[1], k, logits[places[1]]))
+        figures |= _recalls("coop", after, right)
+        figures["gain_mr"] = round(figures["coop_mr"] - _recalls("be", before, right)["be_mr"], 3)
+    return figures
+
+
+def _recalls(role: str, scores: tuple[Array, Array], relevant: tuple[Array, Array]) -> dict[str, float]:
+    """R@1, R@5, R@10 both ways and their mean; queries without a right answer do not count."""
+    figures: dict[str, float] = {}
+    both = []
+    for direction, matrix, right in zip(("t2i", "i2t"), scores, relevant, strict=True):
+        asked = right.any(1)
+        hits = recalls(matrix[asked], right[asked])
+        figures |= {f"{role}_{direction}_r{depth}": round(hits.percent(depth), 3) for depth in KS}
+        both += [hits.percent(depth) for depth in KS]
+    return {**figures, f"{role}_mr": round(float(np.mean(both)), 3)}
+
+
+def _spread(possible: Array, count: int) -> Array:
+    """`count` positions of those that are possible, evenly spaced; all of them where there are fewer, or where `count` is 0."""
+    positions: Array = np.flatnonzero(possible)
+    if not 0 < count < len(positions):
+        return positions
+    return positions[np.linspace(0, len(positions) - 1, count).round().astype(np.int64)]
+
+
+def _candidates(cosines: tuple[Array, Array], asked: tuple[Array, Array], k: int) -> tuple[Array, tuple[Array, Array]]:
+    """The pairs to be scored, and which of them are the candidates of each query.
+
+    Returns:
+        Pairs (caption, image), each once: int64 (pairs, 2). For both directions the row of each query's candidates: (queries, k).
+    """
+    keys = []
+    n_images = cosines[0].shape[1]
+    for turned, matrix, rows in zip((False, True), cosines, asked, strict=True):
+        best = np.argsort(-matrix, axis=1, kind="stable")[:, :k]
+        keys.append(best * n_images + rows[:, None] if turned else rows[:, None] * n_images + best)
+    pairs, places = np.unique(np.concatenate([part.ravel() for part in keys]), return_inverse=True)
+    split = np.split(places, [keys[0].size])
+    return np.stack(np.divmod(pairs, n_images), axis=1), (split[0].reshape(keys[0].shape), split[1].reshape(keys[1].shape))
+
+
+def _reranked(cosines: Array, k: int, logits: Array) -> Array:
+    """Scores whose order is the final one. `logits`: of each query's best `k`, best first, (queries, k)."""
+    final = cosines.astype(np.float64) - 1e6  # every candidate that was reranked stands above the others
+    np.put_along_axis(final, np.argsort(-cosines, axis=1, kind="stable")[:, :k], logits, axis=1)
+    return final

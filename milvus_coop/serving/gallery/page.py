@@ -1,0 +1,108 @@
+"""A search result as one HTML file: it works offline, shows both orders, and nothing in it is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import asdict
+from datetime import datetime, timezone
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from milvus_coop.errors import ImageError
+from milvus_coop.models.preprocess.thumbnails import thumbnail
+from milvus_coop.search.pictures import local_path
+from milvus_coop.serving.gallery.assets import assets, text
+from milvus_coop.types import CollectionInfo, Hit, Kind, SearchResult
+
+EDGE = 480
+"""Pixels of the longer edge of the pictures in the file, 20 to 40 kB each."""
+QUERY_EDGE = 224
+POLICY = "default-src 'none'; script-src {script}; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
+"""Nothing is loaded, and no other script runs, whatever a text or metadata hold."""
+
+
+def render(result: SearchResult, query: str | Path | bytes, collection: CollectionInfo, *, limit: int, filter: str = "") -> str:
+    """The page as text.
+
+    Args:
+        result: with all the candidates, best first, so that either order has its first `limit`.
+        query: the text; or the path or the bytes of the picture.
+        collection: that was searched.
+        limit: how many hits of each order to show.
+        filter: what the search was narrowed with.
+    """
+    hits = [hit for hit in result.hits if hit.rank <= limit or hit.be_rank <= limit]
+    style, script = text("gallery.css"), text("grid.js") + text("saved.js")
+    asked = f"“{query}”" if isinstance(query, str) else query.name if isinstance(query, Path) else "a picture"
+    return Template(text("saved.html")).substitute(
+        policy=POLICY.format(script=_hash(script), style=_hash(style)),
+        title=escape(f"{asked} · milvus-coop"),
+        icon=_data_uri(assets()["icon.svg"].content, "image/svg+xml"),
+        style=style,
+        picture="" if isinstance(query, str) else _query_picture(query),
+        asked=escape(asked),
+        facts=escape(_facts(collection, filter)),
+        nothing="" if hits else "<p>Nothing was found.</p>",
+        document=_json(_document(result, query, collection, hits, limit)),
+        script=script,
+    )
+
+
+def _facts(collection: CollectionInfo, filter: str) -> str:
+    when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    facts = [f"{collection.name}, {collection.count:,} items", collection.bundle, f"filter {filter}" if filter else "", when]
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _document(
+    result: SearchResult, query: str | Path | bytes, collection: CollectionInfo, hits: list[Hit], limit: int
+) -> dict[str, Any]:
+    """The result as the HTTP API gives it, with the pictures in it, and the limit."""
+    return {
+        "collection": collection.name,
+        "kind": collection.kind,
+        "query": {"kind": "text", "text": query} if isinstance(query, str) else {"kind": "image", "text": None},
+        "limit": limit,
+        "hits": [asdict(hit) | {"thumbnail": _picture(hit, collection.kind)} for hit in hits],
+        "reranked": result.reranked,
+        "rescored": result.rescored,
+        "candidates": result.candidates,
+        "reason": result.reason,
+        "timings": asdict(result.timings),
+    }
+
+
+def _picture(hit: Hit, kind: Kind | None) -> str | None:
+    path = None if kind == "text" else local_path(hit.uri)  # whatever is elsewhere is not fetched
+    return None if path is None else _thumbnail(path, EDGE)
+
+
+def _query_picture(query: Path | bytes) -> str:
+    uri = _thumbnail(query, QUERY_EDGE)
+    return f'<img src="{uri}" alt="The picture that was searched with">' if uri else ""
+
+
+def _thumbnail(source: Path | bytes, edge: int) -> str | None:
+    if isinstance(source, Path) and not source.is_file():  # opening a pipe would wait for ever
+        return None
+    try:
+        return _data_uri(thumbnail(source, edge), "image/jpeg")
+    except (ImageError, OSError, ValueError):
+        return None
+
+
+def _data_uri(content: bytes, content_type: str) -> str:
+    return f"data:{content_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _json(document: object) -> str:
+    # In a script element only `<` can end it or open a comment.
+    return json.dumps(document, ensure_ascii=False, default=str).replace("<", "\\u003c")
+
+
+def _hash(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode('utf-8')).digest()).decode('ascii')}'"

@@ -1,0 +1,63 @@
+"""The application: routes, error answers, and the front door around them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+import milvus_coop
+from milvus_coop.serving.gateway import problems
+from milvus_coop.serving.gateway.embeddings import embeddings_error, embeddings_router
+from milvus_coop.serving.gateway.front import FrontDoor
+from milvus_coop.serving.gateway.problems import RefusedError
+from milvus_coop.serving.gateway.rerank import rerank_error, rerank_router
+from milvus_coop.serving.gateway.routes import collections, gallery, health, items, search
+from milvus_coop.serving.gateway.service import Service
+
+DESCRIPTION = "Find pictures by words, and words by pictures, in Milvus: a bi-encoder retrieves, a cross-encoder reranks."
+
+
+def create_app(service: Service) -> FastAPI:
+    """The ASGI application of a service, which it closes when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(service.warm_up)
+        yield
+        await run_in_threadpool(service.close)
+
+    app = FastAPI(
+        title="milvus-coop",
+        version=milvus_coop.__version__,
+        description=DESCRIPTION,
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    problems.install(app)
+    for part in (health,) if service.options.models_only else (search, items, collections, gallery, health):
+        app.include_router(part.router(service))
+    app.include_router(rerank_router(service))
+    app.include_router(embeddings_router(service))
+    app.add_middleware(FrontDoor, service=service, answer=_answer)
+    if service.options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.options.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    return app
+
+
+def _answer(path: str, refused: RefusedError, request_id: str) -> Response:
+    for error_of in (rerank_error, embeddings_error):
+        if answer := error_of(path, refused, request_id):
+            return answer
+    return problems.problem(refused, request_id)

@@ -1,0 +1,58 @@
+"""Logs of the service: a line of JSON for each request, or a readable one on a terminal. Never a query, a key or a picture."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+LOGGER = logging.getLogger("milvus_coop.serving.gateway")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per record; what a record has in `facts` becomes fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, Any] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)  # in ASCII: a path may hold what a terminal would obey
+
+
+class ReadableLines(logging.Formatter):
+    """Time, event and facts, for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        facts = " ".join(f"{name}={_printable(str(value))}" for name, value in getattr(record, "facts", {}).items())
+        line = f"{self.formatTime(record, '%H:%M:%S')} {record.getMessage()} {facts}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _printable(text: str) -> str:
+    """The text on one line, with what a terminal would obey written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def set_up(*, json_lines: bool) -> None:
+    """Send the logs of the service and of its HTTP server to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if json_lines else ReadableLines())
+    for name, level in ((LOGGER.name, logging.INFO), ("uvicorn.error", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+
+
+def log(event: str, *, level: int = logging.INFO, exc_info: bool = False, **facts: Any) -> None:
+    """Write one line; facts that are None are left out."""
+    known = {name: value for name, value in facts.items() if value is not None}
+    LOGGER.log(level, event, extra={"facts": known}, exc_info=exc_info)

@@ -1,0 +1,196 @@
+"""Errors as HTTP answers: `application/problem+json` (RFC 9457), with what was given, what was expected and what to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from milvus_coop import errors
+from milvus_coop.serving.gateway.pool import RETRY_AFTER_S, BusyError, LateError
+
+MEDIA_TYPE = "application/problem+json"
+TOLD = 5
+"""Mistakes in a body that an answer names."""
+SHOWN = 64
+"""Characters of a client's own names that an answer repeats."""
+
+STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
+    (errors.CollectionNotFoundError, HTTPStatus.NOT_FOUND),
+    (errors.ImageTooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (errors.BundleMismatchError, HTTPStatus.CONFLICT),
+    (errors.CollectionExistsError, HTTPStatus.CONFLICT),
+    (errors.ForeignCollectionError, HTTPStatus.CONFLICT),
+    (errors.InvalidArgumentError, HTTPStatus.BAD_REQUEST),
+    (errors.FilterError, HTTPStatus.BAD_REQUEST),
+    (errors.ImageError, HTTPStatus.BAD_REQUEST),
+    (errors.TokensError, HTTPStatus.BAD_REQUEST),
+    (errors.StoreTimeoutError, HTTPStatus.GATEWAY_TIMEOUT),
+    (errors.BackendTimeoutError, HTTPStatus.GATEWAY_TIMEOUT),
+    (errors.StoreUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (errors.BackendUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (errors.StoreAuthError, HTTPStatus.BAD_GATEWAY),
+    (errors.StoreError, HTTPStatus.BAD_GATEWAY),
+    (errors.BackendError, HTTPStatus.BAD_GATEWAY),
+    (errors.MilvusCoopError, HTTPStatus.INTERNAL_SERVER_ERROR),
+    (BusyError, HTTPStatus.TOO_MANY_REQUESTS),
+    (LateError, HTTPStatus.GATEWAY_TIMEOUT),
+)
+"""The first that fits counts."""
+
+
+class Problem(BaseModel):
+    """What every failed request of this API answers."""
+
+    title: str = Field(description="The status in words.", examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(description="What was given, or what happened.", examples=["there is no collection 'imgaes'"])
+    expected: str = Field("", description="What would have been right.")
+    run: str = Field("", description="A command or call that helps.")
+    request_id: str = Field("", description="As in the header x-request-id and in the logs.")
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    for status, text in (
+        (400, "An argument, a filter or a picture is not usable."),
+        (401, "No API key, or a wrong one."),
+        (403, "The request comes from a page of another site, or uploads are off."),
+        (404, "There is no such collection or item."),
+        (409, "The collection was made with another bundle."),
+        (413, "The body or the picture is too large."),
+        (415, "The body is of another type."),
+        (422, "The request does not fit the schema."),
+        (429, "Too many requests are waiting; come back after `Retry-After` seconds."),
+        (502, "Milvus or a model server refused."),
+        (503, "Milvus or the models cannot be reached."),
+        (504, "Milvus, the models or the request took too long."),
+    )
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer beside its result, for the OpenAPI document."""
+    return {status: PROBLEMS[status] for status in (401, 422, 429, *statuses)}
+
+
+class RefusedError(Exception):
+    """A request that this service does not take, for a reason of its own and not of the search.
+
+    Args:
+        status: of the answer.
+        detail: what was given, one sentence without a full stop.
+        expected: what would have been right.
+        run: a command or call that helps.
+        headers: more headers of the answer.
+    """
+
+    def __init__(
+        self, status: HTTPStatus, detail: str, *, expected: str = "", run: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.expected = expected
+        self.run = run
+        self.headers = headers or {}
+
+
+def status_of(exc: Exception) -> HTTPStatus:
+    """The status that tells a client what kind of error this is."""
+    if isinstance(exc, RefusedError):
+        return exc.status
+    return next((status for kind, status in STATUS if isinstance(exc, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def refusal(exc: Exception) -> RefusedError:
+    """Any error as one that has a status and words for the client. An unknown error tells nothing of itself."""
+    status = status_of(exc)
+    if isinstance(exc, RefusedError):
+        return exc
+    if isinstance(exc, BusyError):
+        return RefusedError(status, "too many requests are waiting", expected="fewer at a time, or one a little later")
+    if isinstance(exc, LateError):
+        return RefusedError(
+            status, "the request took longer than the service allows", expected="a smaller one, or one a little later"
+        )
+    if isinstance(exc, errors.MilvusCoopError):
+        return RefusedError(status, exc.given, expected=exc.expected, run=exc.run)
+    return RefusedError(status, "the service failed; its log has the reason under the request's id")
+
+
+def retry_headers(status: int) -> dict[str, str]:
+    """`Retry-After` where it makes sense to come back."""
+    return {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+
+
+def problem(refused: RefusedError, request_id: str) -> Response:
+    """The answer of an API route."""
+    status = refused.status
+    body = Problem(
+        title=status.phrase,
+        status=status,
+        detail=refused.detail,
+        expected=refused.expected,
+        run=refused.run,
+        request_id=request_id,
+    )
+    headers = {**retry_headers(status), **refused.headers}
+    return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the API with a problem, and say so in the OpenAPI document."""
+
+    def answer(request: Request, exc: Exception) -> Response:
+        request.state.error = type(exc).__name__
+        return problem(refusal(exc), request_id_of(request))
+
+    def invalid(request: Request, exc: Exception) -> Response:
+        request.state.error = "RequestValidationError"
+        reasons = exc.errors() if isinstance(exc, RequestValidationError) else []
+        return problem(invalid_request(reasons), request_id_of(request))
+
+    def http(request: Request, exc: Exception) -> Response:
+        status = HTTPStatus(exc.status_code if isinstance(exc, HTTPException) else 500)
+        detail = str(exc.detail) if isinstance(exc, HTTPException) else ""
+        headers = dict(exc.headers or {}) if isinstance(exc, HTTPException) else {}
+        return problem(RefusedError(status, detail or status.phrase, headers=headers), request_id_of(request))
+
+    describe = app.openapi
+
+    def document() -> dict[str, Any]:
+        made = describe()
+        made["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return made
+
+    app.openapi = document  # type: ignore[method-assign]
+    for kind in (errors.MilvusCoopError, BusyError, LateError, RefusedError):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+
+
+def invalid_request(reasons: Sequence[Any]) -> RefusedError:
+    """What pydantic found, in a sentence."""
+    return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, told(reasons) or "the request is not valid", expected="see /openapi.json")
+
+
+def told(reasons: Sequence[Any]) -> str:
+    """Where pydantic's first errors are, and what they are; without values, and of a client's own names the first characters."""
+    said = []
+    for reason in reasons[:TOLD]:
+        place = ".".join(str(part)[:SHOWN] for part in reason["loc"] if part != "body")
+        said.append(f"{place or 'body'}: {reason['msg']}")
+    return "; ".join(said)
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the front door gave this request."""
+    return str(request.scope.get("request_id", ""))

@@ -1,0 +1,201 @@
+"""A query and documents to match scores, whatever protocol they came by. Nothing here opens a path that a client names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import numpy as np
+
+from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TokenSpec
+from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, TokensError
+from milvus_coop.models.open import Models
+from milvus_coop.models.preprocess.texts import MAX_CHARACTERS, check_text
+from milvus_coop.models.reranker import PairScores
+from milvus_coop.models.tokens import arrange, decode
+from milvus_coop.search.contents import Read, contents_of
+from milvus_coop.serving.gateway.problems import RefusedError
+from milvus_coop.store import Collection
+from milvus_coop.types import Array, Candidate, Kind
+
+UNREADABLE_LOGIT = -1e6
+"""Stands for the logit of a document that could not be read; far below that of any pair."""
+SHOWN = 24
+"""Characters of a document that an error shows."""
+FIELDS: Mapping[Kind, str] = {"image": IMAGE_TOKENS, "text": "text"}
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentScores:
+    """What the cross-encoder says of n documents."""
+
+    probability: Array
+    """float32 of shape (n,), match probabilities; 0 for what could not be read."""
+    logit: Array
+    """float32 of shape (n,); `UNREADABLE_LOGIT` for what could not be read."""
+    readable: Array
+    """bool of shape (n,)."""
+    total_tokens: int
+    """Text and image tokens of all pairs that were scored."""
+
+    @property
+    def unreadable(self) -> int:
+        """How many documents could not be read."""
+        return int((~self.readable).sum())
+
+    def order(self, top_n: int | None = None) -> list[int]:
+        """Positions of the documents, best first; equal ones in the order in which they came, unreadable ones last."""
+        found = np.lexsort((-self.probability, ~self.readable))
+        return [int(position) for position in found[:top_n]]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to compare the documents with."""
+
+    kind: Kind
+    side: Mapping[str, Array]
+    """Its side of the cross-encoder: arrays of shape (1, ...)."""
+
+
+def score_documents(
+    models: Models, query: str, documents: Sequence[str | None], collection: Collection | None, deadline_s: float
+) -> DocumentScores:
+    """Score documents against a query.
+
+    A query that is a token string of the bundle is a picture, and the documents are texts; any other is a text, and the documents
+    are token strings, or what rows of `collection` hold instead.
+
+    Args:
+        models: of the bundle in use.
+        query: a text, or the base64 image tokens of a picture.
+        documents: values of one VARCHAR field; None where a row has none.
+        collection: whose rows they are from; None: token strings or texts.
+        deadline_s: value of `time.perf_counter()` by which to be done.
+
+    Raises:
+        InvalidArgumentError: the query is blank or too long, or a picture asked of pictures; the bundle keeps no tokens.
+        RefusedError: not one document can be read.
+        BackendTimeoutError: the deadline came.
+        BackendError, TokenStoreError: nothing can be scored now.
+    """
+    spec = models.encoder.spec
+    if spec.tokens.keep == "image":
+        raise InvalidArgumentError(
+            f"bundle {spec.label} keeps no image tokens, and this service opens no picture that a client names",
+            expected="a bundle that keeps tokens in the collection or in a token store; or rerank in the client, with CoopSearch",
+        )
+    n = len(documents)
+    asked = _encode(models, query, _left(deadline_s, 0, n))
+    kind = _kind_of_documents(asked, collection)
+    contents = contents_of(models.encoder, kind, None if collection is None else collection.tokens)
+    scores = _Scores(n)
+    step = spec.graph(CROSS_ENCODER).max_batch
+    for start in range(0, n, step):
+        candidates = _candidates(documents, range(start, min(start + step, n)), kind, spec.tokens)
+        read = contents.read(list(candidates.values()), _left(deadline_s, start, n), deadline_s) if candidates else Read()
+        left_s = _left(deadline_s, start, n)
+        if read.positions:
+            sides = (asked.side, read.side) if asked.kind == "text" else (read.side, asked.side)
+            found = models.reranker.score_pairs(*sides, timeout_s=left_s)
+            places = np.array(list(candidates))[list(read.positions)]
+            scores.put(places, found, _count_tokens(spec.tokens, sides[0], len(places)))
+    if not scores.readable.any():
+        raise _nothing_readable(documents, asked.kind, kind, spec.label, collection)
+    return DocumentScores(scores.probability, scores.logit, scores.readable, scores.total_tokens)
+
+
+class _Scores:
+    """Scores in the making: of n documents, none of which could be read so far."""
+
+    def __init__(self, n: int) -> None:
+        self.probability = np.zeros(n, np.float32)
+        self.logit = np.full(n, UNREADABLE_LOGIT, np.float32)
+        self.readable = np.zeros(n, bool)
+        self.total_tokens = 0
+
+    def put(self, places: Array, found: PairScores, tokens: int) -> None:
+        # A token string may decode and still hold scales that are no numbers.
+        sound = np.isfinite(found.probability) & np.isfinite(found.logit)
+        rows = places[sound]
+        self.probability[rows] = found.probability[sound]
+        self.logit[rows] = found.logit[sound]
+        self.readable[rows] = True
+        self.total_tokens += tokens
+
+
+def _encode(models: Models, query: str, timeout_s: float) -> Query:
+    tokens = models.encoder.spec.tokens
+    raw = _decoded(query, tokens)
+    if raw is not None:
+        values, scales = arrange([raw], tokens)
+        return Query("image", {IMAGE_TOKENS: values, IMAGE_TOKEN_SCALES: scales})
+    check_text(query)
+    return Query("text", models.encoder.encode_texts([query], timeout_s=timeout_s).text_side)
+
+
+def _kind_of_documents(query: Query, collection: Collection | None) -> Kind:
+    kind: Kind = "image" if query.kind == "text" else "text"
+    if collection is not None and collection.kind == query.kind:
+        raise InvalidArgumentError(
+            f"the query and the items of '{collection.name}' are both {query.kind}s",
+            expected="a text for a collection of images, or the image tokens of a picture for a collection of texts",
+        )
+    return kind
+
+
+def _candidates(documents: Sequence[str | None], places: range, kind: Kind, tokens: TokenSpec) -> dict[int, Candidate]:
+    """The documents at these places that may be readable. A token string is no text, though it consists of characters."""
+
+    def may_be_read(document: str) -> bool:
+        is_text = bool(document.strip()) and len(document) <= MAX_CHARACTERS and _decoded(document, tokens) is None
+        return kind == "image" or is_text
+
+    found = {}
+    for place in places:
+        document = documents[place]
+        if document is not None and may_be_read(document):
+            found[place] = Candidate(str(place), "", 0.0, document)
+    return found
+
+
+def _decoded(text: str, tokens: TokenSpec) -> bytes | None:
+    """The bytes of a token string; None if it is none."""
+    try:
+        return decode(text, tokens) if text else None
+    except TokensError:
+        return None
+
+
+def _count_tokens(tokens: TokenSpec, text_side: Mapping[str, Array], n: int) -> int:
+    mask = next((array for name, array in text_side.items() if name.endswith("attention_mask")), None)
+    of_texts = 0 if mask is None else int(mask.sum()) * (n if len(mask) == 1 else 1)
+    return of_texts + n * tokens.count
+
+
+def _left(deadline_s: float, done: int, n: int) -> float:
+    """Seconds left, more than 0."""
+    left_s = deadline_s - time.perf_counter()
+    if left_s <= 0:
+        raise BackendTimeoutError(
+            f"the time limit came after {done} of {n} documents", expected="fewer documents, or a longer limit of the service"
+        )
+    return left_s
+
+
+def _nothing_readable(
+    documents: Sequence[str | None], query: Kind, kind: Kind, bundle: str, collection: Collection | None
+) -> RefusedError:
+    sent = next((document for document in documents if document), "")
+    shown = sent[:SHOWN] + ("..." if len(sent) > SHOWN else "")
+    what = f"a token string of bundle {bundle}" if kind == "image" else "a text"
+    if kind == "image" and collection is not None and collection.tokens is not None:
+        what = f"the key of a token file of '{collection.name}'"
+    return RefusedError(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        f"none of the {len(documents)} documents is {what}; the first one has {len(sent)} characters: {shown!r}",
+        expected=f"values of the field `{FIELDS[kind]}`, as the query is {'a text' if query == 'text' else 'a picture'}: "
+        f'input_field_names=["{FIELDS[kind]}"]',
+    )

@@ -1,0 +1,158 @@
+"""`POST /v1/search`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import pydantic_core
+from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+
+from milvus_coop.search import CoopSearch
+from milvus_coop.serving.gateway.bodies import media_type
+from milvus_coop.serving.gateway.problems import RefusedError, problems
+from milvus_coop.serving.gateway.schemas import Query, SearchHit, SearchRequest, SearchResponse, StageTimings
+from milvus_coop.serving.gateway.service import Service
+from milvus_coop.serving.gateway.thumbnails import thumbnail_of
+from milvus_coop.types import Hit, Kind, SearchResult, Timings
+
+JSON, FORM = "application/json", "multipart/form-data"
+FORM_FIELDS = 32
+
+
+def _body() -> dict[str, Any]:
+    """The two forms of the request, for the OpenAPI document."""
+    form = SearchRequest.model_json_schema()["properties"]
+    fields = {name: {k: v for k, v in field.items() if k in ("type", "description")} for name, field in form.items()}
+    fields["image"] = {"type": "string", "contentMediaType": "application/octet-stream", "description": "A picture's file."}
+    fields["output_fields"] = {"type": "string", "description": "Names separated by commas."}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                JSON: {"schema": SearchRequest.model_json_schema()},
+                FORM: {"schema": {"type": "object", "properties": fields}},
+            },
+        }
+    }
+
+
+async def read_request(request: Request) -> SearchRequest:
+    """A search request from JSON or from a form.
+
+    Raises:
+        RefusedError: the body is of another type.
+        RequestValidationError: the body does not fit the schema.
+    """
+    kind = media_type(request)
+    try:
+        if kind == JSON:
+            return SearchRequest.model_validate(_known(_decoded(await request.body())))
+        if kind == FORM:
+            return await _from_form(request)
+    except ValidationError as exc:
+        # A picture's bytes must not come back in the answer, nor get into a log.
+        raise RequestValidationError(exc.errors(include_input=False, include_context=False, include_url=False)) from exc
+    raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body is of type '{kind}'", expected=f"{JSON} or {FORM}")
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return pydantic_core.from_json(body)
+    except ValueError as exc:
+        raise RequestValidationError([{"loc": (), "msg": f"Invalid JSON: {exc}"}]) from exc
+
+
+def _known(value: Any) -> Any:
+    """The value, if it has no name that a request does not have: of millions pydantic would make an error each."""
+    odd = next((name for name in value if name not in SearchRequest.model_fields), None) if isinstance(value, dict) else None
+    if odd is not None:
+        raise RequestValidationError([{"loc": (odd,), "msg": "Extra inputs are not permitted"}])
+    return value
+
+
+async def _from_form(request: Request) -> SearchRequest:
+    async with request.form(max_files=1, max_fields=FORM_FIELDS) as form:
+        given: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str) and value}
+        if "output_fields" in given:
+            given["output_fields"] = [part for name in given["output_fields"].split(",") if (part := name.strip())]
+        # A browser sends a file without name and content where none was chosen.
+        uploads = {name: value for name, value in form.items() if isinstance(value, UploadFile) and (value.filename or value.size)}
+        if odd := set(uploads) - {"image"}:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, f"the form has a file '{min(odd)[:64]}'", expected="one named 'image'")
+        made = SearchRequest.model_validate(_known(given))
+        if "image" in uploads:
+            made.image = await uploads["image"].read()
+        return made
+
+
+def router(service: Service) -> APIRouter:
+    """The route for a service."""
+    routes = APIRouter(tags=["search"])
+    options = service.options
+
+    @routes.post(
+        "/v1/search",
+        response_model=SearchResponse,
+        responses=problems(400, 404, 409, 413, 415, 502, 503, 504),
+        openapi_extra=_body(),
+        summary="Search a collection with a text or a picture",
+    )
+    async def search(request: Request, asked: Annotated[SearchRequest, Depends(read_request)]) -> SearchResponse:
+        """Search as `CoopSearch.query` does: candidates from Milvus, rescored by the cross-encoder.
+
+        The picture may come in JSON (base64) or as the file `image` of a form. If the cross-encoder cannot answer, the hits are in
+        the bi-encoder's order, and `reason` says why.
+        """
+        for name, value in (("limit", asked.limit), ("k", asked.k or 1)):
+            if value > options.max_k:
+                raise RefusedError(HTTPStatus.BAD_REQUEST, f"{name} is {value:,}", expected=f"at most {options.max_k:,}")
+
+        def run(searcher: CoopSearch) -> tuple[SearchResult, Kind]:
+            result = searcher.query(
+                asked.text,
+                image=asked.image,
+                limit=asked.limit,
+                k=asked.k,
+                filter=asked.filter,
+                output_fields=asked.output_fields,
+                rerank=asked.rerank,
+                deadline_ms=asked.deadline_ms,
+                score=asked.score,
+            )
+            return result, searcher.kind
+
+        name = asked.collection or service.settings.collection
+        result, kind = await service.run(lambda: service.search(name, run))
+        service.metrics.searched(result, rerank=asked.rerank)
+        service.tracing.searched(result.timings)
+        request.scope["facts"].update(
+            collection=name, candidates=result.candidates, rescored=result.rescored, reason=result.reason if asked.rerank else None
+        )
+        return response_of(result, name, kind, asked)
+
+    return routes
+
+
+def response_of(result: SearchResult, collection: str, kind: Kind, asked: SearchRequest) -> SearchResponse:
+    """A result as the API gives it."""
+    return SearchResponse(
+        collection=collection,
+        kind=kind,
+        query=Query(kind="text" if asked.image is None else "image", text=asked.text),
+        hits=[SearchHit(**_values(hit), thumbnail=thumbnail_of(collection, hit.id) if kind == "image" else None) for hit in result],
+        reranked=result.reranked,
+        rescored=result.rescored,
+        candidates=result.candidates,
+        reason=result.reason,
+        timings=StageTimings(**_values(result.timings)),
+    )
+
+
+def _values(record: Hit | Timings) -> dict[str, Any]:
+    """A record's values by name. `dataclasses.asdict` would copy all metadata, and take half of what the HTTP door costs."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}

@@ -1,0 +1,78 @@
+"""Runs the service until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.serving.gateway.app import create_app
+from milvus_coop.serving.gateway.service import Service
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 30
+
+
+def serve(service: Service, *, on_ready: Callable[[str], None]) -> None:
+    """Answer requests until SIGINT or SIGTERM; what runs then is finished first, within the limit of the options.
+
+    Args:
+        service: what to serve; it is closed at the end.
+        on_ready: called with the service's address once it listens.
+
+    Raises:
+        InvalidArgumentError: the address cannot be listened on.
+    """
+    options = service.options
+    try:
+        listener = _listen(options.host, options.port)
+    except OSError as exc:
+        service.close()
+        raise InvalidArgumentError(
+            f"cannot listen on {options.host}:{options.port}: {exc.strerror}",
+            expected="a free port of this machine",
+            run="--port 0",
+        ) from exc
+    config = uvicorn.Config(
+        create_app(service),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(options.shutdown_s)),
+    )
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    server = _Server(config, lambda: on_ready(f"http://{host}:{listener.getsockname()[1]}"))
+    with contextlib.closing(listener), contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean end
+        server.run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

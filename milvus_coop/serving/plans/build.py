@@ -1,0 +1,115 @@
+"""The plans of a Triton model repository, built where they will run and only where one is due."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from milvus_coop.bundle.folder import hash_file
+from milvus_coop.bundle.spec import GraphSpec
+from milvus_coop.serving.plans.cache import entry_of, keep, take
+from milvus_coop.serving.plans.compiler import Compiler
+from milvus_coop.serving.plans.libraries import open_tensorrt
+from milvus_coop.serving.plans.profiles import Profile, profile_of
+from milvus_coop.serving.plans.record import PlanRecord, read_record, why_due
+from milvus_coop.serving.plans.repository import Repository, read_repository
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltPlan:
+    """One plan of the repository, as it is now."""
+
+    graph: str
+    path: Path
+    reason: str | None
+    """Why it was built; None: it was there and still fits."""
+    compiler: str
+    """`tensorrt 11.4.0.106`, for example."""
+    gpu: str
+    plan_bytes: int
+    layers: int
+    build_s: float
+    """Of the build that made it, this time or before."""
+
+
+def build_plans(
+    folder: Path,
+    *,
+    force: bool = False,
+    cache: Path | None = None,
+    compiler: Compiler | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> tuple[BuiltPlan, ...]:
+    """Build `<graph>/1/model.plan` for every graph of a repository, with its record `plan.json` and a shared timing cache.
+
+    A plan is built if it is missing, damaged, or made from another graph, by another TensorRT, for another GPU or other shapes.
+    It runs only on that kind of GPU and with that version of TensorRT: build inside the Triton image that serves it.
+
+    Args:
+        folder: written by `milvus-coop triton export --platform tensorrt`.
+        force: build all.
+        cache: take plans from here instead of building them, and keep here what is built; see `plans.cache`.
+        compiler: what compiles; default: TensorRT for this machine's GPU.
+        on_progress: told which plan is being built, and why.
+
+    Raises:
+        PlanError: TensorRT is not installed, there is no GPU, TensorRT rejects a graph, the folder is no such repository, or the
+            cache cannot be written to.
+    """
+    repository = read_repository(folder)
+    compiler = compiler or open_tensorrt()
+    return tuple(_build(repository, graph, compiler, force, cache, on_progress) for graph in repository.spec.graphs)
+
+
+def _build(
+    repository: Repository,
+    graph: GraphSpec,
+    compiler: Compiler,
+    force: bool,
+    cache: Path | None,
+    on_progress: Callable[[str], None] | None,
+) -> BuiltPlan:
+    path, profile = repository.plan(graph), profile_of(repository.spec, graph.name)
+    facts = _facts(repository, graph, compiler, profile)
+    entry = None if cache is None else entry_of(cache, graph.name, facts)
+    record = read_record(repository.record(graph))
+    reason = "asked to" if force else why_due(facts, path, record)
+    if reason and entry and not force and take(entry, facts, path, repository.record(graph)):
+        record, reason = read_record(repository.record(graph)), None
+    if on_progress:
+        on_progress(f"{graph.name}: {f'building, since {reason}' if reason else 'up to date'}")
+    if reason or record is None:
+        record = _compile(repository, graph, compiler, profile, facts)
+        if entry:
+            keep(entry, path, repository.record(graph))
+    return BuiltPlan(graph.name, path, reason, compiler.version, compiler.gpu, record.plan_bytes, record.layers, record.build_s)
+
+
+def _compile(repository: Repository, graph: GraphSpec, compiler: Compiler, profile: Profile, facts: dict[str, str]) -> PlanRecord:
+    plan = compiler.compile(repository.source(graph), graph, profile, timing_cache=repository.timings)
+    record = PlanRecord(facts, len(plan.content), plan.layers, round(plan.build_s, 3))
+    path = repository.plan(graph)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # two builders may share the folder
+    unfinished.write_bytes(plan.content)
+    repository.record(graph).unlink(missing_ok=True)  # killed after this line, the plan has no record and is due
+    unfinished.replace(path)  # a server that is starting sees the old plan or the new one
+    record.write(repository.record(graph))
+    return record
+
+
+def _facts(repository: Repository, graph: GraphSpec, compiler: Compiler, profile: Profile) -> dict[str, str]:
+    """What a plan depends on; `why_due` names the first that differs."""
+    source = repository.source(graph)
+    files = sorted(source.parent.glob(f"{source.name}*"))  # weights of large graphs are beside it
+    return {
+        "bundle": f"{repository.spec.label} {repository.spec.fingerprint}",
+        "precision": repository.precision,
+        "graph": " ".join(hash_file(file).sha256 for file in files),
+        "TensorRT": compiler.version,
+        "compute capability": compiler.compute_capability,
+        "GPU": compiler.gpu,
+        "shapes": str(profile),
+    }

@@ -1,0 +1,73 @@
+"""The shapes that a plan must serve: TensorRT's optimisation profile, from the bundle's spec alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from milvus_coop.bundle.spec import BundleSpec, TensorSpec
+from milvus_coop.models.preprocess.texts import padded_length
+
+Shape = tuple[int, ...]
+
+TYPICAL_LENGTH = 32
+"""Tokens of a caption, padded; TensorRT picks its kernels for this length."""
+
+TYPICAL_BATCH = 8
+"""Smallest batch to tune for: a few queries that Triton's dynamic batcher joined."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputRange:
+    """Shapes of one graph input, the batch axis included."""
+
+    name: str
+    smallest: Shape
+    typical: Shape
+    largest: Shape
+
+    def __str__(self) -> str:
+        """`input_ids 1x8..64x64, typically 8x32`."""
+        smallest, typical, largest = ("x".join(map(str, shape)) for shape in (self.smallest, self.typical, self.largest))
+        return f"{self.name} {smallest}..{largest}, typically {typical}"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One range per input of a graph."""
+
+    graph: str
+    ranges: tuple[InputRange, ...]
+
+    def __str__(self) -> str:
+        """All ranges, in the order of the graph's inputs."""
+        return "; ".join(map(str, self.ranges))
+
+
+def profile_of(spec: BundleSpec, graph: str) -> Profile:
+    """The profile of one graph.
+
+    Batches go from 1 to the graph's limit, tuned for an eighth of it (8 for an encoder, 32 pairs for the shipped cross-encoder).
+    Dynamic axes are text lengths: the tokenizer pads them to multiples of 8 or to the bundle's text length.
+
+    Raises:
+        BundleInvalidError: the bundle has no such graph.
+    """
+    found = spec.graph(graph)
+    batch = min(found.max_batch, max(TYPICAL_BATCH, found.max_batch // 8))
+
+    def shaped(tensor: TensorSpec, rows: int, length: int) -> Shape:
+        padded = padded_length(length, spec.text_of(tensor.name))
+        return (rows, *(padded if n == -1 else n for n in tensor.shape))
+
+    return Profile(
+        graph,
+        tuple(
+            InputRange(
+                tensor.name,
+                smallest=shaped(tensor, 1, 1),
+                typical=shaped(tensor, batch, TYPICAL_LENGTH),
+                largest=shaped(tensor, found.max_batch, spec.text_of(tensor.name).max_length),
+            )
+            for tensor in found.inputs
+        ),
+    )

@@ -1,0 +1,108 @@
+"""A complete Triton model repository from a bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from milvus_coop.bundle.folder import RECORD, WEIGHTS, Bundle
+from milvus_coop.bundle.spec import GraphSpec
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.serving.triton.config import PLATFORMS, Platform, Tuning, model_config
+
+MARK = "repository.json"
+"""Says that a folder is a repository of ours, and of what."""
+KEPT = {"model.plan", "plan.json", "timing.cache"}
+"""What a new export leaves in place: plans take long to build, and `build_plans` knows whether they still fit."""
+VERSION = "1"
+"""Triton's version folder; a bundle's own version is in the models' parameters."""
+MODEL_FILE = Path(__file__).with_name("python_model.py")
+
+Precision = Literal["fp32", "fp16"]
+
+
+def export_repository(
+    bundle: Bundle, out: Path, platform: Platform, *, tuning: Tuning | None = None, precision: Precision = "fp16"
+) -> Path:
+    """Write the three models of a bundle for one of Triton's ways to run them.
+
+    `python` is ready to serve. `onnxruntime` is ready to serve with Triton's ONNX Runtime backend. `tensorrt` holds the sources of
+    the plans, which `milvus-coop triton build-plans` makes on the GPU that runs them.
+
+    Args:
+        bundle: what to serve.
+        out: a folder that is empty, does not exist, or is an earlier export, which is replaced.
+        platform: `tensorrt`, `onnxruntime` or `python`.
+        tuning: instances, threads, queue; default `Tuning()`.
+        precision: of the graphs that run on GPUs; on CPUs it is always fp32.
+
+    Returns:
+        `out`.
+
+    Raises:
+        InvalidArgumentError: an unknown platform, or a folder that holds something else.
+        ExportError: the graphs need packages that are not installed.
+    """
+    if platform not in PLATFORMS:
+        raise InvalidArgumentError(f"the platform is '{platform}'", expected=f"one of {', '.join(PLATFORMS)}")
+    tuning = tuning or Tuning()
+    _make_room(out)
+    for graph in bundle.spec.graphs:
+        folder = out / graph.name / VERSION
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder.parent / "config.pbtxt").write_text(model_config(bundle.spec, graph, platform, tuning), encoding="utf-8")
+        _write_graph(bundle, graph, folder, platform, tuning, precision)
+    shutil.copyfile(bundle.path(RECORD), out / RECORD)
+    on_gpu = platform == "tensorrt" or tuning.gpu
+    facts = {
+        "platform": platform,
+        "precision": precision if on_gpu else "fp32",
+        "bundle": bundle.spec.label,
+        "fingerprint": bundle.spec.fingerprint,
+    }
+    (out / MARK).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return out
+
+
+def _make_room(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InvalidArgumentError(f"{out} is a file", expected="a folder to write the repository to")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / MARK).is_file():
+            raise InvalidArgumentError(f"{out} holds other files", expected="an empty folder, or an earlier export")
+        for path in out.rglob("*"):
+            if path.is_file() and path.name not in KEPT:
+                path.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _write_graph(bundle: Bundle, graph: GraphSpec, folder: Path, platform: Platform, tuning: Tuning, precision: Precision) -> None:
+    if platform == "python":
+        shutil.copyfile(MODEL_FILE, folder / "model.py")
+        _link_packed(bundle, graph, folder, graph.file)
+    elif platform == "onnxruntime" and not tuning.gpu:
+        _link_packed(bundle, graph, folder, "model.onnx")
+    else:
+        from milvus_coop.serving.plans.materialise import materialise
+
+        target = folder if platform == "onnxruntime" else folder.parent / "source"
+        target.mkdir(exist_ok=True)
+        materialise(bundle, graph.name, target / "model.onnx", precision)
+
+
+def _link_packed(bundle: Bundle, graph: GraphSpec, folder: Path, name: str) -> None:
+    """The bundle's own files; the shared weights are linked, not copied, where the file system can."""
+    _link(bundle.path(graph.file), folder / name)
+    if bundle.path(WEIGHTS).exists():
+        _link(bundle.path(WEIGHTS), folder / WEIGHTS)
+
+
+def _link(source: Path, target: Path) -> None:
+    # Hard links: ONNX Runtime refuses weights behind a symbolic link that leaves the model's folder.
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)

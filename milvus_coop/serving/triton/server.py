@@ -1,0 +1,236 @@
+"""One tritonserver process on this machine: start it, wait until every model is ready, watch it, stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from milvus_coop.bundle.spec import GRAPHS
+from milvus_coop.errors import TritonError
+from milvus_coop.serving.triton.install import TritonInstall
+
+EXIT_TIMEOUT_S = 5
+"""How long Triton waits for requests under way when it is told to stop."""
+POLL_S = 0.1
+WATCH_S = 1.0
+HARMLESS = "CudaDriverHelper has not been initialized"
+"""What Triton logs as an error on every machine without a GPU."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
+S = TypeVar("S", bound="TritonServer")
+_ERROR = re.compile(r"E\d{4}|\[libprotobuf ERROR")
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our own process is not behind the machine's HTTP proxy
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a server listens."""
+
+    host: str = "127.0.0.1"
+    grpc: int = 8001
+    http: int = 8000
+    metrics: int = 8002
+
+
+class TritonServer:
+    """A server with a model repository; `with TritonServer(...) as server:` starts and stops it.
+
+    Args:
+        install: which tritonserver; see `find_triton`.
+        repository: what `export_repository` wrote.
+        endpoints: where to listen; loopback unless asked otherwise.
+        start_timeout_s: for all models to be ready.
+        arguments: more arguments for tritonserver, such as `--model-control-mode=explicit`.
+        on_problem: told every error line that Triton logs while `wait` waits.
+    """
+
+    def __init__(
+        self,
+        install: TritonInstall,
+        repository: Path,
+        *,
+        endpoints: Endpoints | None = None,
+        start_timeout_s: float = 120.0,
+        arguments: Sequence[str] = (),
+        on_problem: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.endpoints = endpoints or Endpoints()
+        self._install = install
+        self._repository = repository
+        self._start_timeout_s = start_timeout_s
+        self._arguments = tuple(arguments)
+        self._on_problem = on_problem
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: Path | None = None
+        self._shared_memory = f"milvus-coop-{uuid.uuid4().hex}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the running server; None while it does not run."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the server and wait until every model is ready.
+
+        Raises:
+            TritonError: a port is taken, a model does not load (with Triton's reason), or the time is up.
+        """
+        for port in (self.endpoints.grpc, self.endpoints.http, self.endpoints.metrics):
+            _check_port(self.endpoints.host, port)
+        handle, name = tempfile.mkstemp(prefix="milvus-coop-triton-", suffix=".log")
+        self._log = Path(name)
+        os.close(handle)
+        with self._log.open("wb") as log:
+            process = self._process = subprocess.Popen(
+                self._command(),
+                env={**os.environ, **self._install.environment},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C goes to us; we stop it in order
+            )
+        try:
+            self._wait_until_ready(process)
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait(self) -> int:
+        """Wait until the server ends by itself, telling its problems; its exit code.
+
+        Raises:
+            TritonError: a process of its Python backend ended. Triton starts no other, goes on to call the model ready, and fails
+                every request for it; so whoever supervises this one had better start anew.
+        """
+        if self._process is None:
+            return 0
+        told, models = len(self._errors()), self._model_processes(self._process.pid)
+        while (code := self._process.poll()) is None:
+            time.sleep(WATCH_S)
+            errors = self._errors()
+            for line in errors[told:]:
+                self._on_problem(line)
+            told = len(errors)
+            if models - self._model_processes(self._process.pid) and self._process.poll() is None:
+                raise TritonError("a process that runs a model has ended, and Triton starts no other", run="start the server again")
+        return code
+
+    def _model_processes(self, server: int) -> set[int]:
+        """Processes of the Python backend that are alive; none where models may be unloaded, and end as they should."""
+        if any(argument.startswith("--model-control-mode") and "none" not in argument for argument in self._arguments):
+            return set()
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                state, parent = path.read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()[:2]
+                if int(parent) == server and state != "Z":
+                    found.add(int(path.parent.name))
+        return found
+
+    def problems(self) -> list[str]:
+        """Triton's own error lines so far."""
+        return self._errors() or self._lines()[-5:]
+
+    def _errors(self) -> list[str]:
+        return [line for line in self._lines() if _ERROR.match(line) and HARMLESS not in line]
+
+    def _lines(self) -> list[str]:
+        return self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log else []
+
+    def stop(self) -> None:
+        """Let requests under way finish, then stop. Safe to call twice."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(EXIT_TIMEOUT_S + 5)
+        if self._process.returncode != 0:  # hangs or was killed: the processes of its Python backend and their memory are left
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            for leftover in SHARED_MEMORY.glob(f"{self._shared_memory}*"):
+                leftover.unlink(missing_ok=True)
+        self._process = None
+        if self._log is not None:
+            self._log.unlink(missing_ok=True)
+            self._log = None
+
+    def __enter__(self: S) -> S:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _command(self) -> list[str]:
+        e = self.endpoints
+        flags: dict[str, object] = {
+            "model-repository": self._repository,
+            "http-address": e.host,
+            "grpc-address": e.host,
+            "metrics-address": e.host,
+            "http-port": e.http,
+            "grpc-port": e.grpc,
+            "metrics-port": e.metrics,
+            "exit-timeout-secs": EXIT_TIMEOUT_S,
+            "backend-config": f"python,shm-region-prefix-name={self._shared_memory}",
+        }
+        if self._install.backends is not None:
+            flags["backend-directory"] = self._install.backends
+        return [
+            str(self._install.binary),
+            *(f"--{name}={value}" for name, value in flags.items()),
+            "--disable-auto-complete-config",
+            *self._arguments,
+        ]
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + self._start_timeout_s
+        while not all(self.is_ready(model) for model in GRAPHS):
+            if process.poll() is not None:
+                raise TritonError(f"Triton stopped while starting: {_join(self.problems())}")
+            if time.monotonic() > deadline:
+                missing = [model for model in GRAPHS if not self.is_ready(model)]
+                raise TritonError(f"{', '.join(missing)} not ready after {self._start_timeout_s:g} s: {_join(self.problems())}")
+            time.sleep(POLL_S)
+
+    def is_ready(self, model: str) -> bool:
+        """Whether one model can be run. A server can be ready while a model is not."""
+        return self._get(f"v2/models/{model}/ready")
+
+    def _get(self, path: str) -> bool:
+        url = f"http://{self.endpoints.host}:{self.endpoints.http}/{path}"
+        try:
+            with _OPENER.open(url, timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise TritonError(f"port {port} on {host} cannot be used: {exc.strerror}", run="another port") from exc
+
+
+def _join(lines: Sequence[str]) -> str:
+    """The first reasons, each once (two instances of a model fail alike), without the stack of the Python backend."""
+    reasons = dict.fromkeys((line.partition("] ")[2] or line).partition("\\n\\nAt:")[0] for line in lines)
+    return " | ".join(list(reasons)[:3])

@@ -1,0 +1,206 @@
+"""Bytes by name in a folder, here or in an object store: the only place that talks to fsspec.
+
+Locally files are written under another name first; object stores show a file when it is complete. Elsewhere many files are read,
+written and removed at once, each in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, TypeVar
+
+from milvus_coop.errors import TokenStoreError
+from milvus_coop.store.token_store.location import DRIVERS, Location
+
+THREADS = 16
+"""Requests to an object store at a time."""
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+"""What drivers call the time of a file's last change; the ones that have several agree."""
+_LONGEST = 300
+_NO_SUCH_RANGE = re.compile(r"\brange\b|InvalidRange", re.IGNORECASE)
+"""How object stores say (HTTP 416) that an object is empty, in the words of each driver."""
+
+Given = TypeVar("Given")
+Got = TypeVar("Got")
+
+
+class Files:
+    """The files below one location. Safe to share between threads.
+
+    Raises:
+        TokenStoreError: the driver of the location's protocol is missing; later, that the place cannot be reached or refuses.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self._folder = location.folder
+        import fsspec  # 70 ms, which only those pay who have such files
+
+        with self._boundary("be opened"):
+            try:
+                self._system: Any = fsspec.filesystem(location.protocol)
+            except ImportError as exc:
+                driver = DRIVERS.get(location.protocol, "fsspec")
+                raise TokenStoreError(f"{location} needs {driver}, which is not installed", run=f"pip install {driver}") from exc
+            self._root = str(self._system._strip_protocol(location.url)).rstrip("/")
+
+    def read(self, name: str) -> bytes | None:
+        """One file; None if there is none."""
+        with self._boundary("be read"), contextlib.suppress(FileNotFoundError):
+            return bytes(self._system.cat_file(self._path(name)))
+        return None
+
+    def read_many(self, names: Sequence[str], n_bytes: int, timeout_s: float | None = None) -> list[bytes | None]:
+        """Files of a known size; None for each that is missing or has another size.
+
+        Raises:
+            TokenStoreError: the place cannot be reached, or did not answer in time.
+        """
+        if self._folder is not None:
+            with self._boundary("be read"):
+                return [_content(self._folder / name, n_bytes) for name in names]
+        return self._each(lambda name: self._fetched(name, n_bytes), names, timeout_s)
+
+    def has(self, name: str, timeout_s: float | None = None) -> bool:
+        """Whether there is such a file; errors as `read_many`."""
+        return self._each(self.read, [name], timeout_s) != [None]
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one file; nobody ever sees a part of it."""
+        with self._boundary("be written to"):
+            if self._folder is None:
+                self._system.pipe_file(self._path(name), content)
+            else:
+                _replace(self._folder / name, content)
+
+    def write_many(self, contents: Mapping[str, bytes]) -> None:
+        """Write files, in any order."""
+        self._each(lambda item: self.write(*item), list(contents.items()))
+
+    def remove_many(self, names: Sequence[str]) -> None:
+        """Remove files; those that are not there are gone already."""
+        self._each(self._remove, names)
+
+    def remove_older(self, names: Sequence[str], before_s: float) -> int:
+        """Remove those files that were last written before then, each looked at again just before; returns how many."""
+        self._system.invalidate_cache()
+        return sum(self._each(lambda name: self._remove_if_older(name, before_s), names))
+
+    def listing(self) -> Iterator[tuple[str, float, int]]:
+        """Name of every file, when it was written in seconds since 1970 (`inf` where nobody knows), and its size in bytes."""
+        with self._boundary("be listed"):
+            self._system.invalidate_cache()
+            try:
+                found = self._system.find(self._root, detail=True)
+            except FileNotFoundError:
+                found = {}
+        for path, info in sorted(found.items()):
+            yield str(path)[len(self._root) :].lstrip("/"), _written(info), int(info.get("size") or 0)
+
+    def remove_folders(self) -> None:
+        """Remove what is empty of a local folder and its folders; object stores have none."""
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                for path in self._folder.iterdir():
+                    with contextlib.suppress(OSError):
+                        path.rmdir()
+                self._folder.rmdir()
+
+    def _fetched(self, name: str, n_bytes: int) -> bytes | None:
+        """One object; of a larger one a byte too many, which says enough."""
+        with self._boundary("be read"):
+            try:
+                content = bytes(self._system.cat_file(self._path(name), start=0, end=n_bytes + 1))
+            except FileNotFoundError:
+                return None
+            except Exception as exc:
+                if _NO_SUCH_RANGE.search(str(exc)):
+                    return None
+                raise
+        return content if len(content) == n_bytes else None
+
+    def _remove(self, name: str) -> None:
+        with self._boundary("be written to"), contextlib.suppress(FileNotFoundError):
+            self._system.rm_file(self._path(name))
+
+    def _remove_if_older(self, name: str, before_s: float) -> bool:
+        with self._boundary("be written to"), contextlib.suppress(FileNotFoundError):
+            if _written(self._system.info(self._path(name))) <= before_s:
+                self._system.rm_file(self._path(name))
+                return True
+        return False
+
+    def _each(self, do: Callable[[Given], Got], items: Sequence[Given], timeout_s: float | None = None) -> list[Got]:
+        if self._folder is not None or not items or (len(items) == 1 and timeout_s is None):
+            return [do(item) for item in items]
+        pool = ThreadPoolExecutor(min(THREADS, len(items)), "milvus-coop-tokens")
+        try:
+            futures = [pool.submit(do, item) for item in items]
+            if wait(futures, timeout_s).not_done:
+                raise TokenStoreError(f"{self.location} did not answer within {timeout_s:.3g} s")
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    @contextlib.contextmanager
+    def _boundary(self, what: str) -> Iterator[None]:
+        """Drivers raise OSError, errors of botocore, aiohttp, azure and more; FileNotFoundError is also a bucket that is none."""
+        try:
+            yield
+        except TokenStoreError:
+            raise
+        except Exception as exc:
+            reason = " ".join(str(exc).split())[:_LONGEST] or type(exc).__name__
+            raise TokenStoreError(f"the token store {self.location} cannot {what}: {reason}") from exc
+
+
+def _content(path: Path, n_bytes: int) -> bytes | None:
+    """Read, not mapped: 1,000 mapped files are 1,000 descriptors, and one that is cut short while mapped kills the process.
+
+    Other errors (too many open files, no permission, a network folder that went away) say nothing of the file.
+    """
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != n_bytes:
+                return None
+            content = file.read(n_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    return content if len(content) == n_bytes else None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # the row that names this file may outlive a power cut, so must the file
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _written(info: Mapping[str, Any]) -> float:
+    for name in _TIMES:
+        value = info.get(name)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if isinstance(value, datetime.datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return float("inf")

@@ -1,0 +1,171 @@
+"""`TokenStore`: the image tokens of one collection, a file for each item."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from milvus_coop.errors import TokenStoreError
+from milvus_coop.store.token_store.files import Files
+from milvus_coop.store.token_store.keys import is_key, is_left_over
+from milvus_coop.store.token_store.location import Location
+from milvus_coop.store.token_store.marker import MARKER, Owner, check_owner, read_owner
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a token store."""
+
+    name: str
+    written_s: float
+    """Seconds since 1970."""
+    n_bytes: int
+
+    @property
+    def is_key(self) -> bool:
+        """Whether a row may refer to it; otherwise it is what a killed process left over."""
+        return is_key(self.name)
+
+
+class TokenStore:
+    """Reads, writes and removes token files by key. Safe to share between threads.
+
+    A file holds what `tokens.to_bytes` returned: `count * dim` int8 values, then `count` little-endian float16 scales.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    @property
+    def location(self) -> Location:
+        """Where it is."""
+        return self._files.location
+
+    def __repr__(self) -> str:
+        return f"<TokenStore {self.location}>"
+
+    @classmethod
+    def at(cls, location: Location) -> TokenStore:
+        """Whatever is there, whoever owns it: to look, and to remove it.
+
+        Raises:
+            TokenStoreError: the driver of its protocol is missing.
+        """
+        return cls(Files(location))
+
+    @classmethod
+    def open(cls, location: Location, owner: Owner, *, is_new: Callable[[], bool]) -> TokenStore:
+        """Open the tokens of a collection.
+
+        Args:
+            location: a folder of their own.
+            owner: the collection.
+            is_new: whether the collection holds no rows yet: then an empty place becomes its own.
+
+        Raises:
+            TokenStoreError: there are none, they are another collection's, or the place cannot be reached.
+        """
+        store = cls.at(location)
+        marker = store._files.read(MARKER)
+        if marker == owner.to_json().encode():
+            return store
+        if marker is None:
+            label = f"the token store of '{owner.collection}'"
+            if not store.is_empty():
+                raise TokenStoreError(
+                    f"{label} is at {location}, but its {MARKER} is missing",
+                    expected=f"a folder with a {MARKER}",
+                    run=f"{MARKER} from a backup, or drop the collection, remove that folder and ingest again",
+                )
+            if not is_new():
+                raise store._lost(label)
+            store._files.write(MARKER, owner.to_json().encode())
+            return store
+        check_owner(read_owner(marker, str(location)), owner, str(location))
+        return store
+
+    def _lost(self, what: str) -> TokenStoreError:
+        return TokenStoreError(
+            f"{what} is not at {self.location}",
+            expected=f"a folder with a {MARKER}",
+            run="--token-store with the place where it is now",
+        )
+
+    def owner(self) -> Owner | None:
+        """Whose tokens these are; None if nobody says so.
+
+        Raises:
+            TokenStoreError: the marker is damaged, or the place cannot be reached.
+        """
+        marker = self._files.read(MARKER)
+        return None if marker is None else read_owner(marker, str(self.location))
+
+    def write(self, tokens: Mapping[str, bytes]) -> None:
+        """Write tokens by key; a file appears when it is complete, and replaces the one of that key.
+
+        Raises:
+            TokenStoreError: a key is none, or the place cannot be written to.
+        """
+        if wrong := [key for key in tokens if not is_key(key)]:
+            raise TokenStoreError(f"{wrong[0][:100]!r} cannot name a token file", expected="what token_key() returns")
+        self._files.write_many(tokens)
+
+    def read(self, keys: Sequence[str], n_bytes: int, *, timeout_s: float | None = None) -> list[bytes | None]:
+        """The tokens of these keys, in their order; None for each whose file is missing or damaged, and for what is no key.
+
+        Args:
+            keys: what rows hold. Only what has the form of a key is looked for, so that a row cannot name another file.
+            n_bytes: of each file, as the bundle says.
+            timeout_s: limit for an object store.
+
+        Raises:
+            TokenStoreError: the place cannot be reached, is no longer there, or did not answer in time.
+        """
+        known = [key for key in dict.fromkeys(keys) if is_key(key)]
+        start = time.monotonic()
+        found = dict(zip(known, self._files.read_many(known, n_bytes, timeout_s), strict=True))
+        if known and not any(found.values()):  # then it is rather the place than the files
+            left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - start))
+            if not self._files.has(MARKER, left_s):
+                raise self._lost("the token store")
+        return [found.get(key) for key in keys]
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove the files of these keys; what is no key is left alone.
+
+        Raises:
+            TokenStoreError: the place cannot be written to.
+        """
+        self._files.remove_many([key for key in dict.fromkeys(keys) if is_key(key) or is_left_over(key)])
+
+    def remove_older(self, keys: Sequence[str], before_s: float) -> int:
+        """Remove the files of these keys that were not written again after `before_s`, in seconds since 1970; returns how many.
+
+        Raises:
+            TokenStoreError: the place cannot be written to.
+        """
+        return self._files.remove_older([key for key in keys if is_key(key) or is_left_over(key)], before_s)
+
+    def entries(self) -> Iterator[Entry]:
+        """All files of tokens; files of others are passed over.
+
+        Raises:
+            TokenStoreError: the place cannot be listed.
+        """
+        for name, written_s, n_bytes in self._files.listing():
+            if is_key(name) or is_left_over(name):
+                yield Entry(name, written_s, n_bytes)
+
+    def is_empty(self) -> bool:
+        """Whether there is no file of tokens."""
+        return next(self.entries(), None) is None
+
+    def clear(self) -> None:
+        """Remove all files of tokens and the marker; files of others stay.
+
+        Raises:
+            TokenStoreError: the place cannot be written to.
+        """
+        self._files.remove_many([*(entry.name for entry in self.entries()), MARKER])
+        self._files.remove_folders()
