@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, Score
 from milvus_coop.config import Settings
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError
@@ -19,7 +21,7 @@ from milvus_coop.search.contents import contents_of
 from milvus_coop.search.queries import Options, Picture, check_ids, check_options, encode_queries
 from milvus_coop.search.ranking import rank
 from milvus_coop.search.ranking_service import query_string
-from milvus_coop.search.rescoring import CeScore, Rescorer, Scores
+from milvus_coop.search.reranking import CandidateReranker, CeScores
 from milvus_coop.store import Collection, Fields, Provider, Ranker, RerankService, Store
 from milvus_coop.store.ranker import BATCH_SIZE
 from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, SearchResult, Timings
@@ -95,7 +97,7 @@ class CoopSearch:
             raise
         kind = self._collection.kind
         contents = contents_of(self.encoder, kind, self._collection.tokens)
-        self._rescorer = Rescorer(contents, self._models.reranker, kind, settings.timeout_s)
+        self._reranker = CandidateReranker(contents, self._models.reranker, kind, settings.timeout_s)
 
     @property
     def encoder(self) -> Encoder:
@@ -309,33 +311,36 @@ class CoopSearch:
         clock.append(time.perf_counter())
         candidates = (retrieve or self._retrieve)(queries.embeddings, options)
         clock.append(time.perf_counter())
-        scores = Scores(problem="rescoring was turned off")
+        scores = CeScores.none(len(candidates), problem="rescoring was turned off")
         if options.rerank:
             deadline_s = None if options.deadline_ms is None else clock[0] + options.deadline_ms / 1000
-            scores = self._rescorer.score(queries, candidates, options.k, deadline_s)
+            scores = self._reranker.score(queries, candidates, options.k, deadline_s)
         clock.append(time.perf_counter())
         start, encoded, retrieved, end = (1000 * t for t in clock)
         timings = Timings(encoded - start, retrieved - encoded, end - retrieved, end - start)
-        return [self._result(found, scores.of_query(q), options, scores.problem, timings) for q, found in enumerate(candidates)]
+        return [
+            self._result(found, probability, logit, options, scores.problem, timings)
+            for found, probability, logit in zip(candidates, scores.probability, scores.logit, strict=True)
+        ]
 
     def _retrieve(self, embeddings: Array, options: Options) -> list[list[Candidate]]:
         return self._collection.search(embeddings, options.retrieve, filter=options.filter, output_fields=options.output_fields)
 
     def _result(
-        self, found: Sequence[Candidate], ce_scores: Mapping[int, CeScore], options: Options, problem: str | None, timings: Timings
+        self,
+        found: Sequence[Candidate],
+        probability: Array,
+        logit: Array,
+        options: Options,
+        problem: str | None,
+        timings: Timings,
     ) -> SearchResult:
-        complete = bool(found) and len(ce_scores) == min(options.k, len(found))
+        scored = int((~np.isnan(probability)).sum())
+        complete = bool(found) and scored == min(options.k, len(found))
         return SearchResult(
-            hits=rank(
-                found,
-                {i: scored.probability for i, scored in ce_scores.items()},
-                options.limit,
-                self._collection.kind,
-                logits={i: scored.logit for i, scored in ce_scores.items()},
-                score=options.score,
-            ),
+            hits=rank(found, probability, options.limit, self._collection.kind, logit=logit, score=options.score),
             reranked=complete,
-            rescored=len(ce_scores),
+            rescored=scored,
             candidates=len(found),
             reason=None if complete else problem or "there are no candidates",
             timings=timings,

@@ -18,7 +18,7 @@ from milvus_coop.offline.evaluation.workbench import Shelf, Workbench
 from milvus_coop.search import CoopSearch
 from milvus_coop.search.contents import contents_of
 from milvus_coop.search.queries import Picture, encode_queries
-from milvus_coop.search.rescoring import Rescorer
+from milvus_coop.search.reranking import CandidateReranker
 from milvus_coop.types import Array, Kind, Timings
 
 WARM_UP = 2
@@ -82,7 +82,7 @@ def coop_meter(search: CoopSearch, of: Sample, contestant: Contestant, pool: int
 def exhaustive_meter(entrant: Entrant, shelf: Shelf, of: Sample) -> Meter:
     """The cross-encoder on everything that is stored; where a query takes too long, on a few, times as many as there are."""
     contents = contents_of(entrant.models.encoder, shelf.kind, shelf.tokens)
-    rescorer = Rescorer(contents, entrant.models.reranker, shelf.kind, entrant.settings.timeout_s)
+    reranker = CandidateReranker(contents, entrant.models.reranker, shelf.kind, entrant.settings.timeout_s)
     candidates = shelf.candidates(list(shelf.rows))
 
     def ask(i: int, n: int) -> Timings:
@@ -90,7 +90,7 @@ def exhaustive_meter(entrant: Entrant, shelf: Shelf, of: Sample) -> Meter:
         start = time.perf_counter()
         queries = encode_queries(entrant.models.encoder, texts, images, entrant.settings.timeout_s)
         encoded = time.perf_counter()
-        scores = rescorer.score(queries, [candidates[:n]], n, None)
+        scores = reranker.score(queries, [candidates[:n]], n, None)
         if scores.problem:
             raise BackendError(f"the cross-encoder could not score {n} pairs: {scores.problem}")
         encode_ms, ce_ms = 1000 * (encoded - start), 1000 * (time.perf_counter() - encoded) * len(candidates) / n

@@ -1,0 +1,142 @@
+"""Cross-encoder scores of candidates: in portions, until all are scored or time or the cross-encoder runs out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, TokenStoreError
+from milvus_coop.models.reranker import PairScores, Reranker
+from milvus_coop.search.contents import Contents
+from milvus_coop.search.queries import EncodedQueries
+from milvus_coop.types import Array, Candidate, Kind
+
+CHUNK = 16
+"""Candidates per query and run of the cross-encoder when there is a deadline; without one, as many as the memory below holds."""
+
+CHUNK_BYTES = 128 * 2**20
+"""Maximum bytes of token files or pixels that are read before the cross-encoder runs on them."""
+
+
+@dataclass(slots=True)
+class CeScores:
+    """The cross-encoder's scores of the candidates of n queries, and why some are missing."""
+
+    probability: Array
+    """float32 of shape (n, depth): the match probability of each query's candidates in BE order; NaN where there is none."""
+    logit: Array
+    """float32 of shape (n, depth): see `PairScores.logit`."""
+    problem: str | None = None
+    """Why scores are missing; None: none is."""
+    unreadable: int = 0
+    """The number of candidates of which nothing could be read."""
+
+    @classmethod
+    def none(cls, queries: int, depth: int = 0, problem: str | None = None) -> CeScores:
+        """No scores yet."""
+        return cls(np.full((queries, depth), np.nan, np.float32), np.full((queries, depth), np.nan, np.float32), problem)
+
+
+class CandidateReranker:
+    """Scores the candidates of a batch of queries against their queries. Safe to share between threads."""
+
+    def __init__(self, contents: Contents, reranker: Reranker, kind: Kind | None, timeout_s: float) -> None:
+        self._contents = contents
+        self._reranker = reranker
+        self._kind = kind
+        self._timeout_s = timeout_s
+
+    def score(
+        self, queries: EncodedQueries, candidates: Sequence[Sequence[Candidate]], k: int, deadline_s: float | None
+    ) -> CeScores:
+        """Score the best `k` candidates of each query, the best of all queries first, so that a deadline cuts all at one depth.
+
+        Args:
+            queries: n encoded queries.
+            candidates: those of each query, in BE order.
+            k: how many of each query's candidates are scored.
+            deadline_s: the value of `time.perf_counter()` by which to be done; None: no limit.
+
+        Raises:
+            BackendError: the backend refused its input or broke. A backend or a token store that cannot be reached in time is no
+                error but a `problem`.
+        """
+        lengths = np.array([len(found) for found in candidates], np.int64)
+        scores = CeScores.none(len(candidates), min(k, int(lengths.max(initial=0))))
+        if queries.kind == self._kind:
+            scores.problem = f"the query and the items are both {self._kind}s; the cross-encoder compares a text with an image"
+            return scores
+        positions, numbers = np.nonzero(np.arange(scores.probability.shape[1])[:, None] < lengths[None, :])
+        try:
+            self._score_chunks(queries, candidates, numbers, positions, deadline_s, scores)
+        except (BackendUnavailableError, BackendTimeoutError) as exc:
+            scores.problem = f"the cross-encoder failed: {exc}"
+        except TokenStoreError as exc:
+            scores.problem = f"the token store failed: {exc}"
+        if scores.problem is None and scores.unreadable:
+            scores.problem = f"{scores.unreadable} of {len(positions)} candidates {self._contents.lack}"
+        return scores
+
+    def _score_chunks(
+        self,
+        queries: EncodedQueries,
+        candidates: Sequence[Sequence[Candidate]],
+        numbers: Array,
+        positions: Array,
+        deadline_s: float | None,
+        scores: CeScores,
+    ) -> None:
+        total, n_queries = len(positions), len(queries.embeddings)
+        size = max(CHUNK * n_queries, CHUNK_BYTES // self._contents.n_bytes if self._contents.n_bytes else total)
+        size = CHUNK * n_queries if deadline_s is not None else size
+        slowest_s = 0.0
+        for start in range(0, total, max(size, 1)):
+            began_s = time.perf_counter()
+            chunk = slice(start, start + size)
+            late = deadline_s is not None and deadline_s - began_s <= slowest_s
+            if late or not self._score_chunk(queries, candidates, numbers[chunk], positions[chunk], deadline_s, scores):
+                scores.problem = f"the deadline came after {start} of {total} candidates"
+                return
+            slowest_s = max(slowest_s, time.perf_counter() - began_s)
+
+    def _score_chunk(
+        self,
+        queries: EncodedQueries,
+        candidates: Sequence[Sequence[Candidate]],
+        numbers: Array,
+        positions: Array,
+        deadline_s: float | None,
+        scores: CeScores,
+    ) -> bool:
+        """Read and score candidate `positions[i]` of query `numbers[i]`, for all i; False if reading took until the deadline."""
+        chosen = [candidates[number][position] for number, position in zip(numbers.tolist(), positions.tolist(), strict=True)]
+        items = {candidate.id: candidate for candidate in chosen}  # queries may share candidates
+        read = self._contents.read(list(items.values()), self._timeout_s, deadline_s)
+        timeout_s = self._timeout_s if deadline_s is None else min(self._timeout_s, deadline_s - time.perf_counter())
+        if timeout_s <= 0:
+            return False
+        row_of_item = np.full(len(items), -1)
+        row_of_item[list(read.positions)] = np.arange(len(read.positions))
+        place = {id: number for number, id in enumerate(items)}
+        rows = row_of_item[[place[candidate.id] for candidate in chosen]]
+        readable = rows >= 0
+        scores.unreadable += int((~readable).sum())
+        numbers, positions, rows = numbers[readable], positions[readable], rows[readable]
+        if len(rows):
+            side = read.side
+            if not np.array_equal(rows, np.arange(len(read.positions))):
+                side = {name: array[rows] for name, array in side.items()}
+            found = self._run(queries, numbers, side, timeout_s)
+            scores.probability[numbers, positions] = found.probability
+            scores.logit[numbers, positions] = found.logit
+        return True
+
+    def _run(self, queries: EncodedQueries, numbers: Array, side: Mapping[str, Array], timeout_s: float) -> PairScores:
+        # A single query stays one row: the reranker repeats it, so it is not gathered here.
+        rows = numbers if len(queries.embeddings) > 1 else np.zeros(1, np.int64)
+        query_side = {name: array[rows] for name, array in queries.side.items()}
+        sides = (query_side, side) if self._kind == "image" else (side, query_side)
+        return self._reranker.score_pairs(*sides, timeout_s=timeout_s)
