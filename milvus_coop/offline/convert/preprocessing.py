@@ -1,7 +1,7 @@
-"""An image processor of transformers as an `ImageSpec`, which `milvus_coop.models.preprocess` follows to the same pixels.
+"""Conversion of a transformers image processor to an `ImageSpec`. With it, `milvus_coop.models.preprocess` makes the same pixels.
 
-The reference is transformers' Pillow backend. With torchvision installed it resizes with torchvision instead, which rounds a few
-values of 255 to a neighbour; CLIP, BLIP, ViLT and BridgeTower were trained on Pillow's pixels.
+The reference is transformers' Pillow backend. If torchvision is installed, transformers resizes with torchvision instead, which
+rounds a few pixel values (0 to 255) to a neighbour. CLIP, BLIP, ViLT and BridgeTower were trained on Pillow's pixels.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from milvus_coop.models.preprocess.images import LONGEST_OF_EDGE, normalise, to_
 
 _RESAMPLING: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _PROBES = ((500, 333), (211, 317), (64, 64))
-_LARGEST_DIFFERENCE = 1.0  # of 255, in the mean: torchvision's rounding is a tenth of it, another filter or crop several times
+_LARGEST_DIFFERENCE = 1.0  # of 255, in the mean; torchvision's rounding: a tenth of it; another filter or crop: several times
 
 
 def image_spec_of(processor: Any, name: str, model_size: int | None = None) -> ImageSpec:
-    """How a checkpoint's own image processor makes its pixels.
+    """The `ImageSpec` of a checkpoint's own image processor.
 
-    A few pictures go through both: a processor that does more than its settings say is refused, not approximated.
+    A few images go through both. A processor that does more than its settings say is refused, not approximated.
 
     Args:
         processor: an image processor of transformers, or a processor that has one (`BlipProcessor`).
-        name: of the checkpoint, for messages.
-        model_size: pixels per side for which the model has positions, if it cannot take others. Not compared for ViLT, which
-            stretches its positions to every picture.
+        name: the name of the checkpoint, for messages.
+        model_size: pixels per side for which the model has positions, if it cannot take other sizes. It is not compared for ViLT,
+            which stretches its positions to every image.
 
     Raises:
-        ConvertError: the processor does something for which `ImageSpec` has no words, or makes pictures that the model cannot take.
+        ConvertError: the processor does something that `ImageSpec` cannot express, or makes images that the model cannot take.
     """
     processor = getattr(processor, "image_processor", processor)
     settings: dict[str, Any] = processor.to_dict()
@@ -49,7 +49,7 @@ def image_spec_of(processor: Any, name: str, model_size: int | None = None) -> I
 
 
 def _fit(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """The fields of `ImageSpec` that say how large a picture becomes and what of it is kept."""
+    """The fields of `ImageSpec` for the size of the resized image and for the part of it that is kept."""
     size = _edges(settings.get("size"))
     crop = _edges(settings.get("crop_size")) if settings.get("do_center_crop") else {}
     edges, cut = set(size.values()), set(crop.values())
@@ -105,7 +105,7 @@ def _compare(processor: Any, spec: ImageSpec, name: str) -> None:
         picture = coarse.resize((width, height), Image.Resampling.BICUBIC)
         try:
             theirs = np.asarray(processor(picture)["pixel_values"][0])
-        except Exception as exc:  # a processor that cannot process: whatever its code stumbles over
+        except Exception as exc:  # any error of the processor's own code
             raise ConvertError(f"the image processor of '{name}' fails: {exc!r}") from exc
         ours = normalise(to_pixels(picture, spec)[None], spec)[0]
         if spec.fit == "edge-corner":
