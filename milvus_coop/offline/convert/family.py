@@ -64,8 +64,9 @@ class Source:
     positions: int
     """Maximum text length in tokens for which the model has positions."""
     reference: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-    """The model's own forward pass on `pixel_values`, `patch_mask`, `input_ids`, `attention_mask`. It returns those of
-    `image_embedding` and `text_embedding` (B, dim) and `match_probability` (B,) that the model has. Exports are compared with it."""
+    """The model's own forward pass on `pixel_values`, `patch_mask`, `input_ids`, `attention_mask`. It returns
+    `image_embedding` and `text_embedding` (B, dim) and `match_probability` (B,), if the model has them. An export is compared
+    with it."""
     retriever: Retriever | None = None
     matcher: Matcher | None = None
     pad_to_max: bool = False
