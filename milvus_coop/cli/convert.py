@@ -131,7 +131,7 @@ def models(as_json: bool) -> None:
 
 
 def _samples() -> Samples:
-    """Some of the package's sample pictures, with their names as texts."""
+    """Some of the package's sample images, with their names as texts."""
     from milvus_coop.cli.demo import sample_images
     from milvus_coop.models.preprocess.images import decode
     from milvus_coop.offline.convert.parity import Samples

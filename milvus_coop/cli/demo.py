@@ -11,7 +11,7 @@ from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 
 QUERIES = ("two white dogs under a tree", "a band playing music on a stage", "a white kitchen with a table")
-"""Queries for two things together, an action and an attribute. Several samples show dogs, musicians or a room; one fits the query."""
+"""Queries for two things together, an action and an attribute. Several samples show dogs, musicians or a room; one fits."""
 
 
 @click.command()

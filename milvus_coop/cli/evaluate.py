@@ -63,7 +63,8 @@ def evaluate(
 
     Images and captions are ingested into new collections, in a temporary Milvus Lite unless --uri names another database. The
     collections are dropped afterwards. Coop reranks only the items that Milvus returned. The systems are the bi-encoder's order
-    (be), the cross-encoder on every pair (ce), and Coop (joint-coop for a bundle of one model in both roles, sep-coop for one of two).
+    (be), the cross-encoder on every pair (ce), and Coop (joint-coop for a bundle of one model in both roles, sep-coop for a bundle
+    of two models).
 
     \b
     Examples:

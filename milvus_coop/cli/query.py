@@ -88,7 +88,7 @@ def query(
         for line in hit_lines(result):
             click.echo(line)
         if not result.reranked and not no_rerank:
-            click.echo(f"In the bi-encoder's order where not rescored: {result.reason}.", err=True)
+            click.echo(f"Candidates that were not reranked are in the bi-encoder's order: {result.reason}.", err=True)
     else:
         print_result(result, title=text or str(image))
     if html is not None and info is not None:

@@ -52,7 +52,7 @@ def print_result(result: SearchResult, title: str) -> None:
         console.print("Ordered by match logit + cosine, as the model's authors do; --score ce orders by match.", style="dim")
     if not result.reranked:
         console.print(
-            f"Order of the bi-encoder where not rescored: {escape(str(result.reason))}.",
+            f"Candidates that were not reranked are in the bi-encoder's order: {escape(str(result.reason))}.",
             style="yellow",
             highlight=False,
             soft_wrap=True,
@@ -121,7 +121,7 @@ def print_collections(infos: Sequence[CollectionInfo]) -> None:
 
 
 def print_pairs(style: str, pairs: Iterable[tuple[str, str]], console: Console | None = None) -> None:
-    """Print pairs of a name and a value, a line each."""
+    """Print pairs of a name and a value, a line each. The style `failed` marks them as problems."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="red" if style == "failed" else "bold", no_wrap=False, overflow="fold")
     table.add_column(overflow="fold")

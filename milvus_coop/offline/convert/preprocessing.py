@@ -41,7 +41,7 @@ def image_spec_of(processor: Any, name: str, model_size: int | None = None) -> I
     spec = ImageSpec(mean=mean, std=std, resampling=_resampling(settings, name), full_decode=True, **_fit(settings, name))
     if model_size not in {None, spec.size} and spec.fit != "edge-corner":
         raise ConvertError(
-            f"'{name}' makes pictures of {spec.size} x {spec.size} pixels, but its model takes {model_size} x {model_size}",
+            f"'{name}' makes images of {spec.size} x {spec.size} pixels, but its model takes {model_size} x {model_size}",
             expected="a preprocessor_config.json that fits the model",
         )
     _compare(processor, spec, name)
@@ -64,7 +64,7 @@ def _fit(settings: dict[str, Any], name: str) -> dict[str, Any]:
             longest = int(LONGEST_OF_EDGE * edge) // divisor * divisor
             return {"size": longest, "fit": "edge-corner", "edge": edge, "divisor": divisor}
     raise ConvertError(
-        f"'{name}' resizes pictures to {size or 'no fixed size'}" + (f" and crops them to {crop}" if crop else ""),
+        f"'{name}' resizes images to {size or 'no fixed size'}" + (f" and crops them to {crop}" if crop else ""),
         expected="a square, or a shorter edge that is then cropped to a square or padded as for ViLT",
     )
 
@@ -77,7 +77,7 @@ def _resampling(settings: dict[str, Any], name: str) -> Literal["bilinear", "bic
     number = settings.get("resample")
     found = _RESAMPLING.get(2 if number is None else int(number))
     if found is None:
-        raise ConvertError(f"'{name}' resamples pictures with Pillow's filter {number:d}", expected="2 (bilinear) or 3 (bicubic)")
+        raise ConvertError(f"'{name}' resamples images with Pillow's filter {number:d}", expected="2 (bilinear) or 3 (bicubic)")
     return found
 
 
@@ -113,6 +113,6 @@ def _compare(processor: Any, spec: ImageSpec, name: str) -> None:
         spread = np.asarray(spec.std)[:, None, None]
         if ours.shape != theirs.shape or np.abs((ours - theirs) * spread).mean() * 255 > _LARGEST_DIFFERENCE:
             raise ConvertError(
-                f"'{name}' does more to pictures than resize, crop and normalise them ({type(processor).__name__})",
+                f"'{name}' does more to images than resize, crop and normalise them ({type(processor).__name__})",
                 expected="one of the processors of BLIP, CLIP, SigLIP, ViLT, BridgeTower or ViT",
             )

@@ -30,7 +30,7 @@ def open_folder(spec: Spec) -> ListedDataset:
     """
     root = spec.where()
     if not root.is_dir():
-        raise DatasetError(f"--data {spec.text}: {root} is a file", expected="a folder of pictures")
+        raise DatasetError(f"--data {spec.text}: {root} is a file", expected="a folder of images")
     languages, dev, test = spec.languages("en"), spec.share("dev", 0.05), spec.share("test", 0.05)
     if len(languages) > 1:
         raise spec.wrong("language", "one language, that of captions without a language")
@@ -59,7 +59,7 @@ def _gather(
         stem, _, ending = name.rpartition(".")
         if not name.lower().endswith(PICTURES):
             if f".{ending}" in SIDECARS and stem not in stems:
-                gathering.problem(item_id, "there is no picture of that name beside it")
+                gathering.problem(item_id, "there is no image of that name beside it")
             continue
         split = split_of(item_id)
         if split is None:

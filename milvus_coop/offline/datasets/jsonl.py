@@ -71,7 +71,7 @@ def _row(line: str) -> dict[str, Any]:
 def _read(gathering: Gathering, place: str, row: dict[str, Any], images: str, language: str) -> None:
     image, item_id = _text(row.get("image"), "image"), row.get("id")
     if _ADDRESS.match(image):
-        raise _BadLineError(f"'{image[:80]}' is an address, not a file: download the picture and name its file")
+        raise _BadLineError(f"'{image[:80]}' is an address, not a file: download the image and name its file")
     if isinstance(item_id, bool) or not isinstance(item_id, str | int | None) or item_id == "":
         raise _BadLineError("'id' is neither text nor a whole number")
     captions = captions_of(row, language)

@@ -80,7 +80,7 @@ class Gathering:
         if item_id in self._places:
             return self.problem(place, f"the id '{item_id}' is taken by {self._places[item_id]}")
         if not self.exists(path):
-            return self.problem(place, f"there is no picture {path}")
+            return self.problem(place, f"there is no image {path}")
         kept: dict[tuple[str, str], Caption] = {}
         for caption in captions:
             if text := caption.text.strip():

@@ -163,6 +163,6 @@ def _pictures(
                 broken[number] = Problem(item.id, str(exc))
             drawn += 1
             if drawn % 50 == 0 or drawn == to_draw:
-                on_progress(Progress("write pictures", drawn, to_draw))
+                on_progress(Progress("write images", drawn, to_draw))
         pictures.append(Picture(item.id, path, distractor=number >= n_queries))
     return pictures, broken

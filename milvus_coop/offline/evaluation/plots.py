@@ -144,7 +144,7 @@ def _recall(ax: Any, report: EvaluationReport, direction: Direction) -> None:
         ax.plot(ks, values, color=colour, linestyle=line, marker=marker, label=label)
         ax.fill_between(ks, [100 * f.low for f in found], [100 * f.high for f in found], color=colour, alpha=0.15, lw=0)
     ks_shown = sorted({q.contestant.k for q in report.quality if q.contestant.k})
-    ax.set(xlabel="k, candidates that the cross-encoder rescores", ylabel="percent of queries", xscale="log")
+    ax.set(xlabel="k, candidates that the cross-encoder reranks", ylabel="percent of queries", xscale="log")
     ax.set_xticks(ks_shown, [str(k) for k in ks_shown])
     ax.minorticks_off()
 

@@ -1,1 +1,1 @@
-"""Export of trained networks to a bundle. Its graphs share a weights file and are compared with PyTorch before anything is written."""
+"""Export of trained networks to a bundle. Its graphs share one weights file. They are compared with PyTorch before the export."""

@@ -129,7 +129,7 @@ def _partner(retriever: OneStream, tokenizer: Path, run: str | Path) -> OneStrea
             "the two runs have different tokenizers", expected="one tokenizer", run="train the ce with --init BE_RUN"
         )
     if matcher.config.vision.image != retriever.config.vision.image:
-        raise TrainingError("the two runs see pictures of different sizes or colours", expected="the same preprocessing")
+        raise TrainingError("the two runs read images of different sizes or colours", expected="the same preprocessing")
     return matcher
 
 

@@ -97,12 +97,12 @@ def _image_spec(name: str, processor: dict[str, Any], model_size: Any) -> ImageS
     """The `ImageSpec` of the model's own processor. `model_size` is the size of its position embeddings, if it has any."""
     resampling = _RESAMPLING.get(processor.get("resample", 2))
     if resampling is None:
-        raise TrainingError(f"'{name}' resamples pictures with Pillow's filter {processor['resample']}", expected="2 or 3")
+        raise TrainingError(f"'{name}' resamples images with Pillow's filter {processor['resample']}", expected="2 or 3")
     crop = bool(processor.get("do_center_crop"))
     given = model_size or processor.get("crop_size" if crop else "size")
     edges = set(given.values() if isinstance(given, dict) else given if isinstance(given, list | tuple) else [given])
     if len(edges) != 1 or not isinstance(size := edges.pop(), int):
-        raise TrainingError(f"'{name}' takes pictures of {given}", expected="squares of one size")
+        raise TrainingError(f"'{name}' takes images of {given}", expected="squares of one size")
     crop = crop or (processor.get("crop_pct") is not None and size < _CROPPED_BELOW)
     normalised = processor.get("do_normalize", True)
     mean, std = (processor.get("image_mean"), processor.get("image_std")) if normalised else ((0.0,) * 3, (1.0,) * 3)

@@ -57,8 +57,8 @@ class TrainConfig:
     """Length of the lists of mined negatives: the bi-encoder's best wrong answers."""
     mine_every: int = 100
     """Minimum number of rounds for which such lists are used. They are made again for the first pass over the data that begins
-    after so many rounds. To make them, every caption and image of the training set goes through the network. On a small set that costs
-    as much as 20 rounds."""
+    after so many rounds. To make them, every caption and image of the training set goes through the network. On a small set that
+    costs as much as 20 rounds."""
     hard_share: float = 0.5
     """Share of mined negatives among those that `ce-top` and `ce-list` draw. The others are random. Geigle et al.'s code has 0.05.
     With a share of 1, a cross-encoder that starts from random weights never gets better than chance."""

@@ -148,7 +148,7 @@ def dev_scores(
     usable = ~torch.isnan(found.images[:, 0]).cpu().numpy()
     if usable.sum() < LEAST_IMAGES:
         raise DatasetError(
-            f"{usable.sum()} of {len(usable)} pictures of dev can be read", expected=f"at least {LEAST_IMAGES}: see problems.jsonl"
+            f"{usable.sum()} of {len(usable)} images of dev can be read", expected=f"at least {LEAST_IMAGES}: see problems.jsonl"
         )
     cosines = torch.nan_to_num(found.texts @ found.images.T, nan=-2.0).float().cpu().numpy()
     relevant = corpus.same(np.arange(len(corpus.texts)), np.arange(len(corpus.items))) & usable

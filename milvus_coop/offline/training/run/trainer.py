@@ -240,7 +240,7 @@ class _Trainer:
             self._splits.report(problem)
         if not any(gather([self._pairs])):
             reason = self._splits.problems[0].reason
-            raise DatasetError(f"no batch of train had two pictures that can be read; first: {reason}", expected="pictures")
+            raise DatasetError(f"no batch of train had two images that can be read; first: {reason}", expected="images")
         return agree(self._evaluate_here(dev, state, feed, losses, tracker) if self._is_main else state)
 
     def _evaluate_here(
