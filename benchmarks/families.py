@@ -1,11 +1,11 @@
-"""Every family of `milvus-coop bundle models` at base size: parity with transformers, peak memory, sizes, and what TensorRT says.
+"""Every family of `milvus-coop bundle models` at base size: parity with transformers, peak memory, sizes, and TensorRT builds.
 
     python benchmarks/families.py                all, with random weights (15 minutes on 2 cores, 8 GB of memory, 6 GB of disk)
     python benchmarks/families.py --only blip --json
 
-Each conversion and each use of a bundle runs in a process of its own, so that peaks of memory are theirs alone. Weights are
-random, of the checkpoint's true shape: they cost what published ones cost, and parity is the same question. "TensorRT" is
-TensorRT-RTX parsing and building all graphs in fp32 and fp16, as `milvus-coop triton check-plans` does; nothing runs on a GPU.
+Each conversion and each use of a bundle runs in its own process, so that each has its own peak of memory. Weights are random and
+have the checkpoint's true shape: they cost as much as published ones, and the test of parity is the same. "TensorRT" means that
+TensorRT-RTX parses and builds all graphs in fp32 and fp16, as `milvus-coop triton check-plans` does. Nothing runs on a GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PICTURES = sorted((ROOT / "examples" / "images").glob("*.jpg"))
 
 
 def convert_case(be: str, ce: str, folder: Path, precision: str) -> dict[str, Any]:
-    """Convert, in this process."""
+    """Convert in this process."""
     from milvus_coop.models.preprocess.images import decode
     from milvus_coop.offline.convert.bundle import convert
     from milvus_coop.offline.convert.checkpoint import open_checkpoint
@@ -58,7 +58,7 @@ def convert_case(be: str, ce: str, folder: Path, precision: str) -> dict[str, An
 
 
 def use_case(folder: Path) -> dict[str, Any]:
-    """Encode a text and a picture and rescore, in this process: what a search holds in memory."""
+    """Encode a text and an image and rerank in this process, to measure the memory of a search."""
     from milvus_coop.bundle import load_bundle
     from milvus_coop.models.backends.onnx import OnnxBackend
     from milvus_coop.models.open import open_encoder
@@ -81,7 +81,7 @@ def use_case(folder: Path) -> dict[str, Any]:
 
 
 def plans_case(folder: Path) -> dict[str, Any]:
-    """TensorRT-RTX on every graph, in this process."""
+    """Build every graph with TensorRT-RTX in this process."""
     from milvus_coop.bundle import load_bundle
     from milvus_coop.serving.plans.check import check_bundle
 
@@ -93,7 +93,7 @@ def plans_case(folder: Path) -> dict[str, Any]:
 
 
 def make_checkpoints(names: set[str], folder: Path) -> dict[str, float]:
-    """Write the checkpoints; gives millions of parameters by name."""
+    """Write the checkpoints, and return millions of parameters by name."""
     from safetensors import safe_open
 
     from tests.convert.checkpoints import MAKERS
@@ -114,7 +114,7 @@ def make_checkpoints(names: set[str], folder: Path) -> dict[str, float]:
 
 
 def run(part: str, *arguments: str) -> dict[str, Any]:
-    """One part in a fresh process."""
+    """Run one part in a new process."""
     done = subprocess.run([sys.executable, __file__, "--part", part, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise click.ClickException(f"{part} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")

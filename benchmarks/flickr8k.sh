@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Does pretraining help a joint network on real images? Two ways to spend the same training time on Flickr8k, on 2 CPU cores:
-#   plain   be-nce and ce-block from a text checkpoint on
+#   plain   be-nce and ce-block, starting from a text checkpoint
 #   then    mlm and itm first (before), then be-nce and ce-block
 # The backbone is frozen, and its features are computed once. Each run ends with a line of dev figures; the test split is not read.
 #

@@ -1,11 +1,11 @@
-"""The HTTP door against the bare SDK: requests per second and latency at several concurrencies, and the memory of a long run.
+"""The HTTP gateway against the SDK: requests per second and latency at several concurrencies, and the memory of a long run.
 
     python benchmarks/gateway.py                    10,000 items in Milvus Lite, k = 50 (about five minutes)
     python benchmarks/gateway.py --items 1000 --requests 200 --long 0 --json
 
-`milvus-coop serve` runs in a process of its own and is asked over loopback from another one; the SDK is `CoopSearch.query`, called
-by as many threads in a third, on a copy of the same database. Both answer the same texts with the same settings, in turns, block by
-block. Items are random, as in `benchmarks/query.py`.
+`milvus-coop serve` runs in its own process and gets requests over loopback from another process. The SDK is `CoopSearch.query`,
+called by as many threads in a third process, on a copy of the same database. Both answer the same texts with the same settings and
+take turns, block by block. Items are random, as in `benchmarks/query.py`.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from milvus_coop import CoopSearch, Store, load_bundle
 
 COLLECTION = "images"
 BLOCKS = 6
-"""How often the two take turns at each concurrency."""
+"""Number of turns of each side at each concurrency."""
 POINTS = 10
-"""How often memory is looked at in the long run."""
+"""Number of measurements of memory in the long run."""
 
 Block = list[float]
-"""Milliseconds of each request."""
+"""The milliseconds of each request."""
 
 
 def text_of(i: int) -> str:
-    """A text for request i; no cache may help."""
+    """A text for request i, different for each request so that no cache helps."""
     return f"{TEXTS[i % len(TEXTS)]} {i}"
 
 
 async def ask(address: str, n: int, concurrency: int) -> Block:
-    """Ask the service n times over `concurrency` connections, with as little work on this side as HTTP allows."""
+    """Send n requests over `concurrency` connections, with as little work on the client's side as HTTP allows."""
     parts = urlsplit(address)
     took: Block = []
     numbers = iter(range(n))
@@ -88,7 +88,7 @@ def call(search: CoopSearch, n: int, concurrency: int) -> Block:
 
 
 def timed(run: Callable[[], Block]) -> tuple[Block, float]:
-    """A block, and the seconds it took."""
+    """A block, and its time in seconds."""
     began = time.perf_counter()
     took = run()
     return took, time.perf_counter() - began
@@ -96,7 +96,7 @@ def timed(run: Callable[[], Block]) -> tuple[Block, float]:
 
 @contextmanager
 def serving(uri: Path, threads: int) -> Iterator[tuple[str, psutil.Process]]:
-    """A running service: its address and its process."""
+    """Run a service, and yield its address and its process."""
     command = [
         sys.executable,
         "-m",
@@ -127,7 +127,7 @@ def serving(uri: Path, threads: int) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def fill(uri: Path, items: int) -> None:
-    """Random items, flushed."""
+    """Write random items into a collection, and flush it."""
     bundle = load_bundle("coop-small")
     with Store(uri) as store:
         collection = store.create(COLLECTION, bundle.spec)
@@ -137,7 +137,7 @@ def fill(uri: Path, items: int) -> None:
 
 
 def sdk_worker(uri: str, threads: int, pipe: Any) -> None:
-    """Runs blocks of SDK queries on request."""
+    """Run blocks of SDK queries on request."""
     with CoopSearch(COLLECTION, uri=uri, threads=threads) as search:
         call(search, 20, 1)
         pipe.send("ready")
@@ -146,14 +146,14 @@ def sdk_worker(uri: str, threads: int, pipe: Any) -> None:
 
 
 def line(blocks: list[tuple[Block, float]]) -> dict[str, float]:
-    """Requests per second and percentiles of several blocks."""
+    """The requests per second and the percentiles of several blocks."""
     took = np.concatenate([block for block, _ in blocks])
     p50, p95, p99 = np.percentile(took, (50, 95, 99))
     return {"per_s": len(took) / sum(s for _, s in blocks), "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
 
 
 def compare(address: str, sdk: Any, requests: int, concurrency: int) -> dict[str, dict[str, float]]:
-    """Both doors at one concurrency, in turns."""
+    """Measure gateway and SDK in turns at one concurrency."""
     n = max(concurrency, requests // BLOCKS)
     http_blocks, sdk_blocks = [], []
     for _ in range(BLOCKS):
@@ -164,7 +164,7 @@ def compare(address: str, sdk: Any, requests: int, concurrency: int) -> dict[str
 
 
 def memory(address: str, process: psutil.Process, requests: int) -> list[tuple[int, float]]:
-    """Resident MB of the service after parts of a long run."""
+    """The resident memory of the service in MB after parts of a long run."""
     points = []
     for part in range(1, POINTS + 1):
         asyncio.run(ask(address, requests // POINTS, 8))
@@ -174,10 +174,10 @@ def memory(address: str, process: psutil.Process, requests: int) -> list[tuple[i
 
 @click.command(help=__doc__)
 @click.option("--items", default=10_000, show_default=True)
-@click.option("--requests", default=600, show_default=True, help="At each concurrency, for either door.")
+@click.option("--requests", default=600, show_default=True, help="Number of requests per concurrency, for gateway and SDK each.")
 @click.option("--concurrency", default=(1, 4, 16, 64), multiple=True, show_default=True)
-@click.option("--long", "long_run", default=10_000, show_default=True, help="Requests of the long run; 0: none.")
-@click.option("--threads", default=1, show_default=True, help="Threads of the models, on either side.")
+@click.option("--long", "long_run", default=10_000, show_default=True, help="Number of requests of the long run; 0: no long run.")
+@click.option("--threads", default=1, show_default=True, help="Threads of the models on each side.")
 @click.option("--json", "as_json", is_flag=True)
 def main(items: int, requests: int, concurrency: tuple[int, ...], long_run: int, threads: int, as_json: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="milvus-coop-benchmark-") as folder:

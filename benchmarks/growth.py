@@ -1,26 +1,27 @@
-"""What a growing collection costs: bi-encoder, Coop and the exhaustive cross-encoder at pools of 1k to 1M items, and ANN recall.
+"""The cost of a growing collection: bi-encoder, Coop and exhaustive cross-encoder at pools of 1k to 1M items, and ANN recall.
 
     python benchmarks/growth.py                         1k, 10k and 100k on a Milvus server (10 minutes on 2 cores, 2 GB of disk)
     python benchmarks/growth.py --pools 1000 --pools 1000000 --plot docs/growth.svg --json > growth.json
     python benchmarks/growth.py --lite                  also 1k and 10k in Milvus Lite
     python benchmarks/growth.py --read growth.json --plot docs/growth.svg       an earlier result, drawn again
 
-The server is that of the wheel `milvus`, started here on `--work`; what was inserted stays there, and a second run only measures.
-1M items take 9 GB of memory, 20 GB of disk and an hour; delete `--work` afterwards. Rows go through `Collection.upsert`, as in an
-ingest; a Milvus 2.3 server notes a deletion for each, also of a new row, and therefore merges and indexes every segment a
-second time, and sometimes once more after a restart. `--uri` takes a server that runs.
+The server is that of the wheel `milvus`, started here on `--work`. Inserted items stay there, so a second run only measures. 1M
+items take 9 GB of memory, 20 GB of disk and an hour; delete `--work` afterwards. Rows go through `Collection.upsert`, as in an
+ingest. A Milvus 2.3 server records a deletion for each row, even for a new one. It therefore merges and indexes every segment a
+second time, and sometimes again after a restart. `--uri` takes a running server.
 
-Items: the pictures of `--images`, ingested as users do, and distractors. A distractor is a mixture of two seeds, renormalised, plus
-noise; a seed is a random crop of one picture or a collage of two, through the bundle's image encoder. So the ANN search has no
-easier task than among real pictures: of 5,354 real clip arts the nearest, 10th and 50th neighbour have the cosines 0.84, 0.65 and
-0.52, of as many distractors 0.81, 0.69 and 0.62; to a caption it is 0.41, 0.30 and 0.24, against 0.37, 0.33 and 0.28; the local
-dimension is 10 and 16. A distractor's tokens are those of its first seed: they tell cost, not quality, and none is reported.
+The items are the images of `--images`, ingested as by users, and distractors. A distractor is a mixture of two seeds, renormalised,
+plus noise. A seed is a random crop of one image or a collage of two, through the bundle's image encoder. So the ANN search is not
+easier than among real images. Among 5,354 real clip arts the nearest, 10th and 50th neighbours have the cosines 0.84, 0.65 and
+0.52; among as many distractors 0.81, 0.69 and 0.62. The cosines to a caption are 0.41, 0.30 and 0.24 for clip arts, and 0.37, 0.33
+and 0.28 for distractors. The local dimensions are 10 and 16, respectively. A distractor's tokens are those of its first seed. They
+serve to measure cost, not quality, and no quality is reported.
 
-Times are of `CoopSearch.query`, one query at a time, the contestants in turns, after Milvus has built all indexes and loaded them.
-Recall is the share of the exact 10 and 50 nearest (numpy) that the product's search parameters find. The exhaustive cross-encoder
-reads every item of the pool for one query, with the tokens in memory, decoded; "from the pictures" it also runs the image
-encoder on each, on pixels in memory, as where tokens are not stored. What would take longer than `--longest` is extrapolated from
-the rate of pairs in the same run and marked "~" or hollow.
+Times are those of `CoopSearch.query`, one query at a time. The contestants take turns, after Milvus has built and loaded all
+indexes. Recall is the share of the exact 10 and 50 nearest items (by numpy) that the product's search parameters find. The
+exhaustive cross-encoder reads every item of the pool for one query, with decoded tokens in memory. "From the images" it also runs
+the image encoder on each item, on pixels in memory, as needed where tokens are not stored. Times above `--longest` are extrapolated
+from the rate of pairs in the same run and marked "~" or hollow.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 POOLS = (1_000, 10_000, 100_000)
 LITE_MOST = 10_000
 BLOCK = 2_000
-"""Distractors made and written at a time: 9 MB."""
+"""Number of distractors that are made and written at a time: 9 MB."""
 NOISE = 0.4
 """Length of the noise on a mixture of length 1."""
 LIMIT = 10
@@ -78,32 +79,32 @@ PROBE_S = 3.0
 TIMEOUT_S = 600.0
 SETTLE_S = 3 * 3600.0
 QUIET_S = 75.0
-"""Milvus merges segments, which it looks at every 60 s, and indexes them again; after so long without work it is done."""
+"""Milvus checks its segments every 60 s, merges them and indexes them again. After this time without work it has finished."""
 
 Status = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What pools are made of."""
+    """The data from which pools are made."""
 
     models: Models
     images: str
     target_ids: list[str]
     targets: Array
-    """float32 of shape (targets, dim)."""
+    """Embeddings of the targets, float32 of shape (targets, dim)."""
     pixels: Array
-    """Of the targets, as the image encoder takes them."""
+    """Pixels of the targets, in the form that the image encoder takes."""
     captions: list[str]
     seeds: Array
-    """float32 of shape (seeds, dim), unit rows."""
+    """Embeddings of the seeds, float32 of shape (seeds, dim), unit rows."""
     values: Array
     """int8 tokens of the seeds."""
     scales: Array
 
     @property
     def label(self) -> str:
-        """Changes with what the items are made of, so that no pool is mixed."""
+        """A label that changes with the sources of the items, so that no pool mixes items of different sources."""
         content = [self.models.encoder.spec.fingerprint, *self.target_ids, str(len(self.seeds))]
         return hash_of("\n".join(content).encode() + self.pixels.tobytes())[:8]
 
@@ -118,14 +119,14 @@ class World:
         return [f"distractor-{i:09d}" for i in range(start, stop)], vectors[kept], first[kept]
 
     def blocks(self, start: int, stop: int) -> Iterator[tuple[list[str], Array, Array]]:
-        """Whole blocks but the last one; the first is that of `start`."""
+        """The blocks from that of `start`. All except the last one are whole."""
         if start < stop:
             for at in range(start - start % BLOCK, stop, BLOCK):
                 yield self.block(at, min(at + BLOCK, stop))
 
 
 class KeptServer(MilvusServer):
-    """The tests' Milvus server on a folder that stays."""
+    """The tests' Milvus server, on a folder that is kept."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -143,7 +144,7 @@ def unit(vectors: Array) -> Array:
 
 
 def seed_picture(pictures: Sequence[Image], size: int, rng: np.random.Generator) -> Image:
-    """A crop of one picture, or a collage of crops of two."""
+    """A crop of one image, or a collage of crops of two."""
 
     def crop() -> Image:
         picture = pictures[int(rng.integers(len(pictures)))]
@@ -186,7 +187,7 @@ def make_world(models: Models, images: str, captions: Path, n_seeds: int) -> Wor
 
 
 def fill(uri: str, name: str, items: int, world: World, say: Status) -> None:
-    """Bring a collection to that many items; what an earlier run wrote, also one that was killed, stays."""
+    """Fill a collection up to that many items. Items of an earlier run are kept, even of one that was killed."""
     with CoopIngest(name, uri=uri, models=world.models.backend, timeout_s=TIMEOUT_S) as ingest:
         ingest.run([world.images])
     payloads = pack(world.values, world.scales)
@@ -195,7 +196,7 @@ def fill(uri: str, name: str, items: int, world: World, say: Status) -> None:
         collection = store.open(name, world.models.encoder.spec)
         written = collection.count() - len(world.targets)
         if "://" in uri and written < distractors:
-            release(uri, name)  # a server that also serves what is being written takes twice the memory
+            release(uri, name)  # a server that serves a collection while it is written takes twice the memory
         began = time.perf_counter()
         for ids, vectors, seeds in world.blocks(written, distractors):
             rows = zip(ids, vectors, seeds, strict=True)
@@ -207,7 +208,7 @@ def fill(uri: str, name: str, items: int, world: World, say: Status) -> None:
 
 
 def settle(uri: str, name: str, say: Status) -> None:
-    """Wait until a server has merged and indexed everything, and load that: the state in which a collection spends its life."""
+    """Wait until a server has merged and indexed everything, and load the collection. This is its usual state in practice."""
     client = MilvusClient(uri, timeout=TIMEOUT_S)
     client.flush(name, timeout=SETTLE_S)
     job = client.compact(name)
@@ -225,14 +226,14 @@ def settle(uri: str, name: str, say: Status) -> None:
 
 
 def release(uri: str, name: str) -> None:
-    """Take a collection out of a server's memory; opening it loads it again."""
+    """Remove a collection from a server's memory. Opening it loads it again."""
     client = MilvusClient(uri, timeout=TIMEOUT_S)
     client.release_collection(name)
     client.close()
 
 
 def exact(queries: Array, items: int, world: World) -> list[list[str]]:
-    """Ids of the nearest items of each query, nearest first."""
+    """The ids of the nearest items of each query, nearest first."""
     depth = max(RECALL_AT)
     best = np.full((len(queries), 0), 0.0, dtype=np.float32)
     names = np.empty((len(queries), 0), dtype=object)
@@ -268,7 +269,7 @@ def latencies(search: CoopSearch, captions: Sequence[str], queries: int) -> dict
 
 
 def percentiles(samples: Sequence[Sequence[float]]) -> list[Percentiles]:
-    """Of each column."""
+    """The p50 and p95 of each column."""
     p50, p95 = np.percentile(np.asarray(samples), (50, 95), axis=0)
     return [(float(a), float(b)) for a, b in zip(p50, p95, strict=True)]
 
@@ -281,7 +282,7 @@ class Exhaustive:
         self._longest_s = longest_s
 
     def tokens(self, n: int) -> Array:
-        """Match probabilities of `n` items for one caption; their tokens are those of the seeds, in turn."""
+        """Match probabilities of `n` items for one caption. The tokens of the seeds are used in turn."""
         world = self._world
         side = world.models.encoder.encode_texts(world.captions[:1]).text_side
         scores = []
@@ -292,7 +293,7 @@ class Exhaustive:
         return best
 
     def pictures(self, n: int) -> Array:
-        """The same from pixels."""
+        """The same probabilities from pixels."""
         world = self._world
         side = world.models.encoder.encode_texts(world.captions[:1]).text_side
         scores = []
@@ -304,7 +305,7 @@ class Exhaustive:
         return best
 
     def cost(self, run: Callable[[int], Array], items: int) -> Cost:
-        """Measured on the whole pool, or from the rate of a part of it that takes some seconds."""
+        """The cost, measured on the whole pool, or extrapolated from the rate of a part that takes some seconds."""
         part = min(items, 64)
         while (took := timed(run, part)) < min(PROBE_S, self._longest_s) and part < items:
             part = min(items, 4 * part)
@@ -344,7 +345,7 @@ def measure(store: str, uri: str, items: int, queries: int, world: World, longes
 
 @contextmanager
 def stores(work: Path, uri: str | None, lite: bool) -> Iterator[dict[str, str]]:
-    """Addresses by kind of store."""
+    """The addresses by kind of store."""
     more = {"lite": str(work / "lite.db")} if lite else {}
     if uri is not None:
         yield {"lite" if "://" not in uri else "server": uri, **more}
@@ -355,7 +356,7 @@ def stores(work: Path, uri: str | None, lite: bool) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def progress() -> Iterator[Status]:
-    """On a terminal one line that changes; elsewhere a line every ten seconds."""
+    """Show progress: on a terminal in one line that changes, elsewhere in a new line every ten seconds."""
     console = Console(stderr=True)
     if console.is_terminal:
         with console.status("making distractors") as status:
@@ -381,7 +382,7 @@ def show(pools: Sequence[Pool]) -> None:
     table.add_column("pool", justify="right", no_wrap=True)
     for name in ("store", "BE", "Coop 20", "Coop 50", "encode", "retrieve", "rerank"):
         table.add_column(name, justify="left" if name == "store" else "right", no_wrap=True)
-    for name in ("recall\n@10", "recall\n@50", "CE\non all", "CE from\npictures"):
+    for name in ("recall\n@10", "recall\n@50", "CE\non all", "CE from\nimages"):
         table.add_column(name, justify="right", no_wrap=True)
     for pool in pools:
         times = pool.latency
@@ -399,19 +400,27 @@ def show(pools: Sequence[Pool]) -> None:
 
 
 @click.command()
-@click.option("--pools", multiple=True, type=int, default=POOLS, show_default=True, help="Items in all; give it several times.")
-@click.option("--queries", default=120, show_default=True, help="Per contestant and pool.")
+@click.option("--pools", multiple=True, type=int, default=POOLS, show_default=True, help="Number of items in all; repeatable.")
+@click.option("--queries", default=120, show_default=True, help="Number of queries per contestant and pool.")
 @click.option("--uri", help="A Milvus server, or a path for Milvus Lite. [default: a server, started here]")
-@click.option("--lite", is_flag=True, help=f"Also Milvus Lite, up to {LITE_MOST:,} items.")
-@click.option("--images", default=str(EXAMPLES / "images"), help="What `milvus-coop ingest` takes. [default: examples/images]")
+@click.option("--lite", is_flag=True, help=f"Also measure Milvus Lite, up to {LITE_MOST:,} items.")
 @click.option(
-    "--captions", type=click.Path(path_type=Path, exists=True), default=EXAMPLES / "captions.txt", help="Queries, one a line."
+    "--images",
+    default=str(EXAMPLES / "images"),
+    help="Images, in a form that `milvus-coop ingest` takes. [default: examples/images]",
 )
-@click.option("--seeds", default=2000, show_default=True, help="Pictures made for the distractors.")
-@click.option("--longest", default=60.0, show_default=True, help="Seconds; what takes longer is extrapolated.")
-@click.option("--work", type=click.Path(path_type=Path), default=Path("build/growth"), show_default=True, help="Keeps the pools.")
-@click.option("--read", "earlier", type=click.Path(path_type=Path, exists=True), help="Show a result of --json; measure nothing.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw .svg or .png.")
+@click.option(
+    "--captions", type=click.Path(path_type=Path, exists=True), default=EXAMPLES / "captions.txt", help="Queries, one per line."
+)
+@click.option("--seeds", default=2000, show_default=True, help="Number of seed images for the distractors.")
+@click.option("--longest", default=60.0, show_default=True, help="Maximum seconds of a measurement; longer times are extrapolated.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=Path("build/growth"), show_default=True, help="Folder that keeps the pools."
+)
+@click.option(
+    "--read", "earlier", type=click.Path(path_type=Path, exists=True), help="Show an earlier result of --json and measure nothing."
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the plot as .svg or .png.")
 @click.option("--json", "as_json", is_flag=True)
 def main(
     pools: tuple[int, ...],
@@ -434,7 +443,7 @@ def main(
         work.mkdir(parents=True, exist_ok=True)
         with progress() as say, stores(work, uri, lite) as addresses:
             world = make_world(open_models(Settings()), images, captions, seeds)
-            largest_first = sorted(pools, reverse=True)  # so that nothing is indexed while a smaller one is measured
+            largest_first = sorted(pools, reverse=True)  # so that nothing is indexed while a smaller pool is measured
             wanted = [(s, u, n) for s, u in addresses.items() for n in largest_first if s == "server" or n <= LITE_MOST]
             measured = [measure(s, u, n, queries, world, longest, say) for s, u, n in wanted]
             measured.sort(key=lambda pool: (list(addresses).index(pool.store), pool.items))

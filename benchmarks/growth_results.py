@@ -1,4 +1,4 @@
-"""What `growth.py` found: records, their JSON form, and the plot."""
+"""The results of `growth.py`: records, their JSON form, and the plot."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COOP = "Coop 50"
-"""The contestant that stands for Coop in the plot."""
+"""The contestant that represents Coop in the plot."""
 GREY = "#7d838c"
 INK = "#30343a"
 TICKS = {0.001: "1 ms", 0.01: "10 ms", 0.1: "100 ms", 1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3600: "1 h", 36000: "10 h"}
 LABEL_LINE = 0.048
-"""Height of a line of a label, as a part of the plot's."""
+"""Height of a line of a label, as a share of the plot's height."""
 
 Percentiles = tuple[float, float]
 """p50 and p95 in milliseconds."""
@@ -27,11 +27,11 @@ Percentiles = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds for one query."""
+    """The time of one query in seconds."""
 
     seconds: float
     measured: bool
-    """False: extrapolated from the rate of pairs."""
+    """False if the time is extrapolated from the rate of pairs."""
 
     def __str__(self) -> str:
         text = f"{1000 * self.seconds:,.0f} ms" if self.seconds < 1 else duration(self.seconds)
@@ -40,15 +40,15 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What was measured on one pool."""
+    """The measurements on one pool."""
 
     store: str
     """`server` or `lite`."""
     items: int
     latency: Mapping[str, Mapping[str, Percentiles]]
-    """By contestant and stage."""
+    """Times by contestant and stage."""
     recall: Mapping[str, float]
-    """Mean over the queries, by `@10` and `@50`."""
+    """Mean recall over the queries, by `@10` and `@50`."""
     exhaustive: Cost
     from_pictures: Cost
 
@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
 
 
 def draw(pools: Sequence[Pool], path: Path) -> None:
-    """Time per query against the size of the pool, both logarithmic; hollow points are extrapolated."""
+    """Plot the time per query against the size of the pool, both logarithmic. Hollow points are extrapolated."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -71,7 +71,7 @@ def draw(pools: Sequence[Pool], path: Path) -> None:
     figure = Figure(figsize=(8.6, 4.9), layout="constrained")
     axes = figure.add_subplot()
     contestants = {
-        "every picture through the\nimage and the cross-encoder": ("#6d727b", [pool.from_pictures for pool in drawn]),
+        "every image through the\nimage and the cross-encoder": ("#6d727b", [pool.from_pictures for pool in drawn]),
         "cross-encoder on every item,\ntokens in memory": ("#7a5aa6", [pool.exhaustive for pool in drawn]),
         COOP.replace(" ", ", k = "): ("#c8442d", band(axes, drawn, COOP, "#c8442d")),
         "bi-encoder alone": ("#2a7f9e", band(axes, drawn, "BE", "#2a7f9e")),
@@ -87,14 +87,14 @@ def draw(pools: Sequence[Pool], path: Path) -> None:
 
 
 def band(axes: Axes, pools: Sequence[Pool], name: str, colour: str) -> list[Cost]:
-    """Shade from p50 to p95 of a contestant; return its medians."""
+    """Shade from p50 to p95 of a contestant, and return its medians."""
     p50, p95 = ([pool.latency[name]["total"][i] / 1000 for pool in pools] for i in (0, 1))
     axes.fill_between([pool.items for pool in pools], p50, p95, color=colour, alpha=0.12, linewidth=0)
     return [Cost(seconds, measured=True) for seconds in p50]
 
 
 def line(axes: Axes, sizes: Sequence[int], costs: Sequence[Cost], colour: str) -> None:
-    """Solid between measured points, dashed to extrapolated ones."""
+    """Draw a line: solid between measured points, dashed to extrapolated ones."""
     for i in range(len(sizes) - 1):
         style = "-" if costs[i + 1].measured else (0, (4, 3))
         axes.plot(sizes[i : i + 2], [c.seconds for c in costs[i : i + 2]], color=colour, linewidth=2, linestyle=style)
@@ -104,7 +104,7 @@ def line(axes: Axes, sizes: Sequence[int], costs: Sequence[Cost], colour: str) -
 
 
 def label_ends(axes: Axes, x: int, ends: Mapping[str, tuple[Cost, str]]) -> None:
-    """What each line is and comes to, beside its end, from top to bottom; labels that would touch are moved apart."""
+    """Label each line at its end with its name and last value, from top to bottom. Labels that would touch are moved apart."""
     bottom, top = axes.get_ylim()
     lowest = np.inf
     for text, (cost, colour) in ends.items():
@@ -136,7 +136,7 @@ def set_axes(axes: Axes, sizes: Sequence[int]) -> None:
 
 
 def read(text: str) -> list[Pool]:
-    """What `--json` printed."""
+    """Read the pools from the text that `--json` printed."""
     return [
         Pool(**{**row, "exhaustive": Cost(**row["exhaustive"]), "from_pictures": Cost(**row["from_pictures"])})
         for row in json.loads(text)["pools"]

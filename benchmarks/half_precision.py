@@ -1,10 +1,10 @@
-"""What half precision costs in quality: a bundle with its packed graphs, and with the fp16 graphs that TensorRT gets.
+"""The loss of quality by half precision: a bundle with its packed graphs, and with the fp16 graphs that TensorRT gets.
 
     python benchmarks/half_precision.py --data captions.jsonl          captioned images of your own, as for `milvus-coop eval`
     python benchmarks/half_precision.py --data captions.jsonl --bundle my-bundle --k 50
 
-Both are evaluated through Milvus Lite and `CoopSearch`, as `milvus-coop eval` does it. No GPU is used: the fp16 graphs are run with
-every half precision result rounded to it (`tests/plans/rounding.py`), which is what tensor cores do, with sums in single precision.
+Both are evaluated through Milvus Lite and `CoopSearch`, as in `milvus-coop eval`. No GPU is used. The fp16 graphs run with every
+half precision result rounded to half precision (`tests/plans/rounding.py`) and sums in single precision, as on tensor cores.
 """
 
 from __future__ import annotations

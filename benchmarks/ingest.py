@@ -1,14 +1,14 @@
-"""How fast pictures are ingested, next to the bare image encoder, and how much memory that takes.
+"""The speed of an ingest of images compared with the bare image encoder, and its memory.
 
     python benchmarks/ingest.py --sizes 1000             2 minutes on 2 cores
     python benchmarks/ingest.py --sizes 1000 10000       10 minutes on 2 cores
 
-Photographs of 1280 x 960 pixels (about 200 kB each) are made from the sample pictures, decoded, encoded with the bundle and
-written into a new Milvus Lite. Each size runs in a process of its own, whose peak memory is reported; `--sink none` throws the rows
-away instead, so that the memory is that of the pipeline alone: Milvus Lite keeps its rows in memory.
+Images of 1280 x 960 pixels (about 200 kB each) are made from the sample images, decoded, encoded with the bundle and written into a
+new Milvus Lite. Each size runs in its own process, whose peak memory is reported. `--sink none` discards the rows instead, so that
+the memory is that of the pipeline alone: Milvus Lite keeps its rows in memory.
 
-The ratio compares the ingest with the bare image encoder on pixels that are already decoded, in the same process; both take turns,
-200 pictures at a time, and the median of all turns counts. CPU times tell how much work each is, however busy the machine is.
+The ratio compares the ingest with the bare image encoder on decoded pixels, in the same process. Both take turns, 200 images at a
+time, and the median of all turns counts. CPU times show the work of each, however busy the machine is.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ from milvus_coop.types import Array, IngestReport, Row, Stamp
 
 SAMPLES = Path(__file__).parents[1] / "examples" / "images"
 DISTINCT = 200
-"""Different photographs; larger sizes link to them under other names, which costs an ingest the same."""
+"""Number of different images. Larger sizes link to them under other names, which costs an ingest the same."""
 TURNS = 5
-"""Of the bare encoder and the ingest, 200 pictures each."""
+"""Number of turns of the bare encoder and of the ingest, of 200 images each."""
 
 
 class NoSink:
     """A collection that is always empty."""
 
     def stamps(self, ids: Sequence[str]) -> dict[str, Stamp]:
-        """Nothing is known."""
+        """Return no stamps."""
         return {}
 
     def all_stamps(self) -> Iterator[tuple[str, Stamp]]:
-        """Nothing is there."""
+        """Return no stamps."""
         return iter(())
 
     def upsert(self, rows: Sequence[Row]) -> None:
-        """Forget them."""
+        """Discard the rows."""
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Nothing to delete."""
+        """Delete nothing."""
 
 
 def make_photographs(folder: Path, n: int, width: int, height: int) -> None:
-    """JPEGs with grain, as cameras make them: 4:2:0, quality 88."""
+    """Write JPEGs with grain, like those of cameras: 4:2:0, quality 88."""
     samples = sorted([*SAMPLES.glob("*.jpg"), *SAMPLES.glob("*.png")])
     random = np.random.default_rng(0)
     for i in range(n):
@@ -77,24 +77,24 @@ def make_photographs(folder: Path, n: int, width: int, height: int) -> None:
 
 
 def run_bare(encoder: Encoder, pixels: Mapping[str, Array], n: int) -> tuple[float, float]:
-    """Seconds, and CPU seconds, that the image encoder takes for n pictures."""
+    """The seconds and the CPU seconds that the image encoder takes for n images."""
     cpu, start = time.process_time(), time.perf_counter()
     batch = len(pixels[PIXELS])
     for _ in range(0, n, batch):
         encoder.encode_pixels(pixels)
-    scale = n / (batch * -(-n // batch))  # the last batch is full, too
+    scale = n / (batch * -(-n // batch))  # the last batch is full too
     return (time.perf_counter() - start) * scale, (time.process_time() - cpu) * scale
 
 
 def run_ingest(folder: Path, sink: Sink, encoder: Encoder, args: argparse.Namespace) -> tuple[IngestReport, float]:
-    """Report of an ingest of everything, and its CPU seconds."""
+    """The report of an ingest of everything, and its CPU seconds."""
     cpu = time.process_time()
     report = ingest([folder], sink=sink, encoder=encoder, batch=args.batch, threads=args.threads, force=True)
     return report, time.process_time() - cpu
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """One size, in this process."""
+    """Measure one size in this process."""
     encoder = open_models(Settings.from_env().override(bundle=args.bundle)).encoder
     size = encoder.spec.image.size
     pixels = encoder.pixels([Image.effect_noise((size, size), 80).convert("RGB")] * args.batch)
@@ -127,22 +127,24 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure all sizes, each in a process of its own, and print a table."""
+    """Measure all sizes, each in its own process, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000], help="numbers of pictures (default: 1000)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000], help="numbers of images (default: 1000)")
     parser.add_argument("--bundle", default="coop-small")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--threads", type=int, help="that decode (default: one per core)")
+    parser.add_argument("--threads", type=int, help="threads that decode (default: one per core)")
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=960)
     parser.add_argument("--sink", choices=["lite", "none"], default="lite")
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # measure this folder here: how each process is started
+    parser.add_argument(
+        "--folder", type=Path, help=argparse.SUPPRESS
+    )  # measure this folder in this process; used to start each process
     args = parser.parse_args()
     if args.folder:
         print(json.dumps(measure(args, args.folder)))
         return
     print(f"{args.bundle}, batch {args.batch}, {args.width} x {args.height} JPEGs, {len(os.sched_getaffinity(0))} cores")
-    print("pictures  ingest/s  encoder/s  ratio | CPU ms: ingest  encoder | unchanged/s | MB: before  peak")
+    print("  images  ingest/s  encoder/s  ratio | CPU ms: ingest  encoder | unchanged/s | MB: before  peak")
     for n in args.sizes:
         with tempfile.TemporaryDirectory() as scratch:
             make_photographs(Path(scratch), n, args.width, args.height)

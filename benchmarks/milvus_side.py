@@ -3,10 +3,10 @@
     python benchmarks/milvus_side.py                10,000 items in Milvus Lite (about a minute)
     python benchmarks/milvus_side.py --items 2000 --rounds 10 --json
 
-The items are random, as in `benchmarks/query.py`. `milvus-coop serve` runs in a process of its own on the same machine. The two
+The items are random, as in `benchmarks/query.py`. `milvus-coop serve` runs in its own process on the same machine. The two
 ways take turns, query by query. Milvus Lite runs in the process of the client and sends ten times `limit` candidates to the
-service; the client reranks the same number, and for comparison its usual 50. Bytes to and from the service are what it logged of
-requests' bodies; bytes to the client are the token strings, which it needs for each candidate if it reranks itself.
+service. The client reranks the same number, and for comparison its usual 50. Bytes to and from the service are the sizes of bodies
+that it logged. Bytes to the client are the token strings, which it needs for each candidate if it reranks itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from milvus_coop import CoopSearch, Store, load_bundle
 COLLECTION = "benchmark_milvus_side"
 LIMITS = (5, 10, 50)
 OVERSAMPLING = 10
-"""Candidates per hit that Milvus Lite 3.2 sends to a rerank service."""
+"""Number of candidates per hit that Milvus Lite 3.2 sends to a rerank service."""
 USUAL_K = 50
 WARM_UP = 5
 SAME = 1e-5
@@ -40,7 +40,7 @@ SAME = 1e-5
 
 @contextmanager
 def serving(log: Path) -> Iterator[str]:
-    """`milvus-coop serve` on a free port; what it logs goes to a file."""
+    """Run `milvus-coop serve` on a free port with its log in a file, and yield its address."""
     command = [sys.executable, "-m", "milvus_coop", "serve", "--models-only", "--port", "0", "--log", "json"]
     with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
         try:
@@ -90,14 +90,14 @@ def measure(search: CoopSearch, client: MilvusClient, url: str, limit: int, roun
 
 
 def logged_bytes(log: Path) -> list[tuple[int, int]]:
-    """Bytes in and out of each rerank request."""
+    """The bytes into and out of the service for each rerank request."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
     return [(line["bytes_in"], line["bytes_out"]) for line in lines if line.get("path") == "/v2/rerank"]
 
 
 @click.command(help=__doc__)
-@click.option("--items", type=click.IntRange(500), default=10_000, show_default=True, help="Rows of the collection.")
-@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Queries of each way and limit.")
+@click.option("--items", type=click.IntRange(500), default=10_000, show_default=True, help="Number of rows of the collection.")
+@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Number of queries per way and limit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(items: int, rounds: int, as_json: bool) -> None:
     bundle = load_bundle("coop-small")

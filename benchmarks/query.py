@@ -4,9 +4,10 @@
     python benchmarks/query.py --uri http://localhost:19530
     python benchmarks/query.py --items 50000 -k 20 --json
 
-The items are random unit vectors with random tokens: latency does not depend on what they show. The bare parts are an ONNX Runtime
-run of the text encoder, a pymilvus search with the same output fields and parameters, and an ONNX Runtime run of the cross-encoder,
-on the same arrays; tokenisation, base64, checks and sorting are what the ratio charges to us. Both take turns, query by query.
+The items are random unit vectors with random tokens, as latency does not depend on the contents of images. The bare parts are an
+ONNX Runtime run of the text encoder, a pymilvus search with the same output fields and parameters, and an ONNX Runtime run of the
+cross-encoder, all on the same arrays. So the ratio shows the cost of our tokenisation, base64, checks and sorting. Both take turns,
+query by query.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def session(bundle: Bundle, graph: str) -> onnxruntime.InferenceSession:
 
 
 def bare_query(bundle: Bundle, client: MilvusClient, k: int) -> Callable[[str], dict[str, float]]:
-    """The same work without this package: returns milliseconds per part."""
+    """The same work without this package. The returned function gives milliseconds per part."""
     text_session, cross_session = session(bundle, TEXT_ENCODER), session(bundle, CROSS_ENCODER)
     tokenizer = Tokenizer(bundle.path(TOKENIZER), bundle.spec.text)
     text_names = [t.name for t in bundle.spec.graph(TEXT_ENCODER).outputs]

@@ -1,17 +1,18 @@
-"""What it costs to rescore k candidates with a cross-encoder of BLIP's size: from pictures, from cached tokens, and as we do it.
+"""The cost of reranking k candidates with a cross-encoder of BLIP's size: from images, from cached tokens, and in our way.
 
     python benchmarks/rescoring.py            BLIP base at 384 px with random weights, k = 10, 20 and 50 (15 minutes on 2 cores)
     python benchmarks/rescoring.py --k 10 --json
 
-Four ways, in turns, in one run, on the CPU of this machine with all its cores:
+Four ways take turns in one run, on all CPU cores of this machine:
 
-(a) the usual one: open the k pictures, transformers' processor, `BlipForImageTextRetrieval` in PyTorch on k pairs;
-(b) PyTorch from cached tokens: the text encoder with cross-attention on the k pictures' float32 patch states, held in memory;
-(c) ours in this process: `CoopSearch.query` on Milvus Lite with a token store on disk; its `rerank_ms`, reading tokens included;
-(d) ours through Triton (Python backend, on the same cores); its `rerank_ms`.
+(a) the usual way: open the k images, run transformers' processor, and `BlipForImageTextRetrieval` in PyTorch on k pairs;
+(b) PyTorch from cached tokens: the text encoder with cross-attention on the k images' float32 patch states, held in memory;
+(c) our way in this process: the `rerank_ms` of `CoopSearch.query` on Milvus Lite with a token store on disk, reading tokens
+    included;
+(d) our way through Triton (Python backend, on the same cores): the `rerank_ms` of the same.
 
-Weights are random: they cost what trained ones cost. Kendall's tau compares the order of (b), from float32 tokens, with that of
-(c), from int8 tokens, over the same candidates. Scores of random weights lie close together, so it is a hard test.
+Weights are random, which cost as much as trained ones. Kendall's tau compares the order of (b), from float32 tokens, with that of
+(c), from int8 tokens, over the same candidates. This is a hard test, because scores of random weights are close together.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ from tests.servers.milvus import free_ports  # noqa: E402
 PICTURES = sorted((ROOT / "examples" / "images").glob("*.jpg"))
 QUERIES = ["two dogs on a beach", "an old stone bridge over a small river in autumn"]
 AIM = 10.0
-"""Goal for the time of (a) over that of (c)."""
+"""Goal for the ratio of the times of (a) and (c)."""
 
 
 class Usual:
-    """(a) and (b): transformers and PyTorch, as its documentation and BLIP's authors do it."""
+    """Ways (a) and (b), with transformers and PyTorch, as in the documentation and in the code of BLIP's authors."""
 
     def __init__(self, checkpoint: Path) -> None:
         kind: Any = transformers.BlipForImageTextRetrieval
@@ -92,7 +93,7 @@ class Usual:
 
 
 def prepare(folder: Path, precision: GraphPrecision, needed: int) -> tuple[Bundle, Path, list[str]]:
-    """A checkpoint, its bundle, and a collection of as many pictures as the largest k (each several times, slightly cropped)."""
+    """A checkpoint, its bundle, and a collection of as many images as the largest k (each several times, slightly cropped)."""
     checkpoint = blip(folder / "checkpoint", base=True)
     samples = Samples([decode(path) for path in PICTURES[:4]], QUERIES * 2)
     one = open_checkpoint(checkpoint)
@@ -123,7 +124,7 @@ def clock(run: Callable[[], object]) -> float:
 
 
 def measure(usual: Usual, local: CoopSearch, served: CoopSearch, k: int) -> dict[str, Any]:
-    """Milliseconds per query of each way, the mean of the queries; the ways take turns."""
+    """Milliseconds per query of each way, as means over the queries. The ways take turns."""
     took: dict[str, list[float]] = {name: [] for name in "abcd"}
     taus, differences = [], []
     for text in QUERIES:
@@ -145,14 +146,14 @@ def show(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
     print(
         f"BLIP base, 384 px, 577 tokens of 768, {facts['precision']}; CPU, {facts['cores']} cores; mean of {len(QUERIES)} queries"
     )
-    print(f"{'k':>4}{'(a) pictures':>14}{'(b) PyTorch':>13}{'(c) ours':>11}{'(d) Triton':>12}   ms per query;  (a)/(c)  (b)/(c)")
+    print(f"{'k':>4}{'(a) images':>14}{'(b) PyTorch':>13}{'(c) ours':>11}{'(d) Triton':>12}   ms per query;  (a)/(c)  (b)/(c)")
     for row in rows:
         ms = row["ms"]
         cells = f"{row['k']:>4}{ms['a']:>14,.0f}{ms['b']:>13,.0f}{ms['c']:>11,.0f}{ms['d']:>12,.0f}"
         print(f"{cells}{'':>17}{ms['a'] / ms['c']:>9.1f}{ms['b'] / ms['c']:>9.1f}   aim {AIM:g}")
     best = rows[-1]
     print("pairs/s: " + ", ".join(f"({name}) {1000 * best['k'] / value:,.1f}" for name, value in best["ms"].items()))
-    print(f"on disk per picture: {facts['token_bytes']:,} bytes of tokens, {facts['embedding_bytes']:,} of embedding")
+    print(f"on disk per image: {facts['token_bytes']:,} bytes of tokens, {facts['embedding_bytes']:,} of embedding")
     print(f"int8 tokens: Kendall's tau {best['kendall_tau']:.4f}, probabilities differ by up to {best['largest_difference']:.1e}")
 
 
@@ -161,7 +162,7 @@ def show(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
 @click.option("--precision", default="fp32", type=click.Choice(["fp32", "fp16", "int8"]), show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(ks: str, precision: GraphPrecision, as_json: bool) -> None:
-    """Measure rescoring; see the top of this file."""
+    """Measure reranking; see the top of this file."""
     torch.set_num_threads(available_cores())
     depths = [int(k) for k in ks.split(",")]
     with ExitStack() as stack:

@@ -1,21 +1,23 @@
-"""The paper's claim on data that every machine can have: BE, CE, Sep+Coop and Joint+Coop on generated scenes of coloured shapes.
+"""The paper's claim on data that every machine can generate: BE, CE, Sep+Coop and Joint+Coop on scenes of coloured shapes.
 
     python benchmarks/scenes.py                     trains four models and evaluates them on pools of 1k and 10k scenes
     python benchmarks/scenes.py --seed 1 --work build/scenes-1 --json > scenes.json
     python benchmarks/scenes.py --quick             a smoke test: far too little training, pools of 60 and 120
 
 The captions of look-alikes differ only in which attribute belongs to which thing ("a small red circle left of a large blue
-square"), five scenes to a group. What is trained, on the same 20,000 scenes:
+square"), with five scenes in a group. These are trained on the same 20,000 scenes:
 
-- a detector that says what is in each cell of a picture (the analogue of the paper's Faster R-CNN, with the generator's truth as
-  its labels; it learns nothing of captions or relations). Then it is frozen, and all models read the regions it finds;
+- a detector that names the thing in each cell of an image. It is the analogue of the paper's Faster R-CNN, with the generator's
+  truth as its labels, and learns nothing about captions or relations. Then it is frozen, and all models read the regions that it
+  finds;
 - a bi-encoder from random weights with ordinary negatives: the other pairs of a shuffled batch (InfoNCE);
-- a bi-encoder with hard negatives: it starts from the first one and gets whole groups of look-alikes in its batches;
-- a cross-encoder that starts from the second one's weights, with negatives mined from the first one's best answers;
-- a joint model that starts there too: the same weights in both roles, tasks in turn, negatives mined from its own bi-encoder.
+- a bi-encoder with hard negatives: it starts from the first bi-encoder and gets whole groups of look-alikes in its batches;
+- a cross-encoder that starts from the second bi-encoder's weights, with negatives mined from the first one's best answers;
+- a joint model that starts from the same weights. It uses them in both roles, its tasks take turns, and its negatives are mined
+  from its own bi-encoder.
 
-They are evaluated through Milvus Lite (`milvus_coop.offline.evaluation`): 500 scenes are queries both ways, first among 1,000,
-then among 10,000. Runs are kept in --work: a second call only evaluates, one that was interrupted goes on.
+They are evaluated through Milvus Lite (`milvus_coop.offline.evaluation`): 500 scenes are queries in both directions, first among
+1,000, then among 10,000. Runs are kept in --work: a second call only evaluates, and an interrupted call is continued.
 """
 
 from __future__ import annotations
@@ -62,10 +64,10 @@ STAGES = ((16, 2), (16, 1), (32, 2), (32, 1), (48, 2), (48, 1), (64, 2), (64, 1)
 """Channels and stride of the detector's convolutions: 6 x 6 cells of 64 numbers."""
 SIDE = 6
 MARGIN = 0.15
-"""By this share of a cell things may lie outside; otherwise one on the border would be half present in two cells, and in none."""
+"""Share of a cell by which a thing may be outside. Without it a thing on a border would be half in two cells and whole in none."""
 REGIONS = 8
 PLACES = 16
-"""The detector also says in which sixteenth of the width and of the height a thing's centre is: the box of a region."""
+"""Number of parts of each axis. The detector also names the part that contains a thing's centre, as the box of a region."""
 KS = (10, 20)
 MAX_PAIRS = 2_000_000
 
@@ -74,20 +76,20 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything."""
+    """The amounts of data and training."""
 
     train: int = 20_000
     dev: int = 500
     pools: tuple[int, ...] = (1_000, 10_000)
     queries: int = 500
-    """All of them stand in the smallest pool."""
+    """Number of queries. All of them are in the smallest pool."""
     detector: int = 600
-    """Steps of 32 pictures."""
+    """Number of training steps of the detector, with 32 images each."""
     be: int = 300
     be_hard: int = 450
     ce: int = 800
     joint: int = 450
-    """Rounds."""
+    """Number of training rounds, as for `be`, `be_hard` and `ce`."""
     batch: int = 128
     exhaustive_queries: int = 60
     cost_queries: int = 100
@@ -95,11 +97,11 @@ class Plan:
 
     @property
     def data(self) -> str:
-        """Every scene is drawn once: features of the frozen detector are computed once."""
+        """The `--data` argument. Every scene is drawn once, so features of the frozen detector are computed once."""
         return f"scenes:n={self.train},dev={self.dev},test={max(self.pools)},seed={self.seed},vary=0"
 
     def config(self, objective: str, rounds: int, vision: Path, **more: Any) -> TrainConfig:
-        """What all runs share."""
+        """The configuration of a run, with the settings that all runs share."""
         return TrainConfig(
             objective=objective,  # type: ignore[arg-type]
             data=self.data,
@@ -118,7 +120,7 @@ class Plan:
             dev_items=min(200, self.dev),
             k=10,
             seed=self.seed,
-            precision="no",  # what docs/training.md shows was measured with these three
+            precision="no",  # the figures in docs/training.md were measured with these three
             dev_queries=0,
             mine_every=1,
             **{"batch": self.batch, "learning_rate": 2e-3, **more},
@@ -142,7 +144,7 @@ QUICK = Plan(
 
 
 class Part:
-    """Some test items of a data set as one of their own."""
+    """Some test items of a data set, as a data set of its own."""
 
     def __init__(self, whole: Dataset, items: Sequence[Item]) -> None:
         self.name = whole.name
@@ -160,7 +162,7 @@ HEADS = {**{name: len(values) for name, values in ATTRIBUTES.items()}, "x": PLAC
 
 
 def truth(item: Item) -> Array:
-    """What a perfect detector would say: int64 (1 + heads, cells); presence first, -1 where there is nothing to name."""
+    """The output of a perfect detector: int64 (1 + heads, cells), with presence first, and -1 where there is nothing to name."""
     cells = np.full((1 + len(HEADS), SIDE * SIDE), -1, dtype=np.int64)
     cells[0] = 0
     for thing in scene_of(item).objects:
@@ -182,7 +184,7 @@ def detector_loss(detector: RegionDetector, pixels: torch.Tensor, cells: torch.T
 
 
 def train_detector(dataset: Dataset, folder: Path, steps: int, seed: int, say: Say) -> None:
-    """Teach the detector single things, and save it as a frozen backbone for `TrainConfig.vision`."""
+    """Train the detector on single things, and save it as a frozen backbone for `TrainConfig.vision`."""
     if (folder / "vision.safetensors").is_file():
         return
     torch.manual_seed(seed)
@@ -209,22 +211,22 @@ def train_detector(dataset: Dataset, folder: Path, steps: int, seed: int, say: S
 
 @dataclass(frozen=True)
 class Bundles:
-    """What was trained, as bundles."""
+    """The trained models as bundles."""
 
     ordinary: Path
-    """Separate: the bi-encoder with ordinary negatives, and the cross-encoder."""
+    """A separate model: the bi-encoder with ordinary negatives, and the cross-encoder."""
     hard: Path
-    """Separate: the bi-encoder with look-alikes in its batches, and the same cross-encoder."""
+    """A separate model: the bi-encoder with look-alikes in its batches, and the same cross-encoder."""
     joint: Path
 
 
 def train_all(plan: Plan, dataset: Dataset, work: Path, stages: dict[str, float], say: Say) -> Bundles:
-    """Every run in its folder, then the bundles. Adds the seconds of each stage to `stages`."""
+    """Do every run in its folder, then make the bundles. The seconds of each stage are added to `stages`."""
     vision, runs = work / "vision", work / "runs"
     with timed(stages, "detector"):
         train_detector(dataset, vision, plan.detector, plan.seed, say)
     be, hard, ce, joint = (runs / name for name in ("be", "be-hard", "ce", "joint"))
-    tuned = {"init": str(hard), "learning_rate": 7e-4, "hard_share": 1.0}  # higher rates first unlearn what was learnt
+    tuned = {"init": str(hard), "learning_rate": 7e-4, "hard_share": 1.0}  # with higher rates the network first unlearns
     configs = {
         be: plan.config("be", plan.be, vision, order=("be-nce",)),
         hard: plan.config("be", plan.be_hard, vision, order=("be-nce",), keep_groups=True, init=str(be)),
@@ -260,7 +262,7 @@ def shown(say: Say, name: str) -> Callable[[Progress], None]:
 
 
 def evaluate_pool(plan: Plan, dataset: Dataset, bundles: Bundles, size: int, say: Say) -> list[EvaluationReport]:
-    """The same queries in a pool of `size`; fewer for the cross-encoder on every pair, and that in the smallest pool only."""
+    """Evaluate the queries in a pool of `size`. The cross-encoder on every pair gets fewer queries, and only the smallest pool."""
     pool, smallest = dataset.items("test")[:size], min(plan.pools)
     asked = np.random.default_rng(plan.seed).permutation(smallest)[: plan.queries].tolist()
     options = Options(ks=KS, max_pairs=0, cost_queries=plan.cost_queries, cost_s=4.0, grow=False, gallery=0)
@@ -275,7 +277,7 @@ def evaluate_pool(plan: Plan, dataset: Dataset, bundles: Bundles, size: int, say
         queries, others = ([item for i, item in enumerate(pool) if (i in own) is right] for right in (True, False))
         return evaluate(Part(dataset, queries), contenders, options, distractors=Part(dataset, others), on_progress=tell)
 
-    # The cross-encoder is the same in both separate bundles: its costs are measured, or its pairs scored, once.
+    # The cross-encoder is the same in both separate bundles, so its costs are measured, or its pairs scored, only once.
     found = [
         ask(asked, separate[:1], replace(options, systems=("be", "ce", "sep-coop"))),
         ask(asked, [separate[1], joint], replace(options, systems=("be", "sep-coop", "joint-coop"))),
@@ -333,7 +335,7 @@ def _row(
 
 
 def show_table(plan: Plan, rows: Sequence[Mapping[str, Any]], k: int) -> Table:
-    """The rows with that k, a line per system."""
+    """A table of the rows with that k, a line per system."""
     table = Table(title=f"R@1 in percent [95 % interval] and ms per query (p50), {plan.queries} queries each way, Coop k = {k}")
     table.add_column("system", no_wrap=True)
     for size in plan.pools:
@@ -369,7 +371,7 @@ def milliseconds(rows: Sequence[Mapping[str, Any]]) -> str:
 
 @contextmanager
 def progress() -> Iterator[Say]:
-    """On a terminal one line that changes; elsewhere a line every ten seconds."""
+    """Show progress: on a terminal in one line that changes, elsewhere in a new line every ten seconds."""
     console = Console(stderr=True)
     if console.is_terminal:
         with console.status("drawing scenes") as status:
@@ -387,8 +389,10 @@ def progress() -> Iterator[Say]:
 
 
 @click.command()
-@click.option("--work", type=click.Path(path_type=Path), default=Path("build/scenes"), show_default=True, help="Keeps the runs.")
-@click.option("--seed", default=0, show_default=True, help="Of the scenes and of all training.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=Path("build/scenes"), show_default=True, help="Folder that keeps the runs."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the scenes and of all training.")
 @click.option("--quick", is_flag=True, help="A smoke test: the figures mean nothing.")
 @click.option("--json", "as_json", is_flag=True)
 def main(work: Path, seed: int, quick: bool, as_json: bool) -> None:

@@ -1,13 +1,13 @@
-"""Pairs per second of the cross-encoder through Triton and in this process, on the same cores, and what a call costs on the way.
+"""Pairs per second of the cross-encoder through Triton and in this process, on the same cores, and the overhead of a call.
 
     python benchmarks/serving.py                    coop-small, batches of 1, 4, 16 and 64 pairs, 1 to 16 clients (about a minute)
     python benchmarks/serving.py --seconds 5 --json
-    python benchmarks/serving.py --server triton://host:8001    a server that runs already, on GPUs for example
+    python benchmarks/serving.py --server triton://host:8001    a running server, on GPUs for example
 
-One thread per run on both sides. Triton is the one of the nvidia-pytriton wheel with its Python backend, started here; clients and
+Both sides use one thread per run. Triton is the one of the nvidia-pytriton wheel with its Python backend, started here. Clients and
 server share the machine. Both sides take turns, so that a busy machine favours neither. The pairs are one query against random
-image tokens, as `CoopSearch` sends them. The second table is 1 to 16 clients with one pair a request: with dynamic batching as
-exported, with one instance per model (whose batcher now and then sleeps 500 ms through a request), and without batching.
+image tokens, as `CoopSearch` sends them. The second table has 1 to 16 clients with one pair per request: with dynamic batching as
+exported, with one instance per model (whose batcher sometimes sleeps for 500 ms during a request), and without batching.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TEXT = "two dogs playing on a sandy beach"
 BATCHES = (1, 4, 16, 64)
 CLIENTS = (1, 2, 4, 8, 16)
 TURN_S = 0.1
-"""How long one side runs before the other has its turn."""
+"""Seconds that one side runs before the other has its turn."""
 LOAD_TURN_S = 0.5
 AIMS = {16: 0.85, 64: 0.95}
 PORT = 17001
@@ -54,7 +54,7 @@ Inputs = Mapping[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One batch size: pairs per second of both sides, and how much longer the median call takes through Triton."""
+    """The results of one batch size: pairs per second of both sides, and the extra time of the median call through Triton."""
 
     batch: int
     in_process: float
@@ -64,12 +64,12 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """Triton's share of the rate in process."""
+        """Triton's rate divided by the rate in process."""
         return self.triton / self.in_process
 
 
 def pairs(bundle: Bundle, backend: Backend, n: int) -> Inputs:
-    """One query against n random images, as the cross-encoder takes them."""
+    """One query against n random images, in the form that the cross-encoder takes."""
     tokens = bundle.spec.tokens
     rng = np.random.default_rng(0)
     side = Encoder(backend, Tokenizer(bundle.path(TOKENIZER), bundle.spec.text)).encode_texts([TEXT]).text_side
@@ -81,12 +81,12 @@ def pairs(bundle: Bundle, backend: Backend, n: int) -> Inputs:
 
 
 def message_bytes(inputs: Inputs) -> dict[str, int]:
-    """Size of the gRPC request, and the part of each input."""
+    """The size of the gRPC request in bytes, and the size of each input in it."""
     parts = []
     for name, array in inputs.items():
         tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
         parts.append(tensor.set_data_from_numpy(array))
-    request = _get_inference_request(  # what the client itself calls
+    request = _get_inference_request(  # the client itself calls this
         model_name=CROSS_ENCODER,
         inputs=parts,
         model_version="",
@@ -103,7 +103,7 @@ def message_bytes(inputs: Inputs) -> dict[str, int]:
 
 
 def take_turns(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of every call, by side; each side gets `seconds` in turns of TURN_S."""
+    """The seconds of every call, by side. Each side gets `seconds` in turns of TURN_S."""
     took: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         for _ in range(5):
@@ -132,7 +132,7 @@ def compare(bundle: Bundle, local: Backend, served: Backend, batch: int, seconds
 
 
 def load(backend: Backend, inputs: Inputs, clients: int, seconds: float) -> list[float]:
-    """Seconds of every request of so many threads that each wait for their answer."""
+    """The seconds of every request of so many threads. Each thread waits for its answer before the next request."""
     took: list[list[float]] = [[] for _ in range(clients)]
     end = time.perf_counter() + seconds
 
@@ -150,7 +150,7 @@ def load(backend: Backend, inputs: Inputs, clients: int, seconds: float) -> list
 
 
 def concurrency(servers: Mapping[str, Backend], inputs: Inputs, clients: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Requests per second and their 99th percentile in milliseconds, by server; the servers take turns of half a second."""
+    """Requests per second and the 99th percentile in milliseconds, by server. The servers take turns of half a second."""
     turns = max(1, round(seconds / LOAD_TURN_S))
     took: dict[str, list[float]] = {name: [] for name in servers}
     for _ in range(turns):
@@ -163,7 +163,7 @@ def concurrency(servers: Mapping[str, Backend], inputs: Inputs, clients: int, se
 
 
 def serve(stack: ExitStack, bundle: Bundle, port: int, tuning: Tuning) -> Backend:
-    """A server on its own ports, and a client of it."""
+    """Start a server on its own ports, and return a client of it."""
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     repository = export_repository(bundle, Path(folder, "models"), "python", tuning=tuning)
     endpoints = Endpoints(grpc=port, http=port + 1, metrics=port + 2)
@@ -193,7 +193,7 @@ def table(rows: list[Row], rates: Mapping[int, Mapping[str, Mapping[str, float]]
 
 @click.command()
 @click.option("--bundle", "name", default="coop-small", show_default=True)
-@click.option("--seconds", default=3.0, show_default=True, help="Per measurement and side.")
+@click.option("--seconds", default=3.0, show_default=True, help="Seconds per measurement and side.")
 @click.option("--server", help="A running server, such as triton://host:8001, instead of those started here.")
 @click.option("--json", "as_json", is_flag=True)
 def main(name: str, seconds: float, server: str | None, as_json: bool) -> None:

@@ -2,16 +2,16 @@
 #
 #   docker build -f deploy/docker/gateway.Dockerfile -t milvus-coop/gateway:0.1.0 .
 #
-# The base is pinned by tag: where this was written no image registry could be asked for the digest.
+# The base is pinned by tag, because no image registry could be reached to read the digest.
 ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY pyproject.toml constraints.txt ./
-# First what the package needs, with a hollow package in its place, so that a change of the code does not install all of that again.
-# Milvus Lite and what only it needs, 240 MB, goes: a container has a Milvus server. Behind an index mirror, give pip's configuration as
-# `--secret id=pip.conf,src=...` and certificates as `--secret id=ca.pem,src=...`; without these, pip's defaults. Secrets stay out of layers.
+# First the dependencies are installed with an empty package, so that a change of the code does not install them again. Milvus Lite and its
+# own dependencies, 240 MB, are removed, as a container uses a Milvus server. Behind an index mirror, give pip's configuration as
+# `--secret id=pip.conf,src=...` and certificates as `--secret id=ca.pem,src=...`; the default is pip's own. Secrets stay out of layers.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
     && mkdir -p milvus_coop examples/images && touch README.md LICENSE milvus_coop/__init__.py \
@@ -35,14 +35,14 @@ LABEL org.opencontainers.image.title="milvus-coop gateway" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=packages /opt/milvus-coop /opt/milvus-coop
-# A volume that is mounted there for the first time takes over the owner.
+# A volume that is mounted there for the first time gets the same owner.
 RUN install -d -o 10001 -g 10001 /var/lib/milvus-coop/uploads
-# The only folder to write to, besides uploads, is /tmp: mount a tmpfs there and the root file system can be read-only.
+# Besides uploads, only /tmp is written to. With a tmpfs there, the root file system can be read-only.
 ENV PATH=/opt/milvus-coop/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MILVUS_COOP_SERVE_HOST=0.0.0.0
 WORKDIR /var/lib/milvus-coop
 USER 10001:10001
 EXPOSE 8080
-# /healthz, not /readyz: some platforms restart what is unhealthy, and that does not mend a Milvus or a Triton that is away.
+# /healthz, not /readyz: some platforms restart unhealthy containers, which does not help if Milvus or Triton is unreachable.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python3", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ.get('MILVUS_COOP_SERVE_PORT') or 8080}/healthz\", timeout=4)"]
 ENTRYPOINT ["milvus-coop"]
 CMD ["serve"]

@@ -2,14 +2,14 @@
 #
 #   docker build -f deploy/docker/ingest.Dockerfile -t milvus-coop/ingest:0.1.0 .
 #
-# The base is pinned by tag: where this was written no image registry could be asked for the digest.
+# The base is pinned by tag, because no image registry could be reached to read the digest.
 ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY pyproject.toml constraints.txt ./
-# In two steps and with optional secrets, as gateway.Dockerfile explains.
+# The install has two steps and optional secrets, as gateway.Dockerfile explains.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
     && mkdir -p milvus_coop examples/images && touch README.md LICENSE milvus_coop/__init__.py \
@@ -28,7 +28,7 @@ FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="milvus-coop ingest" \
-      org.opencontainers.image.description="Fills a Milvus collection with pictures or texts, and ends" \
+      org.opencontainers.image.description="Fills a Milvus collection with images or texts, and ends" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

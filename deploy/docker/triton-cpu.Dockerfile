@@ -2,14 +2,14 @@
 #
 #   docker build -f deploy/docker/triton-cpu.Dockerfile -t milvus-coop/triton-cpu:0.1.0 .
 #
-# The base is pinned by tag: where this was written no image registry could be asked for the digest.
+# The base is pinned by tag, because no image registry could be reached to read the digest.
 ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY pyproject.toml constraints.txt ./
-# In two steps and with optional secrets, as gateway.Dockerfile explains.
+# The install has two steps and optional secrets, as gateway.Dockerfile explains.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
     && mkdir -p milvus_coop examples/images && touch README.md LICENSE milvus_coop/__init__.py \
@@ -24,8 +24,8 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=
     && /opt/milvus-coop/bin/pip install --quiet --no-deps --force-reinstall . \
     && /opt/milvus-coop/bin/pip uninstall --quiet --yes pip setuptools
 
-# tritonserver, in an environment of its own: where MILVUS_COOP_CACHE says, `milvus-coop triton serve` finds it. From the one module that
-# installs it, so that a change elsewhere does not do it again.
+# tritonserver gets an environment of its own below MILVUS_COOP_CACHE, where `milvus-coop triton serve` finds it. Only the module that
+# installs it is copied first, so that a change elsewhere does not repeat the install.
 FROM ${PYTHON_IMAGE} AS tritonserver
 WORKDIR /src
 COPY milvus_coop/errors.py milvus_coop/
@@ -48,7 +48,7 @@ ENV PATH=/opt/milvus-coop/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITE
 WORKDIR /tmp
 USER 10001:10001
 EXPOSE 8000 8001 8002
-# Asks for each model: the server says ready also when one of them is not.
+# The check asks for each model, because the server reports ready even if a model is not.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "-c", "import urllib.request as u; [u.urlopen(f'http://127.0.0.1:8000/v2/models/{m}/ready', timeout=4) for m in ('text_encoder', 'image_encoder', 'cross_encoder')]"]
 ENTRYPOINT ["milvus-coop"]
 CMD ["triton", "serve", "--host", "0.0.0.0"]

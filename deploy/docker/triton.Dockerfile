@@ -1,10 +1,10 @@
-# Triton with TensorRT plans, for NVIDIA GPUs. NOT BUILT YET: where this was written there was neither NVIDIA's registry nor a GPU. What was
-# run: both `milvus-coop` steps of the entrypoint (tests/deploy/test_triton_entrypoint.py), and the graphs through TensorRT-RTX (tests/plans).
+# Triton with TensorRT plans, for NVIDIA GPUs. NOT BUILT YET: neither NVIDIA's registry nor a GPU was available. These parts were run: both
+# `milvus-coop` steps of the entrypoint (tests/deploy/test_triton_entrypoint.py), and the graphs through TensorRT-RTX (tests/plans).
 #
 #   docker build -f deploy/docker/triton.Dockerfile -t milvus-coop/triton:0.1.0 .
 #
-# Pinned by tag, since the digest could not be read here; pin yours with --build-arg TRITON_IMAGE=nvcr.io/nvidia/tritonserver@sha256:...,
-# as `docker buildx imagetools inspect` shows it. Plans fit only the TensorRT of this image: another image builds them anew.
+# The base is pinned by tag, since the digest could not be read. Pin yours with --build-arg TRITON_IMAGE=nvcr.io/nvidia/tritonserver@sha256:...,
+# as `docker buildx imagetools inspect` shows it. Plans fit only the TensorRT of this image, so another image builds them again.
 ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.10-py3
 
 FROM ${TRITON_IMAGE}
@@ -19,8 +19,8 @@ WORKDIR /opt/milvus-coop/src
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY milvus_coop milvus_coop
 COPY examples/images examples/images
-# Into a folder of its own: the packages of Triton's Python backends stay as NVIDIA has them. The secrets are optional; gateway.Dockerfile
-# says what for. The second command adds the Python bindings of exactly the TensorRT that Triton has, as `build-plans` demands.
+# The packages go into a separate folder, so that those of Triton's Python backends stay unchanged. The secrets are optional; gateway.Dockerfile
+# explains them. The second command adds the Python bindings of exactly the TensorRT that Triton has, as `build-plans` demands.
 ENV PYTHONPATH=/opt/milvus-coop/packages
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
@@ -29,13 +29,13 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=
     && python3 -m pip install --disable-pip-version-check --quiet --target "$PYTHONPATH" "tensorrt==${version}.*" \
     && rm -r /opt/milvus-coop/src/*
 COPY --chmod=0755 deploy/docker/triton-entrypoint.sh /opt/milvus-coop/
-# The volume with repository and plans takes over this owner, the image's own user triton-server.
+# The volume with repository and plans gets this owner, the image's own user triton-server.
 RUN install -d -o 1000 -g 1000 /models
 ENV HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /tmp
 USER 1000:1000
 VOLUME /models
 EXPOSE 8000 8001 8002
-# Long: the first start builds plans.
+# The period is long because the first start builds plans.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m CMD ["python3", "-c", "import urllib.request as u; [u.urlopen(f'http://127.0.0.1:8000/v2/models/{m}/ready', timeout=4) for m in ('text_encoder', 'image_encoder', 'cross_encoder')]"]
 ENTRYPOINT ["/opt/milvus-coop/triton-entrypoint.sh"]

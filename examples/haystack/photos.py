@@ -1,4 +1,4 @@
-"""Haystack: search the sample pictures, then rerank what a keyword search over their names found, in pipelines.
+"""Haystack: search the sample images, then rerank the results of a keyword search over their names, in pipelines.
 
 Run `python examples/haystack/photos.py`, after `pip install 'milvus-coop[haystack]'`. It takes seconds and keeps nothing.
 """
@@ -24,7 +24,7 @@ QUERY = "people playing instruments on a stage"
 
 
 def name(picture: Document) -> str:
-    """The words in the name of its file."""
+    """The words in the name of the image's file."""
     return Path(picture.meta["uri"]).stem.replace("_", " ")
 
 
@@ -45,7 +45,7 @@ with tempfile.TemporaryDirectory() as folder:
     pictures = search.run({"retriever": {"query": QUERY}})["retriever"]["documents"]
     show("CoopRetriever", pictures)
 
-    # Any retriever will do whose documents have the ids of the items; this one knows only the names of the files.
+    # Any retriever can be used whose documents have the ids of the items. This one knows only the names of the files.
     store = InMemoryDocumentStore()
     store.write_documents([Document(id=p.id, content=f"a picture of {name(p)}", meta={"uri": p.meta["uri"]}) for p in pictures])
     hybrid = Pipeline()

@@ -1,4 +1,4 @@
-"""LangChain: search the sample pictures, then rerank what a vector store of LangChain found.
+"""LangChain: search the sample images, then rerank the results of a LangChain vector store.
 
 Run `python examples/langchain/photos.py`, after `pip install 'milvus-coop[langchain]'`. It takes seconds and keeps nothing.
 """
@@ -36,7 +36,7 @@ with tempfile.TemporaryDirectory() as folder:
         documents = retriever.invoke(QUERY)
         show("CoopRetriever", documents)
 
-        # Any retriever will do whose documents have the ids of the items; this one is as bad as can be.
+        # Any retriever can be used whose documents have the ids of the items. This one returns items in random order.
         store = InMemoryVectorStore(DeterministicFakeEmbedding(size=16))
         store.add_documents([Document(document.page_content, id=document.id) for document in documents])
         found = store.similarity_search(QUERY, k=100)

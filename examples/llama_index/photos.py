@@ -1,4 +1,4 @@
-"""LlamaIndex: search the sample pictures, then rerank what an index of LlamaIndex found.
+"""LlamaIndex: search the sample images, then rerank the results of a LlamaIndex index.
 
 Run `python examples/llama_index/photos.py`, after `pip install 'milvus-coop[llama-index]'`. It takes seconds and keeps nothing.
 """
@@ -33,7 +33,7 @@ with tempfile.TemporaryDirectory() as folder:
         pictures = CoopRetriever(search, similarity_top_k=100).retrieve(QUERY)
         show("CoopRetriever", pictures)
 
-        # Any retriever will do whose nodes have the ids of the items; to this one all are equal.
+        # Any retriever can be used whose nodes have the ids of the items. For this one all nodes are equal.
         nodes = [TextNode(id_=p.node.node_id, metadata={"uri": p.node.metadata["uri"]}) for p in reversed(pictures)]
         index = VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=4))
         found = index.as_retriever(similarity_top_k=100).retrieve(QUERY)

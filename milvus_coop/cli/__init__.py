@@ -1,1 +1,1 @@
-"""The `milvus-coop` command: parse, call, print. Modules here import only click at the top, so that `--help` is instant."""
+"""The `milvus-coop` command. Its modules parse, call and print. They import only click at the top, so that `--help` is instant."""

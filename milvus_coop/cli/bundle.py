@@ -1,4 +1,4 @@
-"""`milvus-coop bundle`: the models."""
+"""`milvus-coop bundle`: list, show and make bundles."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def list_() -> None:
 @click.option("--verify", is_flag=True, help="Hash every file.")
 @click.option("--json", "as_json", is_flag=True, help="The whole record.")
 def show(name_or_folder: str, verify: bool, as_json: bool) -> None:
-    """Show a bundle's facts; default coop-small.
+    """Show the facts of a bundle, by default coop-small.
 
     \b
     Examples:
@@ -58,7 +58,7 @@ def show(name_or_folder: str, verify: bool, as_json: bool) -> None:
     kept = {"collection": "in the collection", "store": "in a token store", "image": ""}[spec.tokens.keep]
     tokens = f"{spec.tokens.count} x {spec.tokens.dim} x int8, {spec.tokens.n_bytes:,} bytes per image {kept}"
     if spec.tokens.keep == "image":
-        tokens = "none: pictures are opened again for every query"
+        tokens = "none: images are opened again for every query"
     facts = {
         "name": spec.label,
         "fingerprint": spec.fingerprint + (" (every file verified)" if verify else ""),
@@ -78,7 +78,7 @@ def show(name_or_folder: str, verify: bool, as_json: bool) -> None:
 
 
 def _own_ways(spec: BundleSpec) -> dict[str, str]:
-    """How the cross-encoder of two models sees pictures and texts, where it has ways of its own."""
+    """The cross-encoder's own preprocessing of images and texts, for a bundle of two models. Empty if it has none."""
     ways = {}
     if spec.ce_image is not None:
         ways["image, cross-encoder"] = f"{spec.ce_image.size} px, {spec.ce_image.fit}, {spec.ce_image.resampling}"

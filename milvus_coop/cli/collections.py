@@ -1,4 +1,4 @@
-"""`milvus-coop collections`: what is in this Milvus."""
+"""`milvus-coop collections`: the collections in this Milvus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def collections() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per collection and line.")
 @with_settings()
 def list_(settings: Settings, as_json: bool) -> None:
-    """List the collections; those that milvus-coop did not make are `foreign`."""
+    """List the collections. Those that milvus-coop did not make are `foreign`."""
     from milvus_coop.cli.tables import print_collections
     from milvus_coop.store import Store
 
@@ -57,7 +57,7 @@ def describe(settings: Settings, name: str, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_settings()
 def drop(settings: Settings, name: str, yes: bool) -> None:
-    """Delete collection NAME with all its items and token files; the pictures themselves stay."""
+    """Delete collection NAME with all its items and token files. The images themselves stay."""
     from milvus_coop.store import Store
 
     with Store.from_settings(settings, must_exist=True) as store:
@@ -78,7 +78,7 @@ def drop(settings: Settings, name: str, yes: bool) -> None:
     type=click.FloatRange(min=0),
     default=3600,
     show_default=True,
-    help="Seconds; younger files may belong to an ingest that runs.",
+    help="Minimum age of removed files in seconds; younger files may belong to a running ingest.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
 @with_settings()

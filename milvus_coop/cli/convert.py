@@ -25,18 +25,20 @@ _SAMPLE_PICTURES = 4
 @click.argument("model", required=False)
 @click.option("--be", help="Bi-encoder: a checkpoint of CLIP, SigLIP, SigLIP 2 or BLIP (folder or hub id).")
 @click.option("--ce", help="Cross-encoder: a checkpoint of BLIP, BLIP-2, ViLT or BridgeTower.")
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The bundle's folder, to be made.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The bundle's folder, which is created."
+)
 @click.option("--revision", help="Branch, tag or commit of MODEL on the hub.")
-@click.option("--be-revision", help="The same of --be.")
-@click.option("--ce-revision", help="The same of --ce.")
-@click.option("--name", help="Of the bundle.  [default: the folder's name]")
-@click.option("--bundle-version", "version", default="1.0.0", show_default=True, help="Of the bundle.")
+@click.option("--be-revision", help="Branch, tag or commit of the model of --be.")
+@click.option("--ce-revision", help="Branch, tag or commit of the model of --ce.")
+@click.option("--name", help="Name of the bundle.  [default: the folder's name]")
+@click.option("--bundle-version", "version", default="1.0.0", show_default=True, help="Version of the bundle.")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
     show_default=True,
-    help="fp16: weights take half the room; int8: a third, for CPUs only.",
+    help="fp16: weights take half the space; int8: a third, for CPUs only.",
 )
 @click.option(
     "--keep",
@@ -45,9 +47,13 @@ _SAMPLE_PICTURES = 4
 )
 @click.option("--pool-tokens", type=click.IntRange(min=1), help="Average-pool the image tokens to G x G; needs fine-tuning.")
 @click.option(
-    "--text-length", type=click.IntRange(min=8), default=64, show_default=True, help="Longest text in tokens; SigLIP has its own."
+    "--text-length",
+    type=click.IntRange(min=8),
+    default=64,
+    show_default=True,
+    help="Maximum length of a text in tokens; SigLIP has its own.",
 )
-@click.option("--licence", default="", help="For the record.  [default: what the model card says]")
+@click.option("--licence", default="", help="Licence in the bundle's record.  [default: that of the model card]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def convert(
     model: str | None,
@@ -66,10 +72,10 @@ def convert(
     licence: str,
     as_json: bool,
 ) -> None:
-    """Make a bundle of a pretrained checkpoint: MODEL in both roles, or --be and --ce.
+    """Make a bundle from pretrained checkpoints: MODEL in both roles, or --be and --ce.
 
-    MODEL is a folder or an id of the Hugging Face hub. Only safetensors are read, and no code of the model's authors is run. The
-    graphs are compared with the checkpoint's own forward pass before the bundle is written.
+    MODEL is a folder or an id of the Hugging Face hub. Only safetensors are read, and no code of the model's authors is run.
+    The graphs are compared with the checkpoint's own forward pass before the bundle is written.
 
     \b
     Examples:
@@ -86,7 +92,7 @@ def convert(
         raise ConvertError(
             "a revision is given without its model", expected="--revision with MODEL, --be-revision with --be, and so on"
         )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # nothing half-made is left
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no incomplete files are left
     from milvus_coop.cli.converted import print_converted
     from milvus_coop.offline.convert.bundle import convert as run
     from milvus_coop.offline.convert.checkpoint import open_checkpoint
@@ -125,7 +131,7 @@ def models(as_json: bool) -> None:
 
 
 def _samples() -> Samples:
-    """Some of the package's sample pictures, with their names as texts."""
+    """Some of the package's sample images, with their names as texts."""
     from milvus_coop.cli.demo import sample_images
     from milvus_coop.models.preprocess.images import decode
     from milvus_coop.offline.convert.parity import Samples

@@ -1,4 +1,4 @@
-"""How a converted bundle and the list of families look in a terminal."""
+"""The summary of a converted bundle in a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from milvus_coop.offline.convert.parity import NOTEWORTHY, WITH_TOKENS
 
 
 def print_converted(converted: Converted, *, as_json: bool) -> None:
-    """Where the bundle lies, how far it is from the checkpoint, and what to do next."""
+    """Print the bundle's folder, its differences from the checkpoint, and the next command."""
     bundle, spec = converted.bundle, converted.bundle.spec
     differences = {name: float(f"{found.largest:.2g}") for name, found in converted.differences.items()}
     n_bytes = sum(file.n_bytes for file in spec.files.values())
@@ -19,7 +19,7 @@ def print_converted(converted: Converted, *, as_json: bool) -> None:
         facts = {"bundle": str(bundle.folder), "fingerprint": spec.fingerprint, "bytes": n_bytes, "differences": differences}
         click.echo(json.dumps(facts))
         return
-    kept = "none, pictures are opened again" if spec.tokens.keep == "image" else f"{spec.tokens.n_bytes:,} bytes per image"
+    kept = "none, images are opened again" if spec.tokens.keep == "image" else f"{spec.tokens.n_bytes:,} bytes per image"
     where = {"collection": " in the collection", "store": " in a token store", "image": ""}[spec.tokens.keep]
     click.echo(f"{bundle.folder}: {spec.label}, {spec.kind}, {n_bytes / 1e6:,.1f} MB")
     click.echo(f"  image tokens: {kept}{where}")

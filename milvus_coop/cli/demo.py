@@ -1,4 +1,4 @@
-"""`milvus-coop demo`: the whole thing on a few sample pictures."""
+"""`milvus-coop demo`: ingest and search on a few sample images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 
 QUERIES = ("two white dogs under a tree", "a band playing music on a stage", "a white kitchen with a table")
-"""Two things together, an action, an attribute: several samples show a dog, musicians or a room, one shows what is asked."""
+"""Queries for two things together, an action and an attribute. Several samples show dogs, musicians or a room; one fits."""
 
 
 @click.command()
-@click.option("--images", type=click.Path(path_type=Path), help="Pictures to use instead of the samples.")
+@click.option("--images", type=click.Path(path_type=Path), help="Images to use instead of the samples.")
 @click.option("--keep", is_flag=True, help="Fill the collection in --uri instead of a temporary one.")
 @with_settings(collection=True, models=True)
 def demo(settings: Settings, images: Path | None, keep: bool) -> None:
-    """Ingest the sample pictures and run three queries.
+    """Ingest the sample images and run three queries.
 
     \b
     Examples:
@@ -39,11 +39,11 @@ def demo(settings: Settings, images: Path | None, keep: bool) -> None:
         with CoopSearch(settings=chosen) as search:
             for text in QUERIES:
                 print_result(search.query(text, limit=5), title=text)
-    click.echo('\nNow your own pictures:\n  milvus-coop ingest PHOTOS/\n  milvus-coop query "what you are looking for"')
+    click.echo('\nNow your own images:\n  milvus-coop ingest PHOTOS/\n  milvus-coop query "what you are looking for"')
 
 
 def sample_images() -> Path:
-    """The folder of sample pictures: in the installed package, or in the source tree."""
+    """The folder of sample images, in the installed package or in the source tree."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "examples" / "images"
     return inside if inside.is_dir() else package.parent / "examples" / "images"

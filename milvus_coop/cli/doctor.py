@@ -1,4 +1,4 @@
-"""`milvus-coop doctor`: what works here, and what to install for the rest."""
+"""`milvus-coop doctor`: a check of what works here, and of what to install for the rest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXTRAS = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the doctor."""
+    """One line of the doctor's output."""
 
     name: str
     state: str

@@ -29,7 +29,7 @@ CHUNK = 256
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    help="The file to write, .npy or .jsonl; what is there is overwritten.",
+    help="The file to write, .npy or .jsonl. An existing file is overwritten.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @with_settings(store=False, models=True)
@@ -38,12 +38,12 @@ def embed(
 ) -> None:
     """Write the embeddings of texts and images into a file, without a database.
 
-    IMAGES are files, folders, globs or lists, as for ingest. A vector has unit length: the dot product of two is their cosine.
+    IMAGES are files, folders, globs or lists, as for ingest. Vectors have unit length, so the dot product of two is their cosine.
     The texts of the command line come first, then those of files, then the images.
 
     A .jsonl file has one JSON object per line: `uri`, `text` or both, and `vector`. A .npy file is a float32 array of shape
     (n, dim); line i of the file with .jsonl added to its name says what row i is. A text or image that cannot be read has
-    no row: it is named at the end, and the rest goes on.
+    no row. It is named at the end, and the others are written.
 
     \b
     Exit code: 0 all fine, 1 some could not be read, 2 nothing could be done, 130 interrupted.
@@ -79,7 +79,7 @@ def embed(
 
 
 def _embedded(model: CoopModel, inputs: Inputs) -> Iterator[tuple[list[dict[str, str]], Array]]:
-    """Vectors and what they are of, a chunk at a time; an image that cannot be used is left out, and becomes a failure."""
+    """The vectors and the names of their items, in chunks. An image that cannot be used is left out and added to the failures."""
     for start in range(0, len(inputs.texts), CHUNK):
         texts = inputs.texts[start : start + CHUNK]
         names = [{"uri": t.uri, "text": t.text} if t.uri else {"text": t.text} for t in texts]

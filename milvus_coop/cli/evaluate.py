@@ -23,16 +23,28 @@ def _split(value: str, separator: str = ",") -> tuple[str, ...]:
 @click.option("--data", "data", required=True, help="Captioned images: FORMAT:PATH[,key=value]..., or a path.")
 @click.option("--bundle", "bundles", multiple=True, help="A bundle, by name or folder; repeat it to compare. [default coop-small]")
 @click.option("--systems", default="", help="Some of be,ce,sep-coop,joint-coop. [default all that the bundles offer]")
-@click.option("-k", "--k", "ks", default="10,20,50,100", show_default=True, help="Candidates that Coop rescores, a row for each.")
-@click.option("--split", default="test", show_default=True, help="Part of the data: train, dev or test.")
-@click.option("--language", default="", help="Of the captions, such as en or en+de; each on its own. [default all]")
-@click.option("--distractors", default="", help="More captioned images for the pools, never right; as --data.")
-@click.option("--protocol", default="all", show_default=True, help="all: one pool; 5k, 1k: MSCOCO's (1k: 5 folds, averaged).")
-@click.option("--max-pairs", type=click.IntRange(min=0), default=2_000_000, show_default=True, help="Skip the exhaustive CE above.")
 @click.option(
-    "--cost-queries", type=click.IntRange(min=0), default=200, show_default=True, help="Measure times on so many; 0: not."
+    "-k", "--k", "ks", default="10,20,50,100", show_default=True, help="Numbers of candidates that Coop reranks, a row for each."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap and of samples.")
+@click.option("--split", default="test", show_default=True, help="Part of the data: train, dev or test.")
+@click.option(
+    "--language", default="", help="Languages of the captions, such as en or en+de, each evaluated on its own. [default all]"
+)
+@click.option(
+    "--distractors", default="", help="More captioned images for the pools, which are never right, in the form of --data."
+)
+@click.option("--protocol", default="all", show_default=True, help="all: one pool; 5k, 1k: MSCOCO's (1k: 5 folds, averaged).")
+@click.option(
+    "--max-pairs",
+    type=click.IntRange(min=0),
+    default=2_000_000,
+    show_default=True,
+    help="Skip the exhaustive CE if a pool has more pairs.",
+)
+@click.option(
+    "--cost-queries", type=click.IntRange(min=0), default=200, show_default=True, help="Queries whose time is measured; 0: none."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap and of samples.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write results.json and report.html here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of tables.")
 @click.option("--models", help="What runs the bundles: onnx, onnx:cuda and the like, or triton://host:8001. [default onnx]")
@@ -49,9 +61,10 @@ def evaluate(
 ) -> None:
     """Evaluate BE, CE and Coop on captioned images, through Milvus.
 
-    Images and captions are ingested into collections of their own, in a temporary Milvus Lite unless --uri names something else,
-    and dropped afterwards. Coop reranks only what Milvus returned. Side by side stand the bi-encoder's order (be), the
-    cross-encoder on every pair (ce), and Coop (joint-coop for a bundle of one model in both roles, sep-coop for one of two).
+    Images and captions are ingested into new collections, in a temporary Milvus Lite unless --uri names another database. The
+    collections are dropped afterwards. Coop reranks only the items that Milvus returned. The systems are the bi-encoder's order
+    (be), the cross-encoder on every pair (ce), and Coop (joint-coop for a bundle of one model in both roles, sep-coop for a bundle
+    of two models).
 
     \b
     Examples:

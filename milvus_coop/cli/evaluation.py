@@ -1,4 +1,4 @@
-"""How an evaluation looks in a terminal: its bar, and its tables."""
+"""The output of an evaluation in a terminal: a progress bar, and tables."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from milvus_coop.offline.evaluation.progress import silent
 from milvus_coop.offline.evaluation.tables import TextTable, summary_lines, tables
 
 PROBLEMS = 10
-"""How many to name."""
+"""Maximum number of problems that are listed."""
 PIPE_WIDTH = 132
 
 
 @contextmanager
 def evaluation_progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A bar on standard error with the stage; nothing if `quiet` or where there is no terminal."""
+    """A progress bar on standard error with the stage. Nothing if `quiet` or without a terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield silent
@@ -45,9 +45,9 @@ def evaluation_progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
 
 def print_evaluation(report: EvaluationReport) -> None:
-    """Tables, then what there is to know about them, then what was wrong with the data."""
+    """Print the tables, then sentences about them, then the problems in the data."""
     console = Console()
-    if not console.is_terminal:  # a file has no edge
+    if not console.is_terminal:  # the output is a file, which has no maximum width
         console = Console(width=PIPE_WIDTH)
     for table in tables(report):
         console.print(_rich(table))

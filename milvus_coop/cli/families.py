@@ -1,4 +1,4 @@
-"""How the list of families of checkpoints looks in a terminal."""
+"""The list of families of checkpoints in a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FACTS = ("example", "licence", "size", "verified")
 
 
 def print_families(families: Sequence[Family]) -> None:
-    """Families, a block each: their ids are there to be copied, which a table's narrow columns would break."""
+    """Print each family as a block. A table's narrow columns would break the ids, which users copy."""
     for family in families:
         facts = family_facts(family)
         click.secho(f"{facts['name']}: {facts['role']}", bold=True)
@@ -24,5 +24,5 @@ def print_families(families: Sequence[Family]) -> None:
 
 
 def family_facts(family: Family) -> dict[str, str]:
-    """What a list shows of a family."""
+    """The facts that the list shows of a family, by name."""
     return {name: getattr(family, name) for name in ("name", *_FACTS)} | {"role": _ROLES[family.role]}

@@ -15,20 +15,22 @@ if TYPE_CHECKING:
     from milvus_coop.types import IngestReport, Kind
 
 SOME_FAILED = 1
-"""Exit code when some items could not be ingested and the rest were."""
+"""Exit code when some items could not be ingested and the others were."""
 
 NOTHING_DONE = 2
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, the same as in shells."""
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--texts", is_flag=True, help="SOURCES are texts (.txt, .jsonl): make a collection of texts.")
 @click.option("--prune", is_flag=True, help="Remove items below SOURCES whose file is gone.")
-@click.option("--force", is_flag=True, help="Encode again even what did not change.")
-@click.option("--index", type=click.Choice(["HNSW", "AUTOINDEX"]), default="HNSW", show_default=True, help="Of a new collection.")
+@click.option("--force", is_flag=True, help="Also encode items again that did not change.")
+@click.option(
+    "--index", type=click.Choice(["HNSW", "AUTOINDEX"]), default="HNSW", show_default=True, help="Index of a new collection."
+)
 @click.option("--batch", type=click.IntRange(1, 256), default=16, show_default=True, help="Items per run of the encoder.")
 @click.option("--failed", type=click.Path(path_type=Path, dir_okay=False), help="Write failures here, one JSON object per line.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a summary.")
@@ -46,11 +48,11 @@ def ingest(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Encode pictures (or texts) and write them into a collection.
+    """Encode images (or texts) and write them into a collection.
 
     SOURCES are folders, globs, files, or lists: .jsonl or .csv with a column `uri` or `path`; every other column becomes
-    metadata for --filter and --output-fields. What did not change since the last run is skipped, so it can be run again
-    at any time, also after it was killed.
+    metadata for --filter and --output-fields. Items that did not change since the last run are skipped, so the
+    command can be run again at any time, also after it was killed.
 
     \b
     Exit code: 0 all fine, 1 some items failed, 2 nothing could be done, 130 interrupted.
@@ -60,7 +62,7 @@ def ingest(
       milvus-coop ingest photos/
       milvus-coop ingest 'scans/**/*.png' catalogue.jsonl --failed failed.jsonl
       milvus-coop ingest captions.txt --texts --collection captions
-      milvus-coop ingest photos/ --prune          and forget pictures that were deleted
+      milvus-coop ingest photos/ --prune          and remove items whose file was deleted
     """
     from milvus_coop.cli.progress import ingest_progress
     from milvus_coop.cli.tables import print_report
@@ -82,7 +84,7 @@ def ingest(
     else:
         print_report(report, settings.collection)
     if interrupted:
-        click.echo("Interrupted. What is counted above is kept; the same command goes on from there.", err=True)
+        click.echo("Interrupted. The items counted above are kept; the same command continues from there.", err=True)
     raise click.exceptions.Exit(_exit_code(report, interrupted))
 
 

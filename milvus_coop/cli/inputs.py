@@ -1,4 +1,4 @@
-"""The texts and images that `score` and `embed` take: options, and reading what they name."""
+"""The texts and images that `score` and `embed` take: the options, and the reading of the files that they name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NamedText:
 
     text: str
     uri: str = ""
-    """What an ingest would call it; '' for texts of the command line."""
+    """The uri that an ingest would give the text. '' for texts of the command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +37,15 @@ class NamedImage:
 
 @dataclass(slots=True)
 class Inputs:
-    """What a command is to work on. Everything named was checked to be there; images are looked for while they are read."""
+    """The texts and images that a command works on. Everything that is named exists. Folders are searched while images are read."""
 
     texts: list[NamedText]
     images: Iterator[NamedImage]
     failures: list[Failure] = field(default_factory=list)
-    """What cannot be read of the sources; it grows while `images` is iterated, and with what `failed` is told."""
+    """Items of the sources that cannot be read. The list grows while `images` is iterated, and with each call of `failed`."""
 
     def failed(self, image: NamedImage, error: Exception) -> None:
-        """Remember an image that cannot be used."""
+        """Add an image that cannot be used to the failures."""
         from milvus_coop.types import Failure
 
         _, _, reason = str(error).partition(f"({image.path})")
@@ -64,7 +64,7 @@ def takes_texts_and_images(command: Command) -> Command:
 
 
 def open_inputs(texts: Sequence[str], lists: Sequence[str], images: Sequence[str]) -> Inputs:
-    """The texts of the command line, then those of files; and the images.
+    """The texts of the command line, then those of files, and the images.
 
     Raises:
         InvalidArgumentError: a text is blank or too long.
@@ -104,7 +104,7 @@ def _images_of(sources: Sequence[Source], failures: list[Failure]) -> Iterator[N
     from milvus_coop.ingest.sources import read_sources
 
     for entry in read_sources(sources, set()):
-        named = checked(entry) if isinstance(entry, Item) else entry  # a name that is no Unicode cannot be written down
+        named = checked(entry) if isinstance(entry, Item) else entry  # a name that is not Unicode cannot be written to a file
         if not isinstance(named, Item):
             failures.append(named)
         elif named.path is not None:
@@ -112,7 +112,7 @@ def _images_of(sources: Sequence[Source], failures: list[Failure]) -> Iterator[N
 
 
 def exit_code(done: int, failed: int) -> int:
-    """0: all fine; 1: some items failed and the rest did not; 2: nothing could be done."""
+    """The exit code. 0: all fine; 1: some items failed and the others did not; 2: nothing could be done."""
     if not failed:
         return 0
     return 1 if done else 2

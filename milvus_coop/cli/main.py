@@ -1,4 +1,4 @@
-"""The command group, and how errors look to a user."""
+"""The command group, and the way errors are shown to a user."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from milvus_coop.errors import MilvusCoopError
 FAILED = 2
 """Exit code when nothing could be done."""
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, the same as in shells."""
 
 
 class CoopGroup(click.Group):
@@ -50,17 +50,17 @@ class CoopGroup(click.Group):
 @click.group(cls=CoopGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(milvus_coop.__version__, prog_name="milvus-coop")
 def cli() -> None:
-    """Find pictures by words, and words by pictures, in Milvus.
+    """Find images by text, and texts by image, in Milvus.
 
     A bi-encoder retrieves candidates from Milvus, a cross-encoder reranks them.
 
     \b
     Examples:
       milvus-coop ingest photos/                  fill the collection "images" in ./milvus_coop.db
-      milvus-coop query "a red apple"             the ten best pictures
+      milvus-coop query "a red apple"             the ten best images
       milvus-coop query "a red apple" --json | jq -r .uri
-      milvus-coop serve                           the same in a browser, and an HTTP API
-      milvus-coop doctor                          what works here, what to install
+      milvus-coop serve                           search in a browser, and an HTTP API
+      milvus-coop doctor                          shows what works here and what to install
     """
 
 
@@ -70,7 +70,7 @@ for command in (ingest, query, score, embed, serve, collections, bundle, triton,
 
 def main() -> None:
     """Entry point of the console script."""
-    # A closed pipe (`| head`) is no error worth a traceback.
+    # A closed pipe (`| head`) is not an error that needs a traceback.
     try:
         cli()
     except BrokenPipeError:

@@ -27,7 +27,7 @@ _STORE = (
     _option("--uri", "A Milvus Lite path, or http(s)://host:19530."),
     _option("--token", "API key, or user:password, of a Milvus server. Prefer the variable: arguments are visible to others."),
     _option("--ca-file", "Certificate authority (PEM) of a server behind https://."),
-    _option("--token-store", "Where token files are, for bundles that have such: a folder, s3://, gs://, az://, ..."),
+    _option("--token-store", "Place of the token files, for bundles that have them: a folder, s3://, gs://, az://, ..."),
 )
 _TIMEOUT = (_option("--timeout", "Seconds for each call to Milvus and to a model server."),)
 _COLLECTION = (_option("--collection", "Name of the collection."),)
@@ -39,10 +39,10 @@ _MODELS = (
 
 
 def with_settings(*, store: bool = True, collection: bool = False, models: bool = False) -> Callable[[Command], Command]:
-    """Give a command the options of a Milvus connection, and pass them to it as one `settings: Settings`.
+    """Add the options of a Milvus connection to a command, which gets them as one `settings: Settings`.
 
     Args:
-        store: add the options of the connection itself; without them the command has `--timeout` only.
+        store: add the options of the connection itself. Without them the command has only `--timeout`.
         collection: add `--collection`.
         models: add `--bundle`, `--models` and `--threads`.
     """

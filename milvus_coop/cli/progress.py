@@ -13,7 +13,7 @@ from milvus_coop.ingest import Progress as IngestProgress
 
 @contextmanager
 def ingest_progress(quiet: bool, label: str = "ingest") -> Iterator[Callable[[IngestProgress], None] | None]:
-    """A bar on standard error with counts, rate and time left; nothing if `quiet` or where there is no terminal."""
+    """A progress bar on standard error with counts, rate and time left. Nothing if `quiet` or without a terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield None

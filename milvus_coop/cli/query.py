@@ -1,4 +1,4 @@
-"""`milvus-coop query`: search with a text or a picture."""
+"""`milvus-coop query`: search with a text or an image."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("text", required=False)
-@click.option("--image", type=click.Path(path_type=Path), help="Search with a picture instead of a text.")
+@click.option("--image", type=click.Path(path_type=Path), help="Search with an image instead of a text.")
 @click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Hits to show.")
-@click.option("-k", type=click.IntRange(min=1), help="Candidates to rescore. [default 50, or --limit if that is more]")
+@click.option("-k", type=click.IntRange(min=1), help="Candidates to rerank. [default 50, or --limit if that is more]")
 @click.option("--filter", "filter_", default="", help="Milvus expression over metadata, such as 'year > 2020'.")
 @click.option("--output-fields", default="", help="Metadata to show, separated by commas.")
 @click.option("--no-rerank", is_flag=True, help="Keep the bi-encoder's order.")
-@click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="Stop rescoring in time.")
+@click.option(
+    "--deadline-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Milliseconds after which reranking stops, so that the answer is in time.",
+)
 @click.option(
     "--score",
     type=click.Choice(["ce", "sum"]),
-    help="Order by the cross-encoder alone, or by its logit + cosine. [default as the bundle's authors do]",
+    help="Order by the cross-encoder alone, or by its logit + cosine. [default: as the bundle's authors do]",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per hit and line, for pipes.")
 @click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also write the hits with their pictures, in both orders, as one HTML file; what is there is overwritten.",
+    help="Also write the hits with their images, in both orders, as one HTML file. An existing file is overwritten.",
 )
 @with_settings(collection=True, models=True)
 def query(
@@ -84,7 +88,7 @@ def query(
         for line in hit_lines(result):
             click.echo(line)
         if not result.reranked and not no_rerank:
-            click.echo(f"In the bi-encoder's order where not rescored: {result.reason}.", err=True)
+            click.echo(f"Candidates that were not reranked are in the bi-encoder's order: {result.reason}.", err=True)
     else:
         print_result(result, title=text or str(image))
     if html is not None and info is not None:
@@ -97,6 +101,6 @@ def _write_page(path: Path, found: SearchResult, asked: str | Path, info: Collec
 
     page = render(found, asked, info, limit=limit, filter=filter_)
     try:
-        path.write_bytes(page.encode("utf-8", errors="replace"))  # names of files need not be Unicode
+        path.write_bytes(page.encode("utf-8", errors="replace"))  # file names need not be valid Unicode
     except OSError as exc:
         raise InvalidArgumentError(f"{path} cannot be written: {exc.strerror}", expected="a file in a folder that exists") from exc

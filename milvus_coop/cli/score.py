@@ -1,4 +1,4 @@
-"""`milvus-coop score`: how well texts and images match, without a database."""
+"""`milvus-coop score`: scores of how well texts and images match, without a database."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per pair and line, for pipes.")
 @with_settings(store=False, models=True)
 def score(settings: Settings, images: tuple[str, ...], texts: tuple[str, ...], lists: tuple[str, ...], as_json: bool) -> None:
-    """Say how well each text matches each image, without a database.
+    """Show how well each text matches each image, without a database.
 
-    IMAGES are files, folders, globs or lists, as for ingest. A table shows the match probability of every pair, which the
-    cross-encoder gives, and in brackets the cosine, which the bi-encoder gives. The best text of each image is in bold.
+    IMAGES are files, folders, globs or lists, as for ingest. A table shows the match probability of every pair, from
+    the cross-encoder, and in brackets the cosine, from the bi-encoder. The best text of each image is in bold.
 
     \b
     Exit code: 0 all fine, 1 some images could not be read, 2 nothing could be done.
@@ -60,7 +60,7 @@ def score(settings: Settings, images: tuple[str, ...], texts: tuple[str, ...], l
 
 
 def _compare(model: CoopModel, inputs: Inputs) -> tuple[list[NamedImage], Comparison]:
-    """The images that could be read, and their scores."""
+    """The images that can be read, and their scores."""
     from milvus_coop.models.scoring import Comparison
 
     seen: list[NamedImage] = []
@@ -81,7 +81,7 @@ def _compare(model: CoopModel, inputs: Inputs) -> tuple[list[NamedImage], Compar
 
 
 def _lines(inputs: Inputs, images: Sequence[NamedImage], comparison: Comparison) -> Iterator[str]:
-    """One JSON object per pair, with the names that hits have."""
+    """One JSON object per pair, with the same keys as in hits."""
     for column, image in enumerate(images):
         for row, named in enumerate(inputs.texts):
             scores = {"ce_score": float(comparison.score[row, column]), "be_score": float(comparison.similarity[row, column])}

@@ -1,4 +1,4 @@
-"""`milvus-coop serve`: search over HTTP, a page to look at results, and reranking for Milvus itself."""
+"""`milvus-coop serve`: search over HTTP, a page that shows results, and reranking for Milvus itself."""
 
 from __future__ import annotations
 
@@ -22,25 +22,36 @@ def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
 
 
 @click.command()
-@_option("--host", "host", help="Address to listen on; default 127.0.0.1, this machine only.")
+@_option("--host", "host", help="Address to listen on. The default is 127.0.0.1, for this machine only.")
 @_option("--port", "port", type=click.IntRange(0, 65535), help="Port, default 8080; 0: any free one.")
 @_option("--api-key", "api_keys", multiple=True, help="Key that a client must send. Prefer the variable: arguments are visible.")
-@click.option("--anonymous", is_flag=True, help=f"Answer anybody, also beyond this machine. [{VARIABLE}ANONYMOUS]")
-@_option("--root", "roots", multiple=True, help="Folder of pictures that may be shown; default on loopback: this folder.")
-@_option("--uploads", "uploads", type=click.Path(path_type=Path), help="Folder for uploaded pictures; default: none are taken.")
+@click.option("--anonymous", is_flag=True, help=f"Answer clients without a key, even from other machines. [{VARIABLE}ANONYMOUS]")
+@_option("--root", "roots", multiple=True, help="Folder whose images may be shown. The default on loopback is the current folder.")
+@_option(
+    "--uploads", "uploads", type=click.Path(path_type=Path), help="Folder for uploaded images. By default no uploads are accepted."
+)
 @_option("--allowed-host", "allowed_hosts", multiple=True, help="Name by which clients may address the service.")
-@_option("--cors-origin", "cors_origins", multiple=True, help="Web site whose pages may call the service; default none.")
-@_option("--concurrency", "concurrency", type=click.IntRange(0), help="Requests that run at a time; 0: by what runs the models.")
-@_option("--waiting", "waiting", type=click.IntRange(0), help="Requests that may wait; beyond that: 429. Default 64.")
-@_option("--max-body-mb", "max_body_mb", type=click.IntRange(1), help="Most MiB of a request's body; default 64.")
+@_option("--cors-origin", "cors_origins", multiple=True, help="Web site whose pages may call the service. By default none.")
+@_option(
+    "--concurrency",
+    "concurrency",
+    type=click.IntRange(0),
+    help="Maximum number of requests that run at a time; 0: chosen by the models' backend.",
+)
+@_option(
+    "--waiting", "waiting", type=click.IntRange(0), help="Maximum number of waiting requests; more get status 429. Default 64."
+)
+@_option("--max-body-mb", "max_body_mb", type=click.IntRange(1), help="Maximum size of a request's body in MiB; default 64.")
 @click.option("--models-only", is_flag=True, help=f"Open no database: only rerank and embeddings. [{VARIABLE}MODELS_ONLY]")
-@click.option("--trace", is_flag=True, help="Send OpenTelemetry traces to where the OTEL_ variables say.")
-@click.option("--log", "log", type=click.Choice(["json", "text"]), help="How to log; default text on a terminal, else json.")
+@click.option("--trace", is_flag=True, help="Send OpenTelemetry traces to the address in the OTEL_ variables.")
+@click.option(
+    "--log", "log", type=click.Choice(["json", "text"]), help="Format of the log. The default is text on a terminal, else json."
+)
 @with_settings(collection=True, models=True)
 def serve(
     settings: Settings, trace: bool, log: str | None, anonymous: bool, models_only: bool, uploads: Path | None, **given: Any
 ) -> None:
-    """Serve search over HTTP, with a page to look at results.
+    """Serve search over HTTP, with a page that shows results.
 
     \b
     Examples:
@@ -68,5 +79,5 @@ def serve(
     logs.set_up(json_lines=log == "json" if log else not sys.stderr.isatty())
     service = Service(settings, options, tracing=tracing)
     if service.is_local and not options.models_only:
-        service.store()  # a mistyped path, or a folder that another process has, is better told now than to the first client
+        service.store()  # report a mistyped path, or a folder that another process uses, now and not to the first client
     run(service, on_ready=lambda address: click.echo(f"milvus-coop serves {address}  (stop with Ctrl-C)", err=True))

@@ -1,4 +1,4 @@
-"""How results, reports and lists look in a terminal, and as JSON lines."""
+"""Results, reports and lists in a terminal, and as JSON lines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hit_lines(result: SearchResult) -> Iterator[str]:
 
 
 def print_result(result: SearchResult, title: str) -> None:
-    """Hits as a table, with what it cost below."""
+    """Print the hits as a table, and below it the numbers of candidates and the times."""
     names = list(dict.fromkeys(name for hit in result for name in hit.fields))
     table = Table(title=f"“{escape(title)}”", title_justify="left", header_style="bold")
     for column in ("#", "match", "cosine", "BE rank → Coop rank"):
@@ -42,7 +42,7 @@ def print_result(result: SearchResult, title: str) -> None:
     console.print(table if result.hits else f"No hits for “{escape(title)}”.")
     t = result.timings
     console.print(
-        f"{result.candidates} candidates, {result.rescored} rescored; encode {t.encode_ms:.1f} ms, "
+        f"{result.candidates} candidates, {result.rescored} reranked; encode {t.encode_ms:.1f} ms, "
         f"retrieve {t.retrieve_ms:.1f} ms, rerank {t.rerank_ms:.1f} ms, total {t.total_ms:.1f} ms",
         style="dim",
         highlight=False,
@@ -52,7 +52,7 @@ def print_result(result: SearchResult, title: str) -> None:
         console.print("Ordered by match logit + cosine, as the model's authors do; --score ce orders by match.", style="dim")
     if not result.reranked:
         console.print(
-            f"Order of the bi-encoder where not rescored: {escape(str(result.reason))}.",
+            f"Candidates that were not reranked are in the bi-encoder's order: {escape(str(result.reason))}.",
             style="yellow",
             highlight=False,
             soft_wrap=True,
@@ -60,7 +60,7 @@ def print_result(result: SearchResult, title: str) -> None:
 
 
 def print_scores(texts: Sequence[str], uris: Sequence[str], comparison: Comparison) -> None:
-    """A row for each image, a column for each text: match probability and cosine; the best text of an image is bold."""
+    """Print match probabilities and cosines, a row for each image and a column for each text. The best text of an image is bold."""
     table = Table(header_style="bold")
     table.add_column("image", overflow="fold")
     for text in texts:
@@ -78,7 +78,7 @@ def print_scores(texts: Sequence[str], uris: Sequence[str], comparison: Comparis
 
 
 def print_failures(failures: Sequence[Failure], to_stderr: bool = False) -> None:
-    """How many items could not be used, and each with its reason; nothing where there are none."""
+    """Print the number of items that could not be used, and each with its reason. Nothing if there are none."""
     if not failures:
         return
     console = Console(stderr=to_stderr)
@@ -87,7 +87,7 @@ def print_failures(failures: Sequence[Failure], to_stderr: bool = False) -> None
 
 
 def print_report(report: IngestReport, collection: str) -> None:
-    """What an ingest did, in a line, and up to ten failures."""
+    """Print the counts of an ingest in a line, and up to ten failures."""
     console = Console()
     parts = [f"{report.added:,} added", f"{report.updated:,} updated", f"{report.unchanged:,} unchanged"]
     parts += [f"{report.removed:,} removed"] if report.removed else []
@@ -100,7 +100,7 @@ def print_report(report: IngestReport, collection: str) -> None:
 
 
 def print_sweep(report: SweepReport, collection: str, dry_run: bool) -> None:
-    """What a sweep of token files did, in a line, and up to ten items whose file is missing or damaged."""
+    """Print the counts of a sweep of token files in a line, and up to ten items whose file is missing or damaged."""
     console = Console()
     parts = [f"{report.needed:,} token files needed", f"{report.swept:,} {'to remove' if dry_run else 'removed'}"]
     parts += [f"{report.young:,} too young to remove"] if report.young else []
@@ -111,7 +111,7 @@ def print_sweep(report: SweepReport, collection: str, dry_run: bool) -> None:
 
 
 def print_collections(infos: Sequence[CollectionInfo]) -> None:
-    """Collections as a table."""
+    """Print collections as a table."""
     table = Table(header_style="bold")
     for column in ("collection", "kind", "items", "bundle", "index"):
         table.add_column(column, justify="right" if column == "items" else "left")
@@ -121,7 +121,7 @@ def print_collections(infos: Sequence[CollectionInfo]) -> None:
 
 
 def print_pairs(style: str, pairs: Iterable[tuple[str, str]], console: Console | None = None) -> None:
-    """Name and value, a line each; `failed` marks them as problems."""
+    """Print pairs of a name and a value, a line each. The style `failed` marks them as problems."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="red" if style == "failed" else "bold", no_wrap=False, overflow="fold")
     table.add_column(overflow="fold")
@@ -132,7 +132,7 @@ def print_pairs(style: str, pairs: Iterable[tuple[str, str]], console: Console |
 
 
 def short_path(uri: str) -> str:
-    """A path below the current folder relative to it; everything else as it is."""
+    """A path below the current folder, relative to it. Everything else is returned unchanged."""
     prefix = os.getcwd().rstrip("/") + "/"  # noqa: PTH109 - compared with strings
     return uri.removeprefix(prefix)
 

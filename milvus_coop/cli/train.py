@@ -1,4 +1,4 @@
-"""`milvus-coop train` and `milvus-coop export`: from captioned images to a bundle of your own."""
+"""`milvus-coop train` and `milvus-coop export`: they make a bundle of your own from captioned images."""
 
 from __future__ import annotations
 
@@ -25,26 +25,30 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
         str,
         "Backbone: conv (untrained), efficientnet-lite0, a folder with vision.json, or a checkpoint of transformers.",
     ),
-    ("--train-vision/--freeze-vision", bool, "Train the backbone as well; frozen, its features are cached.  [default: only conv]"),
-    ("--miner", click.Path(exists=True, file_okay=False), "For a ce: the run whose bi-encoder finds its hard negatives."),
+    (
+        "--train-vision/--freeze-vision",
+        bool,
+        "Train the backbone as well. The features of a frozen backbone are cached.  [default: train only conv]",
+    ),
+    ("--miner", click.Path(exists=True, file_okay=False), "For ce: the run whose bi-encoder finds the hard negatives."),
     ("--order", str, "Tasks of a round, such as be,ce-hard; see below."),
     ("--rounds", int, "Rounds of tasks."),
     ("--batch", int, "Images per task."),
     ("--accumulate", int, "Batches per optimiser step."),
-    ("--learning-rate", float, "Highest learning rate."),
-    ("--warm-up", int, "Rounds over which it rises."),
+    ("--learning-rate", float, "Maximum learning rate."),
+    ("--warm-up", int, "Rounds in which the learning rate rises."),
     ("--mined", int, "Length of the lists of the bi-encoder's best wrong answers."),
-    ("--mine-every", int, "Rounds for which they are good at least; then they are found anew when a pass over the data begins."),
-    ("--hard-share", float, "Share of those among the negatives of ce-top and ce-list."),
-    ("--margin", float, "Of the triplet losses."),
+    ("--mine-every", int, "Minimum rounds for which these lists are used; the next pass over the data makes them again."),
+    ("--hard-share", float, "Share of mined negatives among those of ce-top and ce-list."),
+    ("--margin", float, "Margin of the triplet losses."),
     ("--keep-groups/--shuffle", bool, "Keep look-alikes in one batch (generated data).  [default: shuffle]"),
-    ("--tokens", int, "Image tokens, made by as many learnt queries.  [default: one per cell]"),
+    ("--tokens", int, "Image tokens per image, made by as many learnt queries.  [default: one per cell]"),
     ("--token-dim", int, "Numbers per image token."),
     ("--side", int, "Pool the backbone's grid to this many cells per side."),
     ("--image-size", int, "Pixels per side, for conv."),
-    ("--width", int, "Of the transformer."),
-    ("--layers", int, "Of the transformer; the first ones of a checkpoint."),
-    ("--heads", int, "Of the transformer."),
+    ("--width", int, "Width of the transformer."),
+    ("--layers", int, "Layers of the transformer; of a checkpoint, the first ones are used."),
+    ("--heads", int, "Attention heads of the transformer."),
     ("--dim", int, "Length of an embedding."),
     ("--match", click.Choice(["cls", "residual"]), "Match logit from [CLS], or a correction of the network's own cosine."),
     (
@@ -54,13 +58,13 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
         "[default: post with a checkpoint, pre without]",
     ),
     ("--dropout", float, "Share of activations that are dropped."),
-    ("--max-length", int, "Longest caption in tokens."),
+    ("--max-length", int, "Maximum length of a caption in tokens."),
     ("--eval-every", int, "Rounds between evaluations on the dev split, each with a checkpoint."),
     ("--patience", int, "Stop after this many evaluations without a better dev score; 0: never."),
     ("--dev-items", int, "Images of the dev pool."),
-    ("--k", int, "Candidates that the ce rescores for the dev score."),
-    ("--dev-queries", int, "Queries per direction that the ce reranks for the dev score; 0: all."),
-    ("--seed", int, "Of everything that is drawn."),
+    ("--k", int, "Candidates that are reranked for the dev score."),
+    ("--dev-queries", int, "Queries per direction that are reranked for the dev score; 0: all."),
+    ("--seed", int, "Seed of all random draws."),
     ("--threads", int, "Threads of PyTorch."),
     (
         "--precision",
@@ -79,7 +83,7 @@ _TASK_LIST = "\b\nTasks for --order, each with an optimiser step of its own:\n" 
 
 
 def _run_options(command: Command) -> Command:
-    """Every number of a run as an option; what is not given keeps the value of --config, or the default."""
+    """Add every setting of a run as an option. A setting that is not given keeps the value of --config, or the default."""
     for flag, kind, text in reversed(_OPTIONS):
         is_flag = kind is bool
         default = _DEFAULTS.get(flag.lstrip("-").replace("-", "_"))
@@ -100,7 +104,7 @@ def _run_options(command: Command) -> Command:
 )
 @_run_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress bar, and no line a minute where there is no terminal.")
+@click.option("--quiet", is_flag=True, help="No progress bar, and no progress lines without a terminal.")
 def train(
     objective: Literal["be", "ce", "joint"],
     data: str | None,
@@ -113,8 +117,8 @@ def train(
 ) -> None:
     """Train a bi-encoder (be), a cross-encoder (ce), or one network in both roles (joint).
 
-    A run is a folder: configuration, metrics of every evaluation, checkpoints. The same command again goes on with a run that was
-    interrupted. --data takes a list (captions.jsonl), a folder with captions beside the pictures, karpathy:FILE, multi30k:FOLDER,
+    A run is a folder: configuration, metrics of every evaluation, checkpoints. The same command again continues a run that was
+    interrupted. --data takes a list (captions.jsonl), a folder with captions beside the images, karpathy:FILE, multi30k:FOLDER,
     or generated data (scenes:n=20000).
 
     \b
@@ -150,21 +154,23 @@ def train(
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The bundle's folder; must not exist.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The bundle's folder. It must not exist."
+)
 @click.option(
     "--ce", "cross_encoder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="The cross-encoder's run."
 )
-@click.option("--name", help="Of the bundle.  [default: the folder's name]")
-@click.option("--version", "version", default="1.0.0", show_default=True, help="Of the bundle.")
-@click.option("--precision", type=_BUNDLE_PRECISIONS, default="fp16", show_default=True, help="How weights are stored.")
-@click.option("--data", help="Pictures and captions for the comparison with PyTorch.  [default: the run's]")
-@click.option("--licence", default="", help="For the bundle's record.")
+@click.option("--name", help="Name of the bundle.  [default: the folder's name]")
+@click.option("--version", "version", default="1.0.0", show_default=True, help="Version of the bundle.")
+@click.option("--precision", type=_BUNDLE_PRECISIONS, default="fp16", show_default=True, help="Precision of the stored weights.")
+@click.option("--data", help="Images and captions for the comparison with PyTorch.  [default: the run's data]")
+@click.option("--licence", default="", help="Licence in the bundle's record.")
 @click.option("--checkpoint/--no-checkpoint", default=True, show_default=True, help="Keep the checkpoint, for --init.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def export(run: Path, out: Path, checkpoint: bool, as_json: bool, **options: Any) -> None:
-    """Make a bundle of a run's best checkpoint: of a joint one, or of a bi-encoder's and a cross-encoder's.
+    """Make a bundle from the best checkpoint of a joint run, or from those of a bi-encoder's and a cross-encoder's run.
 
-    The graphs are compared with PyTorch on real pictures and captions; if they differ, nothing is written.
+    The graphs are compared with PyTorch on real images and captions. If they differ, nothing is written.
 
     \b
     Examples:
@@ -195,7 +201,7 @@ def _check_joint(objective: str) -> None:
 
 
 def _values(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Options over the values of a JSON file."""
+    """The values of a JSON file, replaced by the given options."""
     values: dict[str, Any] = {}
     if config is not None:
         try:

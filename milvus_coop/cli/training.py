@@ -1,4 +1,4 @@
-"""How a training run looks in a terminal: its bar, and its summary."""
+"""The output of a training run in a terminal: a progress bar, and a summary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST_LINE_S, LINE_EVERY_S = 15.0, 60.0
 
 @contextmanager
 def train_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """Progress on standard error: a bar on a terminal, a line a minute elsewhere; nothing if `quiet`."""
+    """Progress on standard error: a bar on a terminal, a line per minute elsewhere. Nothing if `quiet`."""
     console = Console(stderr=True)
     if quiet:
         yield None
@@ -45,11 +45,11 @@ def train_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
 
 
 class Lines:
-    """Progress where there is no terminal: the first line after a quarter of a minute, then one a minute, whatever goes on.
+    """Progress without a terminal: the first line after a quarter of a minute, then one line per minute, in any stage.
 
     Args:
-        write: takes a line.
-        clock: seconds that only grow.
+        write: called with each line.
+        clock: a clock in seconds that never goes back.
     """
 
     def __init__(self, write: Callable[[str], None], clock: Callable[[], float]) -> None:
@@ -69,7 +69,7 @@ class Lines:
 
 
 def _figures(progress: Progress, dev: float | None) -> str:
-    """Loss, pace, dev score, and time left, as far as they are known."""
+    """The text of loss, pace, dev score and time left, as far as they are known."""
     rounds = progress.stage == "train"
     parts = [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
     if progress.per_s is not None:
@@ -81,7 +81,7 @@ def _figures(progress: Progress, dev: float | None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Such as 45 s, 12 min, 3 h 20 min."""
+    """A time such as 45 s, 12 min or 3 h 20 min."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -89,7 +89,7 @@ def _duration(seconds: float) -> str:
 
 
 def print_run(report: RunReport, *, as_json: bool) -> None:
-    """What a run came to."""
+    """Print the summary of a run."""
     if as_json:
         fields = {name: getattr(report, name) for name in ("rounds", "stopped_early", "best", "dev", "problems")}
         click.echo(json.dumps({"run": str(report.folder), **fields, "seconds": round(report.seconds, 1)}))
@@ -111,7 +111,7 @@ def print_run(report: RunReport, *, as_json: bool) -> None:
 
 
 def print_exported(exported: Exported, *, as_json: bool) -> None:
-    """Where a bundle lies, and how far its graphs are from PyTorch."""
+    """Print the bundle's folder, and the differences of its graphs from PyTorch."""
     spec = exported.bundle.spec
     differences = {name: float(f"{d.largest:.2g}") for name, d in exported.differences.items()}
     if as_json:

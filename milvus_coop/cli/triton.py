@@ -36,13 +36,15 @@ def triton() -> None:
     "--platform", type=click.Choice(["tensorrt", "onnxruntime", "python"]), required=True, help="How Triton runs the graphs."
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the new repository.")
-@click.option("--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True, help="Of graphs on GPUs.")
-@click.option("--gpu", is_flag=True, help="onnxruntime: on GPUs, with the TensorRT accelerator.")
+@click.option(
+    "--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True, help="Precision of graphs on GPUs."
+)
+@click.option("--gpu", is_flag=True, help="onnxruntime: run on GPUs, with the TensorRT accelerator.")
 @click.option("--instances", type=click.IntRange(min=1), default=2, show_default=True, help="Copies of each model.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Per instance, on CPUs.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads per instance, on CPUs.")
 @click.option("--cuda-graphs", is_flag=True, help="tensorrt: use CUDA graphs.")
 @click.option(
-    "--plan", "plans", multiple=True, metavar="CAPABILITY=FILE", help="tensorrt: plan for one kind of GPU, as 8.9=sm89.plan."
+    "--plan", "plans", multiple=True, metavar="CAPABILITY=FILE", help="tensorrt: plan for one kind of GPU, such as 8.9=sm89.plan."
 )
 def export(
     bundle: str,
@@ -87,14 +89,14 @@ def export(
 
 @triton.command("build-plans")
 @click.argument("repository", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--force", is_flag=True, help="Build also what is up to date.")
+@click.option("--force", is_flag=True, help="Also build plans that are up to date.")
 @click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Take plans from this folder where it has them; keep new ones in it.",
+    help="Folder from which existing plans are taken and in which new ones are kept.",
 )
 def build_plans_(repository: Path, force: bool, cache: Path | None) -> None:
-    """Build the TensorRT plans of REPOSITORY for the GPU of this machine, where they are missing or no longer fit.
+    """Build the TensorRT plans of REPOSITORY for the GPU of this machine, if they are missing or no longer fit.
 
     Run it in the image that serves the plans: they fit only that TensorRT version and that kind of GPU. A cache has a place for
     each of them, so machines with different GPUs can share one.
@@ -118,7 +120,7 @@ def build_plans_(repository: Path, force: bool, cache: Path | None) -> None:
 def check_plans(bundle: str, target: str) -> None:
     """Check that TensorRT takes a bundle's graphs, in fp32 and fp16, without a GPU.
 
-    TensorRT-RTX parses and compiles them, with the shapes that Triton will serve; nothing is run, and the plans are thrown away.
+    TensorRT-RTX parses and compiles them, with the shapes that Triton will serve. Nothing is run, and the plans are deleted.
 
     \b
     Example:
@@ -134,12 +136,12 @@ def check_plans(bundle: str, target: str) -> None:
 
 @triton.command()
 @_bundle
-@click.option("--repository", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Serve this one as it is.")
+@click.option("--repository", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Repository to serve unchanged.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; other machines need another one.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8001, show_default=True, help="gRPC, what --models uses.")
-@click.option("--http-port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="HTTP and health.")
-@click.option("--metrics-port", type=click.IntRange(1, 65535), default=8002, show_default=True, help="Prometheus metrics.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Per model.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8001, show_default=True, help="Port of gRPC, which --models uses.")
+@click.option("--http-port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of HTTP and health checks.")
+@click.option("--metrics-port", type=click.IntRange(1, 65535), default=8002, show_default=True, help="Port of Prometheus metrics.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads per model.")
 @click.argument("arguments", nargs=-1)
 def serve(
     bundle: str,
@@ -153,8 +155,8 @@ def serve(
 ) -> None:
     """Run Triton on this machine until Ctrl-C, with the bundle's models on the CPU (platform `python`).
 
-    Uses the tritonserver on the PATH, as in NVIDIA's container; where there is none, installs one from a Python wheel into the
-    cache folder first (Linux on x86_64, about 500 MB, once). What follows `--` goes to tritonserver.
+    It uses the tritonserver on the PATH, as in NVIDIA's container. If there is none, it first installs one from a Python wheel into
+    the cache folder (Linux on x86_64, about 500 MB, once). Arguments after `--` go to tritonserver.
 
     \b
     Examples:
@@ -168,7 +170,7 @@ def serve(
     def tell(line: str) -> None:
         click.echo(line, err=True)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop by a service manager works like Ctrl-C
     with tempfile.TemporaryDirectory(prefix="milvus-coop-triton-") as folder:
         install = find_triton(on_progress=tell)
         served = repository or export_repository(

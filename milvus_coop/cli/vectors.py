@@ -1,4 +1,4 @@
-"""Files of vectors: JSON lines, or a NumPy array with a file beside it that says what the rows are."""
+"""Files of vectors: JSON lines, or a NumPy array with a file beside it that names the items of the rows."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ ARRAY, LINES = ".npy", ".jsonl"
 
 
 class VectorFile:
-    """A file of vectors in the making, to be used as a context manager.
+    """Writes a file of vectors. It is used as a context manager.
 
-    The file appears at the end, complete, unless there was an error or there were no vectors. Until then what was there stays.
+    The complete file appears at the end, unless there was an error or there were no vectors. Until then an existing file stays.
     """
 
     def __init__(self, path: Path, dim: int) -> None:
-        """Prepare to write; see `check_output` for the errors.
+        """Prepare to write. The errors are those of `check_output`.
 
         Args:
-            path: ends in .npy or .jsonl.
-            dim: length of the vectors.
+            path: the file, which ends in .npy or .jsonl.
+            dim: the length of the vectors.
         """
         check_output(path)
         self.n = 0
-        """How many vectors were added."""
+        """Number of vectors that were added."""
         self._path = path
         self._lines_path = path.with_name(path.name + LINES) if path.suffix == ARRAY else path
         self._vectors = [np.empty((0, dim), np.float32)]
@@ -40,7 +40,7 @@ class VectorFile:
         """Add vectors.
 
         Args:
-            names: what each vector is of: `uri`, `text` or both.
+            names: the item of each vector: `uri`, `text` or both.
             vectors: float32 of shape (n, dim).
 
         Raises:
@@ -48,7 +48,7 @@ class VectorFile:
         """
         with self._told():
             for name, vector in zip(names, vectors, strict=True):
-                # The shortest digits that give the same float32; as float64 they would be twice as many.
+                # The shortest digits that give the same float32. As float64 there would be twice as many.
                 numbers = {} if self._path.suffix == ARRAY else {"vector": [float(str(value)) for value in vector]}
                 self._lines.write(json.dumps({**name, **numbers}, ensure_ascii=False) + "\n")
         self.n += len(vectors)
@@ -87,10 +87,10 @@ class VectorFile:
 
 
 def check_output(path: Path) -> None:
-    """Refuse what cannot be written, before any work is done.
+    """Refuse a file that cannot be written, before any work is done.
 
     Raises:
-        InvalidArgumentError: another suffix, a folder that is not there, or a folder instead of a file.
+        InvalidArgumentError: the suffix is unknown, the folder does not exist, or `path` is a folder.
     """
     if path.suffix not in (ARRAY, LINES):
         raise InvalidArgumentError(f"--out is {path}", expected=f"a file that ends in {ARRAY} or {LINES}")

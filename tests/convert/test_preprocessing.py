@@ -241,7 +241,7 @@ class Upside(BlipImageProcessorPil):
 @pytest.mark.parametrize(
     ("processor", "message"),
     [
-        (ViTImageProcessorPil(do_resize=False), "resizes pictures to"),
+        (ViTImageProcessorPil(do_resize=False), "resizes images to"),
         (ViTImageProcessorPil(do_rescale=False), "multiplies pixels by 1;"),
         (ViTImageProcessorPil(rescale_factor=1 / 127.5), "multiplies pixels by 0.0078"),
         (ViTImageProcessorPil(resample=1), "Pillow's filter 1; expected: 2"),
@@ -252,8 +252,8 @@ class Upside(BlipImageProcessorPil):
         (ConvNextImageProcessorPil(), "shortest_edge"),
         (DeiTImageProcessorPil(), "256.*crops them to.*224"),
         (Siglip2ImageProcessorPil(), "no fixed size"),
-        (LevitImageProcessorPil(), "does more to pictures"),
-        (Upside(), "does more to pictures"),
+        (LevitImageProcessorPil(), "does more to images"),
+        (Upside(), "does more to images"),
         (BridgeTowerImageProcessorPil(crop_size={"height": 288, "width": 288}), "fails: "),
     ],
 )

@@ -49,7 +49,7 @@ def test_a_line_names_picture_captions_split_and_id(tmp_path: Path, picture: Dra
         ({"image": 3, "captions": ["x"]}, "'image' holds 3"),
         ({"image": " ", "captions": ["x"]}, "'image' is empty"),
         ({"image": "https://example.org/a.png", "captions": ["x"]}, "is an address"),
-        ({"image": "gone.png", "captions": ["x"]}, "there is no picture"),
+        ({"image": "gone.png", "captions": ["x"]}, "there is no image"),
         ({"image": "a.png"}, "no 'captions'"),
         ({"image": "a.png", "captions": []}, "no captions"),
         ({"image": "a.png", "captions": ["x", 3]}, "'captions' holds 3"),

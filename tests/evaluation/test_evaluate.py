@@ -243,7 +243,7 @@ def test_progress_and_pictures_by_path(tmp_path: Path) -> None:
     seen: list[Progress] = []
     evaluate(Given([item(0, path=tmp_path / "a.png"), item(1)]), [fake()], replace(QUICK, cost_queries=2), on_progress=seen.append)
     stages = list(dict.fromkeys(p.stage for p in seen))
-    assert [s.split(",")[0] for s in stages][:3] == ["write pictures", "ingest images", "ingest texts"]
+    assert [s.split(",")[0] for s in stages][:3] == ["write images", "ingest images", "ingest texts"]
     assert all(0 <= p.done <= p.total for p in seen)
     assert os.listdir(tmp_path) == ["a.png"]  # noqa: PTH208 - nothing is left beside the data
 

@@ -65,7 +65,7 @@ def test_query_table() -> None:
     first = next(line for line in result.output.splitlines() if "│ 1 │" in line)
     assert "photos/apple.jpg" in first
     assert "%" in first
-    assert "6 candidates, 6 rescored; encode" in result.output
+    assert "6 candidates, 6 reranked; encode" in result.output
 
 
 def test_query_json() -> None:
@@ -83,7 +83,7 @@ def test_query_options(folder: Path) -> None:
     assert plain.stderr == ""
     image = run("query", "--image", folder / "photos" / "dog.jpg", "--json")
     assert json.loads(image.stdout.splitlines()[0])["uri"].endswith("photos/dog.jpg")
-    assert "In the bi-encoder's order where not rescored: the query and the items are both images" in image.stderr
+    assert "not reranked are in the bi-encoder's order: the query and the items are both images" in image.stderr
     late = run("query", "a dog", "--deadline-ms", "0.01")
     assert "the deadline came after 0 of 6" in " ".join(late.output.split())
 
@@ -195,7 +195,7 @@ def test_demo() -> None:
     result = run("demo", "--images", "photos")
     assert result.exit_code == 0, result.output
     assert "demo: 6 added" in result.output
-    assert result.output.count("candidates, 6 rescored") == 3
+    assert result.output.count("candidates, 6 reranked") == 3
 
 
 def test_a_closed_pipe_is_quiet(folder: Path) -> None:

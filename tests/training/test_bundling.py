@@ -178,7 +178,7 @@ def test_different_pictures_are_refused(be_run: Path, ce_run: Path, tmp_path: Pa
     network = json.loads((other / "network.json").read_text())
     network["vision"]["image"]["fit"] = "crop"
     (other / "network.json").write_text(json.dumps(network))
-    with pytest.raises(TrainingError, match="pictures of different sizes or colours"):
+    with pytest.raises(TrainingError, match="images of different sizes or colours"):
         export_run(other, tmp_path / "out", cross_encoder=ce_run)
 
 

@@ -273,7 +273,7 @@ def test_problems_survive_an_interruption(tmp_path: Path) -> None:
     assert train(config(data, "be", rounds=6, eval_every=2), tmp_path / "run").problems == 1
 
 
-@pytest.mark.parametrize(("split", "message"), [("train", "no batch of train had two pictures"), ("dev", "0 of 8 pictures of dev")])
+@pytest.mark.parametrize(("split", "message"), [("train", "no batch of train had two images"), ("dev", "0 of 8 images of dev")])
 def test_no_readable_picture_at_all(split: str, message: str, tmp_path: Path) -> None:
     data = draw_colours(tmp_path)
     for colour in COLOURS:

@@ -1,1 +1,1 @@
-"""Pretrained checkpoints become bundles. Needs the `train` extra (PyTorch, transformers, ONNX); what comes out does not."""
+"""Conversion of pretrained checkpoints to bundles. It needs the `train` extra (PyTorch, transformers, ONNX); the bundles do not."""

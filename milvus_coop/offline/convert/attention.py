@@ -1,10 +1,11 @@
-"""Cross-attention that projects the few words instead of the many image tokens: the same numbers, several times fewer products.
+"""Cross-attention that projects the few words instead of the many image tokens. The result is the same with far fewer products.
 
-A cross-encoder such as BLIP projects all N image tokens to keys and values in every layer, for every pair: 4 N W² products, nine
-tenths of its work. Both projections are linear, so they may as well be applied on the other side: q · (K x) = (Kᵀ q) · x, and
-Σ a (V x) = V (Σ a x). With T words and H heads that is 4 T H N W products: W / (T H) of the work, an eighth for BLIP and 8 words.
-(The same step, "weight absorption", makes multi-head latent attention cheap: DeepSeek-V2, 2024, section 2.1.) A key's bias adds the
-same to all scores of a query, which a softmax does not see; a value's bias is added once, since the weights sum to 1.
+A cross-encoder such as BLIP projects all N image tokens to keys and values in every layer, for every pair. This takes 4 N W²
+products, nine tenths of its work. Both projections are linear, so they can be applied on the other side:
+q · (K x) = (Kᵀ q) · x, and Σ a (V x) = V (Σ a x). With T words and H heads this takes 4 T H N W products. The ratio is T H / W,
+which for BLIP and 8 words is an eighth. (The same step, "weight absorption", makes multi-head latent attention cheap:
+DeepSeek-V2, 2024, section 2.1.) A key's bias adds the same number to all scores of a query, so it does not change the softmax.
+A value's bias is added once, since the weights sum to 1.
 """
 
 from __future__ import annotations

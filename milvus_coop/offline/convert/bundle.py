@@ -1,4 +1,4 @@
-"""`convert`: one checkpoint in both roles, or a bi-encoder and a cross-encoder, to a bundle."""
+"""The function `convert`: it makes a bundle of one checkpoint in both roles, or of a bi-encoder and a cross-encoder."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from milvus_coop.offline.convert.tokenizing import write_tokenizer
 from milvus_coop.offline.export.parity import Difference
 
 TEXT_LENGTH = 64
-"""Tokens; captions and queries are shorter, and BLIP's authors cut at 35. Fewer make smaller TensorRT plans."""
+"""Maximum text length in tokens. Captions and queries are shorter; BLIP's authors cut at 35. Fewer give smaller TensorRT plans."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A bundle, and how far its graphs are from the checkpoint."""
+    """A bundle, and the differences of its graphs from the checkpoint."""
 
     bundle: Bundle
     differences: dict[str, Difference]
-    """By output, over the samples; see `convert.parity.measure`."""
+    """The difference of each output over the samples; see `convert.parity.measure`."""
 
 
 def convert(
@@ -54,27 +54,27 @@ def convert(
     licence: str = "",
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Converted:
-    """Write a bundle; nothing is left behind if it fails.
+    """Write a bundle. If this fails, nothing is left behind.
 
     Args:
         be: the bi-encoder's checkpoint.
-        ce: the cross-encoder's; the same object for a joint model, whose one vision tower then serves both.
-        out: the bundle's folder; it must not exist.
-        samples: pictures and texts for the comparison with the checkpoint.
-        name: of the bundle; default the folder's name.
-        version: of the bundle.
-        precision: of the graphs; see `convert.graphs.write_graphs`.
-        keep: where image tokens are kept; default: in the collection if they fit, else in a token store.
-        pool_tokens: average-pool the grid of image tokens to so many per side.
-        text_length: longest text in tokens, at least 8; a model that was trained on padded texts (SigLIP), or has fewer
-            positions, has its own.
-        licence: for the record; default what the checkpoints say.
-        on_progress: told what is being done.
+        ce: the cross-encoder's checkpoint. For a joint model it is the same object, and one vision tower serves both roles.
+        out: the bundle's folder. It must not exist.
+        samples: images and texts for the comparison with the checkpoint.
+        name: the name of the bundle; by default the folder's name.
+        version: the version of the bundle.
+        precision: the precision of the graphs; see `convert.graphs.write_graphs`.
+        keep: where image tokens are kept; by default in the collection if they fit, else in a token store.
+        pool_tokens: the side to which the grid of image tokens is average-pooled.
+        text_length: the maximum text length in tokens, at least 8. A model that was trained on padded texts (SigLIP), or has
+            fewer positions, uses its own length.
+        licence: the licence in the record; by default that of the checkpoints.
+        on_progress: called with a description of each step.
 
     Raises:
-        ConvertError: a checkpoint cannot be used so, or the graphs do not compute what it computes.
+        ConvertError: a checkpoint cannot be used in its role, or the graphs do not compute the same as the checkpoint.
     """
-    if os.path.lexists(out):  # also a link that leads nowhere
+    if os.path.lexists(out):  # true also for a broken link
         raise ConvertError(f"{out} exists", expected="a folder that is not there yet", run=f"rm -r {out}, or another --out")
     if text_length < EXAMPLE_LENGTH:
         raise ConvertError(f"the text length is {text_length}", expected=f"at least {EXAMPLE_LENGTH}")
@@ -102,10 +102,10 @@ def convert(
 
 @contextmanager
 def _workshop(out: Path) -> Iterator[Path]:
-    """A folder on the disk of `out` in which a bundle grows; gone at the end, whatever happens.
+    """A temporary folder on the disk of `out`, in which the bundle is built. It is removed at the end in any case.
 
     Raises:
-        ConvertError: the disk refuses.
+        ConvertError: the folder cannot be written.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def _workshop(out: Path) -> Iterator[Path]:
 
 
 def _write_tokenizers(parts: Parts, folder: Path, limit: int) -> tuple[TextSpec, TextSpec | None]:
-    """The bi-encoder's tokenizer, and the cross-encoder's where it is another."""
+    """Write the bi-encoder's tokenizer, and the cross-encoder's if it is another one."""
     text = _write_tokenizer(parts.be, folder / TOKENIZER, limit)
     if parts.is_joint:
         return text, None

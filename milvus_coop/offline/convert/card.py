@@ -1,4 +1,4 @@
-"""The README.md of a converted bundle: where it comes from, how near it is to that, what it costs."""
+"""The README.md of a converted bundle: its origin, its differences from the checkpoint, and its sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from milvus_coop.offline.export.parity import Difference
 _KEPT = {
     "collection": "in the collection, beside the embedding",
     "store": "in a token store, one file per image",
-    "image": "nowhere: the picture is opened again for every query, and the vision tower runs for every pair",
+    "image": "nowhere: the image is opened again for every query, and the vision tower runs for every pair",
 }
 
 
@@ -29,7 +29,7 @@ def write_card(bundle: Bundle, precision: GraphPrecision, differences: Mapping[s
         f"Licence: {spec.licence or 'not stated by the checkpoint; ask its authors'}.",
         "",
         f"- {spec.kind} model, graphs in {precision}, {sum(f.n_bytes for f in spec.files.values()) / 1e6:,.1f} MB",
-        f"- embeddings of {spec.dim} numbers; texts of up to {spec.text.max_length} tokens; pictures at {spec.image.size} px",
+        f"- embeddings of {spec.dim} numbers; texts of up to {spec.text.max_length} tokens; images at {spec.image.size} px",
         f"- the cross-encoder's view of an image is kept {_KEPT[spec.tokens.keep]}{_bytes(spec)}",
         f"- ranks by {'match logit + cosine' if spec.score == 'sum' else 'the match probability'}, unless a query says otherwise",
     ]
@@ -41,7 +41,7 @@ def write_card(bundle: Bundle, precision: GraphPrecision, differences: Mapping[s
         lines.append("- for ONNX Runtime on CPUs: TensorRT does not take these graphs")
     lines += [
         "",
-        "How far the graphs are from the checkpoint's own forward pass, on sample pictures and texts (image tokens in units of",
+        "How far the graphs are from the checkpoint's own forward pass, on sample images and texts (image tokens in units of",
         "their largest value):",
         "",
         "| output | largest difference | smallest cosine |",

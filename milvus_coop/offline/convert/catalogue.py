@@ -1,4 +1,4 @@
-"""The families of checkpoints that can be converted: what `bundle models` lists, also where PyTorch is not installed yet."""
+"""The families of checkpoints that can be converted. `bundle models` lists them, even if PyTorch is not installed yet."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ Role = Literal["joint", "be", "ce"]
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of checkpoint that can be converted. `families/` has a module for each."""
+    """A kind of checkpoint that can be converted. `families/` has a module for each kind."""
 
     name: str
     model_types: tuple[str, ...]
-    """What config.json calls it."""
+    """The values of `model_type` in config.json."""
     role: Role
-    """`joint`: both roles; `be`: embeds; `ce`: matches."""
+    """The roles: `joint` for both, `be` for a model that embeds, `ce` for one that matches."""
     example: str
-    """A checkpoint of the hub."""
+    """An example: the id of a checkpoint on the hub."""
     licence: str
-    """Of the example, as far as we know: its card decides, and a conversion records what the card says."""
+    """The licence of the example, as far as we know. Its model card decides, and a conversion records the card's licence."""
     size: str
-    """Of the example: parameters, pixels, image tokens."""
+    """The size of the example: parameters, pixels, image tokens."""
     verified: str
-    """What was checked, and what was not."""
+    """The checks that were made, and those that were not."""
 
 
 BLIP = Family(

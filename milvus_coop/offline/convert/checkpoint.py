@@ -1,4 +1,4 @@
-"""A checkpoint of transformers, from a folder or the Hugging Face hub: only safetensors, nobody's code, a pinned revision."""
+"""A checkpoint of transformers, from a folder or the Hugging Face hub. Only safetensors are read, and no foreign code is run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from milvus_coop.errors import ConvertError
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "README.md")
-"""What is downloaded: configuration, tokenizer, weights. Never pickles (*.bin, *.pt) or Python."""
+"""The files that are downloaded: configuration, tokenizer, weights. Pickles (*.bin, *.pt) and Python files never are."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -34,26 +34,26 @@ class Checkpoint:
     name: str
     """The hub's id, or the folder's name."""
     revision: str | None
-    """The commit it was downloaded at; None for a local folder."""
+    """The commit that was downloaded. None for a local folder."""
     config: dict[str, Any]
     licence: str
-    """As its model card says, or ''."""
+    """The licence that the model card states, or ''."""
 
     @property
     def model_type(self) -> str:
-        """What transformers calls this kind of model: `blip`, `clip`, ..."""
+        """The name of this kind of model in transformers: `blip`, `clip`, ..."""
         return str(self.config.get("model_type", ""))
 
     def lineage(self) -> dict[str, Any]:
-        """What a bundle's record says of it."""
+        """The checkpoint's entry in the lineage of a bundle."""
         return {"name": self.name, "revision": self.revision, "model_type": self.model_type, "licence": self.licence}
 
     def model(self, kind: type[Model]) -> Model:
         """The model with all its weights, float32, in eval mode.
 
         Raises:
-            ConvertError: the files are broken, or lack weights that this kind of model needs: transformers would fill them in with
-                random numbers.
+            ConvertError: the files are broken, or lack weights that this kind of model needs. Transformers would fill these in
+                with random numbers.
         """
         try:
             with _quiet():
@@ -66,7 +66,7 @@ class Checkpoint:
                     attn_implementation="eager",
                     output_loading_info=True,
                 )
-        except Exception as exc:  # safetensors, torch and transformers each raise their own
+        except Exception as exc:  # safetensors, torch and transformers each raise their own errors
             raise ConvertError(f"{self.name} cannot be loaded as {kind.__name__}: {exc}") from exc
         model, report = opened
         if lacking := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
@@ -78,12 +78,12 @@ class Checkpoint:
         return result
 
     def processor(self) -> Any:
-        """Its image processor; on Pillow, as ours is."""
+        """The checkpoint's image processor on Pillow, which our preprocessing uses too."""
         self._need("image processor", ("preprocessor_config.json", "processor_config.json"))
         return self._auto(AutoImageProcessor, "image processor", backend="pil")
 
     def tokenizer(self) -> Any:
-        """Its tokenizer. Without these files transformers would make up an empty one."""
+        """The checkpoint's tokenizer. If these files were missing, transformers would make an empty tokenizer."""
         self._need("tokenizer", ("tokenizer.json", "vocab.txt", "vocab.json", "*.model"))
         return self._auto(AutoTokenizer, "tokenizer")
 
@@ -101,7 +101,7 @@ class Checkpoint:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars and advice of transformers, which is about training and about its other backends."""
+    """Turn off the progress bars of transformers, and its advice, which is about training and about its other backends."""
     level, bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
     transformers_log.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_log.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -114,11 +114,11 @@ def _quiet() -> Iterator[None]:
 
 
 def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
-    """Open a local folder, or download a model of the hub (once: it stays in the hub's cache).
+    """Open a local folder, or download a model of the hub. A download stays in the hub's cache.
 
     Args:
         name_or_folder: a folder with config.json, or an id such as `Salesforce/blip-itm-base-coco`.
-        revision: branch, tag or commit of a hub model; default its main branch. The bundle remembers the commit.
+        revision: branch, tag or commit of a hub model; by default its main branch. The bundle records the commit.
 
     Raises:
         ConvertError: there is no such model, it is gated, the hub cannot be reached, or it has no safetensors.

@@ -1,4 +1,4 @@
-"""What a family of checkpoints must say of itself, in modules: how it sees pictures and texts, embeds them, and matches them."""
+"""The form in which each family of checkpoints is described: modules that read images and texts, embed them, and match them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Matcher:
     """The cross-encoder's half of a model."""
 
     count: int
-    """Image tokens per image."""
+    """Number of image tokens per image."""
     dim: int
     """Numbers per image token."""
     tokens: nn.Module
@@ -46,9 +46,9 @@ class Matcher:
     match: nn.Module
     """`input_ids`, `attention_mask` int64 (B, T), image tokens (B, count, dim) -> the logits of "no match" and "match", (B, 2)."""
     score: Score = "ce"
-    """How the authors rank."""
+    """The score by which the model's authors rank."""
     grid: Grid | None = None
-    """None: the tokens cannot be pooled."""
+    """The grid of the tokens. None if the tokens cannot be pooled."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,16 @@ class Source:
     family: Family
     checkpoint: Checkpoint
     vision: nn.Module
-    """Normalised float pixels (B, 3, S, S) -> features; for `edge-corner` pictures also a float patch mask (B, G, G)."""
+    """Normalised float pixels (B, 3, S, S) -> features. With the fit `edge-corner` it also takes a float patch mask (B, G, G)."""
     image: ImageSpec
     tokenizer: Any
     positions: int
-    """Longest text that the model has positions for, in tokens."""
+    """Maximum text length in tokens for which the model has positions."""
     reference: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-    """The model's own forward pass on `pixel_values`, `patch_mask`, `input_ids`, `attention_mask`: gives `image_embedding` and
-    `text_embedding` (B, dim), `match_probability` (B,), whichever the model has. An export is compared with it."""
+    """The model's own forward pass on `pixel_values`, `patch_mask`, `input_ids`, `attention_mask`. It returns
+    `image_embedding` and `text_embedding` (B, dim) and `match_probability` (B,), if the model has them. An export is compared
+    with it."""
     retriever: Retriever | None = None
     matcher: Matcher | None = None
     pad_to_max: bool = False
-    """Whether texts are padded to the full length, as the model was trained."""
+    """True if texts are padded to the full length, because the model was trained so."""

@@ -1,4 +1,4 @@
-"""The modules of a bundle as ONNX files: float32, weights stored as float16, or computing in int8 on CPUs."""
+"""Writing the modules of a bundle as ONNX files: in float32, with weights stored as float16, or computing in int8 on CPUs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ GraphPrecision = Literal["fp32", "fp16", "int8"]
 
 _SMALL = 4096  # smaller tensors stay float32
 EXAMPLE_LENGTH = 8
-"""Tokens of the text that the exporter follows; a bundle's text length is not below it."""
+"""Length in tokens of the example text for the exporter. A bundle's text length is never below it."""
 
 
 def write_graphs(makers: Mapping[str, Callable[[], nn.Module]], spec: BundleSpec, folder: Path, precision: GraphPrecision) -> None:
     """Export and write every graph of `spec` with its weights into `folder`.
 
     Args:
-        makers: how to make the module of each graph.
+        makers: a function for each graph that makes its module.
         spec: names, shapes and dtypes of inputs and outputs.
         folder: where the files go.
-        precision: `fp32`; `fp16`: weights take half the room and are widened when a graph is loaded; `int8`: matrix products in
-            int8 with dynamic scales (ONNX Runtime on CPUs, not TensorRT), lookup tables in float16.
+        precision: `fp32`; `fp16`: weights take half the space and become float32 when a graph is loaded; `int8`: matrix products
+            in int8 with dynamic scales (for ONNX Runtime on CPUs, not for TensorRT), lookup tables in float16.
     """
 
     def graphs() -> Iterator[tuple[str, onnx.ModelProto]]:
@@ -76,7 +76,7 @@ def _quantised(model: onnx.ModelProto, beside: Path) -> onnx.ModelProto:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """The quantiser recommends a pre-processing for graphs with unknown shapes, through the root logger."""
+    """Mute the root logger, through which the quantiser recommends to preprocess graphs with unknown shapes."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -86,7 +86,7 @@ def _without_advice() -> Iterator[None]:
 
 
 def _stacks(model: onnx.ModelProto) -> list[str]:
-    """Products with a stack of matrices, one per attention head: ONNX Runtime's int8 kernels take single ones."""
+    """Names of products with a stack of matrices, one per attention head. ONNX Runtime's int8 kernels take single matrices only."""
     stacks = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 2}
     return [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in stacks]
 

@@ -1,4 +1,4 @@
-"""The graphs of a converted bundle, as modules over the parts of one model (joint) or two (separate)."""
+"""The graphs of a converted bundle, as modules made from the parts of one model (joint) or two models (separate)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from milvus_coop.offline.convert.family import Grid, Matcher, Retriever, Source
 
 
 class Sight(nn.Module):
-    """uint8 pixels to the features of a vision tower, normalised in the graph as the model's processor does it."""
+    """uint8 pixels to the features of a vision tower. The graph normalises the pixels as the model's processor does."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Sight(nn.Module):
         self.vision = source.vision
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
-        """uint8 (B, 3, S, S), and a uint8 patch mask (B, G, G) where the picture fills a corner only -> features."""
+        """uint8 (B, 3, S, S), and a uint8 patch mask (B, G, G) if the image fills only a corner -> features."""
         normal = (pixels.float() / 255.0 - self.mean) / self.std
         features: Tensor = self.vision(normal) if mask is None else self.vision(normal, mask.float())
         return features
@@ -40,27 +40,27 @@ class TextEncoder(nn.Module):
 
 
 class JointImageEncoder(nn.Module):
-    """One vision tower for the embedding and the image tokens."""
+    """The image encoder with one vision tower for the embedding and the image tokens."""
 
     def __init__(self, sight: Sight, retriever: Retriever, tokens: nn.Module | None) -> None:
         super().__init__()
         self.sight, self.embed, self.tokens = sight, retriever.embed_images, tokens
 
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """uint8 (B, 3, S, S) -> unit (B, dim), and image tokens where they are kept."""
+        """uint8 (B, 3, S, S) -> unit (B, dim), and image tokens if they are kept."""
         features = self.sight(pixels)
         return self.embed(features) if self.tokens is None else (self.embed(features), self.tokens(features))
 
 
 class SeparateImageEncoder(nn.Module):
-    """The bi-encoder's tower and the cross-encoder's, each with its own pixels."""
+    """The image encoder with two vision towers: the bi-encoder's and the cross-encoder's, each with its own pixels."""
 
     def __init__(self, sight: Sight, retriever: Retriever, ce_sight: Sight, tokens: nn.Module) -> None:
         super().__init__()
         self.sight, self.embed, self.ce_sight, self.tokens = sight, retriever.embed_images, ce_sight, tokens
 
     def forward(self, pixels: Tensor, ce_pixels: Tensor, ce_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """uint8 pixels of both -> unit (B, dim), image tokens."""
+        """uint8 pixels for both towers -> unit (B, dim), image tokens."""
         return self.embed(self.sight(pixels)), self.tokens(self.ce_sight(ce_pixels, ce_mask))
 
 
@@ -93,7 +93,7 @@ class PixelCrossEncoder(nn.Module):
 
 
 class PooledTokens(nn.Module):
-    """Average-pools a grid of patches to `side` x `side`; leading tokens stay."""
+    """Average-pools a grid of patches to `side` x `side`. Leading tokens are kept."""
 
     def __init__(self, tokens: nn.Module, grid: Grid, side: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How far a converted bundle is from the checkpoint: graphs against the model's own forward pass, on real pictures and texts."""
+"""Comparison of a converted bundle with its checkpoint: the graphs against the model's forward pass, on real images and texts."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from milvus_coop.offline.export.parity import Difference, difference
 from milvus_coop.types import Array
 
 WITH_TOKENS = "match_probability with stored tokens"
-"""What storing tokens as int8 adds to the difference."""
+"""The output whose difference includes the effect of storing tokens as int8."""
 LEAST_COSINE: dict[GraphPrecision, float] = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.95}
-"""Between embeddings, and between image tokens, of graph and checkpoint."""
+"""Minimum cosine between graph and checkpoint, for embeddings and for image tokens."""
 LARGEST_DIFFERENCE: dict[GraphPrecision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.1}
-"""Of probabilities."""
+"""Maximum difference of probabilities."""
 NOTEWORTHY = 0.05
-"""A difference of probabilities by int8 tokens that users should hear of."""
+"""Users are warned of a difference of probabilities through int8 tokens that is above this."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures and texts; pair i is picture i and text i."""
+    """Images and texts. Pair i is image i and text i."""
 
     pictures: Sequence[Image]
     texts: Sequence[str]
@@ -86,10 +86,10 @@ def measure(bundle: Bundle, parts: Parts, samples: Samples) -> dict[str, Differe
 
 
 def refuse(differences: Mapping[str, Difference], precision: GraphPrecision) -> None:
-    """Refuse a bundle that is not the model.
+    """Refuse a bundle that differs from the model.
 
     Raises:
-        ConvertError: an output differs by more than the precision explains, or is no number.
+        ConvertError: an output differs by more than the precision explains, or is not a number.
     """
     run = "--precision fp32" if precision != "fp32" else ""
     for name, found in differences.items():
@@ -103,7 +103,7 @@ def refuse(differences: Mapping[str, Difference], precision: GraphPrecision) -> 
 
 
 def _inputs(source: Source, arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
-    """What a model takes, under the names that it knows: an input with the prefix goes before one that both models share."""
+    """The inputs of a model under its own names. An input with the prefix takes precedence over one that both models share."""
     names = [name for name in (PIXELS, PATCH_MASK, "input_ids", "attention_mask") if {prefix + name, name} & set(arrays)]
     found = {name: arrays[prefix + name if prefix + name in arrays else name] for name in names}
     found[PIXELS] = normalise(found[PIXELS], source.image)

@@ -1,4 +1,4 @@
-"""One or two opened checkpoints -> the three modules of a bundle and its record."""
+"""The parts of a bundle: three modules and a record, made from one or two opened checkpoints."""
 
 from __future__ import annotations
 
@@ -41,39 +41,39 @@ from milvus_coop.offline.convert.modules import (
 
 TEXT_BATCH = 64
 IMAGE_BATCH = 16
-"""Pictures in one run of the image encoder; a vision transformer at 384 px takes 1 GB of attention for 64."""
+"""Maximum images in one run of the image encoder. A vision transformer at 384 px needs 1 GB of attention for 64 images."""
 PAIR_BATCH = 64
 PIXEL_PAIR_BATCH = 8
-"""Pairs in one run where the vision tower runs for each."""
+"""Maximum pairs in one run of a cross-encoder that runs the vision tower for each pair."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a bundle is made of."""
+    """The parts of a bundle."""
 
     be: Source
     ce: Source
-    """The same object for a joint model."""
+    """The cross-encoder's source. For a joint model it is the same object as `be`."""
     retriever: Retriever
     matcher: Matcher
     keep: Keep
 
     @property
     def is_joint(self) -> bool:
-        """Whether one model plays both roles."""
+        """True if one model has both roles."""
         return self.be is self.ce
 
     @property
     def ce_image(self) -> ImageSpec | None:
-        """How the cross-encoder's own vision tower sees pictures; None where there is one tower."""
+        """The image preprocessing of the cross-encoder's own vision tower. None if both roles share one tower."""
         return None if self.is_joint else self.ce.image
 
 
 def make_parts(be: Source, ce: Source, *, keep: Keep | None = None, pool_tokens: int | None = None) -> Parts:
-    """Check that the sources play their roles, and settle where the image tokens are kept.
+    """Check that the sources have their roles, and decide where the image tokens are kept.
 
     Raises:
-        ConvertError: a source lacks its role, the tokens cannot be pooled so, or do not fit where they should be kept.
+        ConvertError: a source lacks its role, or the tokens cannot be pooled as asked or do not fit where they should be kept.
     """
     if be.retriever is None:
         raise ConvertError(
@@ -114,7 +114,7 @@ def _pooled(ce: Source, matcher: Matcher, side: int) -> Matcher:
 
 
 def make_spec(parts: Parts, name: str, version: str, text: TextSpec, ce_text: TextSpec | None, licence: str) -> BundleSpec:
-    """The bundle's record, without files, lineage and metrics."""
+    """The bundle's record without files, lineage and metrics."""
     kept = parts.keep != "image"
     return BundleSpec(
         name=name,
@@ -133,7 +133,7 @@ def make_spec(parts: Parts, name: str, version: str, text: TextSpec, ce_text: Te
 
 
 def module_makers(parts: Parts) -> dict[str, Callable[[], nn.Module]]:
-    """How to make each graph's module; one at a time, so that an exporter's copies do not pile up."""
+    """A function for each graph that makes its module. They are made one at a time, so that an exporter's copies do not pile up."""
     tokens = parts.matcher.tokens
 
     def image_encoder() -> nn.Module:

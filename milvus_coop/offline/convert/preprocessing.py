@@ -1,7 +1,7 @@
-"""An image processor of transformers as an `ImageSpec`, which `milvus_coop.models.preprocess` follows to the same pixels.
+"""Conversion of a transformers image processor to an `ImageSpec`. With it, `milvus_coop.models.preprocess` makes the same pixels.
 
-The reference is transformers' Pillow backend. With torchvision installed it resizes with torchvision instead, which rounds a few
-values of 255 to a neighbour; CLIP, BLIP, ViLT and BridgeTower were trained on Pillow's pixels.
+The reference is transformers' Pillow backend. If torchvision is installed, transformers resizes with torchvision instead, which
+rounds a few pixel values (0 to 255) to a neighbour. CLIP, BLIP, ViLT and BridgeTower were trained on Pillow's pixels.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from milvus_coop.models.preprocess.images import LONGEST_OF_EDGE, normalise, to_
 
 _RESAMPLING: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _PROBES = ((500, 333), (211, 317), (64, 64))
-_LARGEST_DIFFERENCE = 1.0  # of 255, in the mean: torchvision's rounding is a tenth of it, another filter or crop several times
+_LARGEST_DIFFERENCE = 1.0  # of 255, in the mean; torchvision's rounding: a tenth of it; another filter or crop: several times
 
 
 def image_spec_of(processor: Any, name: str, model_size: int | None = None) -> ImageSpec:
-    """How a checkpoint's own image processor makes its pixels.
+    """The `ImageSpec` of a checkpoint's own image processor.
 
-    A few pictures go through both: a processor that does more than its settings say is refused, not approximated.
+    A few images go through both. A processor that does more than its settings say is refused, not approximated.
 
     Args:
         processor: an image processor of transformers, or a processor that has one (`BlipProcessor`).
-        name: of the checkpoint, for messages.
-        model_size: pixels per side for which the model has positions, if it cannot take others. Not compared for ViLT, which
-            stretches its positions to every picture.
+        name: the name of the checkpoint, for messages.
+        model_size: pixels per side for which the model has positions, if it cannot take other sizes. It is not compared for ViLT,
+            which stretches its positions to every image.
 
     Raises:
-        ConvertError: the processor does something for which `ImageSpec` has no words, or makes pictures that the model cannot take.
+        ConvertError: the processor does something that `ImageSpec` cannot express, or makes images that the model cannot take.
     """
     processor = getattr(processor, "image_processor", processor)
     settings: dict[str, Any] = processor.to_dict()
@@ -41,7 +41,7 @@ def image_spec_of(processor: Any, name: str, model_size: int | None = None) -> I
     spec = ImageSpec(mean=mean, std=std, resampling=_resampling(settings, name), full_decode=True, **_fit(settings, name))
     if model_size not in {None, spec.size} and spec.fit != "edge-corner":
         raise ConvertError(
-            f"'{name}' makes pictures of {spec.size} x {spec.size} pixels, but its model takes {model_size} x {model_size}",
+            f"'{name}' makes images of {spec.size} x {spec.size} pixels, but its model takes {model_size} x {model_size}",
             expected="a preprocessor_config.json that fits the model",
         )
     _compare(processor, spec, name)
@@ -49,7 +49,7 @@ def image_spec_of(processor: Any, name: str, model_size: int | None = None) -> I
 
 
 def _fit(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """The fields of `ImageSpec` that say how large a picture becomes and what of it is kept."""
+    """The fields of `ImageSpec` for the size of the resized image and for the part of it that is kept."""
     size = _edges(settings.get("size"))
     crop = _edges(settings.get("crop_size")) if settings.get("do_center_crop") else {}
     edges, cut = set(size.values()), set(crop.values())
@@ -64,7 +64,7 @@ def _fit(settings: dict[str, Any], name: str) -> dict[str, Any]:
             longest = int(LONGEST_OF_EDGE * edge) // divisor * divisor
             return {"size": longest, "fit": "edge-corner", "edge": edge, "divisor": divisor}
     raise ConvertError(
-        f"'{name}' resizes pictures to {size or 'no fixed size'}" + (f" and crops them to {crop}" if crop else ""),
+        f"'{name}' resizes images to {size or 'no fixed size'}" + (f" and crops them to {crop}" if crop else ""),
         expected="a square, or a shorter edge that is then cropped to a square or padded as for ViLT",
     )
 
@@ -77,7 +77,7 @@ def _resampling(settings: dict[str, Any], name: str) -> Literal["bilinear", "bic
     number = settings.get("resample")
     found = _RESAMPLING.get(2 if number is None else int(number))
     if found is None:
-        raise ConvertError(f"'{name}' resamples pictures with Pillow's filter {number:d}", expected="2 (bilinear) or 3 (bicubic)")
+        raise ConvertError(f"'{name}' resamples images with Pillow's filter {number:d}", expected="2 (bilinear) or 3 (bicubic)")
     return found
 
 
@@ -105,7 +105,7 @@ def _compare(processor: Any, spec: ImageSpec, name: str) -> None:
         picture = coarse.resize((width, height), Image.Resampling.BICUBIC)
         try:
             theirs = np.asarray(processor(picture)["pixel_values"][0])
-        except Exception as exc:  # a processor that cannot process: whatever its code stumbles over
+        except Exception as exc:  # any error of the processor's own code
             raise ConvertError(f"the image processor of '{name}' fails: {exc!r}") from exc
         ours = normalise(to_pixels(picture, spec)[None], spec)[0]
         if spec.fit == "edge-corner":
@@ -113,6 +113,6 @@ def _compare(processor: Any, spec: ImageSpec, name: str) -> None:
         spread = np.asarray(spec.std)[:, None, None]
         if ours.shape != theirs.shape or np.abs((ours - theirs) * spread).mean() * 255 > _LARGEST_DIFFERENCE:
             raise ConvertError(
-                f"'{name}' does more to pictures than resize, crop and normalise them ({type(processor).__name__})",
+                f"'{name}' does more to images than resize, crop and normalise them ({type(processor).__name__})",
                 expected="one of the processors of BLIP, CLIP, SigLIP, ViLT, BridgeTower or ViT",
             )

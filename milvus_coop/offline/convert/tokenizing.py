@@ -1,4 +1,4 @@
-"""A tokenizer of transformers -> tokenizer.json and a `TextSpec`, checked to give the same ids without transformers."""
+"""Conversion of a transformers tokenizer to tokenizer.json and a `TextSpec`, with a check that both give the same ids."""
 
 from __future__ import annotations
 
@@ -39,36 +39,36 @@ PROBES = (
     "!? \u2581 punctuation first, ΟΔΟΣ last",
     "\uff26\uff35\uff2c\uff2c \uff57\uff49\uff44\uff54\uff48",  # full width
 )
-"""Texts with which a written tokenizer is compared; the long one is cut."""
+"""Texts on which a written tokenizer is compared with its original. The long one is cut."""
 
 _CASED, _IGNORED = r"[\p{Lu}\p{Ll}\p{Lt}]", r"[\p{Mn}\p{Me}\p{Cf}\p{Lm}\p{Sk}'.:\u00b7\u2018\u2019]"
 _FINAL_SIGMA = f"(?<={_CASED}|{_CASED}{_IGNORED}|{_CASED}{_IGNORED}{{2}})\u03a3(?!{_IGNORED}*{_CASED})"
-"""The one letter that Python lowers by what is around it, and tokenizers does not: The Unicode Standard, table 3-17."""
+"""The only letter whose lower case depends on context in Python and not in tokenizers: The Unicode Standard, table 3-17."""
 
 
 def write_tokenizer(tokenizer: Any, out: Path, *, max_length: int, pad_to_max: bool = False) -> TextSpec:
-    """Write a tokenizer as `out` and say how to use it.
+    """Write a tokenizer as `out` and return how to use it.
 
-    It gives the same ids, except for SigLIP texts that spell out a special token such as `</s>`.
+    It gives the same ids as the original, except for SigLIP texts that contain a special token such as `</s>`.
 
     Args:
-        tokenizer: of a checkpoint; one with a Rust backend, or SigLIP's.
-        out: the file, tokenizer.json.
-        max_length: longest text in tokens, special tokens included.
-        pad_to_max: whether texts are padded to that length.
+        tokenizer: the tokenizer of a checkpoint, with a Rust backend, or that of SigLIP.
+        out: the file tokenizer.json.
+        max_length: the maximum length of a text in tokens, special tokens included.
+        pad_to_max: true to pad texts to that length.
 
     Raises:
-        ConvertError: it cannot be written, or `preprocess.texts.Tokenizer` would give other ids. Then there is no file.
+        ConvertError: the tokenizer cannot be written, or `preprocess.texts.Tokenizer` would give other ids. No file is left then.
     """
     if pad_to_max and (tokenizer.pad_token is None or tokenizer.padding_side != "right"):
-        # Gemma's class pads on the left unless tokenizer_config.json says otherwise, as the script that converted Google's SigLIP 2
-        # did. A model that reads padding as text gives other vectors for it.
+        # Gemma's class pads on the left unless tokenizer_config.json says otherwise. The script that converted Google's SigLIP 2
+        # set the right side. A model that reads padding as text gives other vectors for padding on the left.
         raise ConvertError(
             f"the tokenizer of type {type(tokenizer).__name__} pads with {tokenizer.pad_token} on the {tokenizer.padding_side}",
             expected='a "pad_token", and "padding_side": "right", in tokenizer_config.json',
         )
     backend = getattr(tokenizer, "backend_tokenizer", None) or _unigram(tokenizer)
-    plain = Backend.from_str(backend.to_str())  # the checkpoint's own is not changed
+    plain = Backend.from_str(backend.to_str())  # a copy, so that the checkpoint's own tokenizer is not changed
     plain.no_padding()
     plain.no_truncation()
     plain.save(str(out))
@@ -85,7 +85,7 @@ def write_tokenizer(tokenizer: Any, out: Path, *, max_length: int, pad_to_max: b
 
 
 def _check_words(ours: Tokenizer, name: str) -> None:
-    """A tokenizer without a vocabulary agrees with itself, and reads every word as the same unknown one."""
+    """Refuse a tokenizer without a vocabulary, which passes the comparison but reads every word as the same unknown word."""
     if np.array_equal(ours([PROBES[0]])["input_ids"], ours(["two cats"])["input_ids"]):
         raise ConvertError(f"the tokenizer of type {name} reads all words alike", expected="a tokenizer with its vocabulary")
 
@@ -106,7 +106,7 @@ def _compare(theirs: Any, ours: Tokenizer, spec: TextSpec) -> None:
 
 
 def _unigram(tokenizer: Any) -> Backend:
-    """SigLIP's tokenizer: a SentencePiece model behind Python code that lowers case and drops punctuation and double spaces."""
+    """SigLIP's tokenizer: Python code that lowers case and drops punctuation and double spaces, then a SentencePiece model."""
     pieces = getattr(tokenizer, "sp_model", None)
     if pieces is None:
         raise ConvertError(
@@ -131,18 +131,18 @@ def _unigram(tokenizer: Any) -> Backend:
 
 
 def _canonical(rules: Any, *, lower: bool) -> list[Any]:
-    """What SigLIP's Python code does to a text, then what SentencePiece does, step by step."""
+    """The normalisation steps of SigLIP's Python code, then those of SentencePiece."""
     steps: list[Any] = [normalizers.Replace("▁", " "), normalizers.Prepend("▁")]
     if lower:
         steps += [normalizers.Replace(Regex(_FINAL_SIGMA), "ς"), normalizers.Lowercase()]
     steps += [
         normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
-        normalizers.Replace(Regex(r"[\s\x1c-\x1f]+"), " "),  # Python's spaces, four more than Unicode's
+        normalizers.Replace(Regex(r"[\s\x1c-\x1f]+"), " "),  # Python knows four more spaces than Unicode
         normalizers.Strip(left=False),
     ]
     if rules.precompiled_charsmap:
         steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
-    if rules.remove_extra_whitespaces:  # the map makes spaces of zero-width ones
+    if rules.remove_extra_whitespaces:  # the map turns zero-width spaces into plain ones
         steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex("[ ▁]+$"), "")]
     return steps
 

@@ -1,4 +1,4 @@
-"""Is there enough data? Asked before a model loads, which takes longer."""
+"""A check for enough data, made before a model loads, which takes longer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of pictures with their captions in a file beside each: `cat.jpg` and `cat.txt` or `cat.json`."""
+"""A folder of images with a file of captions beside each: `cat.jpg` and `cat.txt` or `cat.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from milvus_coop.offline.datasets.listed import SPLIT_NAMES, Gathering, ListedDa
 from milvus_coop.offline.datasets.spec import Spec
 
 KEYS = {
-    "language": "of captions without a language (default: en)",
+    "language": "language of captions that name none (default: en)",
     "dev": "share of the dev split where no folders name the splits (default: 0.05)",
     "test": "share of the test split (default: 0.05)",
 }
@@ -25,12 +25,12 @@ SIDECARS = (".txt", ".json")
 def open_folder(spec: Spec) -> ListedDataset:
     """Read `folder:DIR[,language=en][,dev=0.05][,test=0.05]`.
 
-    A `.txt` file has a caption a line, a `.json` file has `captions` or `caption` as in a JSONL list. The folders `train`, `dev`
-    (or `val`) and `test` name the splits; without them the picture's name decides, so that new pictures move none of the old.
+    A `.txt` file has one caption per line. A `.json` file has `captions` or `caption` as in a JSONL list. The folders `train`,
+    `dev` (or `val`) and `test` name the splits. Without them the image's name decides, so that new images do not move the old ones.
     """
     root = spec.where()
     if not root.is_dir():
-        raise DatasetError(f"--data {spec.text}: {root} is a file", expected="a folder of pictures")
+        raise DatasetError(f"--data {spec.text}: {root} is a file", expected="a folder of images")
     languages, dev, test = spec.languages("en"), spec.share("dev", 0.05), spec.share("test", 0.05)
     if len(languages) > 1:
         raise spec.wrong("language", "one language, that of captions without a language")
@@ -54,12 +54,12 @@ def _gather(
 ) -> None:
     stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(PICTURES)}
     for name in sorted(names):
-        path = os.path.join(folder, name)  # noqa: PTH118 - once per picture; a Path is ten times as slow
+        path = os.path.join(folder, name)  # noqa: PTH118 - once per image; a Path is ten times as slow
         item_id = os.path.relpath(path, root).replace(os.sep, "/")
         stem, _, ending = name.rpartition(".")
         if not name.lower().endswith(PICTURES):
             if f".{ending}" in SIDECARS and stem not in stems:
-                gathering.problem(item_id, "there is no picture of that name beside it")
+                gathering.problem(item_id, "there is no image of that name beside it")
             continue
         split = split_of(item_id)
         if split is None:

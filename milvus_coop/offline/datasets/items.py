@@ -1,4 +1,4 @@
-"""What a data set of captioned images is to the rest of the package: items, and a way to open their pictures."""
+"""Data sets of captioned images as the rest of the package uses them: items, and a way to open their images."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Caption:
     """One text that describes an image."""
 
     text: str
-    """Not empty, no white space around it."""
+    """The text. It is not empty and has no white space around it."""
     language: str = "en"
     kind: str = ""
-    """What the caption is about, where the data set knows: `colour`, `size`, `shape`, `relation`, ..."""
+    """The subject of the caption, if the data set knows it: `colour`, `size`, `shape`, `relation`, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +29,22 @@ class Item:
     """One image and the captions that describe it."""
 
     id: str
-    """Unique within the data set."""
+    """The id, unique within the data set."""
     captions: tuple[Caption, ...]
-    """At least one."""
+    """The captions, at least one."""
     split: Split
     path: Path | None = None
-    """The image file; None: the data set draws the picture itself."""
+    """The image file. None if the data set draws the image itself."""
     group: str = ""
-    """Items of one group are alike on purpose (one attribute apart); '': the item is in no group."""
+    """The group. Items of one group are alike on purpose (one attribute apart). '' if the item is in no group."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in the data that cannot be used; it was left out."""
+    """Something in the data that cannot be used and was left out."""
 
     place: str
-    """`captions.jsonl, line 12`, or a file."""
+    """The place of the problem: a line, such as `captions.jsonl, line 12`, or a file."""
     reason: str
 
 
@@ -53,22 +53,22 @@ class Dataset(Protocol):
 
     @property
     def name(self) -> str:
-        """What `--data` was given, for records and tables."""
+        """The data set as `--data` named it, for records and tables."""
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """What was left out, and why."""
+        """The data that was left out, with the reasons."""
 
     def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
         """The items of a split, in a fixed order.
 
         Args:
-            split: which.
-            epoch: of the `train` split; generated data sets may draw fresh items for every epoch, others ignore it.
+            split: the split.
+            epoch: the epoch of the `train` split. Generated data sets may draw new items for every epoch; others ignore it.
         """
 
     def open(self, item: Item) -> Image:
-        """The item's picture as upright RGB, its size as it comes. Safe to call from several threads.
+        """The item's image as upright RGB in its original size. It is safe to call this from several threads.
 
         Raises:
             ImageError: the file is missing or cannot be read.

@@ -1,4 +1,4 @@
-r"""Your own list: a JSON object a line, `{"image": "cats/1.jpg", "captions": ["Two cats.", "Cats on a wall."]}`."""
+r"""Your own list with one JSON object per line: `{"image": "cats/1.jpg", "captions": ["Two cats.", "Cats on a wall."]}`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from milvus_coop.offline.datasets.listed import SPLIT_NAMES, Gathering, ListedDa
 from milvus_coop.offline.datasets.spec import Spec
 
 KEYS = {
-    "images": "folder that the pictures' paths start from (default: the list's folder)",
-    "language": "of captions without a language (default: en)",
+    "images": "folder that the images' paths start from (default: the list's folder)",
+    "language": "language of captions that name none (default: en)",
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:")
@@ -51,7 +51,7 @@ def open_jsonl(spec: Spec) -> ListedDataset:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    # Bytes that are not UTF-8 become lone surrogates here, and are found with their line in `_text`.
+    # Bytes that are not UTF-8 become lone surrogates here. `_text` finds them and names their line.
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -71,7 +71,7 @@ def _row(line: str) -> dict[str, Any]:
 def _read(gathering: Gathering, place: str, row: dict[str, Any], images: str, language: str) -> None:
     image, item_id = _text(row.get("image"), "image"), row.get("id")
     if _ADDRESS.match(image):
-        raise _BadLineError(f"'{image[:80]}' is an address, not a file: download the picture and name its file")
+        raise _BadLineError(f"'{image[:80]}' is an address, not a file: download the image and name its file")
     if isinstance(item_id, bool) or not isinstance(item_id, str | int | None) or item_id == "":
         raise _BadLineError("'id' is neither text nor a whole number")
     captions = captions_of(row, language)
@@ -79,10 +79,10 @@ def _read(gathering: Gathering, place: str, row: dict[str, Any], images: str, la
 
 
 def captions_of(row: dict[str, Any], language: str) -> list[Caption]:
-    """The captions of a JSON object, as they stand there.
+    """The captions of a JSON object, unchanged.
 
     Raises:
-        ValueError: there are none, or they are not texts.
+        ValueError: there are no captions, or they are not texts.
     """
     found = row.get("captions", row.get("caption"))
     if found is None:

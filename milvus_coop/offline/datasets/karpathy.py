@@ -14,16 +14,16 @@ from milvus_coop.offline.datasets.listed import SPLIT_NAMES, Gathering, ListedDa
 from milvus_coop.offline.datasets.spec import Spec
 
 KEYS = {
-    "images": "folder of the pictures, or of `train2014` and `val2014` (default: the file's folder)",
+    "images": "folder of the images, or of `train2014` and `val2014` (default: the file's folder)",
     "restval": "1: the `restval` images belong to train, as is the custom for MSCOCO; 0: they are left out (default: 1)",
-    "language": "of the captions (default: en)",
+    "language": "language of the captions (default: en)",
 }
 
 
 def open_karpathy(spec: Spec) -> ListedDataset:
     """Read `karpathy:dataset_coco.json,images=DIR[,restval=1][,language=en]`: `val` becomes dev, `restval` train.
 
-    An image lies at `DIR/filepath/filename`, where the file names a `filepath`, or at `DIR/filename`.
+    An image is at `DIR/filepath/filename` if the file names a `filepath`, or at `DIR/filename`.
     """
     path = spec.where()
     folder, languages, with_restval = str(spec.folder("images", path.parent)), spec.languages("en"), spec.switch("restval", True)

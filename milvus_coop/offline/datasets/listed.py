@@ -1,4 +1,4 @@
-"""Data sets that are lists of picture files: what all readers share."""
+"""Data sets that are lists of image files: the code that all readers share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from milvus_coop.offline.datasets.items import SPLITS, Caption, Item, Problem, S
 from milvus_coop.offline.datasets.randomness import number_of
 
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
-"""What splits are called in published lists."""
+"""The names of splits in published lists."""
 
 
 class ListedDataset:
-    """Captioned picture files, in memory; pictures are opened when asked for."""
+    """Captioned image files. The list is in memory; an image is opened when it is asked for."""
 
     def __init__(self, name: str, items: Iterable[Item], problems: Sequence[Problem] = ()) -> None:
         self._name = name
@@ -31,12 +31,12 @@ class ListedDataset:
 
     @property
     def name(self) -> str:
-        """What `--data` was given."""
+        """The data set as `--data` named it."""
         return self._name
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """What was left out, and why."""
+        """The data that was left out, with the reasons."""
         return self._problems
 
     def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
@@ -44,7 +44,7 @@ class ListedDataset:
         return self._items[split]
 
     def open(self, item: Item) -> Image:
-        """The item's picture as upright RGB."""
+        """The item's image as upright RGB."""
         if item.path is None:
             raise ImageUnreadableError(f"{item.id} has no file")
         return decode(item.path)
@@ -60,27 +60,27 @@ class Gathering:
         self._files = Files()
 
     def exists(self, path: str) -> bool:
-        """Whether `path` is a file."""
+        """True if `path` is a file."""
         return self._files.exist(path)
 
     def problem(self, place: str, reason: str) -> None:
-        """Something is left out."""
+        """Record that something is left out."""
         self.problems.append(Problem(place, reason))
 
     def add(self, place: str, item_id: str, path: str, captions: Iterable[Caption], split: Split) -> None:
-        """Keep an item whose file exists, whose id is new and that has a caption.
+        """Keep the item if its file exists, its id is new, and it has a caption.
 
         Args:
-            place: where the list names it, for `problems`.
-            item_id: unique within the data set.
-            path: of the picture.
-            captions: as found; white space around them and exact repetitions are dropped here.
-            split: of the item.
+            place: the place in the list that names the item, for `problems`.
+            item_id: the id, unique within the data set.
+            path: the path of the image.
+            captions: the captions as found. White space around them and exact repetitions are removed here.
+            split: the split of the item.
         """
         if item_id in self._places:
             return self.problem(place, f"the id '{item_id}' is taken by {self._places[item_id]}")
         if not self.exists(path):
-            return self.problem(place, f"there is no picture {path}")
+            return self.problem(place, f"there is no image {path}")
         kept: dict[tuple[str, str], Caption] = {}
         for caption in captions:
             if text := caption.text.strip():
@@ -94,23 +94,23 @@ class Gathering:
         return None
 
     def dataset(self, name: str) -> ListedDataset:
-        """What was gathered."""
+        """The data set of all gathered items."""
         return ListedDataset(name, self.items, self.problems)
 
 
 class Files:
-    """Which files exist: one listing per folder, where one `stat` per file would take minutes on a network drive."""
+    """Tells which files exist. It lists each folder once, as one `stat` per file would take minutes on a network drive."""
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
 
     def exist(self, path: str) -> bool:
-        """Whether `path` is a file."""
+        """True if `path` is a file."""
         folder, name = os.path.split(path)
         names = self._names.get(folder)
         if names is None:
             names = self._names[folder] = _file_names(folder)
-        # The listing does not know that file systems may ignore case or the form of accents.
+        # A name may be missing from the listing because the file system ignores case or the form of accents.
         return name in names or os.path.isfile(path)  # noqa: PTH113 - a Path would cost more than the look-up
 
 
@@ -123,7 +123,7 @@ def _file_names(folder: str) -> frozenset[str]:
 
 
 def split_by_hash(key: str, dev: float, test: float) -> Split:
-    """A split that depends on `key` only, so that adding items moves none of the others."""
+    """A split that depends on `key` only, so that new items do not move the others."""
     place = number_of(key) / 2**64
     if place < test:
         return "test"

@@ -16,9 +16,9 @@ from milvus_coop.offline.datasets.listed import Gathering, ListedDataset
 from milvus_coop.offline.datasets.spec import Spec
 
 KEYS = {
-    "images": "folder of the pictures (default: `images` in the folder of the data set)",
+    "images": "folder of the images (default: `images` in the folder of the data set)",
     "language": "one or more of en, de, fr, cs, joined by + (default: en)",
-    "task": "1: one caption per image and language, translated; 2: five, written independently (default: 1 where it is there)",
+    "task": "1: one caption per image and language, translated; 2: five, written independently (default: 1 if it is there)",
     "test": "which test set: 2016_flickr, 2017_flickr, 2017_mscoco or 2018_flickr (default: 2016_flickr)",
 }
 _STEMS: dict[Split, tuple[str, ...]] = {
@@ -58,7 +58,7 @@ def open_multi30k(spec: Spec) -> ListedDataset:
 
 
 def find_texts(folder: Path, tasks: list[int]) -> Path | None:
-    """The folder with the captions of a Multi30k layout; None: it is none."""
+    """The folder with the captions of a Multi30k layout. None if `folder` has another layout."""
     within = [*(f"data/task{task}/raw" for task in tasks), *(f"task{task}/raw" for task in tasks), "raw", "."]
     return next((folder / name for name in within if _listing(folder / name, _STEMS["train"] + _STEMS["test"])[1]), None)
 

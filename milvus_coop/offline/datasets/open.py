@@ -1,4 +1,4 @@
-"""From the text after `--data` to a data set."""
+"""Opening the data set that the text after `--data` names."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Format:
     """One way to lay out captioned images."""
 
     usage: str
-    """`jsonl:FILE`."""
+    """How the format is written, such as `jsonl:FILE`."""
     keys: Mapping[str, str]
-    """Each option, and what it says."""
+    """The options and their descriptions."""
     open: Callable[[Spec], Dataset]
 
 
@@ -35,10 +35,10 @@ FORMATS: dict[str, Format] = {
 def open_dataset(spec: str) -> Dataset:
     """Open captioned images: `FORMAT:PATH[,key=value]...`, or a path whose format is guessed.
 
-    Formats and their options are in `FORMATS`. Files are listed, not opened; what cannot be used is in `problems`.
+    Formats and their options are in `FORMATS`. Files are listed, not opened. Whatever cannot be used is in `problems`.
 
     Raises:
-        DatasetError: unknown format, option or value; nothing at the path; or a file that is broken as a whole.
+        DatasetError: the format, an option or a value is unknown, the path does not exist, or the file as a whole is broken.
     """
     parsed = parse_spec(spec, FORMATS)
     if not parsed.format:
@@ -49,10 +49,10 @@ def open_dataset(spec: str) -> Dataset:
 
 
 def guess_format(path: Path) -> str:
-    """The format of what lies at a path.
+    """The format of the file or folder at a path.
 
     Raises:
-        DatasetError: a file of another kind.
+        DatasetError: the file is of an unknown kind.
     """
     if path.is_dir():
         return "multi30k" if multi30k.find_texts(path, [1, 2]) else "folder"

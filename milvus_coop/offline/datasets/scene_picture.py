@@ -1,4 +1,4 @@
-"""Where the things of a scene stand, and the picture of it: both follow from a random generator, nothing else."""
+"""The places of the things of a scene, and the image of the scene. Both depend on a random generator alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from milvus_coop.offline.datasets.scene_words import Content
 from milvus_coop.offline.datasets.standing import stand
 
 RADII = {"small": (0.085, 0.105), "large": (0.165, 0.195)}
-"""Half the side of the box around a thing, as a share of the picture."""
+"""Half the side of the box around a thing, as a share of the image."""
 
 _SUPERSAMPLING = 2
 _NOISE = 13  # levels
@@ -34,7 +34,7 @@ _HSV = {
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """A thing and where it stands; centre and radius as shares of the picture, y grows downwards."""
+    """A thing and its place. Centre and radius are shares of the image; y grows downwards."""
 
     size: str
     colour: str
@@ -46,14 +46,14 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The things of a picture, in the order of its caption."""
+    """The things of an image, in the order of its caption."""
 
     objects: tuple[SceneObject, ...]
 
 
 def lay_out(content: Content, rng: random.Random) -> Scene:
-    """Place the things as the caption says, apart from each other and inside the picture."""
-    for _ in range(10_000):  # in the worst case, a small thing at the corner of two large ones, 1 of 7 fits
+    """Place the things as the caption says, apart from each other and inside the image."""
+    for _ in range(10_000):  # the worst case is a small thing at the corner of two large ones: 1 draw of 7 fits
         radii = [rng.uniform(*RADII[thing.size]) for thing in content.things]
         if places := stand(content.relations, radii, rng):
             objects = zip(content.things, places, radii, strict=True)
@@ -62,7 +62,7 @@ def lay_out(content: Content, rng: random.Random) -> Scene:
 
 
 def draw(scene: Scene, size: int, rng: random.Random) -> Image.Image:
-    """An RGB picture of `size` x `size` px."""
+    """An RGB image of `size` x `size` px."""
     side = size * _SUPERSAMPLING
     picture = Image.new("RGB", (side, side), _background(rng))
     pen = ImageDraw.Draw(picture)

@@ -1,4 +1,4 @@
-"""What is in a scene of coloured shapes, how a caption says it, and which scenes are one binding apart."""
+"""The content of a scene of coloured shapes, its caption, and the scenes that are one binding apart from it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ ATTRIBUTES = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Two or three things, all different; each of the others stands in a relation to the first.
+    """Two or three things, all different. Each of the others stands in a relation to the first thing.
 
     With three things the first relation is horizontal and the second vertical, so that the first thing is the corner of an L:
-    no other caption of this form is true of the picture.
+    no other caption of this form is true of the image.
     """
 
     things: tuple[Thing, ...]
@@ -41,32 +41,32 @@ class Content:
 
     @property
     def caption(self) -> str:
-        """`a small red circle left of a large blue square and above a small green star`."""
+        """The caption, such as `a small red circle left of a large blue square and above a small green star`."""
         places = (f"{RELATIONS[r]} {thing}" for r, thing in zip(self.relations, self.things[1:], strict=True))
         return f"{self.things[0]} {' and '.join(places)}"
 
     @property
     def meaning(self) -> Meaning:
-        """The same for all captions that say the same."""
+        """The meaning of the caption. Captions that say the same have the same meaning."""
         return meaning_of(self.things, self.relations)
 
     @property
     def true_meanings(self) -> frozenset[Meaning]:
-        """All that is true of the picture, for a generous reader."""
+        """All meanings that are true of the image for a generous reader."""
         return true_meanings(self.things, self.relations)
 
 
 def write(content: Content) -> str:
-    """A name that `read` understands: `small-red-circle/left/large-blue-square`."""
+    """A name that `read` understands, such as `small-red-circle/left/large-blue-square`."""
     names = [f"{thing.size}-{thing.colour}-{thing.shape}" for thing in content.things]
     return "/".join(itertools.chain([names[0]], *zip(content.relations, names[1:], strict=True)))
 
 
 def read(name: str) -> Content:
-    """The content that was written.
+    """The content of a name that `write` made.
 
     Raises:
-        ValueError: it is not a name of a scene.
+        ValueError: the text is not the name of a scene.
     """
     parts = name.split("/")
     things = tuple(Thing(*part.split("-")) for part in parts[::2] if part.count("-") == 2)
@@ -77,7 +77,7 @@ def read(name: str) -> Content:
 
 
 def draw_content(rng: random.Random, objects: int) -> Content:
-    """A scene whose things differ in colour and shape, so that swapping either makes another scene."""
+    """A scene whose things differ in colour and in shape, so that swapping one of these makes another scene."""
     colours, shapes = rng.sample(COLOURS, objects), rng.sample(SHAPES, objects)
     things = tuple(Thing(rng.choice(SIZES), colour, shape) for colour, shape in zip(colours, shapes, strict=True))
     if objects == 2:
@@ -86,7 +86,7 @@ def draw_content(rng: random.Random, objects: int) -> Content:
 
 
 def variants(content: Content, rng: random.Random) -> list[tuple[str, Content]]:
-    """Scenes one binding apart, each with what differs: an attribute swapped, a relation mirrored, or one thing changed."""
+    """Scenes one binding apart, each with the difference: a swapped attribute, a mirrored relation or a changed thing."""
     found: list[tuple[str, Content]] = []
     for attribute in ("colour", "size", "shape"):
         pairs = [

@@ -21,13 +21,13 @@ KEYS = {
     "n": "items of the train split (default: 20000)",
     "dev": "items of the dev split (default: 1000, at most 10000)",
     "test": "items of the test split (default: 1000, at most 10000)",
-    "seed": "another seed, other scenes (default: 0)",
-    "size": "edge of the pictures in px (default: 96)",
+    "seed": "seed; another seed gives other scenes (default: 0)",
+    "size": "edge of the images in px (default: 96)",
     "objects": "things in a scene: 2 or 3 (default: 2)",
-    "vary": "1: fresh positions, sizes and shades of the train scenes in every epoch; 0: the same pictures (default: 1)",
+    "vary": "1: fresh positions, sizes and shades of the train scenes in every epoch; 0: the same images (default: 1)",
 }
 _MOST = {2: 36_000, 3: 1_000_000}
-"""Scenes of 2 or 3 things in all splits. Of 2 things there are 39,000 that can be told apart; the last of them are slow to find."""
+"""Maximum number of scenes of 2 or 3 things in all splits. 39,000 of 2 things can be told apart, but the last are slow to find."""
 
 
 def open_scenes(spec: Spec) -> Scenes:
@@ -48,14 +48,14 @@ def open_scenes(spec: Spec) -> Scenes:
 
 
 class Scenes:
-    """A data set of scenes; no two of its captions say the same, in all splits together."""
+    """A data set of scenes. No two captions of all its splits say the same."""
 
     def __init__(self, name: str, *, train: int, dev: int, test: int, seed: int, size: int, objects: int, vary: bool) -> None:
         self.name = name
         self.problems: Sequence[Problem] = ()
         self._size, self._seed, self._vary = size, seed, vary
         pool = _Pool(seed, objects)
-        # Test first: its scenes do not depend on how many the other splits have.
+        # Test comes first, so that its scenes do not depend on the sizes of the other splits.
         self._scenes = {split: pool.take(split, count) for split, count in (("test", test), ("dev", dev), ("train", train))}
         self._items: dict[tuple[Split, int], tuple[Item, ...]] = {}
 
@@ -63,7 +63,7 @@ class Scenes:
         """The items of a split, group after group."""
         epoch = epoch if split == "train" and self._vary else 0
         if (split, epoch) not in self._items:
-            self._items = {key: items for key, items in self._items.items() if key[0] != split}  # one epoch at a time
+            self._items = {key: items for key, items in self._items.items() if key[0] != split}  # keeps one epoch at a time
             self._items[split, epoch] = tuple(self._item(split, epoch, *scene) for scene in self._scenes[split])
         return self._items[split, epoch]
 
@@ -72,19 +72,19 @@ class Scenes:
         return Item(item_id, (Caption(content.caption, kind=kind),), split, group=f"{split}-{group}")
 
     def open(self, item: Item) -> Image:
-        """Draw the item's picture; about 1 ms."""
+        """Draw the item's image, which takes about 1 ms."""
         content, rng = _read_id(item)
         return draw(lay_out(content, rng), self._size, rng)
 
 
 def scene_of(item: Item) -> Scene:
-    """What is where in the picture of an item, in the order of the caption: the truth that a region detector is trained on."""
+    """The things and places in an item's image, in the order of the caption. A region detector is trained on this truth."""
     content, rng = _read_id(item)
     return lay_out(content, rng)
 
 
 def _read_id(item: Item) -> tuple[Content, random.Random]:
-    """All that a picture shows follows from the id."""
+    """The content of the item's image, and the random generator that draws it. Both follow from the id."""
     try:
         return read(item.id.removeprefix("scene/").rpartition("/")[0]), rng_of(item.id)
     except ValueError as exc:
@@ -92,7 +92,7 @@ def _read_id(item: Item) -> tuple[Content, random.Random]:
 
 
 class _Pool:
-    """Draws groups of scenes and remembers what has been said."""
+    """Draws groups of scenes and remembers the meanings of their captions."""
 
     def __init__(self, seed: int, objects: int) -> None:
         self._seed, self._objects = seed, objects
@@ -100,7 +100,7 @@ class _Pool:
         self._true: set[Meaning] = set()
 
     def take(self, split: str, count: int) -> tuple[tuple[int, str, Content], ...]:
-        """`count` scenes as (group, what differs from the group's first, content)."""
+        """`count` scenes as (group, difference from the group's first scene, content)."""
         rng, taken, groups = rng_of(f"{split} {self._seed} {self._objects}"), list[tuple[int, str, Content]](), 0
         while len(taken) < count:
             base = draw_content(rng, self._objects)
@@ -114,7 +114,7 @@ class _Pool:
         return tuple(taken[:count])
 
     def _new(self, group: list[tuple[str, Content]]) -> list[tuple[str, Content]]:
-        """Those whose caption is true of their own picture only, among all pictures so far and those of the group."""
+        """The scenes whose caption is true of no other image, among all images so far and those of the group."""
         kept: list[tuple[str, Content]] = []
         said, true = set[Meaning](), set[Meaning]()
         for kind, content in group:

@@ -22,9 +22,9 @@ class Spec:
     """A data set as named by the user, split into its parts."""
 
     text: str
-    """As it was given."""
+    """The argument as it was given."""
     format: str
-    """'' where the format is to be guessed from the path."""
+    """The name of the format. '' if the format must be guessed from the path."""
     path: Path | None
     options: Mapping[str, str]
 
@@ -32,7 +32,7 @@ class Spec:
         """The path.
 
         Raises:
-            DatasetError: there is none, or nothing lies there.
+            DatasetError: no path was given, or it does not exist.
         """
         if self.path is None:
             raise DatasetError(f"--data {self.text}: no path", expected=f"{self.format}:PATH[,key=value]...")
@@ -41,7 +41,7 @@ class Spec:
         return self.path
 
     def folder(self, key: str, default: Path) -> Path:
-        """The folder that an option names."""
+        """The folder that an option names, or `default`."""
         if key not in self.options:
             return default
         folder = Path(self.options[key]).expanduser()
@@ -64,7 +64,7 @@ class Spec:
         return float(text)
 
     def switch(self, key: str, default: bool) -> bool:
-        """0 or 1."""
+        """An option that is 0 or 1, as a bool."""
         text = self.options.get(key, str(int(default)))
         if text not in {"0", "1"}:
             raise self.wrong(key, "0 or 1")
@@ -78,14 +78,14 @@ class Spec:
         return codes
 
     def wrong(self, key: str, expected: str) -> DatasetError:
-        """What to raise for a value that makes no sense."""
+        """The error for an invalid value of an option."""
         return DatasetError(f"--data {self.text}: {key}={self.options.get(key, '')}", expected=expected)
 
     def check_keys(self, known: Collection[str]) -> None:
         """Refuse options that the format does not have.
 
         Raises:
-            DatasetError: names the option, and the ones there are.
+            DatasetError: an option is unknown. The message names it and the known ones.
         """
         for key in self.options:
             if key not in known:
@@ -98,7 +98,7 @@ class Spec:
 
 
 def parse_spec(text: str, formats: Collection[str]) -> Spec:
-    """Take `FORMAT:PATH[,key=value]...` apart; paths and values may contain commas.
+    """Split `FORMAT:PATH[,key=value]...` into its parts. Paths and values may contain commas.
 
     Raises:
         DatasetError: nothing was given, a key is given twice, or there is no such format.

@@ -1,4 +1,4 @@
-"""Left of, right of, above, below: what follows from them, and where to put things so that they are plainly true."""
+"""The relations left of, right of, above and below: what follows from them, and places of things that make them clearly true."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Place = tuple[float, float]
 
 EDGE = 0.02
 GAP = 0.035
-_SLANT = 0.22  # of the distance: how far "left of" may be from level
+_SLANT = 0.22  # share of the distance: how far "left of" may be from level
 _STEP = {"left": 1, "above": 1, "right": -1, "below": -1}
 
 
 def meaning_of(things: Sequence[Hashable], relations: Sequence[str]) -> Meaning:
-    """What is said when the first thing stands in the relations to the others, in order.
+    """The meaning of a caption in which the first thing stands in these relations to the others, in order.
 
-    The same for all ways to say the same: A left of B, B right of A.
+    "A left of B" and "B right of A" have the same meaning.
     """
     return frozenset(_fact(relation, things[0], thing) for relation, thing in zip(relations, things[1:], strict=True))
 
 
 def true_meanings(things: Sequence[Hashable], relations: Sequence[str]) -> frozenset[Meaning]:
-    """Its own meaning, and what a generous reader finds true as well.
+    """The caption's own meaning, and the other meanings that a generous reader finds true.
 
     With three things the first relation is horizontal and the second vertical: they stand in an L, the first at its corner. The
     other two stand diagonally, so that one is left of the other, and above or below it.
@@ -48,7 +48,7 @@ def _fact(relation: str, first: Hashable, second: Hashable) -> Fact:
 
 
 def stand(relations: Sequence[str], radii: Sequence[float], rng: random.Random) -> list[Place] | None:
-    """Centres for things of these radii (half the side of a box), the first in the relations to the others; None: a bad draw."""
+    """Centres for things of these radii (half the side of a box), the first in the relations to the others. None: a bad draw."""
     widest = max(radii)
     first = [_inside(widest, rng), _inside(widest, rng)]
     distances: list[float] = []

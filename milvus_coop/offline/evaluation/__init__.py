@@ -1,11 +1,11 @@
 """Evaluation as the paper does it, through Milvus: BE, CE, Sep+Coop and Joint+Coop, quality and cost side by side.
 
-corpus     images and texts of a split     protocols  who is asked among what     systems    the four, and bundles
+corpus     images and texts of a split     protocols  the queries and their pools systems    the four, and bundles
 workbench  collections, filled, dropped    rankings   what Milvus returned        memo       texts encoded once
-exhaustive every pair                      metrics    one query's figures         bootstrap  how sure they are
+exhaustive every pair                      metrics    one query's figures         bootstrap  confidence intervals
 quality    figures of a bundle             cost       times, bytes, ANN recall    growth     in larger pools
 gallery    repaired and broken queries     judge      one bundle                  run        `evaluate`
-records    what came out                   tables, plots, page: how it looks
+records    the results                     tables, plots, page: how the results are shown
 """
 
 from milvus_coop.offline.evaluation.bootstrap import Interval

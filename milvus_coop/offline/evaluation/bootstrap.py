@@ -1,4 +1,4 @@
-"""How sure a mean over queries is: percentile bootstrap, the same resamples for all systems, so that differences are paired."""
+"""Confidence intervals of means over queries by percentile bootstrap. All systems share the resamples: differences are paired."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from milvus_coop.types import Array
 
 LEVEL = 0.95
 CHUNK = 50
-"""Resamples drawn at once: 25,000 queries take 10 MB."""
+"""Resamples that are drawn at once. For 25,000 queries they take 10 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Interval:
 
 
 def mean_and_draws(values: Array, strata: Array, *, resamples: int, seed: int) -> tuple[Array, Array]:
-    """Means over queries, and what they are when the queries are drawn again with replacement.
+    """Means over queries, and the means of resamples of the queries, which are drawn with replacement.
 
     Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. Queries are drawn within their stratum, and the
     mean is that of the strata's means: a stratum is one of the folds of MSCOCO's 1k protocol.
@@ -32,7 +32,7 @@ def mean_and_draws(values: Array, strata: Array, *, resamples: int, seed: int) -
         values: float array of shape (queries, columns); a row is drawn as a whole, so columns stay paired.
         strata: ints of shape (queries,).
         resamples: how many times to draw.
-        seed: of the draws.
+        seed: the seed of the draws.
 
     Returns:
         Means of shape (columns,) and draws of shape (resamples, columns).

@@ -1,4 +1,4 @@
-"""What is evaluated on: the images and distinct texts of a split, which belong together, and distractors that only stand around."""
+"""The data of an evaluation: the images and distinct texts of a split, which of them belong together, and distractors."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Text:
 
     text: str
     images: frozenset[int] = frozenset()
-    """Numbers of the images that it describes; empty: a distractor."""
+    """Numbers of the images that the text describes. Empty for a distractor."""
     kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Images, and texts by language. Items are named by their number, in the order of the data."""
+    """Images, and texts by language. An item is named by its number: its position in the data."""
 
     name: str
     split: Split
@@ -42,7 +42,7 @@ class Corpus:
     problems: tuple[Problem, ...]
 
     def without(self, images: Iterable[int], problems: Sequence[Problem]) -> Corpus:
-        """A corpus that lacks these images, and the texts that describe nothing else."""
+        """A corpus without these images, and without the texts that describe no other image."""
         gone = set(images)
         number = {old: new for new, old in enumerate(i for i in range(len(self.images)) if i not in gone)}
         texts = {}
@@ -62,16 +62,16 @@ def build_corpus(
     distractors: Dataset | None = None,
     on_progress: OnProgress = silent,
 ) -> Corpus:
-    """Read a split; pictures that the data set draws itself are written into `folder` as PNG files.
+    """Read a split. Images that the data set draws itself are written into `folder` as PNG files.
 
     Args:
-        dataset: queries and right answers.
-        folder: for pictures; exists.
-        split: which part.
-        languages: of the captions; all if empty. Each is evaluated on its own.
-        distractors: more items for the pools, of the same split where it has one. They are no queries and never right; one that
-            shares a caption with the data is left out, because it would be right.
-        on_progress: told of pictures that are written.
+        dataset: the source of queries and right answers.
+        folder: where drawn images are written. It must exist.
+        split: the part of the data that is read.
+        languages: the languages of the captions, each evaluated on its own. Empty means all languages.
+        distractors: a data set that gives more items for the pools, from the same split where it has one. Distractors are never
+            queries and never right. An item that shares a caption with the data is left out, because it would be right.
+        on_progress: called while images are written.
 
     Raises:
         DatasetError: the split is empty, or has no captions of a language.
@@ -102,7 +102,7 @@ def _languages(name: str, items: Sequence[Item], asked: Sequence[str]) -> list[s
 
 
 def _readable(item: Item, problems: list[Problem]) -> Item:
-    """The item without captions that no collection can hold."""
+    """The item without the captions that no collection can hold."""
     left = []
     for caption in item.captions:
         try:
@@ -128,7 +128,7 @@ def _captions(item: Item, language: str) -> list[Caption]:
 
 
 def _distractors(dataset: Dataset, split: Split, texts: dict[str, tuple[Text, ...]], problems: list[Problem]) -> list[Item]:
-    """Items that are wrong for every query. A data set without that split gives all it has."""
+    """Items that are wrong for every query. A data set that lacks the split gives all its items."""
     items = list(dataset.items(split)) or [item for other in ("test", "dev", "train") for item in dataset.items(other)]
     if not items:
         raise DatasetError(f"the distractors {dataset.name} have no items", expected="other --distractors")
@@ -148,7 +148,7 @@ def _more(known: Sequence[Text], items: Sequence[Item], language: str) -> list[T
 def _pictures(
     items: Sequence[tuple[Dataset, Item]], n_queries: int, folder: Path, on_progress: OnProgress
 ) -> tuple[list[Picture], dict[int, Problem]]:
-    """A file for every item, and the items whose picture cannot be opened."""
+    """An image file for every item, and the items whose image cannot be opened."""
     pictures: list[Picture] = []
     broken: dict[int, Problem] = {}
     to_draw = sum(item.path is None for _, item in items)
@@ -163,6 +163,6 @@ def _pictures(
                 broken[number] = Problem(item.id, str(exc))
             drawn += 1
             if drawn % 50 == 0 or drawn == to_draw:
-                on_progress(Progress("write pictures", drawn, to_draw))
+                on_progress(Progress("write images", drawn, to_draw))
         pictures.append(Picture(item.id, path, distractor=number >= n_queries))
     return pictures, broken

@@ -1,4 +1,4 @@
-"""What a query costs, measured as a user pays it: one query at a time, through `CoopSearch`, after a warm-up."""
+"""The cost of a query as a user pays it: one query at a time, through `CoopSearch`, after a warm-up."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ LEAST_QUERIES = 5
 LIMIT = 10
 """Hits that the measured queries ask for."""
 PROBE = 256
-"""Candidates that tell what a whole pool would take."""
+"""Number of candidates that are scored to estimate the time for a whole pool."""
 AFFORDABLE_S = 5.0
 """An exhaustive query that takes longer is estimated, not measured."""
 EXACT_TOLERANCE = 1e-5
-"""float32 cosines that are summed in another order; an item that scores this close to the k-th exact one is as good."""
+"""Milvus sums float32 cosines in another order, so an item that scores this close to the k-th exact item counts as found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Sample:
     """Queries to measure with."""
 
     kind: Kind
-    """What they look for."""
+    """The kind of item that the queries search for."""
     texts: tuple[str, ...] = ()
     images: tuple[Picture, ...] = ()
     seconds: float = 10.0
-    """For one system; see `measure`."""
+    """Time limit for one system in seconds; see `measure`."""
 
     def __len__(self) -> int:
         return len(self.texts) + len(self.images)
@@ -58,18 +58,18 @@ def sample(corpus: Corpus, language: str, kind: Kind, queries: Sequence[int], op
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """One system in one pool, ready to be asked."""
+    """One system in one pool, ready to answer queries."""
 
     contestant: Contestant
     pool: int
     ask: Callable[[int], Timings]
-    """Answers query i of the sample."""
+    """Answers query i of the sample and returns its timings."""
     estimated: bool = False
-    """Whether what `ask` returns is an estimate from a part of the work."""
+    """True if the timings of `ask` are estimated from a part of the work."""
 
 
 def coop_meter(search: CoopSearch, of: Sample, contestant: Contestant, pool: int) -> Meter:
-    """BE or Coop, through an opened collection."""
+    """The meter of BE or Coop, which search through an opened collection."""
     k = contestant.k or LIMIT
 
     def ask(i: int) -> Timings:
@@ -80,7 +80,7 @@ def coop_meter(search: CoopSearch, of: Sample, contestant: Contestant, pool: int
 
 
 def exhaustive_meter(entrant: Entrant, shelf: Shelf, of: Sample) -> Meter:
-    """The cross-encoder on everything that is stored; where a query takes too long, on a few, times as many as there are."""
+    """The meter of the cross-encoder on every stored item. Where a query takes too long, it scores a few items and extrapolates."""
     contents = contents_of(entrant.models.encoder, shelf.kind, shelf.tokens)
     reranker = CandidateReranker(contents, entrant.models.reranker, shelf.kind, entrant.settings.timeout_s)
     candidates = shelf.candidates(list(shelf.rows))
@@ -104,9 +104,9 @@ def exhaustive_meter(entrant: Entrant, shelf: Shelf, of: Sample) -> Meter:
 
 
 def measure(meters: Sequence[Meter], of: Sample, stage: str, on_progress: OnProgress) -> list[Cost]:
-    """Ask every meter the same queries, taking turns, so that a busy machine is busy for all of them.
+    """Ask every meter the same queries. The meters take turns, so that other load on the machine affects all of them alike.
 
-    A meter that has used up the sample's seconds leaves, after at least `LEAST_QUERIES` queries.
+    A meter that has used up the sample's seconds stops, but not before it has answered `LEAST_QUERIES` queries.
     """
     for meter in meters:
         for i in range(min(WARM_UP, len(of))):
@@ -133,11 +133,11 @@ def ann_recall(bench: Workbench, name: str, shelf: Shelf, embeddings: Array, ks:
     """Compare Milvus' answers with a full scan over the stored embeddings.
 
     Args:
-        bench: holds the collection.
-        name: of the bundle.
+        bench: the workbench that holds the collection.
+        name: the name of the bundle.
         shelf: the collection.
-        embeddings: of the queries, float32 of shape (n, dim).
-        ks: how many neighbours to compare; larger than the collection means all of it.
+        embeddings: the embeddings of the queries, float32 of shape (n, dim).
+        ks: the numbers of neighbours to compare. A number larger than the collection means the whole collection.
     """
     exact = -np.sort(-(embeddings @ shelf.embeddings(list(shelf.rows)).T), axis=1)
     collection = bench.collection(shelf)

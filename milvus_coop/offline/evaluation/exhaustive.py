@@ -1,4 +1,4 @@
-"""The cross-encoder on every pair of a pool: what Coop saves, and what it is compared with."""
+"""The cross-encoder on every pair of a pool: the work that Coop saves, and the quality that Coop is compared with."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from milvus_coop.types import Array, Kind
 TEXTS_PER_CALL = 16
 IMAGES_PER_CALL = 256
 BYTES_PER_CALL = 128 * 2**20
-"""Of large token files or pixels, repeated for every text."""
+"""Maximum size of large token files or pixels in memory, repeated for every text."""
 PROBE_TEXTS, PROBE_IMAGES = 16, 256
-"""Pairs that are scored to estimate what all would cost."""
+"""Number of pairs that are scored to estimate the cost of all pairs."""
 
 
 Ranks = Mapping[Kind, Mapping[int, tuple[int, ...]]]
-"""Ranks of the right answers by what was searched for and query; whole rankings of 25,000 texts would fill the memory."""
+"""Ranks of the right answers, by the kind searched for and by query. Whole rankings of 25,000 texts would fill the memory."""
 
 
 class PairScorer:
-    """Scores texts against stored image tokens, each text encoded once."""
+    """Scores texts against stored image tokens. Each text is encoded once."""
 
     def __init__(self, entrant: Entrant, texts: Sequence[Text], shelf: Shelf) -> None:
         self._models = entrant.models
@@ -42,7 +42,7 @@ class PairScorer:
         self._images_per_call = min(IMAGES_PER_CALL, max(1, BYTES_PER_CALL // n_bytes)) if n_bytes else IMAGES_PER_CALL
 
     def scores(self, texts: Sequence[int], images: Sequence[int], on_done: OnProgress | None = None) -> Array:
-        """Match probabilities, or logits for bundles whose authors rank by these: float32 of shape (texts, images).
+        """Match probabilities, or logits for bundles whose authors rank by logits: float32 of shape (texts, images).
 
         Raises:
             BackendError: an image cannot be read.
@@ -67,7 +67,7 @@ class PairScorer:
         return read.side
 
     def probe(self, texts: Sequence[int], images: Sequence[int]) -> float:
-        """Pairs per second, measured on a few after as many to warm up."""
+        """Pairs per second, measured on a few pairs after a warm-up on as many."""
         texts, images = texts[:PROBE_TEXTS], images[:PROBE_IMAGES]
         self.scores(texts, images)
         start = time.perf_counter()
@@ -76,9 +76,9 @@ class PairScorer:
 
 
 def rank_all(scorer: PairScorer, pool: Pool, name: str, on_progress: OnProgress) -> Ranks:
-    """Score every query of a pool against everything, both directions; pairs that both need are scored once.
+    """Score every query of a pool against every item, in both directions. A pair that both directions need is scored once.
 
-    Equal scores stand in the order of the data.
+    Items with equal scores keep the order of the data.
     """
     queries, askers = list(pool.relevant_images), list(pool.relevant_texts)
     others = [number for number in pool.texts if number not in pool.relevant_images]
@@ -99,7 +99,7 @@ def rank_all(scorer: PairScorer, pool: Pool, name: str, on_progress: OnProgress)
 def _ranks(
     queries: Sequence[int], scores: Array, items: Sequence[int], relevant: Mapping[int, frozenset[int]]
 ) -> dict[int, tuple[int, ...]]:
-    """One row of scores per query, one column per item."""
+    """Ranks of the right answers, from one row of scores per query and one column per item."""
     columns = np.array(items)
     return {q: ranks_of(columns[np.argsort(-row, kind="stable")], relevant[q]) for q, row in zip(queries, scores, strict=True)}
 

@@ -1,4 +1,4 @@
-"""Queries that the cross-encoder repaired or broke: what to look at before believing a table."""
+"""Queries that the cross-encoder repaired or broke. Look at them before you believe a table."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from milvus_coop.offline.evaluation.records import DIRECTIONS, Case, Contestant,
 from milvus_coop.types import Array, Kind
 
 TOP = 5
-"""Places of either ranking that are shown."""
+"""Number of items of each ranking that are shown."""
 THUMBNAIL = 96
-"""Pixels of the longer edge on the page; files have twice as many."""
+"""Pixels of the longer edge on the page. The image files have twice as many."""
 LABEL = 300
-"""Characters of a text that are shown."""
+"""Maximum number of characters of a text that are shown."""
 
 
 def changed(
     corpus: Corpus, pool: Pool, rankings: Mapping[Kind, Sequence[Ranking]], contestant: Contestant
 ) -> tuple[list[Case], dict[Direction, tuple[int, int]]]:
-    """Every query whose first answer became right or wrong, those that moved farthest first; and how many there are of either."""
+    """Every query whose first answer became right or wrong, the largest moves first, and the numbers of both."""
     relevance: Mapping[Kind, Mapping[int, frozenset[int]]] = {"image": pool.relevant_images, "text": pool.relevant_texts}
     cases: list[Case] = []
     counts: dict[Direction, tuple[int, int]] = {}
@@ -46,7 +46,7 @@ def choose(cases: Sequence[Case], n: int) -> list[Case]:
 
 
 def thumbnails(corpus: Corpus, cases: Sequence[Case]) -> dict[int, bytes]:
-    """Small JPEG files of all images that the cases show, by number. One that cannot be read is left out."""
+    """Small JPEG files of all images that the cases show, by number. An image that cannot be read is left out."""
     wanted: set[int] = set()
     for case in cases:
         wanted |= {s.item for s in (*case.be, *case.coop)} if case.direction == "image retrieval" else {case.query}

@@ -1,4 +1,4 @@
-"""How the cost of a query grows with the pool: the same queries in an eighth, a quarter, half and all of it."""
+"""The growth of a query's cost with the pool: the same queries in an eighth, a quarter, a half and all of the pool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from milvus_coop.offline.evaluation.workbench import Shelf, Workbench
 
 PARTS = (8, 4, 2, 1)
 LEAST = 10
-"""Items in the smallest part worth a measurement."""
+"""Minimum number of items in a part that is measured."""
 
 
 def grow(
@@ -27,7 +27,7 @@ def grow(
     seed: int,
     on_progress: OnProgress,
 ) -> list[Cost]:
-    """Measure every contestant in random parts of a collection; each part holds the smaller ones."""
+    """Measure every contestant in random parts of a collection. Each part contains the smaller parts."""
     order = np.random.default_rng(seed).permutation(np.array(list(shelf.rows))).tolist()
     sizes = sorted({n for part in PARTS if (n := -(-len(order) // part)) >= LEAST} | {len(order)})
     parts = [bench.part(shelf, sorted(order[:size])) for size in sizes]

@@ -1,4 +1,4 @@
-"""One bundle from an empty Milvus to its figures."""
+"""The evaluation of one bundle, from an empty Milvus to the figures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from milvus_coop.types import Kind
 
 @dataclass
 class Findings:
-    """What is known of one bundle so far."""
+    """The results of one bundle so far."""
 
     quality: list[Quality] = field(default_factory=list)
     reach: list[Reach] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Findings:
 
 
 class Judge:
-    """Evaluates one bundle. The collections that it makes are the workbench's to drop."""
+    """Evaluates one bundle. The workbench drops the collections that the judge makes."""
 
     def __init__(
         self, bench: Workbench, entrant: Entrant, systems: Sequence[System], options: Options, on_progress: OnProgress
@@ -66,7 +66,7 @@ class Judge:
 
     @property
     def contestants(self) -> list[Contestant]:
-        """The rows of this bundle."""
+        """The systems of this bundle, each a row of the tables."""
         rows: list[Contestant] = []
         for system in self._systems:
             ks = self._options.sorted_ks if system == self._entrant.coop else (None,)
@@ -78,18 +78,18 @@ class Judge:
         return next((c for c in self.contestants if c.k == self._options.headline_k), None)
 
     def fill_images(self, corpus: Corpus) -> tuple[Corpus, Shelf]:
-        """Ingest the images; what cannot be read leaves the corpus."""
+        """Ingest the images. An image that cannot be read is removed from the corpus."""
         shelf, failures = self._bench.fill(corpus, None, self._quick)
         if not failures:
             return corpus, shelf
         left = corpus.without([number for number, _ in failures], [problem for _, problem in failures])
-        shelf, failures = self._bench.fill(left, None, self._quick)  # again: numbers have moved; what fails twice in a row is odd
+        shelf, failures = self._bench.fill(left, None, self._quick)  # again, as the numbers have moved
         if failures:
             raise DatasetError(f"{failures[0][1].place} could be read once and not again", expected="files that stay as they are")
         return left, shelf
 
     def run(self, corpus: Corpus, images: Shelf) -> Findings:
-        """Everything but the ingest of images."""
+        """Do the whole evaluation except for the ingest of images."""
         self.findings.storage.append(cost.storage(self._entrant, images))
         for position, (language, some) in enumerate(groupby(pools(corpus, self._options.protocol), key=lambda pool: pool.language)):
             texts, failures = self._bench.fill(corpus, language, self._quick)
@@ -97,7 +97,7 @@ class Judge:
             self._judge(corpus, language, list(some), images, texts)
             if position == 0:
                 self._measure(corpus, language, images, texts)
-        self._quick.models.backend.close()  # up to half a gigabyte
+        self._quick.models.backend.close()  # frees up to half a gigabyte
         return self.findings
 
     def _judge(self, corpus: Corpus, language: str, some: Sequence[Pool], images: Shelf, texts: Shelf) -> None:
@@ -130,7 +130,7 @@ class Judge:
         found.cases += gallery.choose(cases, options.gallery)
 
     def _exhaustive(self, corpus: Corpus, language: str, some: Sequence[Pool], images: Shelf) -> list[Ranks] | None:
-        """The exhaustive cross-encoder on every pool; None where it is not asked for or too much, which is then on record."""
+        """The exhaustive cross-encoder on every pool. None if it was not asked for, or is skipped because of too many pairs."""
         scorer = PairScorer(self._quick, corpus.texts[language], images)
         rate = self.findings.pairs_per_s = scorer.probe(some[0].texts, some[0].images)
         if "ce" not in self._systems:
@@ -142,7 +142,7 @@ class Judge:
         return [rank_all(scorer, pool, self._entrant.name, self._on_progress) for pool in some]
 
     def _measure(self, corpus: Corpus, language: str, images: Shelf, texts: Shelf) -> None:
-        """Bytes, times and ANN recall in the whole pool; `protocol` and other languages cost the same."""
+        """Measure bytes, times and ANN recall in the whole pool. Other protocols and languages cost the same."""
         options, found = self._options, self.findings
         found.storage.append(cost.storage(self._entrant, texts))
         if not options.cost_queries:
@@ -170,7 +170,7 @@ class Judge:
             return cost.measure(meters, of, f"measure {shelf.kind} retrieval, {self._entrant.name}", self._on_progress)
 
     def facts(self) -> BundleFacts:
-        """Which model this is."""
+        """The facts that identify the bundle."""
         spec = self._entrant.spec
         return BundleFacts(self._entrant.name, spec.label, spec.kind, spec.fingerprint, self.findings.pairs_per_s)
 

@@ -1,6 +1,6 @@
-"""A backend that remembers: a caption that is a candidate of many pictures, or a picture that is item and query, is encoded once.
+"""A backend that remembers what it encoded, such as a text that is a candidate of many images, or an image that is item and query.
 
-For figures of quality only. Cost is measured without it, because a search does encode its query and the texts of its candidates.
+It is for figures of quality only. Cost is measured without it, because a search does encode its query and its candidates' texts.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Known = dict[str, Array]
 
 
 class MemoBackend:
-    """Another backend with a memory for what its encoders said; it forgets everything when it is full.
+    """Another backend with a memory for the outputs of its encoders. It forgets everything when the memory is full.
 
-    Texts are told apart by their unpadded token ids, pictures by their pixels. What the text encoder returns per token is cut to
-    the text's length and padded with zeros again: the cross-encoder reads it under the mask.
+    Texts are told apart by their unpadded token ids, images by their pixels. The text encoder's output per token is cut to the
+    text's length and padded with zeros again. The cross-encoder ignores the padding because of the mask.
     """
 
     def __init__(self, backend: Backend, limit_bytes: int = MEMO_BYTES) -> None:
@@ -35,7 +35,7 @@ class MemoBackend:
 
     @property
     def spec(self) -> BundleSpec:
-        """The record of the bundle that is run."""
+        """The record of the bundle."""
         return self._backend.spec
 
     def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
@@ -60,7 +60,7 @@ class MemoBackend:
         self._backend.load(graphs)
 
     def close(self) -> None:
-        """The backend underneath stays open: whoever opened it closes it."""
+        """Leave the backend underneath open. The code that opened it closes it."""
         self._memo.clear()
 
     def _remember(self, new: Mapping[bytes, Known]) -> None:
@@ -73,7 +73,7 @@ class MemoBackend:
 
 
 def _keys(graph: GraphSpec, inputs: Mapping[str, Array], lengths: Sequence[int] | None) -> list[bytes]:
-    """What tells rows apart: their content, without padding."""
+    """Keys that identify rows by their content, without padding."""
     arrays = [inputs[tensor.name] for tensor in graph.inputs]
     keys = []
     for i in range(len(arrays[0])):

@@ -1,4 +1,4 @@
-"""What an evaluation may be asked for."""
+"""The options of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from milvus_coop.search.queries import MAX_K
 
 KS = (10, 20, 50, 100)
 HEADLINE_K = 20
-"""The k of the paper, and of the gallery and the growth curve where it is among the ks."""
+"""The k of the paper. The gallery and the growth curve use it if it is among the ks."""
 MAX_PAIRS = 2_000_000
-"""About a minute of coop-small on two cores."""
+"""Number of pairs that coop-small scores in about a minute on two cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to evaluate."""
+    """The options of an evaluation."""
 
     systems: Sequence[str] = ()
-    """Some of be, ce, sep-coop, joint-coop; empty: all that the bundles offer."""
+    """Some of be, ce, sep-coop, joint-coop. Empty means all that the bundles offer."""
     ks: Sequence[int] = KS
-    """How many candidates Coop rescores; a row for each."""
+    """Numbers of candidates that Coop reranks. Each is a row of the tables."""
     split: Split = "test"
     languages: Sequence[str] = ()
-    """Of the captions, each on its own; empty: all that the data has."""
+    """Languages of the captions, each evaluated on its own. Empty means all languages of the data."""
     protocol: Protocol = "all"
     max_pairs: int = MAX_PAIRS
-    """The exhaustive cross-encoder is skipped where a pool has more pairs."""
+    """The exhaustive cross-encoder is skipped if a pool has more pairs."""
     seed: int = 0
     resamples: int = 1000
-    """Of the bootstrap."""
+    """Number of bootstrap resamples."""
     cost_queries: int = 200
-    """Most queries to measure times with; 0: no costs."""
+    """Maximum number of queries whose time is measured. 0 means that no cost is measured."""
     cost_s: float = 5.0
-    """Most seconds for one such measurement."""
+    """Maximum time of one such measurement, in seconds."""
     grow: bool = True
-    """Whether to measure in parts of the pool too."""
+    """If true, cost is also measured in parts of the pool."""
     gallery: int = 6
-    """Repaired and broken queries of each direction in the gallery."""
+    """Number of repaired and of broken queries per direction in the gallery."""
 
     def check(self) -> None:
-        """Refuse what makes no sense.
+        """Refuse invalid values.
 
         Raises:
-            InvalidArgumentError: naming the first such value.
+            InvalidArgumentError: a value is invalid. The message names the first one.
         """
         if not self.ks:
             raise InvalidArgumentError("no k is given", expected="one or more, such as 10,20,50,100")
@@ -62,10 +62,10 @@ class Options:
 
     @property
     def sorted_ks(self) -> tuple[int, ...]:
-        """Each k once, rising."""
+        """Each k once, in ascending order."""
         return tuple(sorted(set(self.ks)))
 
     @property
     def headline_k(self) -> int:
-        """The k that stands for Coop where there is room for one."""
+        """The k that represents Coop where only one can be shown."""
         return next((k for k in self.sorted_ks if k >= HEADLINE_K), self.sorted_ks[-1])

@@ -1,4 +1,4 @@
-"""Writes a report into a folder: results.json for programs, report.html for people."""
+"""Writing a report into a folder: results.json for programs, report.html for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLOTTER = "matplotlib"
 
 
 def check_output(folder: Path) -> None:
-    """Refuse early what would fail after an hour of work.
+    """Check before an hour of work that a report can be written.
 
     Raises:
         InvalidArgumentError: matplotlib is missing, or the folder cannot be made.

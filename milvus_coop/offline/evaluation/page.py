@@ -1,4 +1,4 @@
-"""report.html: one file that works offline, in light and dark, on a phone. Every text from outside is escaped."""
+"""The page report.html: one file that works offline, in light and dark mode, and on a phone. Every text from outside is escaped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from milvus_coop.offline.evaluation.records import DIRECTIONS, Direction, Evalua
 from milvus_coop.offline.evaluation.tables import TextTable, milliseconds, percent, points, summary_lines, tables
 
 GUARD = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""Content security policy: nothing is loaded, no script runs, whatever a caption holds."""
+"""Content security policy: the page loads nothing and runs no script, whatever a caption contains."""
 
 METHOD = (
     "Items were ingested into Milvus and searched there. Coop reranks only what Milvus returned; candidates beyond k stay below in "
@@ -21,7 +21,7 @@ METHOD = (
 
 
 def render(report: EvaluationReport) -> str:
-    """The page as text."""
+    """The HTML text of the page."""
     title = f"Evaluation on {PurePath(report.data).name or report.data}"
     body = [
         f"<h1>{escape(title)}</h1>",
@@ -49,7 +49,7 @@ def _subtitle(report: EvaluationReport) -> str:
 
 
 def _tiles(report: EvaluationReport) -> str:
-    """What the CE adds to R@1, in a sentence each; and what it costs."""
+    """The tiles at the top: the CE's gain in R@1 per direction, and its cost, a sentence each."""
     tiles = []
     for q in report.quality:
         if q.contestant.k == report.headline_k and q.gain:

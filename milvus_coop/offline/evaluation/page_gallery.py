@@ -1,4 +1,4 @@
-"""The gallery of the page: both rankings of a query side by side, the right answers marked."""
+"""The gallery of the page: both rankings of a query side by side, with the right answers marked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from milvus_coop.offline.evaluation.records import DIRECTIONS, Case, EvaluationR
 
 
 def gallery_html(report: EvaluationReport) -> str:
-    """All cases, grouped by bundle and direction; '' where there are none."""
+    """The HTML of all cases, grouped by bundle and direction. '' if there are none."""
     parts: list[str] = []
     for bundle, changes in report.changes.items():
         for direction in DIRECTIONS.values():
@@ -31,7 +31,7 @@ def gallery_html(report: EvaluationReport) -> str:
 
 
 def thumbnail_style(thumbnails: Mapping[int, bytes]) -> str:
-    """Each picture once, as the background of a class."""
+    """CSS that contains each image once, as the background of a class."""
     rules = (
         f".t{n}{{background-image:url(data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})}}" for n, jpeg in thumbnails.items()
     )

@@ -1,4 +1,4 @@
-"""The look of the page: light and dark, wide and narrow, without anything from elsewhere."""
+"""The style sheet of the page, for light and dark mode and for wide and narrow screens. It loads nothing from elsewhere."""
 
 from __future__ import annotations
 

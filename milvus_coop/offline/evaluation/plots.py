@@ -1,4 +1,4 @@
-"""Plots as SVG text that takes its colours from the page around it, so that it is right in light and in dark."""
+"""Plots as SVG text. They take their colours from the page around them, so they suit light and dark mode."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ COLOURS = {
     LINES: "var(--line)",
     **{stand_in: f"var(--{system})" for system, stand_in in SERIES.items()},
 }
-"""Colours that stand for those of the page; no plot has them by chance."""
+"""Placeholder colours that are replaced by those of the page. No plot uses them by chance."""
 STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
-"""Line and marker, by bundle."""
+"""Line and marker of each bundle."""
 DASHES = {"-": "", "--": "6 3", "-.": "6 3 1 3", ":": "1 3"}
 SIZE = (5.0, 3.3)
 SETTINGS: Any = {
@@ -47,13 +47,13 @@ SETTINGS: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One entry of a legend, which the page writes: there is always room for names there."""
+    """One entry of a legend. The page writes the legend, because it always has room for the names."""
 
     label: str
     colour: str
-    """As CSS has it."""
+    """A CSS colour."""
     dashes: str
-    """As `stroke-dasharray` has it; '' is a solid line."""
+    """A value of `stroke-dasharray`. '' is a solid line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Plot:
 
 
 def plots(report: EvaluationReport) -> list[Plot]:
-    """Every plot there is something to show for."""
+    """Every plot for which the report has data."""
     wanted: list[tuple[str, Callable[[Any], None]]] = []
     for direction in DIRECTIONS.values():
         if any(r.direction == direction for r in report.reach) and any(q.contestant.k for q in report.quality):
@@ -95,12 +95,12 @@ def _drawn(title: str, draw: Callable[[Any], None], number: int) -> Plot:
 
 
 def _key(handle: Any, label: str) -> Key:
-    line = handle[0] if isinstance(handle, tuple) else handle  # error bars come with their line first
+    line = handle[0] if isinstance(handle, tuple) else handle  # the handle of error bars is a tuple that starts with the line
     return Key(label, COLOURS[line.get_color()], DASHES[line.get_linestyle()])
 
 
 def _for_page(svg: str, prefix: str) -> str:
-    """Only the <svg> element, with ids of its own and the page's colours and fonts."""
+    """The <svg> element alone, with unique ids and with the page's colours and fonts."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
@@ -118,7 +118,7 @@ def _for_page(svg: str, prefix: str) -> str:
 
 
 def _recall(ax: Any, report: EvaluationReport, direction: Direction) -> None:
-    """Coop's R@1 by k, and what its candidates hold at all."""
+    """Coop's R@1 by k, and the share of queries with a right answer among the candidates."""
     language = next(iter(report.queries))
     for reach in report.reach:
         if (reach.direction, reach.language) == (direction, language):
@@ -144,13 +144,13 @@ def _recall(ax: Any, report: EvaluationReport, direction: Direction) -> None:
         ax.plot(ks, values, color=colour, linestyle=line, marker=marker, label=label)
         ax.fill_between(ks, [100 * f.low for f in found], [100 * f.high for f in found], color=colour, alpha=0.15, lw=0)
     ks_shown = sorted({q.contestant.k for q in report.quality if q.contestant.k})
-    ax.set(xlabel="k, candidates that the cross-encoder rescores", ylabel="percent of queries", xscale="log")
+    ax.set(xlabel="k, candidates that the cross-encoder reranks", ylabel="percent of queries", xscale="log")
     ax.set_xticks(ks_shown, [str(k) for k in ks_shown])
     ax.minorticks_off()
 
 
 def _quality(ax: Any, report: EvaluationReport, direction: Direction) -> None:
-    """R@1 and median time of every system: top left is best."""
+    """R@1 and median time of every system. The best place is at the top left."""
     language = next(iter(report.queries))
     times = {c.contestant: c for c in report.cost if c.direction == direction}
     for contestants in _by_system(report, language):

@@ -1,4 +1,4 @@
-"""How far an evaluation is, for whoever shows a bar."""
+"""The progress of an evaluation, for code that shows a progress bar."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of a stage."""
+    """The progress of one stage."""
 
     stage: str
-    """`ingest images, coop-small`, for example."""
+    """Name of the stage, such as `ingest images, coop-small`."""
     done: int
     total: int
 
@@ -20,4 +20,4 @@ OnProgress = Callable[[Progress], None]
 
 
 def silent(progress: Progress) -> None:
-    """Shows nothing."""
+    """Show nothing."""

@@ -1,8 +1,8 @@
-"""Published protocols as pools: who is asked, and among what the answer is looked for.
+"""Published protocols as pools. A pool says which items are queries and which items are searched.
 
-- `all`: every item of the split in one pool. Flickr30k 1k and Multi30k are that: their test splits have 1,000 images.
+- `all`: every item of the split in one pool. Flickr30k 1k and Multi30k use this protocol: their test splits have 1,000 images.
 - `5k`: MSCOCO's 5,000 test images (Karpathy's split) in one pool.
-- `1k`: the same in 5 folds of 1,000 images, figures averaged over the folds.
+- `1k`: the same images in 5 folds of 1,000. The figures are averaged over the folds.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ class Pool:
     language: str
     fold: int
     images: tuple[int, ...]
-    """Numbers of the images that are searched, distractors last."""
+    """Numbers of the images that are searched, with the distractors last."""
     texts: tuple[int, ...]
     """Numbers of the texts that are searched."""
     relevant_images: dict[int, frozenset[int]]
-    """Of each text that is a query."""
+    """The right images of each text that is a query."""
     relevant_texts: dict[int, frozenset[int]]
-    """Of each image that is a query."""
+    """The right texts of each image that is a query."""
 
     @property
     def pairs(self) -> tuple[int, int]:
-        """Pairs that an exhaustive cross-encoder scores: for image retrieval, for text retrieval."""
+        """Numbers of pairs that an exhaustive cross-encoder scores: for image retrieval, and for text retrieval."""
         return len(self.relevant_images) * len(self.images), len(self.relevant_texts) * len(self.texts)
 
     @property
     def distinct_pairs(self) -> int:
-        """Pairs of both directions; those that both need counted once."""
+        """Number of pairs of both directions. A pair that both directions need counts once."""
         both = len(self.relevant_images) * len(self.relevant_texts)
         return sum(self.pairs) - both
 

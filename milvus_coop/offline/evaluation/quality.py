@@ -1,4 +1,4 @@
-"""From rankings to figures: every system of a bundle on the same queries, so that differences are paired."""
+"""Figures from rankings. All systems of a bundle answer the same queries, so that differences are paired."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from milvus_coop.types import Array, Kind
 
 @dataclass
 class Tally:
-    """Figures of every query of one bundle in one language, fold after fold."""
+    """The figures of every query, for one bundle and one language, fold after fold."""
 
     contestants: Sequence[Contestant]
     queries: dict[Kind, list[int]] = field(default_factory=lambda: {"image": [], "text": []})
@@ -29,7 +29,7 @@ class Tally:
     reach: dict[Kind, list[Array]] = field(default_factory=lambda: {"image": [], "text": []})
 
     def add(self, pool: Pool, rankings: Mapping[Kind, Sequence[Ranking]], exhaustive: Ranks | None, ks: Sequence[int]) -> None:
-        """Count the queries of one pool."""
+        """Add the queries of one pool."""
         relevance: Mapping[Kind, Mapping[int, frozenset[int]]] = {"image": pool.relevant_images, "text": pool.relevant_texts}
         for kind, found in rankings.items():
             for ranking in found:
@@ -103,7 +103,7 @@ def _by_kind(tally: Tally, texts: Sequence[Text]) -> Callable[[int], Mapping[str
 
 
 def reaches(tally: Tally, bundle: str, language: str, ks: Sequence[int]) -> list[Reach]:
-    """How far the bi-encoder's candidates reach, by k."""
+    """The share of queries whose candidates hold a right answer, by k."""
     found = []
     for kind, direction in DIRECTIONS.items():
         means, _ = mean_and_draws(np.stack(tally.reach[kind]), np.array(tally.folds[kind]), resamples=0, seed=0)

@@ -1,4 +1,4 @@
-"""Asks Milvus once per query, with the largest k; what every smaller k would have answered follows from that."""
+"""Rankings from Milvus. Each query is asked once, with the largest k. The answers of every smaller k follow from that."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from milvus_coop.search import CoopSearch
 from milvus_coop.types import Array, Kind, SearchResult
 
 PAIRS_PER_CALL = 2048
-"""Pairs in one `query_many`: enough for full batches, little enough for a bar that moves."""
+"""Pairs in one `query_many`: enough for full batches, few enough for a progress bar that moves."""
 QUERIES_PER_CALL = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What Milvus returned for one query, and what the cross-encoder thought of it."""
+    """The candidates that Milvus returned for one query, and their cross-encoder scores."""
 
     query: int
-    """Number of the text or image."""
+    """Number of the text or image that is the query."""
     items: Array
     """Item numbers in BE order, best first: int64 of shape (n,)."""
     be_scores: Array
-    """float32 of shape (n,), falling."""
+    """BE scores, float32 of shape (n,), in descending order."""
     ce_scores: Array
-    """float32 of shape (n,); NaN where the cross-encoder was not asked."""
+    """Cross-encoder scores, float32 of shape (n,). NaN where the cross-encoder was not asked."""
     coop_ranks: Array
-    """Ranks after reranking, int64 of shape (n,): how Coop orders the candidates, also those of any smaller k."""
+    """Ranks after reranking, int64 of shape (n,). They give Coop's order of the candidates for this k and for any smaller k."""
 
     def order(self, k: int = 0) -> Array:
-        """Item numbers, best first, as Coop answers with that k; 0: the bi-encoder's order.
+        """Item numbers in Coop's order for that k, best first. With k = 0, the bi-encoder's order.
 
-        Candidates beyond k stay below in BE order. As `search.ranking.rank` has it.
+        Candidates beyond k stay below the others in BE order, as in `search.ranking.rank`.
         """
         best = np.argsort(self.coop_ranks[:k])
         return np.concatenate([self.items[:k][best], self.items[k:]])
 
 
 def depth(ks: Sequence[int]) -> int:
-    """How many candidates are asked of Milvus: the largest k, and never less than the figures look at."""
+    """The number of candidates to ask Milvus for: the largest k, or the depth of the figures if that is larger."""
     return max(*ks, DEPTH)
 
 
@@ -62,23 +62,23 @@ def search_pool(
     rerank: bool,
     on_progress: OnProgress,
 ) -> dict[Kind, list[Ranking]]:
-    """Both directions, through `CoopSearch`.
+    """Search in both directions through `CoopSearch`.
 
     Args:
-        bench: holds the collections.
+        bench: the workbench that holds the collections.
         entrant: the bundle.
-        corpus: what the numbers stand for.
-        pool: queries.
-        shelves: the pool's collections by what they hold.
-        ks: what Coop will be asked about.
-        rerank: whether the cross-encoder is needed.
-        on_progress: told after every call.
+        corpus: the items that the numbers name.
+        pool: the queries.
+        shelves: the pool's collections, by the kind of their items.
+        ks: the ks that Coop is evaluated with.
+        rerank: True if the cross-encoder is needed.
+        on_progress: called after every call of `query_many`.
 
     Returns:
-        Rankings by what was searched for: `image` are those of the texts.
+        Rankings by the kind that was searched for. Those of `image` have texts as queries.
 
     Raises:
-        BackendError: the cross-encoder did not rescore everything; figures of a half-reranked run would be worth nothing.
+        BackendError: the cross-encoder did not rerank every candidate. Figures of such a run would be worthless.
     """
     limit = depth(ks)
     k = max(ks) if rerank else limit
@@ -110,7 +110,7 @@ def _ask(
 def _ranking(query: int, result: SearchResult, k: int) -> Ranking:
     if k and not result.reranked:
         raise BackendError(
-            f"the cross-encoder rescored {result.rescored} candidates of a query: {result.reason}", run="milvus-coop doctor"
+            f"the cross-encoder reranked {result.rescored} candidates of a query: {result.reason}", run="milvus-coop doctor"
         )
     hits = sorted(result.hits, key=lambda hit: hit.be_rank)
     return Ranking(

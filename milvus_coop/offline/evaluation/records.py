@@ -1,4 +1,4 @@
-"""What an evaluation found: frozen records without logic, and their JSON form."""
+"""The results of an evaluation: frozen records without logic, and their JSON form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from milvus_coop.types import Kind
 
 Direction = Literal["image retrieval", "text retrieval"]
 DIRECTIONS: Mapping[Kind, Direction] = {"image": "image retrieval", "text": "text retrieval"}
-"""By what is searched for: texts ask for images, images ask for texts."""
+"""The direction, by the kind of item that is searched for. In image retrieval the queries are texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +24,17 @@ class Contestant:
     bundle: str
     system: System
     k: int | None = None
-    """How many candidates the cross-encoder rescores; None for `be` and `ce`."""
+    """Number of candidates that the cross-encoder reranks. None for `be` and `ce`."""
 
     @property
     def label(self) -> str:
-        """`Joint+Coop, k=20`."""
+        """The name in tables, such as `Joint+Coop, k=20`."""
         return LABELS[self.system] + (f", k={self.k}" if self.k else "")
 
 
 @dataclass(frozen=True, slots=True)
 class KindFigures:
-    """Image retrieval with the captions of one kind."""
+    """Figures of image retrieval with the captions of one kind."""
 
     queries: int
     figures: Mapping[str, float]
@@ -42,34 +42,34 @@ class KindFigures:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How well one system answers, in one language. Shares from 0 to 1 with 95 % bootstrap intervals over queries."""
+    """The quality of one system in one language. All figures are shares from 0 to 1 with 95 % bootstrap intervals over queries."""
 
     contestant: Contestant
     language: str
     figures: Mapping[Direction, Mapping[str, Interval]]
-    """By metric: R@1, R@5, R@10, MRR@10, nDCG@10."""
+    """Figures by metric: R@1, R@5, R@10, MRR@10, nDCG@10."""
     mean_recall: Interval
     """Mean of the six recalls."""
     gain: Mapping[str, Interval]
-    """Difference to the same bundle's BE, paired by query: R@1 of either direction, and `mR`. Empty for the BE itself."""
+    """Difference from the same bundle's BE, paired by query: R@1 of each direction, and `mR`. Empty for the BE itself."""
     kinds: Mapping[str, KindFigures]
-    """By kind of caption, where the data has kinds."""
+    """Figures by kind of caption, if the data has kinds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How often the bi-encoder's first k hold a right answer: no Coop with that k can be better at any rank."""
+    """The share of queries whose first k candidates hold a right answer. Coop with that k cannot do better at any rank."""
 
     bundle: str
     language: str
     direction: Direction
     recall: Mapping[int, float]
-    """By k."""
+    """The share by k."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """Milliseconds."""
+    """Quantiles of a time in milliseconds."""
 
     p50: float
     p95: float
@@ -77,15 +77,15 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one query costs: single queries, one after the other, in this process, after a warm-up."""
+    """The cost of one query. Single queries run one after the other, in this process, after a warm-up."""
 
     contestant: Contestant
     direction: Direction
     pool: int
     queries: int
-    """How many were measured; 0: the times are estimated from pairs per second."""
+    """Number of measured queries. 0 means that the times are estimated from pairs per second."""
     pairs: int
-    """That the cross-encoder scores for a query."""
+    """Number of pairs that the cross-encoder scores for a query."""
     encode_ms: Quantiles
     ann_ms: Quantiles
     ce_ms: Quantiles
@@ -94,19 +94,19 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What an item takes in Milvus, beside its id and name; without the index."""
+    """The bytes of an item in Milvus, without its id, its name and the index."""
 
     bundle: str
     kind: Kind
     items: int
     embedding_bytes: float
     payload_bytes: float
-    """Image tokens as base64, or the text."""
+    """Bytes of the image tokens as base64, or of the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnnRecall:
-    """Share of the exact k nearest items that Milvus' index returned."""
+    """The share of the exact k nearest items that Milvus' index returned."""
 
     bundle: str
     direction: Direction
@@ -117,18 +117,18 @@ class AnnRecall:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An exhaustive cross-encoder run that was not done."""
+    """An exhaustive run of the cross-encoder that was skipped."""
 
     bundle: str
     language: str
     pairs: int
     limit: int
     pairs_per_s: float
-    """Measured on a few pairs."""
+    """Pairs per second, measured on a few pairs."""
 
     @property
     def seconds(self) -> float:
-        """What it would have taken."""
+        """The estimated time of the skipped run, in seconds."""
         return self.pairs / self.pairs_per_s
 
 
@@ -137,7 +137,7 @@ class Shown:
     """One item of a ranking in the gallery."""
 
     item: int
-    """Number in the corpus."""
+    """The item's number in the corpus."""
     label: str
     """The text, or the image's id."""
     score: float
@@ -154,43 +154,43 @@ class Case:
     query: int
     label: str
     be_rank: int | None
-    """Of the first right answer; None: not among the candidates."""
+    """Rank of the first right answer. None if no right answer is among the candidates."""
     coop_rank: int | None
     be: tuple[Shown, ...]
     coop: tuple[Shown, ...]
 
     @property
     def repaired(self) -> bool:
-        """Whether the change was for the better."""
+        """True if the cross-encoder's first answer is right."""
         return self.coop_rank == 1
 
 
 @dataclass(frozen=True, slots=True)
 class BundleFacts:
-    """Which model it was."""
+    """The facts that identify a bundle, and its speed."""
 
     name: str
     label: str
     kind: str
     fingerprint: str
     pairs_per_s: float
-    """Of the cross-encoder, in full batches on stored tokens."""
+    """Pairs per second of the cross-encoder, in full batches on stored tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Everything. `to_dict` is the content of results.json."""
+    """All results of an evaluation. `to_dict` gives the content of results.json."""
 
     data: str
     split: str
     protocol: str
     images: int
     texts: Mapping[str, int]
-    """Distinct texts by language."""
+    """Number of distinct texts by language."""
     queries: Mapping[str, Mapping[Direction, int]]
-    """By language."""
+    """Number of queries by language and direction."""
     distractors: int
-    """Images that are no queries."""
+    """Number of images that are not queries."""
     folds: int
     store: str
     """`Milvus Lite`, or the server's address."""
@@ -205,20 +205,20 @@ class EvaluationReport:
     reach: tuple[Reach, ...]
     cost: tuple[Cost, ...]
     growth: tuple[Cost, ...]
-    """Image retrieval in parts of the pool."""
+    """Costs of image retrieval in parts of the pool."""
     storage: tuple[Storage, ...]
     ann_recall: tuple[AnnRecall, ...]
     skipped: tuple[Skipped, ...]
     cases: tuple[Case, ...]
     changes: Mapping[str, Mapping[Direction, tuple[int, int]]]
-    """By bundle: how many first answers the cross-encoder repaired and broke, with `headline_k`."""
+    """By bundle and direction: the numbers of first answers that the cross-encoder repaired and broke with `headline_k`."""
     headline_k: int
     problems: tuple[Problem, ...]
     thumbnails: Mapping[int, bytes] = field(default_factory=dict, repr=False)
-    """JPEG files of the images in `cases`, by number; not in the JSON."""
+    """JPEG files of the images in `cases`, by number. They are not in the JSON."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """The report as plain values for JSON."""
         plain = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "thumbnails"}
         for skipped, record in zip(plain["skipped"], self.skipped, strict=True):
             skipped["seconds_estimated"] = record.seconds

@@ -1,4 +1,4 @@
-"""`evaluate`: a data set, bundles, and what came out."""
+"""The function `evaluate`: it takes a data set and bundles and returns a report."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def evaluate(
     """Evaluate bundles on the real path: ingest into Milvus, search there, rerank what Milvus returned.
 
     Args:
-        dataset: images with captions; those of `options.split` are queries and right answers.
+        dataset: images with captions. Those of `options.split` are the queries and the right answers.
         bundles: names, folders, or `Contender`s.
-        options: systems, ks, protocol, ...
+        options: systems, ks, protocol and so on.
         distractors: more images and texts for the pools.
-        uri: a Milvus Lite path or a server, where collections with names of their own are made and dropped; default a temporary
+        uri: a Milvus Lite path or a server, where collections with unique names are made and dropped. The default is a temporary
             Milvus Lite.
-        settings: of models and of the connection; default the environment's. Their `uri` is not used.
-        on_progress: told how far it is.
+        settings: the settings of models and of the connection; by default those of the environment. Their `uri` is not used.
+        on_progress: called with the progress.
 
     Raises:
-        InvalidArgumentError: an option makes no sense, or no bundle offers a system.
+        InvalidArgumentError: an option is invalid, or no bundle offers a system.
         DatasetError: the split is empty, a language is missing, or the protocol does not fit.
         BundleError, BackendError, StoreError: a model or Milvus cannot be used, or failed.
     """
@@ -64,7 +64,7 @@ def evaluate(
         corpus = build_corpus(
             dataset, folder, split=options.split, languages=options.languages, distractors=distractors, on_progress=on_progress
         )
-        next(pools(corpus, options.protocol))  # a protocol that does not fit is an error before any work
+        next(pools(corpus, options.protocol))  # raises before any work if the protocol does not fit
         judges: list[Judge] = []
         for entrant in entrants:
             with Workbench(entrant, folder, on_progress) as bench:

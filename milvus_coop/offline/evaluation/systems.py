@@ -1,4 +1,4 @@
-"""The four systems of the paper, and which of them a bundle can be."""
+"""The four systems of the paper, and which of them a bundle offers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ System = Literal["be", "ce", "sep-coop", "joint-coop"]
 SYSTEMS: tuple[System, ...] = get_args(System)
 
 LABELS: Mapping[str, str] = {"be": "BE", "ce": "CE", "sep-coop": "Sep+Coop", "joint-coop": "Joint+Coop"}
-"""As the paper's tables have them."""
+"""The names of the systems in the paper's tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Contender:
     """One bundle to evaluate."""
 
     bundle: str | Path
-    """Name of a shipped bundle, or a folder."""
+    """The name of a shipped bundle, or a folder."""
     backend: Backend | None = None
-    """What runs it, instead of what the settings name; stays yours to close."""
+    """The backend that runs the bundle, instead of the one in the settings. The caller closes it."""
     name: str = ""
-    """For tables; default the bundle's own."""
+    """The name in tables; by default the bundle's own name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +48,24 @@ class Entrant:
 
     @property
     def coop(self) -> System:
-        """What its cooperation of bi-encoder and cross-encoder is called: one model in both roles, or two."""
+        """The Coop system of this bundle: `joint-coop` for one model in both roles, `sep-coop` for two models."""
         return "joint-coop" if self.spec.kind == "joint" else "sep-coop"
 
     def with_memo(self) -> Entrant:
-        """The same bundle, which encodes nothing twice; see `MemoBackend`."""
+        """The same bundle on a backend that encodes nothing twice; see `MemoBackend`."""
         return replace(self, models=open_models(self.settings, MemoBackend(self.models.backend)))
 
     def offers(self, systems: Sequence[System]) -> list[System]:
-        """Those of the systems that this bundle can be."""
+        """The systems, out of those given, that this bundle offers."""
         return [system for system in systems if system in ("be", "ce", self.coop)]
 
 
 def open_entrants(bundles: Sequence[str | Path | Contender], settings: Settings) -> list[Entrant]:
-    """Open every bundle, each under a name of its own.
+    """Open every bundle, each under a unique name.
 
     Raises:
         InvalidArgumentError: no bundle is given.
-        BundleError, BackendError: one cannot be used.
+        BundleError, BackendError: a bundle cannot be used.
     """
     if not bundles:
         raise InvalidArgumentError("no bundle is given", expected="at least one", run="milvus-coop bundle list")
@@ -90,7 +90,7 @@ def close_entrants(entrants: Sequence[Entrant]) -> None:
 
 
 def check_systems(systems: Sequence[str], entrants: Sequence[Entrant]) -> list[System]:
-    """The systems to evaluate; all that the bundles offer if none is named.
+    """The systems to evaluate. If none is named, all that the bundles offer.
 
     Raises:
         InvalidArgumentError: there is no such system, or no bundle offers it.

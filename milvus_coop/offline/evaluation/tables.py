@@ -1,4 +1,4 @@
-"""The report as rows of text: for terminals, pages and benchmarks, which each print them in their own way."""
+"""The report as rows of text, which terminals, pages and benchmarks print in their own way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CE_COST: Mapping[Direction, str] = {
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """A title, a header and rows, all text; the first `names` columns are names, the others numbers."""
+    """A title, a header and rows of text. The first `names` columns are names, the others are numbers."""
 
     title: str
     header: Sequence[str]
@@ -42,17 +42,17 @@ def tables(report: EvaluationReport) -> list[TextTable]:
 
 
 def percent(value: float) -> str:
-    """`38.1`."""
+    """A share as a percentage, such as `38.1`."""
     return f"{100 * value:.1f}"
 
 
 def points(gain: Interval | None) -> str:
-    """`+1.3 [-0.5, +3.0]`."""
+    """A gain in percentage points with its interval, such as `+1.3 [-0.5, +3.0]`."""
     return NONE if gain is None else f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
 
 
 def milliseconds(value: float) -> str:
-    """`12 ms`, `2.1 s`, `40 min`: about three digits."""
+    """A time with about three digits, such as `12 ms`, `2.1 s` or `40 min`."""
     if value >= 7_200_000:
         return f"{value / 3_600_000:,.1f} h"
     if value >= 120_000:
@@ -65,7 +65,7 @@ def milliseconds(value: float) -> str:
 
 
 def quality_table(report: EvaluationReport) -> TextTable:
-    """Recalls of both directions, mean recall and the gain over the bi-encoder."""
+    """The recalls of both directions, the mean recall, and the gain over the bi-encoder."""
     header = ["system", *(f"{short} R@{k}" for short in ("IR", "TR") for k in RECALLS), "mR", "mR - BE"]
     rows = []
     for q in report.quality:
@@ -79,7 +79,7 @@ def quality_table(report: EvaluationReport) -> TextTable:
 
 
 def _both_directions(report: EvaluationReport) -> list[TextTable]:
-    """Ranking figures with their intervals, a table per direction."""
+    """Ranking figures with their intervals, one table per direction."""
     made = []
     for direction in DIRECTIONS.values():
         rows = []
@@ -92,7 +92,7 @@ def _both_directions(report: EvaluationReport) -> list[TextTable]:
 
 
 def kind_table(report: EvaluationReport) -> TextTable:
-    """Image retrieval by kind of caption: R@1."""
+    """R@1 of image retrieval by kind of caption."""
     kinds = list(dict.fromkeys(kind for q in report.quality for kind in q.kinds))
     if not kinds:
         return TextTable("", [], [])
@@ -107,7 +107,7 @@ def kind_table(report: EvaluationReport) -> TextTable:
 
 
 def cost_tables(report: EvaluationReport) -> list[TextTable]:
-    """Milliseconds of single queries, a table per direction."""
+    """The times of single queries in milliseconds, one table per direction."""
     made = []
     several = len(report.bundles) > 1
     for direction in DIRECTIONS.values():
@@ -124,7 +124,7 @@ def cost_tables(report: EvaluationReport) -> list[TextTable]:
 
 
 def growth_table(report: EvaluationReport) -> TextTable:
-    """Times by pool size."""
+    """Median times by pool size."""
     sizes = sorted({c.pool for c in report.growth})
     by_row = {(c.contestant, c.pool): c for c in report.growth}
     several = len(report.bundles) > 1
@@ -139,7 +139,7 @@ def growth_table(report: EvaluationReport) -> TextTable:
 
 
 def storage_table(report: EvaluationReport) -> TextTable:
-    """Bytes per item, and what the index misses."""
+    """The bytes per item, and the recall of the index."""
     recall = {(a.bundle, a.direction): a for a in report.ann_recall}
     rows = []
     for s in report.storage:
@@ -152,7 +152,7 @@ def storage_table(report: EvaluationReport) -> TextTable:
 
 
 def skipped_line(skipped: Skipped) -> str:
-    """Why there is no exhaustive cross-encoder."""
+    """The reason why the exhaustive cross-encoder was skipped."""
     return (
         f"Exhaustive CE of {skipped.bundle} ({skipped.language}) skipped: {skipped.pairs:,} pairs, limit {skipped.limit:,}; "
         f"at {skipped.pairs_per_s:,.0f} pairs/s about {milliseconds(1000 * skipped.seconds)}; --max-pairs {skipped.pairs} runs it"
@@ -160,7 +160,7 @@ def skipped_line(skipped: Skipped) -> str:
 
 
 def summary_lines(report: EvaluationReport) -> list[str]:
-    """What was evaluated on what, and what there is to know about it."""
+    """Sentences on the queries and pools, the changes by the cross-encoder, and the skipped runs."""
     lines = []
     for language, counts in report.queries.items():
         asked = f"{counts['image retrieval']:,} texts and {counts['text retrieval']:,} images as queries"

@@ -1,4 +1,4 @@
-"""The Milvus collections of one evaluation: filled through `CoopIngest`, copied for smaller pools, dropped at the end."""
+"""The Milvus collections of one evaluation: they are filled through `CoopIngest`, copied for smaller pools, dropped at the end."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ from milvus_coop.types import Array, Candidate, Kind, Row
 ROWS_PER_CALL = 500
 """Rows to read back or to copy in one call: about 5 MB."""
 FILES_PER_CALL = 100
-"""Token files to copy in one call; large ones have half a megabyte."""
+"""Token files to copy in one call. A large one has half a megabyte."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """One filled collection and what is in it: the rows by item number, as Milvus gave them back."""
+    """One filled collection and its rows by item number, as Milvus returned them."""
 
     name: str
     kind: Kind
     rows: Mapping[int, Row]
     tokens: TokenStore | None = None
-    """The files that the rows name, if they do."""
+    """The store of the token files that the rows name. None if the rows hold the tokens."""
 
     def embeddings(self, numbers: Sequence[int]) -> Array:
-        """float32 of shape (n, dim)."""
+        """The embeddings of these items, float32 of shape (n, dim)."""
         return np.stack([self.rows[number].embedding for number in numbers])
 
     def candidates(self, numbers: Sequence[int]) -> list[Candidate]:
-        """What a search that returns everything would hand to the cross-encoder."""
+        """These items as the candidates that a search would give to the cross-encoder."""
         return [Candidate(self.rows[n].id, self.rows[n].uri, 0.0, self.rows[n].payload) for n in numbers]
 
     @property
     def payload_bytes(self) -> float:
-        """Mean size of what rows hold for the cross-encoder: image tokens, the name of a file with them, or the text."""
+        """Mean size of the rows' payload for the cross-encoder: image tokens, the name of a token file, or the text."""
         return float(np.mean([len(row.payload.encode()) for row in self.rows.values()]))
 
 
 class Workbench:
-    """Makes collections for one bundle, with names that nobody else has. Close it to drop them."""
+    """Makes collections for one bundle, with unique names. Closing the workbench drops them."""
 
     def __init__(self, entrant: Entrant, folder: Path, on_progress: OnProgress) -> None:
         self._entrant = entrant
@@ -65,7 +65,7 @@ class Workbench:
         self._store = Store.from_settings(entrant.settings)
 
     def fill(self, corpus: Corpus, language: str | None, entrant: Entrant) -> tuple[Shelf, list[tuple[int, Problem]]]:
-        """Ingest all images of a corpus (`language` None) or its texts in a language, with `entrant` on whatever backend.
+        """Ingest all images of a corpus (`language` None), or its texts in a language, with the backend of `entrant`.
 
         Returns:
             The filled collection, and the items that could not be ingested.
@@ -90,7 +90,7 @@ class Workbench:
         return Shelf(name, kind, _read(collection), collection.tokens), failures
 
     def part(self, shelf: Shelf, numbers: Sequence[int]) -> Shelf:
-        """A collection with some of the items; the same one if these are all."""
+        """A collection with some of the items. It is the same collection if these are all items."""
         if set(numbers) == set(shelf.rows):
             return shelf
         name = self._new_name(shelf.kind)
@@ -105,27 +105,27 @@ class Workbench:
 
     @contextmanager
     def search(self, shelf: Shelf, entrant: Entrant | None = None) -> Iterator[CoopSearch]:
-        """The shelf's collection, opened as any user would; `entrant` may run the same bundle on another backend."""
+        """The shelf's collection, opened as a user would open it. `entrant` may run the same bundle on another backend."""
         entrant = entrant or self._entrant
         with CoopSearch(shelf.name, settings=entrant.settings, models=entrant.models.backend) as search:
             yield search
 
     def collection(self, shelf: Shelf) -> Collection:
-        """The shelf's collection itself."""
+        """The shelf's collection as an object of the store."""
         return self._store.open(shelf.name, self._entrant.spec)
 
     def drop(self, shelf: Shelf) -> None:
-        """Drop one collection early."""
+        """Drop one collection before the end."""
         if shelf.name in self._names:
             self._names.remove(shelf.name)
             with suppress(CollectionNotFoundError):
                 self._store.drop(shelf.name)
 
     def close(self) -> None:
-        """Drop every collection that was made here."""
+        """Drop every collection that this workbench made."""
         try:
             for name in self._names:
-                with suppress(CollectionNotFoundError):  # the ingest failed before it made it
+                with suppress(CollectionNotFoundError):  # the ingest failed before it made the collection
                     self._store.drop(name)
         finally:
             self._names.clear()
@@ -151,11 +151,11 @@ class Workbench:
             target.write({key: bytes(raw) for key, raw in zip(some, found, strict=True) if raw is not None})
 
     def _list(self, corpus: Corpus, language: str | None, name: str) -> Path:
-        """A list for the ingest; an item's uri is its number, or a path that ends in it; see `number_of`."""
+        """A list file for the ingest. An item's uri is its number, or a path that ends in the number; see `number_of`."""
         path = self._folder / f"{name}.jsonl"
         if language is None:
             uris = [str(n) for n in range(len(corpus.images))]
-            if self._entrant.spec.tokens.keep == "image":  # the cross-encoder will open them where their uri says
+            if self._entrant.spec.tokens.keep == "image":  # the cross-encoder opens images at their uri
                 uris = _links(self._folder.absolute() / f"{name}_pictures", [picture.path for picture in corpus.images])
             rows = [{"uri": uri, "path": str(p.path.absolute())} for uri, p in zip(uris, corpus.images, strict=True)]
         else:

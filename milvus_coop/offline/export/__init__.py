@@ -1,1 +1,1 @@
-"""PyTorch models to small ONNX graphs. Needs the `train` extra (PyTorch, ONNX)."""
+"""Conversion of PyTorch models to small ONNX graphs. Needs the `train` extra (PyTorch, ONNX)."""

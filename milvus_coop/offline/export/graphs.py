@@ -1,4 +1,4 @@
-"""PyTorch module -> ONNX model with named inputs and outputs and a dynamic batch axis."""
+"""Export of a PyTorch module to an ONNX model with named inputs and outputs and a dynamic batch axis."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def to_onnx(
     outputs: Sequence[str],
     dynamic: Mapping[str, Mapping[int, object]] | None = None,
 ) -> onnx.ModelProto:
-    """Export `module` with the dynamo exporter; weights stay inside the returned model.
+    """Export `module` with the dynamo exporter. The weights stay inside the returned model.
 
     Args:
-        module: called with `inputs` by position, in eval mode.
-        inputs: example tensors by name; use a batch of 2 or more, since a size of 1 is taken for a constant.
-        outputs: output names. Not `embedding`: it collides with the graph node of the first `nn.Embedding`.
-        dynamic: per input name, axis -> `torch.export.Dim`, beside axis 0, which is always the batch.
+        module: the module in eval mode. It is called with `inputs` by position.
+        inputs: example tensors by name. Use a batch of 2 or more, since the exporter takes a size of 1 for a constant.
+        outputs: output names. The name `embedding` collides with the graph node of the first `nn.Embedding`.
+        dynamic: dynamic axes by input name, as axis -> `torch.export.Dim`. Axis 0 is the batch and always dynamic.
     """
     extra = dynamic or {}
     shapes = tuple({0: BATCH, **extra.get(name, {})} for name in inputs)
@@ -38,7 +38,7 @@ def to_onnx(
             logging.getLogger(talker).setLevel(logging.ERROR)  # "torchvision is not installed", "Skipping constant folding"
         program = torch.onnx.export(
             module.eval(),
-            tuple(value.clone() for value in inputs.values()),  # one tensor given twice would become one input
+            tuple(value.clone() for value in inputs.values()),  # a tensor that is given twice would become one input
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_shapes=shapes,
@@ -54,7 +54,7 @@ def to_onnx(
 
 
 def _drop_debug_text(model: onnx.ModelProto) -> None:
-    """Remove per-node metadata: it quotes source paths of the exporting machine and doubles the file."""
+    """Remove the metadata of nodes, which quotes source paths of the exporting machine and doubles the file size."""
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""

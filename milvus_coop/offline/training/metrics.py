@@ -14,7 +14,7 @@ KS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Recalls:
-    """Per query, whether a right answer is among the first k: bool (n, len(KS)), columns in the order of `KS`."""
+    """For each query and k, true if a right answer is among the first k: bool (n, len(KS)), columns in the order of `KS`."""
 
     hits: Array
 
@@ -28,7 +28,7 @@ class Recalls:
 
 
 def first_right_rank(scores: Array, relevant: Array) -> Array:
-    """Rank (from 1) of the best right answer; answers with equal scores that are wrong stand before it.
+    """The rank (from 1) of the best right answer. Wrong answers with an equal score count as better.
 
     Args:
         scores: (queries, answers).
@@ -40,7 +40,7 @@ def first_right_rank(scores: Array, relevant: Array) -> Array:
 
 
 def recalls(scores: Array, relevant: Array) -> Recalls:
-    """R@1, R@5, R@10 of every query."""
+    """The hits of every query for R@1, R@5 and R@10."""
     ranks = first_right_rank(scores, relevant)
     return Recalls(np.stack([ranks <= k for k in KS], axis=1))
 
@@ -51,7 +51,7 @@ def standard_error(values: Array) -> float:
 
 
 def binary_cross_entropy(probability: Array, target: Array) -> float:
-    """Mean over all pairs, in nats."""
+    """The mean binary cross-entropy over all pairs, in nats."""
     clipped = np.clip(probability, 1e-7, 1 - 1e-7)
     return float(-np.where(target, np.log(clipped), np.log1p(-clipped)).mean())
 

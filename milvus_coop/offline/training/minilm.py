@@ -1,4 +1,4 @@
-"""BERT encoder of MiniLM size and its sentence pooling, small enough to read and to export cleanly.
+"""A BERT encoder of MiniLM size and its sentence pooling, small enough to read and to export cleanly.
 
 Wang et al. 2020 (MiniLM), Reimers & Gurevych 2019 (mean pooling, unit length). Names follow the public checkpoint.
 """
@@ -43,10 +43,10 @@ class MiniLM(nn.Module):
 
 
 def load_minilm(checkpoint: Path, positions: int = 64) -> MiniLM:
-    """Read the public checkpoint; keeps the first `positions` positions; frozen, in eval mode."""
+    """Read the public checkpoint and keep its first `positions` positions. The encoder is frozen and in eval mode."""
     source = load_file(checkpoint)
     model = MiniLM(positions=positions)
-    # Every text is of segment 0: its constant vector goes into the positions.
+    # Every text is of segment 0, so the constant vector of that segment is added to the positions.
     segment = source["embeddings.token_type_embeddings.weight"][0]
     state = {
         "words.weight": source["embeddings.word_embeddings.weight"],

@@ -1,4 +1,4 @@
-"""The families, and which of them a checkpoint belongs to. A new one is a file here, a line below, a record in `catalogue`."""
+"""The families, and the choice of a checkpoint's family. A new family needs a file here, a line below, a record in `catalogue`."""
 
 from __future__ import annotations
 

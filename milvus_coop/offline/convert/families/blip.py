@@ -1,4 +1,4 @@
-"""BLIP (Li et al. 2022): a vision transformer, and a BERT that reads texts alone (ITC) or attends to the image's patches (ITM)."""
+"""BLIP (Li et al. 2022): a vision transformer, and a BERT that reads a text alone (ITC) or also attends to image patches (ITM)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MASKED = -1e9
 
 
 class EmbedImages(nn.Module):
-    """The projected [CLS] state."""
+    """States of the vision tower to the image embedding: the projected [CLS] state."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class EmbedImages(nn.Module):
 
 
 class EmbedTexts(nn.Module):
-    """The text encoder without an image."""
+    """Token ids to the text embedding: the text encoder without an image."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class EmbedTexts(nn.Module):
 
 
 class Match(nn.Module):
-    """The text encoder with cross-attention to the image's states."""
+    """Token ids and image tokens to match logits: the text encoder with cross-attention to the image's states."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

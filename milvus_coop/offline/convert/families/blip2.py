@@ -1,6 +1,6 @@
-"""BLIP-2 (Li et al. 2023) with its image-text matching head: a Q-Former over a frozen vision transformer; a cross-encoder only.
+"""BLIP-2 (Li et al. 2023) with its image-text matching head: a Q-Former over a frozen vision transformer. A cross-encoder only.
 
-Its bi-encoder compares a text with 32 vectors per image and takes the best; an index of single vectors cannot do that.
+Its bi-encoder compares a text with 32 vectors per image and takes the best. An index of single vectors cannot do that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from milvus_coop.offline.convert.preprocessing import image_spec_of
 
 
 class Match(nn.Module):
-    """Learnt queries and words through the Q-Former, which attends to the image's states; the mean over the queries decides."""
+    """Learnt queries and words through the Q-Former, which attends to the image's states. The logits are means over the queries."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Match(nn.Module):
             query_embeds=self.embeddings(input_ids=input_ids, query_embeds=queries),
             query_length=count,
             attention_mask=torch.cat([torch.ones_like(queries[:, :, 0], dtype=torch.int64), attention_mask], dim=1),
-            encoder_hidden_states=tokens,  # all of them: a mask of ones would be given the words' length, and not be exported
+            encoder_hidden_states=tokens,  # without a mask: a mask of ones would get the words' length and could not be exported
         ).last_hidden_state
         logits: Tensor = self.head(states[:, :count]).mean(dim=1)
         return logits
@@ -51,7 +51,7 @@ def open_blip2(checkpoint: Checkpoint) -> Source:
 
     def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        if leading:  # its processor puts placeholders for the queries in front, which the model cuts off again
+        if leading:  # the processor puts placeholders for the queries in front, and the model removes them
             ids, mask = (torch.cat([torch.ones_like(t[:, :1]).expand(-1, leading), t], dim=1) for t in (ids, mask))
         outputs = model(inputs["pixel_values"], ids, mask, use_image_text_matching_head=True)
         return {"match_probability": outputs.logits_per_image.softmax(-1)[:, 1]}

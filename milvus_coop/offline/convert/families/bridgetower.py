@@ -1,6 +1,6 @@
-"""BridgeTower (Xu et al. 2023): two towers whose upper layers are bridged into a cross-modal encoder; a cross-encoder only.
+"""BridgeTower (Xu et al. 2023): a cross-encoder only. The upper layers of its two towers are bridged into a cross-modal encoder.
 
-The cross-modal layers read one state of the vision tower each. None of them depends on the text: together they are the image
+Each cross-modal layer reads one state of the vision tower. No such state depends on the text, so together they are the image
 tokens.
 """
 
@@ -42,7 +42,7 @@ class Vision(nn.Module):
 
 
 class Match(nn.Module):
-    """The text tower, bridged layer by layer with the image's states."""
+    """Words and image tokens to match logits: the text tower is bridged layer by layer with the image's states."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Match(nn.Module):
         return logits
 
     def _bridged(self, text: Tensor, image: Tensor, bridge: int) -> tuple[Tensor, Tensor]:
-        """States of both towers, as the cross-modal layer of that number takes them."""
+        """The states of both towers that the cross-modal layer of that number takes."""
         kinds = self.model.token_type_embeddings.weight
         words = self.model._apply_text_transform(text, layer_idx=bridge) + kinds[0]
         return words, self.model._apply_image_transform(image, layer_idx=bridge) + kinds[_IMAGE]
@@ -84,7 +84,7 @@ class Match(nn.Module):
 
 
 def _first_bridge(model: Any) -> int:
-    """How many layers of each tower run before the first cross-modal layer."""
+    """The number of layers of each tower that run before the first cross-modal layer."""
     config = model.config
     return int(config.text_config.num_hidden_layers - config.num_hidden_layers + 1)
 
@@ -107,7 +107,7 @@ def open_bridgetower(checkpoint: Checkpoint) -> Source:
         vision=Vision(model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
         tokenizer=checkpoint.tokenizer(),
-        positions=config.text_config.max_position_embeddings - 2,  # RoBERTa counts from behind the padding's position
+        positions=config.text_config.max_position_embeddings - 2,  # RoBERTa counts positions from the one after that of the padding
         reference=reference,
         matcher=Matcher(bridges * (1 + patches), vision.hidden_size, nn.Identity(), Match(model)),
     )

@@ -18,7 +18,7 @@ from milvus_coop.offline.convert.preprocessing import image_spec_of
 
 
 class EmbedTexts(nn.Module):
-    """Token ids to the text's last state; padding is read as text, as in training."""
+    """Token ids to the text's last state. Padding is read as text, as in training."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -30,10 +30,10 @@ class EmbedTexts(nn.Module):
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's own; SigLIP 2's in lower case, as in training.
+    """The checkpoint's own tokenizer. That of SigLIP 2 is made to lower texts, as in training.
 
-    transformers does that for checkpoints of the type `siglip2`, and not for those with a fixed resolution, which are of the type
-    `siglip` and have the plain tokenizer of Gemma (transformers' issue 43054).
+    Transformers does this for checkpoints of the type `siglip2`. It does not do it for those with a fixed resolution, which are of
+    the type `siglip` and have the plain tokenizer of Gemma (transformers' issue 43054).
     """
     tokenizer = checkpoint.tokenizer()
     if "Gemma" in type(tokenizer).__name__:

@@ -1,4 +1,4 @@
-"""Vision towers as several families have them."""
+"""Vision towers that several families share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn import functional
 
 
 class PatchStates(nn.Module):
-    """A vision transformer to the states of [CLS] and all patches."""
+    """Pixels to the states of [CLS] and all patches of a vision transformer."""
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class PatchStates(nn.Module):
 
 
 class Pooled(nn.Module):
-    """A vision transformer to its pooled output, projected where the model does that."""
+    """Pixels to the pooled output of a vision transformer, projected if the model has a projection."""
 
     def __init__(self, tower: nn.Module, project: nn.Module | None = None) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Pooled(nn.Module):
 
 
 class UnitLength(nn.Module):
-    """Features that are the embedding but for their length."""
+    """Features to an embedding of unit length."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, dim) -> unit (B, dim)."""

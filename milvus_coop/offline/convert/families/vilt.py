@@ -1,8 +1,8 @@
-"""ViLT (Kim et al. 2021): no vision tower, one transformer over words and projected patches; a cross-encoder only.
+"""ViLT (Kim et al. 2021): a cross-encoder only. It has no vision tower but one transformer over words and projected patches.
 
-The image tokens are the projected patches with their interpolated positions: all that the transformer reads of a picture.
-The transformers library finds the valid patches with data-dependent loops, which no exporter takes. Here they stay where they are
-and are masked instead, and the interpolation of positions (bilinear, corners aligned) is two products with "hat" weights.
+The image tokens are the projected patches with their interpolated positions, which are all that the transformer reads of an image.
+The transformers library finds the valid patches with data-dependent loops, which no exporter takes. Here all patches stay in place
+and the invalid ones are masked. The interpolation of positions (bilinear, corners aligned) is two products with "hat" weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MASKED = -1e9
 
 
 class Patches(nn.Module):
-    """Pixels and mask to projected patches with positions; patches beyond the picture are zero."""
+    """Pixels and mask to projected patches with positions. Patches outside the image are zero."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -43,10 +43,10 @@ class Patches(nn.Module):
 
 
 def _hat(present: Tensor, side: int) -> Tensor:
-    """Weights of bilinear interpolation from `side` positions to as many as a picture has patches along one axis.
+    """Weights of bilinear interpolation from `side` positions to n positions, the number of an image's patches along one axis.
 
     Args:
-        present: (B, G), ones for these patches, then zeros.
+        present: (B, G): n ones for the patches of the image, then zeros.
         side: number of learnt positions.
 
     Returns:
@@ -60,14 +60,14 @@ def _hat(present: Tensor, side: int) -> Tensor:
 
 
 class Match(nn.Module):
-    """Words and patches through the transformer; the rank head reads the pooled [CLS]."""
+    """Words and patches to match logits: the transformer reads both, and the rank head reads the pooled [CLS]."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.vilt, self.head = model.vilt, model.rank_output
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor) -> Tensor:
-        """int64 (B, T) twice, (B, 1 + G * G, width) -> (B, 2): nothing speaks for "no match", the head for "match"."""
+        """int64 (B, T) twice, (B, 1 + G * G, width) -> (B, 2): zero for "no match", and the head's output for "match"."""
         kinds = self.vilt.embeddings.token_type_embeddings.weight
         words = self.vilt.embeddings.text_embeddings(input_ids=input_ids) + kinds[0]
         present = torch.cat([attention_mask.float(), (tokens.abs().amax(-1) > 0).float()], dim=1)

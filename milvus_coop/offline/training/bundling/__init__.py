@@ -1,1 +1,1 @@
-"""Trained networks become a bundle: graphs in one shared weights file, compared with PyTorch before anything is written."""
+"""Export of trained networks to a bundle. Its graphs share one weights file. They are compared with PyTorch before the export."""

@@ -1,4 +1,4 @@
-"""`export_run`: from one run (joint) or two (separate bi-encoder and cross-encoder) to a bundle."""
+"""The function `export_run`: it makes a bundle of one run (joint) or of two (separate bi-encoder and cross-encoder)."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from milvus_coop.offline.training.run.folder import NETWORK, RunFolder, load_net
 from milvus_coop.types import Array
 
 LARGEST_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-1}
-"""What a graph's outputs may differ from PyTorch, by how its weights are stored; embeddings and probabilities are at most 1."""
+"""Maximum difference of a graph's outputs, at most 1 in size, from PyTorch, by the precision of its weights."""
 SAMPLES = 16
 _SMALL = 4096  # smaller tensors stay float32
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A bundle, and how far its graphs are from PyTorch."""
+    """A bundle, and the differences of its graphs from PyTorch."""
 
     bundle: Bundle
     differences: dict[str, Difference]
-    """By output, over real pictures and captions."""
+    """The difference of each output over real images and captions."""
 
 
 def export_run(
@@ -63,18 +63,18 @@ def export_run(
     """Write a bundle from the best checkpoint of a run.
 
     Args:
-        run: the run's folder: joint, or the bi-encoder's.
-        out: the bundle's folder; it must not exist.
+        run: the folder of a joint run, or of the bi-encoder's run.
+        out: the bundle's folder. It must not exist.
         cross_encoder: the cross-encoder's run, for a separate model.
-        name: of the bundle; default: the folder's name.
-        version: of the bundle.
-        precision: how weights are stored. The graphs compute in float32 whatever this is.
-        data: where pictures and captions for the comparison come from; default: the run's own data.
-        keep_checkpoint: put the checkpoint into `training/`, for `--init`; it is not needed to search.
-        licence: for the record.
+        name: the name of the bundle; by default the folder's name.
+        version: the version of the bundle.
+        precision: the precision in which weights are stored. The graphs compute in float32 in any case.
+        data: the source of images and captions for the comparison; by default the run's own data.
+        keep_checkpoint: true to put the checkpoint into `training/`, for `--init`. It is not needed to search.
+        licence: the licence in the record.
 
     Raises:
-        TrainingError: the runs do not fit together, lack a role, or the graphs differ from PyTorch; nothing is written then.
+        TrainingError: the runs do not fit together, lack a role, or the graphs differ from PyTorch. Nothing is written then.
         DatasetError: the data cannot be opened.
     """
     target = Path(out)
@@ -100,7 +100,7 @@ def export_run(
 
 
 def check_target(target: Path) -> None:
-    """Refuse to write over something.
+    """Refuse to overwrite an existing file or folder.
 
     Raises:
         TrainingError: `target` exists.
@@ -122,14 +122,14 @@ def _checked(run: str | Path, roles: Sequence[str]) -> tuple[OneStream, Path]:
 
 
 def _partner(retriever: OneStream, tokenizer: Path, run: str | Path) -> OneStream:
-    """The cross-encoder's network; both read the same token ids and pixels."""
+    """The cross-encoder's network, after a check that both networks read the same token ids and pixels."""
     matcher, other = _checked(run, ("ce", "joint"))
     if other.read_bytes() != tokenizer.read_bytes():
         raise TrainingError(
             "the two runs have different tokenizers", expected="one tokenizer", run="train the ce with --init BE_RUN"
         )
     if matcher.config.vision.image != retriever.config.vision.image:
-        raise TrainingError("the two runs see pictures of different sizes or colours", expected="the same preprocessing")
+        raise TrainingError("the two runs read images of different sizes or colours", expected="the same preprocessing")
     return matcher
 
 
@@ -138,13 +138,13 @@ def _opened(data: str | Dataset) -> Dataset:
 
 
 def _samples(data: Dataset, spec: ImageSpec) -> tuple[Array, list[str]]:
-    """Pixels and captions of a few real items, of the dev split where there is one."""
+    """Pixels and captions of a few real items, from the dev split if there is one."""
     pixels: list[Array] = []
     captions: list[str] = []
     for item in data.items("dev") or data.items("test") or data.items("train"):
         if len(pixels) == SAMPLES:
             break
-        with suppress(ImageError):  # training has named it
+        with suppress(ImageError):  # training has reported it
             pixels.append(item_pixels(data, item, spec))
             captions.append(item.captions[0].text)
     if len(pixels) < 2:
@@ -168,7 +168,7 @@ def _modules(retriever: OneStream, matcher: OneStream) -> Modules:
 
 
 def _graphs(models: Modules, spec: BundleSpec) -> dict[str, onnx.ModelProto]:
-    """Exported in float32; the example inputs only show names, dtypes and ranks."""
+    """The graphs, exported in float32. The example inputs only show names, dtypes and ranks."""
     graphs = {}
     axis = {1: token_length_axis(spec.text.max_length)}
     for graph in spec.graphs:
@@ -184,7 +184,7 @@ def _example(tensor: TensorSpec, graph: str) -> torch.Tensor:
 
 
 def _policy(precision: Precision) -> Callable[[str, Array], Precision]:
-    """Large matrices as asked; what int8 suits less (convolutions, vectors) at most fp16."""
+    """The precision of each initialiser: large matrices as asked; convolutions and vectors, which int8 suits less, at best fp16."""
 
     def policy(_name: str, values: Array) -> Precision:
         if values.size < _SMALL or precision == "fp32":
@@ -195,7 +195,7 @@ def _policy(precision: Precision) -> Callable[[str, Array], Precision]:
 
 
 def _differences(models: Modules, bundle: Bundle, samples: Array, captions: Sequence[str]) -> dict[str, Difference]:
-    """Graphs against PyTorch on real inputs, batch by batch as they will be called."""
+    """The differences of the graphs from PyTorch on real inputs. The graphs are called in batches, as in use."""
     spec = bundle.spec
     sessions = {graph.name: open_session(bundle.path(graph.file)) for graph in spec.graphs}
     words = Tokenizer(bundle.path(TOKENIZER), spec.text)(captions)

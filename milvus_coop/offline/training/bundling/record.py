@@ -1,4 +1,4 @@
-"""The record of a bundle that comes from runs: sizes, tensors, lineage."""
+"""The record of a bundle that is made from runs: sizes, tensors, lineage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_BATCH = {TEXT_ENCODER: 64, IMAGE_ENCODER: 64, CROSS_ENCODER: 256}
 
 
 def lineage_of(run: str | Path, cross_encoder: str | Path | None) -> dict[str, Any]:
-    """What the bundle came from: each run's configuration, data and git revision."""
+    """The origin of the bundle: each run's configuration, data and git revision."""
     runs = {"run": run} if cross_encoder is None else {"bi_encoder": run, "cross_encoder": cross_encoder}
     return {role: {"name": Path(path).name, **RunFolder(Path(path)).record()} for role, path in runs.items()}
 
@@ -26,7 +26,7 @@ def make_spec(
     """The bundle's record, without its files.
 
     Raises:
-        TrainingError: an image's tokens are more than a VARCHAR holds.
+        TrainingError: an image's tokens do not fit into a VARCHAR.
     """
     sizes, other = retriever.config, matcher.config
     tokens = TokenSpec(other.tokens, other.token_dim)

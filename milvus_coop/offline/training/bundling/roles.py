@@ -1,4 +1,4 @@
-"""The three graphs of a bundle, as modules over one network (joint) or two (separate)."""
+"""The three graphs of a bundle, as modules made from one network (joint) or two (separate)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TextEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Pixels to the bi-encoder's embedding and the cross-encoder's image tokens; a backbone that both share runs once."""
+    """Pixels to the bi-encoder's embedding and the cross-encoder's image tokens. A backbone that both share runs once."""
 
     def __init__(self, retriever: OneStream, matcher: OneStream, *, shared_vision: bool) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""From a data set to batches: token ids, what the network sees of each image, and who is in which batch."""
+"""The steps from a data set to batches: token ids, pixels or features of the images, and the images of each batch."""

@@ -1,4 +1,4 @@
-"""One split of a data set in arrays: captions as token ids, and which image each belongs to."""
+"""One split of a data set as arrays: captions as token ids, and the image of each caption."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from milvus_coop.offline.datasets import Item
 from milvus_coop.types import Array
 
 _TEXTS = 4096
-"""Texts tokenised at a time."""
+"""Number of texts that are tokenised at a time."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Images, and their captions one after another."""
+    """The images of a split, and all their captions one after another."""
 
     items: Sequence[Item]
     texts: Sequence[str]
-    """Captions, in the order of the items."""
+    """The captions, in the order of the items."""
     input_ids: Array
-    """int32 (captions, T), padded to the longest."""
+    """Token ids, int32 (captions, T), padded to the longest caption."""
     lengths: Array
-    """Tokens of each caption, int64 (captions,)."""
+    """Number of tokens of each caption, int64 (captions,)."""
     owner: Array
-    """Position of each caption's image, int64 (captions,); ascending."""
+    """Position of each caption's image, int64 (captions,), in ascending order."""
 
     @cached_property
     def first(self) -> Array:
@@ -42,7 +42,7 @@ class Corpus:
 
     @cached_property
     def group(self) -> Array:
-        """Equal numbers for items that are alike on purpose, int64 (images,); an item in no group has one of its own."""
+        """Equal numbers for items that are alike on purpose, int64 (images,). An item in no group has a number of its own."""
         names = [item.group or f"\0{position}" for position, item in enumerate(self.items)]
         return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
@@ -54,7 +54,7 @@ class Corpus:
         return self.input_ids[captions, :longest].astype(np.int64), mask.astype(np.int64)
 
     def same(self, captions: Array, images: Array) -> Array:
-        """Whether caption and image are no negatives of each other: bool (captions, images).
+        """True where caption and image are not negatives of each other: bool (captions, images).
 
         True for an image's own captions (Geigle et al. mask these), and for captions with the same text as one of those.
         """
@@ -62,12 +62,12 @@ class Corpus:
         return matches
 
     def right(self, captions: Array, images: Array) -> Array:
-        """Whether caption i is right for image i, as in `same`: bool (n,)."""
+        """True where caption i is right for image i, as in `same`: bool (n,)."""
         matches: Array = (self.label[captions][:, None] == self._own_labels(images)).any(1)
         return matches
 
     def _own_labels(self, images: Array) -> Array:
-        """Labels of each image's captions, filled up with -1: int64 (images, most captions)."""
+        """Labels of each image's captions, filled with -1 to the maximum number of captions: int64 (images, n)."""
         first, end = self.first[images], self.first[images + 1]
         places = first[:, None] + np.arange(int((end - first).max(initial=1)))
         return np.where(places < end[:, None], self.label[np.minimum(places, len(self.label) - 1)], -1)

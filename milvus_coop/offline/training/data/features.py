@@ -1,7 +1,7 @@
 """Cached features: a frozen backbone runs once over every image, and its output is kept on disk in shards.
 
-A shard is named by what it was made from (backbone, items, sizes and times of their files), so a changed picture, another backbone
-or a killed run costs only the shards concerned.
+The name of a shard depends on its sources (backbone, items, sizes and times of their files). So after a changed image, another
+backbone or a killed run, only the shards concerned are computed again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 class CachedFeatures:
-    """Features (images, cells, F), float16, memory-mapped. Rows of unreadable pictures are NaN."""
+    """Features (images, cells, F), float16, memory-mapped. Rows of unreadable images are NaN."""
 
     def __init__(self, shards: Sequence[Path], count: int, shard: int = SHARD) -> None:
         self._paths = tuple(shards)
@@ -46,14 +46,14 @@ class CachedFeatures:
         return Seen(visual, ~np.isnan(visual[:, 0, 0]))
 
     def remove(self) -> None:
-        """Delete the files; what another run needs of them, it makes again."""
+        """Delete the files. Another run that needs them computes them again."""
         for path in self._paths:
             path.unlink(missing_ok=True)
             _unread(path).unlink(missing_ok=True)
 
 
 class FeatureCache:
-    """Computes and finds features of one backbone; `shard`: images per file."""
+    """Finds the features of one backbone on disk, or computes them. `shard` is the number of images per file."""
 
     def __init__(self, folder: Path, vision: Vision, device: torch.device, threads: int, shard: int = SHARD) -> None:
         self._key = vision_key(vision)
@@ -67,12 +67,12 @@ class FeatureCache:
     def features(
         self, dataset: Dataset, items: Sequence[Item], pixels: Visuals, on_images: Callable[[int], None] | None = None
     ) -> CachedFeatures:
-        """Features of `items`; what is not on disk is computed from `pixels` and written.
+        """The features of `items`. Features that are not on disk are computed from `pixels` and written.
 
         Args:
-            dataset: whose name tells drawn pictures of different data sets apart.
+            dataset: the data set. Its name tells drawn images of different data sets apart.
             items: n items.
-            pixels: the same items; asked again for pictures that could not be read before, so that it reports them.
+            pixels: the pixels of the same items. Images that could not be read before are asked for again, to report them.
             on_images: called with the number of images done after each batch.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class FeatureCache:
 
     def _shard_key(self, dataset: Dataset, items: Sequence[Item], pixels: Visuals, start: int) -> str:
         digest = hashlib.sha256(dataset.name.encode())
-        if items[0].path is None:  # drawn: another version may draw it differently
+        if items[0].path is None:  # a drawn image, which another version may draw differently
             digest.update(pixels.fetch(np.array([start])).visual.tobytes())
         for item in items:
             digest.update(f"\n{item.id}".encode())
@@ -120,7 +120,7 @@ class FeatureCache:
 
 
 def _unread(path: Path) -> Path:
-    """Where the positions of a shard's unreadable pictures are kept."""
+    """The file with the positions of a shard's unreadable images."""
     return path.with_suffix(".unread.npy")
 
 
@@ -131,7 +131,7 @@ def _save(values: Array, path: Path) -> None:
 
 
 def vision_key(vision: Vision) -> str:
-    """Hash of a backbone's configuration and weights."""
+    """A hash of a backbone's configuration and weights."""
     digest = hashlib.sha256(repr(vision.config).encode())
     for name, value in sorted(vision.state_dict().items()):
         digest.update(name.encode())
@@ -140,7 +140,7 @@ def vision_key(vision: Vision) -> str:
 
 
 def _runner(vision: Vision, device: torch.device, threads: int) -> Callable[[Array], Array]:
-    """On a CPU through ONNX Runtime, which runs convolutions several times as fast as eager PyTorch."""
+    """A function that runs the backbone. On a CPU it uses ONNX Runtime, whose convolutions are several times faster."""
     if device.type != "cpu":
         frozen = vision.to(device).eval()
 

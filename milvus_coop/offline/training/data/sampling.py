@@ -1,4 +1,4 @@
-"""Who is in which batch: a pure function of seed and step, so that a resumed run goes on with the very same batches."""
+"""The images of each batch. They are a pure function of seed and step, so that a resumed run continues with the same batches."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from milvus_coop.types import Array
 
 
 class Sampler:
-    """Shuffles images anew for every pass; optionally keeps groups of look-alikes together.
+    """Shuffles the images again for every pass, and can keep groups of look-alikes together.
 
     Args:
         groups: equal numbers for items that are alike on purpose, int64 (images,).
         batch: images per batch.
-        seed: of the shuffling.
-        keep_groups: True: a batch holds whole groups, so that its hardest negatives are one attribute away. False: items are
+        seed: the seed of the shuffling.
+        keep_groups: if True, a batch holds whole groups, so that its hardest negatives are one attribute away. If False, items are
             shuffled one by one.
     """
 
@@ -30,7 +30,7 @@ class Sampler:
 
     @property
     def steps(self) -> int:
-        """Batches in one pass; what does not fill a batch is left to another pass's luck."""
+        """The number of batches in one pass. Images that do not fill a batch are left out of the pass."""
         return max(1, len(self._groups) // self._batch)
 
     def batch(self, step: int) -> Array:
@@ -49,13 +49,13 @@ class Sampler:
 
 
 def caption_choices(first: Array, images: Array, dice: np.random.Generator) -> Array:
-    """One caption of each image, uniformly: int64 (n,). `first` as in `Corpus`."""
+    """One caption of each image, drawn uniformly: int64 (n,). `first` is that of `Corpus`."""
     starts, ends = first[images], first[images + 1]
     chosen: Array = starts + (dice.random(len(images)) * (ends - starts)).astype(np.int64)
     return chosen
 
 
 def blocks(total: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size`."""
+    """Consecutive slices of at most `size` items."""
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))

@@ -1,4 +1,4 @@
-"""The tokenizer of a new network: that of the checkpoint it starts from, or one trained on the captions."""
+"""The tokenizer of a new network: that of the checkpoint it starts from, or a tokenizer that is trained on the captions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
 def train_tokenizer(captions: Iterable[str], path: Path, *, vocabulary: int = 8000) -> None:
     """Train lower-cased byte-level BPE (as GPT-2's) on the captions and write tokenizer.json.
 
-    It knows every language's letters, and the same captions always give the same file: the library's WordPiece trainer breaks ties
-    by the order of a hash map, another one in every process.
+    It knows the letters of every language, and the same captions always give the same file. (The library's WordPiece trainer breaks
+    ties by the order of a hash map, which differs in every process.)
 
     Args:
         captions: the training captions.
-        path: where to write.
-        vocabulary: largest number of entries; at least the 256 bytes and the special tokens.
+        path: the file to write.
+        vocabulary: maximum number of entries; at least the 256 bytes and the special tokens.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -39,7 +39,7 @@ def train_tokenizer(captions: Iterable[str], path: Path, *, vocabulary: int = 80
 
 
 def special_ids(path: Path) -> tuple[int, int, int]:
-    """(size of the vocabulary, id of the token that starts a text, id of the padding) of a tokenizer.json."""
+    """The size of the vocabulary, the id of the token that starts a text, and the id of the padding, from a tokenizer.json."""
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     [first, *_] = tokenizer.encode("a").ids
     pads = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>"))
@@ -47,7 +47,7 @@ def special_ids(path: Path) -> tuple[int, int, int]:
 
 
 def mask_id(path: Path) -> int | None:
-    """Id of the token that a checkpoint's authors masked words with, where a tokenizer.json has one."""
+    """The id of the token with which a checkpoint's authors masked words. None if the tokenizer.json has none."""
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     masks = (tokenizer.token_to_id(token) for token in ("[MASK]", "<mask>"))
     return next((mask for mask in masks if mask is not None), None)

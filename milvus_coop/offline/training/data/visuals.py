@@ -1,4 +1,4 @@
-"""What a network sees of each image: pixels, or the cached features of a frozen backbone."""
+"""The input of a network for each image: pixels, or the cached features of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Seen(NamedTuple):
     visual: Array
     """uint8 pixels (n, 3, S, S) or float16 features (n, cells, F)."""
     usable: Array
-    """bool (n,): False where the picture could not be read; its row means nothing."""
+    """bool (n,), False where the image could not be read. Such a row means nothing."""
 
 
 class Visuals(Protocol):
-    """Gives images by position."""
+    """A source of images by position."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """The number of images."""
 
     def fetch(self, positions: Array) -> Seen:
         """The images at `positions`, int64 (n,)."""
 
 
 class Pixels:
-    """Opens pictures when they are asked for. A picture that cannot be read is reported (each time), and is not usable."""
+    """Opens images when they are asked for. An image that cannot be read is reported each time, and is not usable."""
 
     def __init__(
         self, dataset: Dataset, items: Sequence[Item], spec: ImageSpec, pool: ThreadPoolExecutor, report: Callable[[Problem], None]
@@ -62,7 +62,7 @@ class Pixels:
 
 
 def item_pixels(dataset: Dataset, item: Item, spec: ImageSpec) -> Array:
-    """A picture as `Encoder` will see it, uint8 (3, S, S); large JPEGs are decoded at a fraction of their size.
+    """An image as `Encoder` prepares it, uint8 (3, S, S). Large JPEGs are decoded at a fraction of their size.
 
     Raises:
         ImageError: the file cannot be read.

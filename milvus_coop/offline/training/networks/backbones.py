@@ -1,4 +1,4 @@
-"""The kinds of vision backbone, all of one form: normalised pixels (B, 3, S, S) to vectors of cells or regions (B, N, F)."""
+"""The kinds of vision backbone. All of them map normalised pixels (B, 3, S, S) to vectors of cells or regions (B, N, F)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["conv", "detector", "efficientnet-lite0", "transformers"]
 
 
 class ConvBackbone(nn.Module):
-    """A small convolutional network to be trained from scratch: each stage halves the picture."""
+    """A small convolutional network to be trained from scratch. Each stage halves the image."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class LiteBackbone(nn.Module):
 
 
 class TransformersBackbone(nn.Module):
-    """A vision model of the transformers library: the patches of a vision transformer, or a convolutional network's last map."""
+    """A vision model of transformers. It gives the patches of a vision transformer or the last map of a convolutional network."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -56,11 +56,11 @@ class TransformersBackbone(nn.Module):
         if states.ndim == 4:  # (B, F, G, G)
             return states.flatten(2).transpose(1, 2)
         side = int(states.shape[1] ** 0.5)
-        return states[:, states.shape[1] - side * side :]  # class and register tokens come first
+        return states[:, states.shape[1] - side * side :]  # without the class and register tokens, which come first
 
 
 def transformers_model(options: Mapping[str, Any]) -> nn.Module:
-    """The vision model of a transformers configuration, with random weights; CLIP-like models without their text tower."""
+    """The vision model of a transformers configuration, with random weights. A CLIP-like model loses its text tower."""
     from transformers import AutoConfig, AutoModel
 
     settings = dict(options)
@@ -69,7 +69,7 @@ def transformers_model(options: Mapping[str, Any]) -> nn.Module:
 
 
 def vision_tower(model: nn.Module) -> nn.Module:
-    """What reads pictures in a CLIP-like model; any other model as it is."""
+    """The vision tower of a CLIP-like model. Any other model is returned unchanged."""
     tower: nn.Module = getattr(model, "vision_model", model)
     return tower
 

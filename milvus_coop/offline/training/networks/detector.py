@@ -1,7 +1,7 @@
-"""A small region detector: the cells of a convolutional network where something is, with what it is and where.
+"""A small region detector: it finds the cells of a convolutional network that contain a thing, and describes thing and place.
 
-It stands for the Faster R-CNN of Geigle et al. 2022: trained to recognise single objects, then frozen, it gives a few region
-vectors per image, which know nothing of captions or relations.
+It takes the role of the Faster R-CNN of Geigle et al. 2022. It is trained to recognise single objects and then frozen. It gives a
+few region vectors per image, which contain nothing about captions or relations.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 
 class RegionDetector(nn.Module):
-    """Cells with heads for presence and for each attribute; the `regions` likeliest cells become region vectors.
+    """Cells with heads for presence and for each attribute. The `regions` likeliest cells become region vectors.
 
     Args:
-        stages: (channels, stride) of the convolutions, 3 x 3 but for the first, which reads patches of its stride.
+        stages: (channels, stride) of the convolutions. They are 3 x 3 except for the first, whose kernel is as large as its stride.
         attributes: name -> number of values, such as colour -> 8.
         regions: region vectors per image.
-        with_hidden: whether a region vector also has the cell's hidden vector. Where the attributes say all there is to say, it
-            only drowns them: scenes of shapes are learnt twice as fast without.
+        with_hidden: true to add the cell's hidden vector to a region vector. If the attributes describe a thing completely, it
+            only hides them: scenes of shapes are learnt twice as fast without it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class RegionDetector(nn.Module):
         return hidden
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, regions, F): hidden (or not), probabilities weighted by presence, row and column."""
+        """(B, 3, S, S) -> (B, regions, F): hidden vector if wanted, probabilities weighted by presence, row and column."""
         hidden = self.cells(pixels)
         side = int(hidden.shape[1] ** 0.5)
         presence = self.presence(hidden).sigmoid()  # (B, G * G, 1)

@@ -1,7 +1,7 @@
 """One transformer for texts, images and pairs: the bi-encoder and the cross-encoder of Geigle et al. 2022, on stored tokens.
 
-As in the paper, images enter as a short sequence of region vectors, and the same layers read a text alone, an image alone, or both.
-What differs: the region vectors are made once, at ingest, and stored (EDJE, 2025): they are the bundle's image tokens.
+As in the paper, an image is a short sequence of region vectors, and the same layers read a text alone, an image alone, or both.
+Unlike in the paper, the region vectors are made once, at ingest, and stored (EDJE, 2025). They are the bundle's image tokens.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class NetworkConfig:
     vision: VisionConfig
     vocabulary: int
     max_length: int
-    """Longest text in tokens, special tokens included."""
+    """Maximum length of a text in tokens, special tokens included."""
     cls_id: int
     pad_id: int
     tokens: int
-    """Image tokens per image."""
+    """Number of image tokens per image."""
     token_dim: int
     compress: Literal["cells", "queries"] = "cells"
-    """How features become tokens: one per cell, or by `tokens` learned queries that attend to all cells (EDJE)."""
+    """The way from features to tokens: `cells` makes one per cell, `queries` uses `tokens` learnt queries over all cells (EDJE)."""
     width: int = 256
     layers: int = 4
     heads: int = 4
@@ -44,16 +44,17 @@ class NetworkConfig:
     """Length of an embedding."""
     dropout: float = 0.1
     norm_first: bool = False
-    """Pre-norm layers, for networks that start from random weights; BERT's are post-norm."""
+    """True for pre-norm layers, for networks that start from random weights. BERT's layers are post-norm."""
     norm_eps: float = LAYER_NORM_EPS
-    """Of the layer norms; the RoBERTa family has 1e-5."""
+    """Epsilon of the layer norms. The RoBERTa family has 1e-5."""
     deepnorm: bool = False
-    """DeepNorm layers (Wang et al. 2022), for many layers; not together with `norm_first`."""
+    """True for DeepNorm layers (Wang et al. 2022), for networks of many layers. It excludes `norm_first`."""
     fills: bool = False
-    """Whether there is a `WordFiller`: masked language modelling needs one, and no exported graph has it."""
+    """True if there is a `WordFiller`. Masked language modelling needs it, and no exported graph has it."""
     match: Literal["cls", "residual"] = "cls"
-    """What the match logit is: read from [CLS] as in the paper; or the network's own scaled cosine and a correction of it, which
-    starts at zero and is read from the mean of all states. That cannot start worse than the bi-encoder, and few layers suffice."""
+    """The source of the match logit. `cls`: it is read from [CLS], as in the paper. `residual`: it is the network's own scaled
+    cosine plus a correction, which starts at zero and is read from the mean of all states. Such a network cannot start worse than
+    the bi-encoder, and few layers suffice."""
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> NetworkConfig:
@@ -62,7 +63,7 @@ class NetworkConfig:
 
 
 class Compressor(nn.Module):
-    """Features to image tokens. Every token is layer-normed: one scale per token then stores it well as int8."""
+    """Features to image tokens. Every token is layer-normed, so that it can be stored well as int8 with one scale per token."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -88,9 +89,9 @@ class Compressor(nn.Module):
 
 
 class WordFiller(nn.Module):
-    """The head of masked language modelling: a state to logits of all words, as BERT's (Devlin et al. 2019).
+    """The head of masked language modelling: a state to logits of all words, as in BERT (Devlin et al. 2019).
 
-    Its last matrix is that of the word embeddings. The mask is a learnt vector of its own, so that any tokenizer will do.
+    Its last matrix is the matrix of word embeddings. The mask is a separate learnt vector, so that any tokenizer can be used.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -106,18 +107,18 @@ class WordFiller(nn.Module):
 
     @torch.no_grad()
     def start(self, words: Tensor, mask: int | None) -> None:
-        """Begin with logits of about unit variance, whatever the words' is, and with the word that the tokenizer masks with.
+        """Set starting values: logits of about unit variance, whatever the words' variance, and the tokenizer's own mask word.
 
         Args:
-            words: their embeddings (vocabulary, W).
-            mask: position of that word; None: there is none.
+            words: the word embeddings (vocabulary, W).
+            mask: the id of the tokenizer's mask word. None if it has none.
         """
         self.norm.weight.fill_(1.0 / (float(words.std()) * words.shape[1] ** 0.5))
         self.mask.copy_(words.mean(0) if mask is None else words[mask])
 
 
 class OneStream(nn.Module):
-    """The network. `vision` may be None where features were computed before."""
+    """The network. `vision` may be None if features were computed before."""
 
     def __init__(self, config: NetworkConfig, vision: Vision | None = None) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class OneStream(nn.Module):
         self.vision = vision
         width = config.width
         self.compressor = Compressor(config)
-        # Words, positions and types start with unit variance: smaller positions kept the binding of attributes from being learnt.
+        # Words, positions and types start with unit variance. With smaller positions the network did not learn to bind attributes.
         self.words = nn.Embedding(config.vocabulary, width)
         self.positions = nn.Embedding(config.max_length, width)
         self.slots = nn.Embedding(config.tokens, width)
@@ -156,7 +157,7 @@ class OneStream(nn.Module):
         self.filler = WordFiller(config) if config.fills else None
 
     def set_filler(self, wanted: bool, mask: int | None = None) -> None:
-        """Add a new `WordFiller` (`mask`: see its `start`), or remove the one there is; one that is there and wanted stays."""
+        """Add a `WordFiller` if it is wanted and missing (`mask`: see its `start`), or remove it if it is not wanted."""
         if wanted != self.config.fills:
             self.config = replace(self.config, fills=wanted)
             self.filler = WordFiller(self.config) if wanted else None
@@ -171,7 +172,7 @@ class OneStream(nn.Module):
         return tokens
 
     def _seen(self, pixels: Tensor) -> Tensor:
-        """Features. On a CPU, depthwise convolutions are fastest in float32 with channels last: 0.57 s for 8 images, bf16 0.67."""
+        """Features. On a CPU, depthwise convolutions are fastest in float32, channels last: 8 images take 0.57 s (bf16: 0.67 s)."""
         if self.vision is None:
             raise ValueError("this network has no backbone: it takes features, not pixels")
         depthwise = self.vision.config.kind == "efficientnet-lite0" and pixels.device.type == "cpu"
@@ -187,19 +188,19 @@ class OneStream(nn.Module):
         return self._embedding(self._text_states(input_ids), present)
 
     def embed_images(self, tokens: Tensor) -> Tensor:
-        """Image tokens (B, tokens, token_dim) -> unit (B, dim). As in the paper, [CLS] stands before them."""
+        """Image tokens (B, tokens, token_dim) -> unit (B, dim). As in the paper, [CLS] comes before the tokens."""
         start = self._text_states(torch.full_like(tokens[:, :1, 0], self.config.cls_id, dtype=torch.int64))
         states = torch.cat([start, self._image_states(tokens)], dim=1)
         return self._embedding(states, torch.ones_like(states[:, :, 0]))
 
     def match(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor, cosines: Tensor | None = None) -> Tensor:
-        """Pairs of a text and an image's tokens -> logit of "they match" (B,).
+        """Match logits (B,) of pairs of a text and an image's tokens.
 
         Args:
             input_ids: int64 (B, T).
             attention_mask: int64 (B, T).
             tokens: (B, tokens, token_dim).
-            cosines: of the pairs' own embeddings (B,), where they are known; only `residual` uses them.
+            cosines: the cosines of the pairs' own embeddings (B,), if they are known. Only `residual` uses them.
         """
         states, present = self._pair_states(self._text_states(input_ids), attention_mask, tokens)
         if self.config.match == "cls":
@@ -211,14 +212,14 @@ class OneStream(nn.Module):
         return correction[:, 0] + self.match_scale * cosines
 
     def fill(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor, masked: Tensor, asked: Tensor) -> Tensor:
-        """Logits of the words at some places of texts, of which some words are masked, given the image.
+        """Logits of the words at some places of the texts, given the image. Some words of the texts are masked.
 
         Args:
             input_ids: int64 (B, T).
             attention_mask: int64 (B, T).
             tokens: (B, tokens, token_dim).
-            masked: bool (B, T), where the mask stands in the place of the word.
-            asked: bool (B, T), n places.
+            masked: bool (B, T), true where the mask replaces the word.
+            asked: bool (B, T), true at the n places whose words are asked for.
 
         Returns:
             (n, vocabulary), in the order of `torch.nonzero(asked)`.
@@ -234,7 +235,7 @@ class OneStream(nn.Module):
         return logits
 
     def _pair_states(self, text_states: Tensor, attention_mask: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Final states of text and image together (B, T + tokens, W), and 1 where there is a token (B, T + tokens)."""
+        """Final states of text and image together (B, T + tokens, W), and a mask that is 1 at tokens (B, T + tokens)."""
         states = torch.cat([text_states, self._image_states(tokens)], dim=1)
         present = torch.cat([attention_mask.to(states.dtype), torch.ones_like(tokens[:, :, 0])], dim=1)
         return self._run(states, present), present
@@ -243,7 +244,7 @@ class OneStream(nn.Module):
         return self._placed(self.words(input_ids))
 
     def _placed(self, words: Tensor) -> Tensor:
-        """Word vectors (B, T, W), with positions and the mark of texts, normed."""
+        """Word vectors (B, T, W) with the positions and the type vector of texts added, normed."""
         states = words + self.positions.weight[: words.shape[1]] + self.kinds.weight[TEXT]
         result: Tensor = self.dropout(self.norm(states))
         return result
@@ -261,11 +262,11 @@ class OneStream(nn.Module):
         return result
 
     def _embedding(self, states: Tensor, present: Tensor) -> Tensor:
-        """Mean over the tokens that are there, [CLS] included (the paper's pooling), projected, of unit length."""
+        """The mean over the tokens without padding but with [CLS] (the paper's pooling), projected and of unit length."""
         states = self._run(states, present)
         return functional.normalize(self.project(_mean(states, present)), dim=-1)
 
 
 def _mean(states: Tensor, present: Tensor) -> Tensor:
-    """(B, T, W) and (B, T), 1 for tokens -> (B, W)."""
+    """States (B, T, W) and a mask (B, T) that is 1 at tokens -> mean states (B, W)."""
     return (states * present[:, :, None]).sum(1) / present.sum(1, keepdim=True)

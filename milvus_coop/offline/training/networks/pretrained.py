@@ -1,4 +1,4 @@
-"""Backbones by name: `conv` (untrained), `efficientnet-lite0`, a folder of ours, or a Hugging Face checkpoint."""
+"""Backbones by name: `conv` (untrained), `efficientnet-lite0`, a folder made by this package, or a Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from milvus_coop.offline.training.networks.vision import CONFIG_FILE, Vision, Vi
 CONV_WIDTHS = (32, 64, 96, 128)
 LITE_SIDE = 4
 _NOT_SIZES = {"transformers_version", "architectures", "dtype", "torch_dtype"}
-_CROPPED_BELOW = 384  # px: transformers' ConvNext processor, which ResNets use too, stretches larger pictures
+_CROPPED_BELOW = 384  # px: transformers' ConvNext processor, which ResNets use too, stretches larger images
 _RESAMPLING: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
@@ -26,9 +26,9 @@ def open_vision(name_or_folder: str, *, size: int | None = None, side: int | Non
     """Open a backbone.
 
     Args:
-        name_or_folder: see the module's first line.
-        size: pixels per side, for `conv`; default 96.
-        side: cells per side to pool the grid to; default: the backbone's own, 4 for EfficientNet-Lite0.
+        name_or_folder: the backbone; see the module's first line.
+        size: pixels per side, for `conv`; by default 96.
+        side: cells per side to which the grid is pooled; by default the backbone's own number, or 4 for EfficientNet-Lite0.
 
     Raises:
         TrainingError: there is no such backbone, or its weights are not safetensors.
@@ -84,7 +84,7 @@ def _from_transformers(name_or_folder: str, side: int | None) -> Vision:
 
 
 def _probe(name: str, backbone: TransformersBackbone, size: int) -> tuple[int, int]:
-    """Cells, and numbers per cell, as they come out: configurations say this in many ways."""
+    """The numbers of cells and of features per cell, read from an output, because configurations state them in many ways."""
     try:
         with torch.no_grad():
             _, cells, features = backbone(torch.zeros(1, 3, size, size)).shape
@@ -94,15 +94,15 @@ def _probe(name: str, backbone: TransformersBackbone, size: int) -> tuple[int, i
 
 
 def _image_spec(name: str, processor: dict[str, Any], model_size: Any) -> ImageSpec:
-    """How the model's own processor makes its pixels; `model_size`: of its position embeddings, where it has some."""
+    """The `ImageSpec` of the model's own processor. `model_size` is the size of its position embeddings, if it has any."""
     resampling = _RESAMPLING.get(processor.get("resample", 2))
     if resampling is None:
-        raise TrainingError(f"'{name}' resamples pictures with Pillow's filter {processor['resample']}", expected="2 or 3")
+        raise TrainingError(f"'{name}' resamples images with Pillow's filter {processor['resample']}", expected="2 or 3")
     crop = bool(processor.get("do_center_crop"))
     given = model_size or processor.get("crop_size" if crop else "size")
     edges = set(given.values() if isinstance(given, dict) else given if isinstance(given, list | tuple) else [given])
     if len(edges) != 1 or not isinstance(size := edges.pop(), int):
-        raise TrainingError(f"'{name}' takes pictures of {given}", expected="squares of one size")
+        raise TrainingError(f"'{name}' takes images of {given}", expected="squares of one size")
     crop = crop or (processor.get("crop_pct") is not None and size < _CROPPED_BELOW)
     normalised = processor.get("do_normalize", True)
     mean, std = (processor.get("image_mean"), processor.get("image_std")) if normalised else ((0.0,) * 3, (1.0,) * 3)

@@ -1,4 +1,4 @@
-"""Transformer layers as in BERT (Devlin et al. 2019), whose public checkpoints load into them; or pre-norm, or DeepNorm."""
+"""Transformer layers as in BERT (Devlin et al. 2019), whose public checkpoints can be loaded, or with pre-norm or DeepNorm."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.nn import functional
 
 LAYER_NORM_EPS = 1e-12
 SHARP = 1.5
-"""Standard deviation of queries and keys of normed states in a new pre-norm layer."""
+"""Standard deviation of the queries and keys that a new pre-norm layer makes of normed states."""
 MASKED = -1e4
-"""Added to the attention logits of padding; exp() of it is exactly 0 in float32 and float16."""
+"""Number that is added to the attention logits of padding. Its exp() is exactly 0 in float32 and float16."""
 
 _PUBLIC_NAMES = {
     "query": "attention.self.query",
@@ -37,12 +37,12 @@ class Layer(nn.Module):
 
     Args:
         width: W.
-        heads: of the attention.
+        heads: number of attention heads.
         hidden: width of the feed-forward block.
         dropout: share of activations that are dropped.
-        norm_first: pre-norm.
-        eps: of the layer norms.
-        deepnorm: N, for DeepNorm; 0: none.
+        norm_first: true for pre-norm.
+        eps: epsilon of the layer norms.
+        deepnorm: the number of layers N for DeepNorm; 0 for no DeepNorm.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class Layer(nn.Module):
         self.narrow = nn.Linear(hidden, width)
         self.final_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
-        if norm_first:  # PyTorch's start leaves attention nearly uniform: attributes were bound to things three times as late
+        if norm_first:  # with PyTorch's start attention is nearly uniform, and attributes are bound to things three times as late
             for part in (self.query, self.key):
                 nn.init.normal_(part.weight, std=SHARP / width**0.5)
         if deepnorm:
             scaled = (self.value, self.output, self.widen, self.narrow)
             for part in (self.query, self.key, *scaled):
                 nn.init.xavier_normal_(part.weight, gain=deepnorm_beta(deepnorm) if part in scaled else 1.0)
-                nn.init.zeros_(part.bias)  # a bias is not scaled by its input: left as it is, it would undo the small start
+                nn.init.zeros_(part.bias)  # a bias is not scaled by its input, so it would undo the small start
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """States (B, T, W) and additive mask (B, 1, 1, T) -> states (B, T, W)."""
@@ -107,22 +107,22 @@ class Layer(nn.Module):
 
 
 def deepnorm_alpha(layers: int) -> float:
-    """What DeepNorm multiplies the residual by in an encoder of so many layers (Wang et al. 2022, table 1, encoder-only)."""
+    """DeepNorm's factor for the residual in an encoder of so many layers (Wang et al. 2022, table 1, encoder-only)."""
     return float((2 * layers) ** 0.25)
 
 
 def deepnorm_beta(layers: int) -> float:
-    """What DeepNorm multiplies the starting weights by (Wang et al. 2022, table 1, encoder-only)."""
+    """DeepNorm's factor for the starting weights (Wang et al. 2022, table 1, encoder-only)."""
     return float((8 * layers) ** -0.25)
 
 
 def additive_mask(present: Tensor) -> Tensor:
-    """Float (B, T), 1 for tokens and 0 for padding -> what `Layer` adds to its logits, (B, 1, 1, T)."""
+    """The mask that `Layer` adds to its logits, (B, 1, 1, T), from floats (B, T) that are 1 at tokens and 0 at padding."""
     return ((1.0 - present) * MASKED)[:, None, None, :]
 
 
 def layers_from_public(source: Mapping[str, Tensor], count: int, prefix: str = "encoder.layer.") -> dict[str, Tensor]:
-    """The first `count` layers of a BERT-like checkpoint, under the names of `nn.ModuleList` `layers`."""
+    """The first `count` layers of a BERT-like checkpoint, renamed as in an `nn.ModuleList` named `layers`."""
     return {
         f"layers.{index}.{ours}.{part}": source[f"{prefix}{index}.{theirs}.{part}"]
         for index in range(count)

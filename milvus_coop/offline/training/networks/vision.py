@@ -1,4 +1,4 @@
-"""A vision backbone behind one form: uint8 pixels in, feature vectors of cells or regions out; with its configuration on disk."""
+"""A common form for vision backbones: uint8 pixels in, feature vectors of cells or regions out, and a configuration on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEIGHTS_FILE = "vision.safetensors"
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """What a backbone is: enough to build it anew and to prepare its pixels."""
+    """The configuration of a backbone, from which it is built again and its pixels are prepared."""
 
     kind: Kind
     image: ImageSpec
@@ -30,13 +30,13 @@ class VisionConfig:
     side: int
     """The grid is pooled to `side` x `side` cells."""
     features: int
-    """Numbers per cell."""
+    """Number of features per cell."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What the kind needs beyond that: channel widths, or a transformers configuration."""
+    """Further settings of the kind, such as channel widths or a transformers configuration."""
 
     @property
     def cells(self) -> int:
-        """Feature vectors per image: of the grid, or the regions of a detector."""
+        """The number of feature vectors per image: the cells of the grid, or the regions of a detector."""
         regions: int = self.options.get("regions", self.side * self.side)
         return regions
 
@@ -57,7 +57,7 @@ class Vision(nn.Module):
     std: Tensor
 
     def __init__(self, config: VisionConfig, backbone: nn.Module | None = None) -> None:
-        """`backbone`: with trained weights; None: one with random weights."""
+        """`backbone` has trained weights. If it is None, a backbone with random weights is made."""
         super().__init__()
         self.config = config
         self.backbone = backbone if backbone is not None else build_backbone(config.kind, config.options)
@@ -72,7 +72,7 @@ class Vision(nn.Module):
 
 
 def cell_weights(own_side: int, side: int) -> Tensor:
-    """Adaptive average pooling of a square grid as a matrix (side², own_side²), which every exporter understands."""
+    """A matrix (side², own_side²) for the adaptive average pooling of a square grid. Every exporter can export it."""
     weights = torch.zeros(side * side, own_side, own_side)
     for cell in range(side * side):
         (top, bottom), (left, right) = ((i * own_side // side, -(-(i + 1) * own_side // side)) for i in divmod(cell, side))
@@ -88,7 +88,7 @@ def save_vision(vision: Vision, folder: Path) -> None:
 
 
 def load_vision(folder: Path) -> Vision:
-    """Read what `save_vision` wrote; in eval mode."""
+    """Read what `save_vision` wrote. The backbone is in eval mode."""
     vision = Vision(VisionConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text("utf-8"))))
     vision.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return vision.eval()

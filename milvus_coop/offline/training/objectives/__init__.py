@@ -1,1 +1,1 @@
-"""What is minimised: the published losses of bi-encoder and cross-encoder, and where their negatives come from."""
+"""The objectives: the published losses of bi-encoder and cross-encoder, and the sources of their negatives."""

@@ -10,8 +10,8 @@ from torch.nn import functional
 def match_loss(matched: Tensor, mismatched: Tensor) -> Tensor:
     """Binary cross-entropy of matched and mismatched pairs: -(mean log p(matched) + mean log(1 - p(mismatched))) / 2.
 
-    Geigle et al. 2022, one mismatched pair for each matched one. Their code has a softmax over two logits; the difference of the
-    two is the one logit here.
+    As in Geigle et al. 2022, there is one mismatched pair for each matched one. Their code has a softmax over two logits. The one
+    logit here is the difference of the two.
 
     Args:
         matched: logits (B,) of pairs that belong together.
@@ -23,13 +23,13 @@ def match_loss(matched: Tensor, mismatched: Tensor) -> Tensor:
 
 
 def block_loss(logits: Tensor, same: Tensor) -> Tensor:
-    """InfoNCE within small blocks of pairs that are hard to tell apart, both ways; its logits are the cross-encoder's.
+    """InfoNCE in both directions within small blocks of pairs that are hard to tell apart, on the cross-encoder's logits.
 
-    Of n² scored pairs all are used twice, so a block teaches more than a list for the same work.
+    Each of the n² scored pairs is used twice, so a block teaches more than a list for the same work.
 
     Args:
-        logits: (B, n, n): text i with image j of a block.
-        same: bool (B, n, n), True where text i and image j are no negatives of each other; the diagonal is the positive.
+        logits: (B, n, n), for text i with image j of a block.
+        same: bool (B, n, n), True where text i and image j are not negatives of each other. The diagonal holds the positives.
     """
     blocks, n, _ = logits.shape
     targets = torch.arange(n, device=logits.device).expand(blocks, n)
@@ -38,9 +38,9 @@ def block_loss(logits: Tensor, same: Tensor) -> Tensor:
 
 
 def list_loss(logits: Tensor) -> Tensor:
-    """Cross-entropy of picking the right one from a list: -mean_i log softmax(logits_i)_0.
+    """Cross-entropy of choosing the matching pair from a list: -mean_i log softmax(logits_i)_0.
 
     Args:
-        logits: (B, 1 + n): the pair that matches first, then n that do not.
+        logits: (B, 1 + n). The first pair of a row matches, the n others do not.
     """
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))

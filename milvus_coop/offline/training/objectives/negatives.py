@@ -1,4 +1,4 @@
-"""Where negatives come from: at random, hard ones of the batch, and the bi-encoder's best of the whole set (ANCE)."""
+"""Negatives: random ones, hard ones of the batch, and the bi-encoder's best ones of the whole set (ANCE)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ROWS = 1024
 
 
 def random_negatives(same: Tensor, generator: torch.Generator) -> Tensor:
-    """For each row one column, uniform over those that are not `same`; -1 where there is none.
+    """Draw one column for each row, uniformly from those that are not `same`. -1 if there is none.
 
     Args:
         same: bool (B, B).
-        generator: source of chance.
+        generator: random generator.
 
     Returns:
         int64 (B,).
@@ -29,10 +29,10 @@ def random_negatives(same: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def hard_negatives(cosines: Tensor, same: Tensor, generator: torch.Generator, temperature: float = 0.05) -> Tensor:
-    """For each row one column, drawn by softmax(cosine / temperature) over those that are not `same` (ALBEF, Li et al. 2021).
+    """Draw one column for each row by softmax(cosine / temperature) over those that are not `same` (ALBEF, Li et al. 2021).
 
     Returns:
-        int64 (B,); -1 where there is none.
+        int64 (B,); -1 for a row without such a column.
     """
     logits = (cosines.float() / temperature).masked_fill(same, float("-inf"))
     shifted = logits - logits.amax(1, keepdim=True).clamp(min=-1e9)
@@ -47,12 +47,12 @@ def _draw(weights: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Mined:
-    """The best wrong answers of every query, both ways; -1 fills lists that are too short."""
+    """The best wrong answers of every query, in both directions. Short lists are filled with -1."""
 
     images: Array
-    """int64 (captions, n): images that are near the caption and not its own."""
+    """Wrong images near each caption, int64 (captions, n)."""
     captions: Array
-    """int64 (images, n): captions that are near the image and not its own."""
+    """Wrong captions near each image, int64 (images, n)."""
 
 
 def mine(texts: Tensor, images: Tensor, owner: Array, label: Array, keep: int) -> Mined:
@@ -60,10 +60,10 @@ def mine(texts: Tensor, images: Tensor, owner: Array, label: Array, keep: int) -
 
     Args:
         texts: unit (captions, dim).
-        images: unit (images, dim); rows of NaN are in no list.
+        images: unit (images, dim). Images with a row of NaN are in no list.
         owner: image of each caption, int64 (captions,).
-        label: equal numbers mean equal texts, int64 (captions,); an image is right for every caption of the same text.
-        keep: how many.
+        label: int64 (captions,), with equal numbers for equal texts. An image is right for every caption of the same text.
+        keep: the number of answers to keep.
     """
     captions_of_text = _groups(label, int(label.max(initial=-1)) + 1)
     owners_of_text = [np.unique(owner[captions]) for captions in captions_of_text]

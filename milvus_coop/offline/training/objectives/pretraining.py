@@ -1,4 +1,4 @@
-"""Published pretraining objectives of networks that read text and image together: masked words, and matched pairs."""
+"""Published pretraining objectives for networks that read text and image together: masked words, and matched pairs."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from torch import Tensor
 from torch.nn import functional
 
 CHOSEN = 0.15
-"""Share of word pieces that have to be filled in."""
+"""Share of word pieces that the network has to fill in."""
 MASKED, REPLACED = 0.8, 0.1
-"""Of those: the share that the mask hides, and the share that becomes a random word; the rest stays as it is."""
+"""Shares of these word pieces that the mask hides, and that become a random word. The others stay unchanged."""
 
 
 class Masked(NamedTuple):
-    """Texts in which words are missing."""
+    """Texts in which some words are masked or replaced."""
 
     input_ids: Tensor
-    """int64 (B, T), with the random words."""
+    """Token ids with the random words, int64 (B, T)."""
     masked: Tensor
-    """bool (B, T), where the mask stands."""
+    """True where the mask hides a word, bool (B, T)."""
     chosen: Tensor
-    """bool (B, T), the word pieces that have to be filled in."""
+    """True for the word pieces that have to be filled in, bool (B, T)."""
 
 
 def mask_words(input_ids: Tensor, attention_mask: Tensor, vocabulary: int, generator: torch.Generator) -> Masked:
-    """Choose word pieces and hide them, as BERT does (Devlin et al. 2019), which VisualBERT and UNITER took over.
+    """Choose word pieces and hide them, as BERT (Devlin et al. 2019), VisualBERT and UNITER do.
 
-    15 % of the word pieces are chosen, and at least one of each text (UNITER, Chen et al. 2020). Of those 80 % are masked, 10 %
-    become a random word of the vocabulary, and 10 % stay. The first and the last token of a text are special, and never chosen.
+    15 % of the word pieces are chosen, and at least one of each text (UNITER, Chen et al. 2020). 80 % of these are masked, 10 %
+    become a random word of the vocabulary, and 10 % stay. The first and the last token of a text are special and never chosen.
 
     Args:
         input_ids: int64 (B, T), padded on the right.
         attention_mask: int64 (B, T).
         vocabulary: number of words.
-        generator: source of chance, on the CPU.
+        generator: random generator, on the CPU.
     """
     shape, device = input_ids.shape, input_ids.device
     present = attention_mask.bool().cpu()
@@ -54,17 +54,17 @@ def mask_words(input_ids: Tensor, attention_mask: Tensor, vocabulary: int, gener
 
 
 def fill_loss(logits: Tensor, words: Tensor) -> Tensor:
-    """Mean of -log p(word) over the word pieces that were chosen.
+    """The mean of -log p(word) over the chosen word pieces.
 
     Args:
         logits: (n, vocabulary).
-        words: int64 (n,); where n is 0 the loss is 0.
+        words: int64 (n,). If n is 0, the loss is 0.
     """
     return functional.cross_entropy(logits.float(), words, reduction="sum") / max(1, len(words))
 
 
 def coin_loss(logits: Tensor, matched: Tensor) -> Tensor:
-    """Binary cross-entropy over pairs that match or do not: image-text matching of UNITER (Chen et al. 2020).
+    """Binary cross-entropy over pairs that match or do not match: the image-text matching of UNITER (Chen et al. 2020).
 
     Args:
         logits: (B,).

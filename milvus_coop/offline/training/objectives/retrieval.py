@@ -6,23 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_FAR = 2.0  # larger than any cosine distance between two unit vectors that still matters: removes a pair from a minimum
+_FAR = 2.0  # larger than any cosine distance that still matters, so that it removes a pair from a minimum
 
 
 def hardest_triplet(texts: Tensor, images: Tensor, same: Tensor, margin: float = 0.1) -> Tensor:
     """Triplet loss with the hardest negative of the batch, in both directions.
 
     mean_i( max(0, d(t_i, v_i) - min_j d(t_j, v_i) + m) + max(0, d(t_i, v_i) - min_j d(t_i, v_j) + m) ) with d = 1 - cosine: VSE++
-    (Faghri et al. 2018), as `BatchHardTripletLoss` of Geigle et al. 2022 has it, margin 0.1.
+    (Faghri et al. 2018), as in `BatchHardTripletLoss` of Geigle et al. 2022, with margin 0.1.
 
     Args:
         texts: unit (B, dim).
         images: unit (B, dim); image i belongs to text i.
-        same: bool (B, B), True where text i and image j are no negatives of each other; the diagonal always is.
+        same: bool (B, B), True where text i and image j are not negatives of each other, as on the diagonal.
         margin: m.
 
     Returns:
-        A scalar. A row without any negative counts as no loss.
+        A scalar. A row without a negative adds nothing.
     """
     distance = 1.0 - cosines(texts, images)
     positive = distance.diagonal()
@@ -32,7 +32,7 @@ def hardest_triplet(texts: Tensor, images: Tensor, same: Tensor, margin: float =
 
 
 def sampled_triplet(anchors: Tensor, positives: Tensor, negatives: Tensor, margin: float = 0.1) -> Tensor:
-    """Mean triplet loss over given negatives, as the `ance` task of Geigle et al.'s code has it (Xiong et al. 2021).
+    """Mean triplet loss over given negatives, as in the `ance` task of Geigle et al.'s code (Xiong et al. 2021).
 
     Args:
         anchors: unit (B, dim).
@@ -46,12 +46,12 @@ def sampled_triplet(anchors: Tensor, positives: Tensor, negatives: Tensor, margi
 
 
 def distilled(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy of the student's order against the teacher's, both ways (Miech et al. 2021; LoopITR, Lei et al. 2022).
+    """Cross-entropy of the student against the teacher in both directions (Miech et al. 2021; LoopITR, Lei et al. 2022).
 
     Args:
         student: logits (B, B) of the bi-encoder: scaled cosines of every text with every image.
-        teacher: logits (B, B) of the cross-encoder for the same pairs; no gradient flows into them.
-        temperature: both are divided by it.
+        teacher: logits (B, B) of the cross-encoder for the same pairs. No gradient flows into them.
+        temperature: both logits are divided by it.
     """
     soft = teacher.detach() / temperature
 
@@ -62,11 +62,11 @@ def distilled(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Ten
 
 
 def scaled_cosines(texts: Tensor, images: Tensor, log_scale: Tensor) -> Tensor:
-    """Unit (B, dim) twice -> logits (B, B); the scale is learnt and at most 100 (Radford et al. 2021)."""
+    """Unit (B, dim) twice -> logits (B, B). The scale is learnt and at most 100 (Radford et al. 2021)."""
     return torch.exp(log_scale.clamp(max=4.6052)) * cosines(texts, images)
 
 
 def cosines(left: Tensor, right: Tensor) -> Tensor:
-    """Unit (..., n, dim) and (..., m, dim) -> (..., n, m), float32 also under autocast: bfloat16 has steps of 0.004 near 1."""
+    """Unit (..., n, dim) and (..., m, dim) -> (..., n, m). float32 even under autocast: bfloat16 has steps of 0.004 near 1."""
     with torch.autocast(left.device.type, enabled=False):
         return left.float() @ right.float().transpose(-1, -2)

@@ -1,4 +1,4 @@
-"""The numbers of a run, in one flat record. Imports no PyTorch, so that the command line can read the defaults."""
+"""The settings of a run in one flat record. The module does not import PyTorch, so that the command line can read the defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 NORMS = ("", "post", "pre", "deepnorm")
 _LEAST: Mapping[str, float] = {
     **dict.fromkeys(("rounds", "accumulate", "token_dim", "vocabulary", "eval_every", "k", "mined", "mine_every"), 1),
-    **dict.fromkeys(("batch", "dev_items"), 2),  # one pair alone has nothing to be compared with
+    **dict.fromkeys(("batch", "dev_items"), 2),  # a single pair has no other pair to compare with
     **dict.fromkeys(
         ("width", "layers", "heads", "dim", "tokens", "side", "image_size", "threads", "patience", "warm_up", "seed"), 0
     ),
@@ -31,49 +31,50 @@ _ABOVE_ZERO = ("learning_rate", "clip")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A run. Sizes that are 0 follow from `init` and `vision`, or get the defaults of `start`."""
+    """The configuration of a run. Sizes that are 0 follow from `init` and `vision`, or get the defaults of `start`."""
 
     objective: Objective
     data: str
-    """As `open_dataset` takes it."""
+    """The data set, in the form that `open_dataset` takes."""
     order: tuple[str, ...] = ()
-    """Tasks of a round, see `order`."""
+    """The tasks of a round; see `order`."""
     rounds: int = 1000
     batch: int = 64
-    """Images per task and process."""
+    """Number of images per task and process."""
     accumulate: int = 1
-    """Batches per optimiser step. In-batch negatives still come from one batch."""
+    """Number of batches per optimiser step. In-batch negatives still come from one batch."""
     learning_rate: float = 3e-4
     warm_up: int = 100
-    """Rounds over which the rate rises; it then falls along a cosine to zero."""
+    """Number of rounds in which the learning rate rises. Afterwards it falls along a cosine to zero."""
     weight_decay: float = 0.01
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient."""
     margin: float = 0.1
-    """Of the triplet losses."""
+    """Margin of the triplet losses."""
     keep_groups: bool = False
-    """Whether look-alikes (`Item.group`) come in the same batch."""
+    """If true, look-alikes (`Item.group`) are in the same batch."""
     mined: int = 50
-    """Length of the lists of BE negatives."""
+    """Length of the lists of mined negatives: the bi-encoder's best wrong answers."""
     mine_every: int = 100
-    """Rounds for which such lists are good at least: they are made anew for a pass over the data that begins after so many. To make
-    them, every caption and image of the training set goes through the network: on a small set that is work for 20 rounds."""
+    """Minimum number of rounds for which such lists are used. They are made again for the first pass over the data that begins
+    after so many rounds. To make them, every caption and image of the training set goes through the network. On a small set that
+    costs as much as 20 rounds."""
     hard_share: float = 0.5
-    """Share of these among the negatives that `ce-top` and `ce-list` draw; the others are random. Geigle et al.'s code has 0.05.
-    With 1 a cross-encoder that starts from random weights stays at chance."""
+    """Share of mined negatives among those that `ce-top` and `ce-list` draw. The others are random. Geigle et al.'s code has 0.05.
+    With a share of 1, a cross-encoder that starts from random weights never gets better than chance."""
     init: str = ""
-    """A run or bundle to go on from, or a text checkpoint of transformers; '': random weights."""
+    """A run or bundle to start from, or a text checkpoint of transformers. '' for random weights."""
     vision: str = "conv"
-    """See `networks.pretrained.open_vision`."""
+    """The vision backbone; see `networks.pretrained.open_vision`."""
     train_vision: bool | None = None
-    """False: the backbone is frozen and its features are cached; None: only an untrained one is trained."""
+    """If False, the backbone is frozen and its features are cached. If None, only an untrained backbone is trained."""
     miner: str = ""
-    """For `ce`: the run whose bi-encoder finds hard negatives and the candidates of the dev score."""
+    """For `ce`: the run whose bi-encoder finds the hard negatives, and the candidates for the dev score."""
     side: int = 0
-    """Cells per side of the feature grid."""
+    """Number of cells per side of the feature grid."""
     image_size: int = 0
     tokens: int = 0
-    """Image tokens; 0: one per cell."""
+    """Number of image tokens. 0 for one per cell."""
     token_dim: int = 64
     width: int = 0
     layers: int = 0
@@ -81,33 +82,33 @@ class TrainConfig:
     dim: int = 0
     dropout: float = 0.1
     match: Literal["cls", "residual"] = "cls"
-    """See `NetworkConfig.match`; a network that is gone on from keeps its own."""
+    """See `NetworkConfig.match`. A network that a run starts from keeps its own value."""
     norm: Literal["", "post", "pre", "deepnorm"] = ""
-    """Where the transformer's layers have their norms: see `networks.transformer.Layer`. '': post for a network that starts from a
-    text checkpoint, as BERT has it; pre for one that starts from random weights; that of `init` for one that is gone on from."""
+    """The place of the norms in the transformer's layers; see `networks.transformer.Layer`. '' means post for a network that starts
+    from a text checkpoint, as in BERT, pre for one that starts from random weights, and otherwise the norm of `init`."""
     max_length: int = 32
     vocabulary: int = 8000
-    """Largest vocabulary of a tokenizer that is trained here."""
+    """Maximum vocabulary of a tokenizer that is trained here."""
     eval_every: int = 200
-    """Rounds between evaluations; each leaves a checkpoint."""
+    """Number of rounds between evaluations. Each evaluation writes a checkpoint."""
     patience: int = 0
-    """Evaluations without a better dev score after which the run stops; 0: never."""
+    """Number of evaluations without a better dev score after which the run stops. 0 for never."""
     dev_items: int = 1000
-    """Images of the dev pool that are used."""
+    """Number of images of the dev pool that are used."""
     k: int = 20
-    """Candidates that the cross-encoder rescores for the dev score."""
+    """Number of candidates that the cross-encoder reranks for the dev score."""
     dev_queries: int = 250
-    """Queries per direction that the cross-encoder reranks for the dev score, spread evenly over the dev pool; 0: all of them. All
-    5,000 captions and 1,000 images of Flickr8k's dev split are 120,000 pairs, more work than 200 rounds of training."""
+    """Number of queries per direction that are reranked for the dev score, spread evenly over the dev pool. 0 for all. With all
+    5,000 captions and 1,000 images of Flickr8k's dev split this is 120,000 pairs, more work than 200 rounds of training."""
     seed: int = 0
     threads: int = 0
-    """Threads of PyTorch; 0: as it likes."""
+    """Number of PyTorch's threads. 0 for PyTorch's own choice."""
     precision: Precision = "auto"
-    """`auto`: bf16 where the hardware multiplies bfloat16, else no (float32); the run records which of them it was."""
+    """Mixed precision. `auto` is bf16 if the hardware multiplies bfloat16, else `no` (float32). The run records the choice."""
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        """Fill in the order; refuse what makes no sense."""
+        """Fill in the order, and refuse invalid values."""
         if self.train_vision is None:
             object.__setattr__(self, "train_vision", self.vision == "conv" and not self.init)
         if not self.order:
@@ -150,15 +151,15 @@ class TrainConfig:
             raise InvalidArgumentError(f"dropout is {self.dropout}", expected="less than 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The configuration as plain values for JSON."""
         return {**asdict(self), "order": list(self.order)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrainConfig:
-        """Read what `to_dict` wrote, or a user.
+        """Read what `to_dict` or a user wrote.
 
         Raises:
-            InvalidArgumentError: a name is not known, or a value is of another type.
+            InvalidArgumentError: a name is unknown, or a value has the wrong type.
         """
         kinds = {field.name: _KINDS.get(str(field.type), object) for field in fields(cls)}
         for name, value in content.items():

@@ -1,4 +1,4 @@
-"""Batches for the tasks: corpus, images and mined negatives of the pass that a round belongs to."""
+"""Batches for the tasks, from the corpus, images and mined negatives of the pass that a round belongs to."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from milvus_coop.offline.training.run.tasks import Batch
 from milvus_coop.types import Array
 
 OnImages = Callable[[str, int, int], None]
-"""(what is being done, images done, of how many)."""
+"""Takes (stage, images done, images in all)."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A split, ready to be fetched from."""
+    """A split from which batches can be fetched."""
 
     corpus: Corpus
     visuals: Visuals
 
 
 class Splits:
-    """Prepares splits: tokenises captions, and runs a frozen backbone over the images."""
+    """Prepares splits: it tokenises captions and runs a frozen backbone over the images."""
 
     def __init__(
         self, dataset: Dataset, tokenizer: Tokenizer, network: OneStream, config: TrainConfig, device: torch.device, cache: Path
@@ -59,12 +59,12 @@ class Splits:
         self._fresh: dict[int, bool] = {}
 
     def ready(self, split: Split, *, epoch: int = 0, most: int | None = None, on_images: OnImages | None = None) -> Ready:
-        """A split, or its first `most` items; features are computed where the backbone is frozen."""
+        """A split, or its first `most` items. If the backbone is frozen, its features are computed."""
         items = self._dataset.items(split, epoch=epoch)[:most]
         visuals: Visuals = Pixels(self._dataset, items, self._spec, self._pool, self.report)
         if self._features is not None:
             done = _Counter(on_images, f"{split} images", len(items))
-            with PartialState().main_process_first():  # the others find the files
+            with PartialState().main_process_first():  # the other processes find the files
                 features = self._features.features(self._dataset, items, visuals, done.add)
             if split == "train":
                 self._keep_one(features, drawn_once=epoch > 0)
@@ -72,24 +72,24 @@ class Splits:
         return Ready(tokenise(items, self._tokenizer), visuals)
 
     def _keep_one(self, features: CachedFeatures, *, drawn_once: bool) -> None:
-        """Delete the features of an epoch that is over and will not come again."""
+        """Delete the features of an epoch that is over and will not be used again."""
         if self._passing is not None and PartialState().is_main_process:
             self._passing.remove()
         self._passing = features if drawn_once else None
 
     @property
     def problems(self) -> list[Problem]:
-        """What was left out, each once."""
+        """The data that was left out, each problem once."""
         with self._lock:
             return list(self._problems)
 
     def report(self, problem: Problem) -> None:
-        """Something is left out; from any thread."""
+        """Record that something is left out. Any thread may call this."""
         with self._lock:
             self._problems.setdefault(problem)
 
     def is_fresh(self, epoch: int) -> bool:
-        """Whether the training items of `epoch` are others than those of the epoch before."""
+        """True if the training items of `epoch` differ from those of the epoch before."""
         if epoch not in self._fresh:
             before, now = (self._dataset.items("train", epoch=number) for number in (epoch - 1, epoch))
             self._fresh = {epoch: [item.id for item in before] != [item.id for item in now]}
@@ -103,15 +103,15 @@ class Splits:
 
 
 class Feed:
-    """Gives the batch of any round. What changes from pass to pass (fresh items, mined negatives) is made when a pass begins.
+    """Gives the batch of any round. Whatever changes from pass to pass (new items, mined negatives) is made when a pass begins.
 
     Args:
-        splits: where the training split comes from.
-        config: the run.
+        splits: the source of the training split.
+        config: the run's configuration.
         retriever: the bi-encoder that mines negatives.
-        device: of the batches.
-        ranks: batches per task and round: accumulation steps times processes.
-        on_images: told how far reading and mining are.
+        device: the device of the batches.
+        ranks: number of batches per task and round: accumulation steps times processes.
+        on_images: called with the progress of reading and mining.
     """
 
     def __init__(
@@ -132,12 +132,12 @@ class Feed:
 
     @property
     def size(self) -> int:
-        """Images in the training split."""
+        """The number of images in the training split."""
         return len(self._data.corpus.items)
 
     @property
     def rounds_per_pass(self) -> int:
-        """Rounds in which every task sees every image about once."""
+        """The number of rounds in which every task sees every image about once."""
         return self._samplers[0].steps
 
     def enter(self, round_number: int, mined: Mapping[str, Tensor] | None = None) -> None:
@@ -145,7 +145,7 @@ class Feed:
 
         Args:
             round_number: counted from 0.
-            mined: negatives from a checkpoint that was written before this round; those of an earlier pass are not used.
+            mined: negatives from a checkpoint that was written before this round. Those of an earlier pass are not used.
         """
         number = round_number // self.rounds_per_pass
         before = (round_number - 1) // self.rounds_per_pass if mined else self._pass
@@ -158,7 +158,7 @@ class Feed:
         self._pass = number
 
     def _outdated(self, before: int, number: int) -> bool:
-        """Whether negatives that pass `before` used are too old for pass `number`, which is the same or the next one."""
+        """True if the negatives of pass `before` are too old for pass `number`, which is the same pass or the next."""
         every, rounds = self._config.mine_every, self.rounds_per_pass
         if before == number:
             return False
@@ -168,13 +168,13 @@ class Feed:
         """The batch of one task in one round.
 
         Args:
-            round_number: counted from 0; its pass must have been entered.
+            round_number: counted from 0. Its pass must have been entered.
             rank: place among the batches of this task and round.
-            turn: place of the task in the order; each has a shuffling of its own.
-            seed: of the draws of captions and negatives.
+            turn: place of the task in the order. Each task has its own shuffling.
+            seed: the seed for the draws of captions and negatives.
 
         Returns:
-            The batch; None where fewer than two of its pictures can be read.
+            The batch, or None if fewer than two of its images can be read.
         """
         corpus, dice = self._data.corpus, np.random.default_rng(seed)
         task = TASKS[self._config.order[turn]]
@@ -214,9 +214,9 @@ class Feed:
         )
 
     def _neighbours(self, task: Task, captions: Array, images: Array, dice: np.random.Generator) -> tuple[Array, Array]:
-        """Pairs near each pair, by its caption or by its image, and random ones: images and a caption of each, int64 (B, n) twice.
+        """Pairs near each pair, by its caption or by its image, and random pairs, as images and captions: int64 (B, n) twice.
 
-        Near ones are drawn log-uniformly by rank: of 50, half are from the first seven.
+        Near pairs are drawn log-uniformly by rank: with 50 of them, half of the draws are from the first seven.
         """
         corpus, shape = self._data.corpus, (len(images), task.negatives)
         by_caption = _draw(self.mined["images"].numpy()[captions], task.negatives, dice, first=True)
@@ -224,11 +224,11 @@ class Feed:
         near = np.where(dice.random((len(images), 1)) < 0.5, by_caption, by_image)
         chosen = np.where(dice.random(shape) < self._config.hard_share, near, dice.integers(len(corpus.items), size=shape))
         lost = ~self._data.visuals.fetch(chosen.ravel()).usable.reshape(shape)
-        chosen = np.where(lost, by_caption, chosen)  # mined images were read before
+        chosen = np.where(lost, by_caption, chosen)  # mined images can be read: they were read before
         return chosen, caption_choices(corpus.first, chosen.ravel(), dice).reshape(shape)
 
     def _readable(self, negatives: Array, captions: Array) -> Array:
-        """The pictures of negatives; the best mined one, which was read before, in the place of one that cannot be read."""
+        """The images of negatives. An image that cannot be read is replaced by the best mined one, which was read before."""
         seen = self._data.visuals.fetch(negatives)
         lost = ~seen.usable
         if lost.any():
@@ -258,7 +258,7 @@ class Feed:
 
 
 class Ahead:
-    """Makes the batches of the next round in threads while the network works on this one."""
+    """Makes the batches of the next round in threads while the network works on the current one."""
 
     def __init__(self, feed: Feed, config: TrainConfig) -> None:
         self._feed, self._config = feed, config
@@ -266,7 +266,7 @@ class Ahead:
         self._waiting: dict[int, list[list[Future[Batch | None]]]] = {}
 
     def batches(self, round_number: int) -> list[list[Batch | None]]:
-        """Of this process: `[turn][accumulation step]`. The round's pass must have been entered."""
+        """The batches of this process, as `[turn][accumulation step]`. The round's pass must have been entered."""
         futures = self._waiting.pop(round_number, None) or self._submit(round_number)
         if (round_number + 1) % self._feed.rounds_per_pass and round_number + 1 < self._config.rounds:
             self._waiting[round_number + 1] = self._submit(round_number + 1)
@@ -288,12 +288,12 @@ class Ahead:
 
 
 def draw_seed(*parts: int) -> int:
-    """One seed from several numbers."""
+    """A seed that depends on several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def _draw(lists: Array, n: int, dice: np.random.Generator, *, first: bool = False) -> Array:
-    """`n` entries of each list (-1 fills its end), with replacement; `first`: log-uniform by rank. int64 (rows, n)."""
+    """Draw `n` entries of each list (-1 fills its end) with replacement; `first`: log-uniformly by rank. int64 (rows, n)."""
     lengths = (lists >= 0).sum(1, keepdims=True)
     share = dice.random((len(lists), n))
     places = ((lengths + 1.0) ** share - 1.0 if first else share * lengths).astype(np.int64)
@@ -301,14 +301,14 @@ def _draw(lists: Array, n: int, dice: np.random.Generator, *, first: bool = Fals
 
 
 class _Counter:
-    """Adds up images for a progress display."""
+    """Counts images for a progress display."""
 
     def __init__(self, show: OnImages | None, what: str, total: int) -> None:
         self._show, self._what, self._total, self._done = show, what, total, 0
         self.add(0)
 
     def add(self, count: int) -> None:
-        """Count some more."""
+        """Add to the count."""
         self._done += count
         if self._show is not None:
             self._show(self._what, self._done, self._total)

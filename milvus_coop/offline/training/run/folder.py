@@ -1,11 +1,11 @@
-"""What a run leaves behind, and how it is read again. Weights are safetensors, everything else is JSON.
+"""The folder of a run: writing its files and reading them again. Weights are safetensors, everything else is JSON.
 
-run.json            configuration, versions, git revision, what the data held
+run.json            configuration, versions, git revision, numbers of the data
 network.json        sizes of the network
 tokenizer.json
 problems.jsonl      data that was left out, and why
 metrics.jsonl       one line per evaluation
-vision/             the backbone, where it is frozen
+vision/             the backbone, if it is frozen
 last/, best/        network.safetensors; last/ also optimiser.safetensors, mined.safetensors and state.json
 """
 
@@ -35,36 +35,36 @@ _REPOSITORY = Path(__file__).resolve().parents[4]
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands; what a checkpoint holds beside tensors."""
+    """The state of a run: the part of a checkpoint that is not tensors."""
 
     round: int = 0
     best: float | None = None
-    """Best dev score so far."""
+    """The best dev score so far."""
     stale: int = 0
-    """Evaluations since then."""
+    """Number of evaluations since the best dev score."""
     finished: bool = False
 
 
 class RunFolder:
-    """A run on disk."""
+    """The folder of a run on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer's file."""
+        """The path of tokenizer.json."""
         return self.path / "tokenizer.json"
 
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """True if the folder holds a run."""
         return (self.path / "run.json").is_file()
 
     def make(self) -> None:
         """Make the folder.
 
         Raises:
-            TrainingError: it cannot be made.
+            TrainingError: the folder cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ class RunFolder:
             raise TrainingError(f"'{self.path}' cannot be made: {exc.strerror or exc}", run="another --run") from exc
 
     def begin(self, config: TrainConfig, data: Mapping[str, Any]) -> None:
-        """Write run.json; from now on the folder holds this run and no other."""
+        """Write run.json. From now on the folder holds this run and no other."""
         versions = {"torch": torch.__version__}
         self._write("run.json", {"config": config.to_dict(), "git": _git_revision(), "versions": versions, "data": dict(data)})
 
@@ -92,10 +92,10 @@ class RunFolder:
         return TrainConfig.from_dict(self.record()["config"])
 
     def check_same(self, config: TrainConfig) -> None:
-        """Refuse to go on with another configuration.
+        """Refuse to continue the run with another configuration.
 
         Raises:
-            TrainingError: naming what differs.
+            TrainingError: the configurations differ. The message names the difference.
         """
         before, now = self.config().to_dict(), config.to_dict()
         if different := [name for name in now if before.get(name) != now[name]]:
@@ -107,12 +107,12 @@ class RunFolder:
             )
 
     def save_problems(self, problems: Sequence[Problem]) -> None:
-        """Write what was left out of the data."""
+        """Write the problems: data that was left out, with reasons."""
         lines = [json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems]
         (self.path / "problems.jsonl").write_text("".join(lines), "utf-8")
 
     def problems(self) -> list[Problem]:
-        """What `save_problems` wrote."""
+        """The problems that `save_problems` wrote."""
         return [Problem(**line) for line in _json_lines(self.path / "problems.jsonl")]
 
     def add_metrics(self, line: Mapping[str, Any]) -> None:
@@ -125,12 +125,12 @@ class RunFolder:
         return _json_lines(self.path / "metrics.jsonl")
 
     def cut_metrics(self, last_round: int) -> None:
-        """Drop lines of rounds after the checkpoint that a resumed run goes on from."""
+        """Drop the lines of rounds after the checkpoint from which a run is resumed."""
         kept = [line for line in self.metrics() if line["round"] <= last_round]
         (self.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
 
     def save_network_config(self, config: NetworkConfig, frozen: Vision | None) -> None:
-        """Write the network's sizes, and its backbone where that is frozen."""
+        """Write the network's sizes, and its backbone if it is frozen."""
         self._write("network.json", asdict(config))
         if frozen is not None:
             save_vision(frozen, self.path / "vision")
@@ -140,7 +140,7 @@ class RunFolder:
         self._replace("best", {NETWORK: network_state(network)}, None)
 
     def save_last(self, network: OneStream, optimiser: torch.optim.Optimizer, mined: Mapping[str, Tensor], state: State) -> None:
-        """Write a checkpoint that a run can go on from."""
+        """Write a checkpoint from which a run can be resumed."""
         tensors = {
             NETWORK: network_state(network),
             "optimiser.safetensors": optimiser_state(optimiser),
@@ -149,7 +149,7 @@ class RunFolder:
         self._replace("last", tensors, state)
 
     def load_last(self, network: OneStream, optimiser: torch.optim.Optimizer) -> tuple[State, dict[str, Tensor]]:
-        """Put the last checkpoint into network and optimiser; returns where it stood and the mined negatives."""
+        """Load the last checkpoint into network and optimiser, and return its state and the mined negatives."""
         folder = self.path / "last"
         if not folder.is_dir():
             return State(), {}
@@ -158,12 +158,12 @@ class RunFolder:
         return self.state(), load_file(folder / "mined.safetensors")
 
     def state(self) -> State:
-        """Where the last checkpoint stands."""
+        """The state of the last checkpoint."""
         path = self.path / "last" / "state.json"
         return State(**json.loads(path.read_text("utf-8"))) if path.is_file() else State()
 
     def _replace(self, name: str, files: Mapping[str, dict[str, Tensor]], state: State | None) -> None:
-        """Write a checkpoint beside the old one and exchange them, so that a kill leaves one of the two."""
+        """Write a checkpoint beside the old one and exchange them, so that one of the two is left after a kill."""
         fresh, old = self.path / f"{name}.new", self.path / f"{name}.old"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
@@ -191,7 +191,7 @@ class RunFolder:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """Without a last line that a kill cut off."""
+    """The objects of a JSON lines file, without a last line that a kill cut off."""
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -204,10 +204,10 @@ def network_state(network: OneStream) -> dict[str, Tensor]:
 
 
 def load_state(network: OneStream, path: Path) -> None:
-    """Load what `network_state` gave; a frozen backbone keeps its own weights.
+    """Load the tensors of `network_state`. A frozen backbone keeps its own weights.
 
     Raises:
-        TrainingError: the file is of another network.
+        TrainingError: the file belongs to another network.
     """
     try:
         missing, unexpected = network.load_state_dict(load_file(path), strict=False)
@@ -218,14 +218,14 @@ def load_state(network: OneStream, path: Path) -> None:
 
 
 def load_network(path: str | Path, checkpoint: str = "best") -> tuple[OneStream, Path]:
-    """Open a trained network for use, in eval mode, with its backbone; and the tokenizer's path.
+    """A trained network with its backbone, in eval mode, and the path of its tokenizer.
 
     Args:
         path: a run's folder, or a bundle's with its training checkpoint (`training/`).
         checkpoint: `best` or `last`.
 
     Raises:
-        TrainingError: there is none.
+        TrainingError: there is no trained network.
     """
     folder = next((f for f in (Path(path), Path(path) / "training") if (f / "network.json").is_file()), None)
     if folder is None or not (folder / checkpoint / NETWORK).is_file():
@@ -240,7 +240,7 @@ def load_network(path: str | Path, checkpoint: str = "best") -> tuple[OneStream,
 
 
 def build_network(folder: Path) -> OneStream:
-    """A network as network.json has it, with random weights but for a frozen backbone's."""
+    """A network of the sizes in network.json. Its weights are random, except for those of a frozen backbone."""
     config = NetworkConfig.from_dict(json.loads((folder / "network.json").read_text("utf-8")))
     frozen = (folder / "vision").is_dir()
     vision = load_vision(folder / "vision") if frozen else Vision(config.vision)
@@ -254,7 +254,7 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimiser_state` gave."""
+    """Load the tensors of `optimiser_state`."""
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
@@ -263,7 +263,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 
 def _git_revision() -> str | None:
-    """Of the repository that this package runs from; None for an installed package."""
+    """The git revision of the repository that this package runs from. None for an installed package."""
     git = shutil.which("git")
     if git is None or not (_REPOSITORY / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""The tasks that take turns in a round, each with a batch, a backward pass and an optimiser step of its own (Geigle et al.)."""
+"""The tasks of a round. They take turns; each has its own batch, backward pass and optimiser step (Geigle et al.)."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Literal, get_args
 Objective = Literal["be", "ce", "joint"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 ORDERS: Mapping[Objective, tuple[str, ...]] = {"be": ("be",), "ce": ("ce",), "joint": ("be", "ce")}
-"""What each objective does in a round, where nothing else is asked for."""
+"""The default tasks of a round for each objective."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task."""
+    """One task of a round."""
 
     name: str
     role: Literal["be", "ce"]
     about: str
     negatives: int = 0
-    """Mined negatives per pair and direction."""
+    """Number of mined negatives per pair and direction."""
     blocks: bool = False
-    """Whether the negatives are pairs themselves: each caption comes with its image."""
+    """If true, the negatives are pairs themselves: each caption comes with its image."""
     most: int = 0
-    """Pairs of a batch that are used, where all would be too many; 0: all."""
+    """Maximum number of pairs of a batch that are used. 0 for all."""
     needs_retriever: bool = False
-    """Whether it needs a bi-encoder that has learnt something."""
+    """True if the task needs a trained bi-encoder."""
 
 
 TASKS: Mapping[str, Task] = {

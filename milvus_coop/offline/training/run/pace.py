@@ -1,4 +1,4 @@
-"""How far a run is, how fast it goes, and how long the stage that it is in will still take."""
+"""The progress of a run: how much is done, its pace, and the time left in the current stage."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     stage: str
-    """`dev images`, `train images`: a frozen backbone reads them. `embedding`: for mining or for the dev score. `reranking`: for
-    the dev score. `train`: the rounds."""
+    """The stage. `dev images` and `train images`: a frozen backbone reads these images. `embedding`: items are embedded for mining
+    or for the dev score. `reranking`: pairs are scored for the dev score. `train`: the rounds."""
     done: int
     total: int
     loss: float | None = None
     pairs_per_s: float | None = None
-    """While the network learns: without evaluations."""
+    """Pairs per second while the network learns, evaluations excluded."""
     dev: float | None = None
     per_s: float | None = None
     """Rounds, images or pairs per second since this process began the stage, evaluations and mining included."""
     left_s: float | None = None
-    """Seconds until the stage is over, if it goes on at this pace."""
+    """Seconds until the end of the stage at this pace."""
 
 
 class Pace:
-    """Adds pace and time left to what is told, and passes it on.
+    """Adds the pace and the time left to progress reports, and passes them on.
 
     Args:
-        show: who is told.
-        clock: seconds that only grow.
+        show: called with each report.
+        clock: a clock in seconds that never goes back.
     """
 
     def __init__(self, show: Callable[[Progress], None], clock: Callable[[], float]) -> None:
@@ -39,7 +39,7 @@ class Pace:
         self._last: dict[str, int] = {}
 
     def tell(self, progress: Progress) -> None:
-        """Pass it on. The first of a stage, or one with less done than before it, begins the stage anew."""
+        """Pass a report on. The stage starts with its first report, and again with one that has less done than the one before."""
         now, stage, done = self._clock(), progress.stage, progress.done
         if stage not in self._begun or done < self._last[stage]:
             self._begun[stage] = (now, done)

@@ -1,4 +1,4 @@
-"""Several processes that train one network, each on its GPU: Accelerate moves the gradients, this says who writes and who waits."""
+"""Several processes that train one network, each on its GPU. Accelerate moves the gradients; this module makes processes wait."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from accelerate.utils import broadcast_object_list, gather_object
 from milvus_coop.errors import TrainingError
 
 LONGEST_WAIT = timedelta(hours=12)
-"""The others wait while one process runs a frozen backbone over all images, or scores the dev split."""
+"""Maximum time that processes wait while one runs a frozen backbone over all images, or scores the dev split."""
 
 Value = TypeVar("Value")
 
 
 def open_accelerator(precision: str) -> Accelerator:
-    """The device of this process.
+    """The accelerator object with the device of this process.
 
     Raises:
         TrainingError: the device does not compute in this precision.
     """
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state()  # of an earlier run in this process: it would refuse another precision
-    # A task does not use every parameter: the bi-encoder has no use for the head of the cross-encoder.
+        AcceleratorState._reset_state()  # the state of an earlier run in this process would refuse another precision
+    # A task does not use every parameter: the bi-encoder does not use the head of the cross-encoder.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=LONGEST_WAIT)]
     try:
-        # Without this, processes on a machine without a GPU would not find each other, and each would think itself the main one.
+        # Without this, processes on a machine without a GPU would not find each other, and each would act as the main one.
         cpu = not torch.accelerator.is_available()
         accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)
-        if precision == "fp16" and accelerator.device.type == "cpu":  # newer versions of accelerate would try
+        if precision == "fp16" and accelerator.device.type == "cpu":  # newer versions of accelerate would try it
             raise ValueError("float16 needs a GPU")
         if accelerator.num_processes > 1:
             atexit.register(_leave)
@@ -45,26 +45,26 @@ def open_accelerator(precision: str) -> Accelerator:
 
 
 def _leave() -> None:
-    """Leave the group in good order: a process that just ends takes its threads down in their work, and now and then aborts."""
+    """Leave the process group in good order. A process that just ends stops its threads at work, and sometimes aborts."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-        gc.collect()  # the wrapped network holds the group, and with it threads, through cycles
+        gc.collect()  # reference cycles keep the wrapped network, and with it the group and its threads
 
 
 def agree(value: Value) -> Value:
-    """The main process's value, in every process; all must call this."""
+    """The main process's value, in every process. All processes must call this."""
     shared: Value = broadcast_object_list([value])[0]
     return shared
 
 
 def gather(values: list[Value]) -> list[Value]:
-    """The values of all processes, in every process; all must call this."""
+    """The values of all processes, in every process. All processes must call this."""
     gathered: list[Value] = gather_object(values)
     return gathered
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """True if this process is the one that writes and prints."""
     main: bool = PartialState().is_main_process
     return main

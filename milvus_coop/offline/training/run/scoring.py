@@ -1,4 +1,4 @@
-"""The dev score: retrieval over the dev pool in memory, by exact search, with and without rescoring."""
+"""The dev score: retrieval over the dev pool in memory, by exact search, with and without reranking."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _BLOCK = 256
 _PAIRS = 512
 
 OnDone = Callable[[str, int, int], None]
-"""(stage, done, of how many)."""
+"""Takes (stage, number done, number in all)."""
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A split through one network: its own embeddings and image tokens."""
+    """The embeddings and image tokens of a split, by one network."""
 
     texts: Tensor
-    """unit (captions, dim)."""
+    """Text embeddings, unit (captions, dim)."""
     images: Tensor
-    """unit (images, dim); NaN rows for pictures that could not be read."""
+    """Image embeddings, unit (images, dim), with NaN rows for images that could not be read."""
     tokens: Tensor
-    """(images, tokens, token_dim)."""
+    """Image tokens (images, tokens, token_dim)."""
 
 
 @torch.no_grad()
@@ -50,15 +50,15 @@ def embed(
 ) -> Embedded:
     """Embed every caption and image of a split, in eval mode.
 
-    Captions of like length go through the network together: in the order of the split half of the work would be padding.
+    Captions of similar length go through the network together. In the order of the split, half of the work would be padding.
 
     Args:
-        network: in any mode.
+        network: the network, in any mode.
         corpus: the captions.
         visuals: the images.
-        device: where the network is.
-        precision: see `precision.computing`. The results are float32 whatever it is.
-        on_done: told after each block.
+        device: the network's device.
+        precision: see `precision.computing`. The results are float32 in any case.
+        on_done: called after each block.
     """
     was_training = network.training
     network.eval()
@@ -92,15 +92,15 @@ def embed(
 def rescore(
     network: OneStream, corpus: Corpus, tokens: Tensor, candidates: Array, *, precision: str = "no", on_done: OnDone | None = None
 ) -> Array:
-    """Cross-encoder logits of chosen pairs; pairs with captions of like length are scored together.
+    """Cross-encoder logits of chosen pairs. Pairs with captions of similar length are scored together.
 
     Args:
-        network: in any mode; scored in eval mode.
+        network: the network, in any mode. It scores in eval mode.
         corpus: the split.
         tokens: image tokens of the split, (images, tokens, token_dim).
-        candidates: int64 (pairs, 2): caption, image.
+        candidates: pairs of caption and image, int64 (pairs, 2).
         precision: see `precision.computing`.
-        on_done: told after each block.
+        on_done: called after each block.
 
     Returns:
         float32 (pairs,).
@@ -135,20 +135,20 @@ def dev_scores(
 ) -> dict[str, float]:
     """Recalls in percent of the dev pool.
 
-    `be_*` are those of the retriever's cosines, over every query: each caption against all images, each image against all captions.
-    `coop_*` are those after the network reranked its best `k`, over `queries` queries per direction (0: all), which are spread
-    evenly over the pool and the same at every evaluation. `mr` is the mean of R@1, R@5 and R@10 in both directions; `gain_mr` is
-    how much larger it is after reranking than before, on the very same queries. What lies beyond k keeps its order; k = 0: no
-    reranking.
+    `be_*` are the recalls of the retriever's cosines over every query: each caption against all images, each image against all
+    captions. `coop_*` are the recalls after the network has reranked the best `k`, over `queries` queries per direction (0: all).
+    These are spread evenly over the pool and are the same at every evaluation. `mr` is the mean of R@1, R@5 and R@10 in both
+    directions. `gain_mr` is the gain in `mr` by reranking, on the same queries. Items beyond k keep their order. With k = 0 nothing
+    is reranked.
 
     Raises:
-        DatasetError: fewer than two pictures can be read.
+        DatasetError: fewer than two images can be read.
     """
     found = embed(retriever, corpus, visuals, device, precision=precision, on_done=on_done)
     usable = ~torch.isnan(found.images[:, 0]).cpu().numpy()
     if usable.sum() < LEAST_IMAGES:
         raise DatasetError(
-            f"{usable.sum()} of {len(usable)} pictures of dev can be read", expected=f"at least {LEAST_IMAGES}: see problems.jsonl"
+            f"{usable.sum()} of {len(usable)} images of dev can be read", expected=f"at least {LEAST_IMAGES}: see problems.jsonl"
         )
     cosines = torch.nan_to_num(found.texts @ found.images.T, nan=-2.0).float().cpu().numpy()
     relevant = corpus.same(np.arange(len(corpus.texts)), np.arange(len(corpus.items))) & usable
@@ -169,7 +169,7 @@ def dev_scores(
 
 
 def _recalls(role: str, scores: tuple[Array, Array], relevant: tuple[Array, Array]) -> dict[str, float]:
-    """R@1, R@5, R@10 both ways and their mean; queries without a right answer do not count."""
+    """R@1, R@5 and R@10 in both directions, and their mean. Queries without a right answer do not count."""
     figures: dict[str, float] = {}
     both = []
     for direction, matrix, right in zip(("t2i", "i2t"), scores, relevant, strict=True):
@@ -181,7 +181,7 @@ def _recalls(role: str, scores: tuple[Array, Array], relevant: tuple[Array, Arra
 
 
 def _spread(possible: Array, count: int) -> Array:
-    """`count` positions of those that are possible, evenly spaced; all of them where there are fewer, or where `count` is 0."""
+    """`count` of the possible positions, evenly spaced. All of them if there are fewer, or if `count` is 0."""
     positions: Array = np.flatnonzero(possible)
     if not 0 < count < len(positions):
         return positions
@@ -189,10 +189,10 @@ def _spread(possible: Array, count: int) -> Array:
 
 
 def _candidates(cosines: tuple[Array, Array], asked: tuple[Array, Array], k: int) -> tuple[Array, tuple[Array, Array]]:
-    """The pairs to be scored, and which of them are the candidates of each query.
+    """The pairs to score, and the candidates of each query among them.
 
     Returns:
-        Pairs (caption, image), each once: int64 (pairs, 2). For both directions the row of each query's candidates: (queries, k).
+        Pairs (caption, image), each once: int64 (pairs, 2). For both directions the rows of each query's candidates: (queries, k).
     """
     keys = []
     n_images = cosines[0].shape[1]
@@ -205,7 +205,7 @@ def _candidates(cosines: tuple[Array, Array], asked: tuple[Array, Array], k: int
 
 
 def _reranked(cosines: Array, k: int, logits: Array) -> Array:
-    """Scores whose order is the final one. `logits`: of each query's best `k`, best first, (queries, k)."""
-    final = cosines.astype(np.float64) - 1e6  # every candidate that was reranked stands above the others
+    """Scores that give the final order. `logits` are those of each query's best `k`, best first, (queries, k)."""
+    final = cosines.astype(np.float64) - 1e6  # so that every reranked candidate is above the others
     np.put_along_axis(final, np.argsort(-cosines, axis=1, kind="stable")[:, :k], logits, axis=1)
     return final

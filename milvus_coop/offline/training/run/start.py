@@ -1,4 +1,4 @@
-"""The network that a run starts with: from random weights, another run, or a text checkpoint."""
+"""The network that a run starts with. It has random weights, or those of another run or of a text checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VISUAL_TYPE = 1  # the type that VisualBERT's authors give to all image regions
 
 
 def is_ours(init: str) -> bool:
-    """Whether `init` is a run's or a bundle's folder."""
+    """True if `init` is the folder of a run or of a bundle."""
     return any((Path(init) / part).is_file() for part in ("network.json", "training/network.json"))
 
 
@@ -33,9 +33,9 @@ def start_network(config: TrainConfig, folder: RunFolder, captions: Iterable[str
     """Make the network and write its tokenizer into the run's folder.
 
     Args:
-        config: the run.
-        folder: where tokenizer.json goes.
-        captions: of the training split, for a new tokenizer.
+        config: the run's configuration.
+        folder: the run's folder, where tokenizer.json is written.
+        captions: the captions of the training split, for a new tokenizer.
 
     Raises:
         TrainingError: `init` or `vision` cannot be opened.
@@ -55,7 +55,7 @@ def start_network(config: TrainConfig, folder: RunFolder, captions: Iterable[str
 
 
 def _check_sizes(config: TrainConfig, given: Mapping[str, int]) -> None:
-    """Refuse sizes that `init` decides otherwise."""
+    """Refuse sizes that differ from those of `init`."""
     for name in ("width", "layers", "heads", "dim", "tokens", "side", "image_size"):
         asked = getattr(config, name)
         if asked and asked != given.get(name, asked):
@@ -65,7 +65,7 @@ def _check_sizes(config: TrainConfig, given: Mapping[str, int]) -> None:
 
 
 def _check_norm(config: TrainConfig, given: str) -> None:
-    """Refuse norms that `init` decides otherwise: the same weights would be another function."""
+    """Refuse norms that differ from those of `init`, with which the same weights would compute another function."""
     if config.norm not in ("", given):
         raise TrainingError(
             f"norm is {config.norm}, and that of {config.init} is {given}", expected=f"no norm, or {given}: it follows from --init"
@@ -123,10 +123,10 @@ def _new(
 
 
 def _from_text_checkpoint(config: TrainConfig, folder: RunFolder) -> OneStream:
-    """The words, positions and layers of a BERT, RoBERTa or XLM-RoBERTa checkpoint, as OSCAR, UNITER and M3P start from them.
+    """A network with words, positions and layers of a BERT, RoBERTa or XLM-RoBERTa checkpoint, as in OSCAR, UNITER and M3P.
 
-    A VisualBERT checkpoint is such a single-stream model itself. What it learnt about images in its layers and types is kept; its
-    projection of detector features is not, since image tokens have a layer of their own.
+    A VisualBERT checkpoint is itself a single-stream model. Its layers and types, which have learnt about images, are kept. Its
+    projection of detector features is dropped, since image tokens have a layer of their own.
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -170,8 +170,8 @@ def _text_state(model: nn.Module, text: Any, offset: int, layers: int, max_lengt
 
 
 def _image_kind(source: Mapping[str, Tensor]) -> Tensor:
-    """What marks an image token: a text checkpoint does not know any, and starts with the mark of words."""
+    """The type vector of image tokens. A text checkpoint has none, so its network starts with that of words."""
     if "embeddings.visual_token_type_embeddings.weight" not in source:
         return source["embeddings.token_type_embeddings.weight"][0]
-    place = source["embeddings.visual_position_embeddings.weight"][0]  # without alignment to words, all regions have this one
+    place = source["embeddings.visual_position_embeddings.weight"][0]  # of regions that are not aligned to words
     return source["embeddings.visual_token_type_embeddings.weight"][_VISUAL_TYPE] + place

@@ -1,4 +1,4 @@
-"""The losses of the tasks that take turns in a round (see `order`), and the batch that they read."""
+"""The losses of the tasks of a round (see `order`), and the batch that they read."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from milvus_coop.offline.training.objectives.pretraining import coin_loss, fill_
 from milvus_coop.offline.training.objectives.retrieval import distilled, hardest_triplet, sampled_triplet, scaled_cosines
 
 _DISTILLED = 16
-"""Texts and images per distillation step: the cross-encoder scores all their pairs."""
+"""Maximum number of texts and of images per distillation step. The cross-encoder scores all their pairs."""
 _LENGTHS = 4
-"""Parts into which a batch is cut by the length of its texts on a CPU, where padding costs time; a GPU prefers one part."""
+"""Number of parts into which a batch is cut by text length on a CPU, where padding costs time. On a GPU one part is faster."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B matching pairs, and mined negatives after them where the task asks for some."""
+    """B matching pairs, followed by mined negatives if the task asks for them."""
 
     visual: Tensor
-    """Of B images, then of the negative ones."""
+    """Pixels or features of B images, then of the negative images."""
     input_ids: Tensor
-    """Of B captions, then of the negative ones; int64 (B + ..., T)."""
+    """Token ids of B captions, then of the negative captions; int64 (B + ..., T)."""
     attention_mask: Tensor
     same: Tensor
-    """bool (B, B): text i and image j are no negatives of each other. Where the task has blocks, of all rows."""
+    """bool (B, B), True where text i and image j are not negatives of each other. If the task has blocks, it covers all rows."""
     negative_images: Tensor
-    """int64 (B, n): rows of `visual` that are mined negatives of text i."""
+    """Rows of `visual` that are mined negatives of text i, int64 (B, n)."""
     negative_texts: Tensor
-    """int64 (B, n): rows of `input_ids` that are mined negatives of image i."""
+    """Rows of `input_ids` that are mined negatives of image i, int64 (B, n)."""
 
     def __len__(self) -> int:
         return len(self.negative_images)
@@ -43,11 +43,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a loss may use beside the batch."""
+    """The networks and settings that a loss may use beside the batch."""
 
     network: OneStream
     retriever: OneStream
-    """The bi-encoder that chooses hard negatives: the network itself, or another run's."""
+    """The bi-encoder that chooses hard negatives: the network itself, or that of another run."""
     margin: float
     generator: torch.Generator
 
@@ -63,16 +63,16 @@ def _embeddings(network: OneStream, batch: Batch, tokens: Tensor) -> tuple[Tenso
 
 
 def _by_length(mask: Tensor, run: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """What `run` gives for each row, where rows of like length go together and are cut to the longest of them.
+    """The results of `run` for all rows. Rows of similar length go through it together, cut to the longest of them.
 
     Args:
         mask: attention mask, int64 (n, T).
-        run: takes rows, int64 (m,), and the length of the longest; gives (m, ...).
+        run: takes rows, int64 (m,), and the length of the longest row; returns (m, ...).
 
     Returns:
         (n, ...), in the order of the rows of `mask`.
     """
-    if mask.device.type != "cpu":  # to know the longest would mean to wait for the device
+    if mask.device.type != "cpu":  # reading the longest length would mean waiting for the device
         return run(torch.arange(len(mask), device=mask.device), mask.shape[1])
     lengths = mask.sum(1)
     order = lengths.argsort(stable=True)
@@ -99,7 +99,7 @@ def _ance(at: Setting, batch: Batch) -> Tensor:
 
 def _match(at: Setting, batch: Batch, tokens: Tensor, texts: Tensor, images: Tensor) -> Tensor:
     network, cosines = at.network, None
-    if network.config.match == "residual":  # rows are fewer than pairs: each is embedded once
+    if network.config.match == "residual":  # there are fewer rows than pairs, so each row is embedded once
         text_rows, image_rows = _embeddings(network, batch, tokens)
         cosines = (text_rows[texts] * image_rows[images]).sum(-1)
     input_ids, mask = batch.input_ids[texts], batch.attention_mask[texts]
@@ -112,7 +112,7 @@ def _match(at: Setting, batch: Batch, tokens: Tensor, texts: Tensor, images: Ten
 
 
 def _swapped(at: Setting, batch: Batch, tokens: Tensor, wrong_images: Tensor, wrong_texts: Tensor) -> Tensor:
-    """One mismatched pair for each matched one; a coin says whether image or caption is swapped (-1: nothing to swap with)."""
+    """The loss with one mismatched pair per matched one: a coin swaps image or caption, if there is a wrong one (not -1)."""
     n = len(batch)
     rows = torch.arange(n)
     coin = torch.rand(n, generator=at.generator) < 0.5
@@ -144,7 +144,7 @@ def _ce_top(at: Setting, batch: Batch) -> Tensor:
 
 
 def _ce_list(at: Setting, batch: Batch) -> Tensor:
-    """Both directions: the right pair first, then the mined ones."""
+    """The list loss in both directions. A list has the right pair first, then the mined ones."""
     tokens = at.network.tokens(batch.visual)
     rows = torch.arange(len(batch), device=tokens.device)[:, None]
     losses = []
@@ -155,7 +155,7 @@ def _ce_list(at: Setting, batch: Batch) -> Tensor:
 
 
 def _ce_block(at: Setting, batch: Batch) -> Tensor:
-    """Every text with every image of a block: a pair, and its neighbours."""
+    """The block loss over every text with every image of a block, which is a pair and its neighbours."""
     tokens = at.network.tokens(batch.visual)
     first = torch.arange(len(batch), device=tokens.device)[:, None]
     blocks = torch.cat([first, batch.negative_images], 1)  # (B, 1 + n), rows of texts and of images alike
@@ -168,8 +168,8 @@ def _ce_block(at: Setting, batch: Batch) -> Tensor:
 def _mlm(at: Setting, batch: Batch) -> Tensor:
     """Masked language modelling with the image at hand: VisualBERT (Li et al. 2019), UNITER (Chen et al. 2020).
 
-    Both predict the word pieces that BERT's rule hides from the other words and all image regions. UNITER hides either words or
-    regions, never both; here the image tokens are always whole.
+    Both hide word pieces by BERT's rule and predict them from the other words and all image regions. UNITER hides either words or
+    regions, never both. Here the image tokens are never hidden.
     """
     hidden = mask_words(batch.input_ids, batch.attention_mask, at.network.config.vocabulary, at.generator)
     tokens = at.network.tokens(batch.visual)
@@ -178,17 +178,17 @@ def _mlm(at: Setting, batch: Batch) -> Tensor:
 
 
 def _itm(at: Setting, batch: Batch) -> Tensor:
-    """Image-text matching as UNITER pretrains with it (Chen et al. 2020): a coin decides whether a pair stays as it is.
+    """Image-text matching as in the pretraining of UNITER (Chen et al. 2020): a coin decides if a pair is kept.
 
-    Of a pair that does not, another coin says whether image or caption is swapped for a random one of the batch. So each pair is
-    scored once, matched or mismatched: B pairs. The task `ce` scores every pair in both ways, 2 B pairs; `ce-hard` does so with one
-    hard negative, where ALBEF (Li et al. 2021) has a hard image and a hard caption for each pair, 3 B pairs.
+    If it is not kept, another coin decides if its image or its caption is swapped for a random one of the batch. So each pair is
+    scored once, matched or mismatched: B pairs. The task `ce` scores every pair in both ways, which is 2 B pairs. `ce-hard` does so
+    with one hard negative. ALBEF (Li et al. 2021) has a hard image and a hard caption for each pair, which is 3 B pairs.
     """
     n = len(batch)
     rows = torch.arange(n)
     wrong_images, wrong_texts = (random_negatives(same, at.generator) for same in (batch.same, batch.same.T))
     kept, image = (torch.rand(n, generator=at.generator) < 0.5 for _ in range(2))
-    matched = kept | (torch.where(image, wrong_images, wrong_texts) < 0)  # there may be nothing to swap with
+    matched = kept | (torch.where(image, wrong_images, wrong_texts) < 0)  # -1: there was nothing to swap with
     texts = torch.where(matched | image, rows, wrong_texts)
     images = torch.where(matched | ~image, rows, wrong_images)
     device = batch.visual.device
@@ -219,20 +219,20 @@ LOSSES: Mapping[str, Loss] = {
     "mlm": _mlm,
     "itm": _itm,
 }
-"""By the names of `order.TASKS`."""
+"""The losses by the names of `order.TASKS`."""
 
 
 class Objectives(nn.Module):
-    """The network with its losses: one forward call per task, so that it can be wrapped for several GPUs."""
+    """The network with its losses. Each task is one forward call, so that the module can be wrapped for several GPUs."""
 
     def __init__(self, network: OneStream, retriever: OneStream | None, margin: float) -> None:
         super().__init__()
         self.network = network
         self.margin = margin
-        self._retriever = (retriever,)  # in a tuple: another run's network is not a part of this one
+        self._retriever = (retriever,)  # in a tuple, because another run's network must not become a part of this module
 
     def forward(self, task: str, batch: Batch | None, seed: int) -> Tensor:
-        """The task's loss; `seed` decides every draw in it. Without a batch: 0, for the gradient that other processes wait for."""
+        """The task's loss. `seed` decides every draw. Without a batch it is 0, as other processes wait for the gradient."""
         if batch is None:
             return torch.stack([0.0 * value.sum() for value in self.network.parameters() if value.requires_grad]).sum()
         generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Where evaluations are written: metrics.jsonl always, TensorBoard when asked."""
+"""Writing of evaluations: always to metrics.jsonl, and to TensorBoard if it is asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Tracker:
         """Open the files.
 
         Raises:
-            TrainingError: TensorBoard is asked for and not installed.
+            TrainingError: TensorBoard is asked for but not installed.
         """
         self._folder = folder
         self._board: Any = None

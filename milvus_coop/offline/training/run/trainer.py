@@ -1,4 +1,4 @@
-"""The loop: rounds of tasks, evaluations, checkpoints, early stopping."""
+"""The training loop: rounds of tasks, evaluations, checkpoints, early stopping."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ __all__ = ["FEATURE_CACHE", "Progress", "RunReport", "train"]
 
 FEATURE_CACHE = Path("~/.cache/milvus-coop/features")
 EXHAUSTIVE_DEV_ITEMS = 100
-"""Dev images for a cross-encoder without a bi-encoder: every pair is scored."""
+"""Maximum dev images for a cross-encoder without a bi-encoder, for which every pair is scored."""
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """How a run ended."""
+    """The result of a run."""
 
     folder: Path
     rounds: int
     stopped_early: bool
     best: float
-    """Best dev score: mean recall in percent, of the bi-encoder (`be`) or after rescoring (`ce`, `joint`)."""
+    """The best dev score: mean recall in percent, of the bi-encoder (`be`) or after reranking (`ce`, `joint`)."""
     dev: dict[str, float]
-    """All dev figures of the last evaluation."""
+    """All dev figures of the last evaluation, by name."""
     problems: int
-    """Items that were left out."""
+    """Number of items that were left out."""
     seconds: float
 
 
@@ -62,17 +62,17 @@ def train(
     dataset: Dataset | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
-    """Train, or go on with a run that was interrupted.
+    """Train, or continue a run that was interrupted.
 
     Args:
-        config: the run. The precision `auto` is decided here, and recorded; a run that is resumed keeps what was decided.
-        folder: where it leaves its files; a folder with an unfinished run of the same configuration is resumed.
-        cache: where features of frozen backbones are kept.
-        dataset: instead of what `config.data` names.
-        on_progress: told how far the run is.
+        config: the run's configuration. The precision `auto` is decided here and recorded. A resumed run keeps the decision.
+        folder: the run's folder. If it has an unfinished run of the same configuration, that run is resumed.
+        cache: the folder for features of frozen backbones.
+        dataset: the data set, instead of the one that `config.data` names.
+        on_progress: called with the progress of the run.
 
     Raises:
-        DatasetError: the data cannot be used; found before any model is loaded, but for pictures that cannot be read.
+        DatasetError: the data cannot be used. This is found before any model is loaded, except for images that cannot be read.
         TrainingError: the folder holds another run, `init`, `vision` or `miner` cannot be opened, or the loss is not finite.
     """
     run_folder = RunFolder(Path(folder))
@@ -89,7 +89,7 @@ def train(
 
 
 class _Trainer:
-    """One run. Everything that is drawn depends on seed and round alone, so a resumed run repeats the losses."""
+    """One run. All random draws depend on seed and round alone, so a resumed run repeats the losses."""
 
     def __init__(
         self, config: TrainConfig, folder: RunFolder, data: Dataset, cache: Path, show: Callable[[Progress], None]
@@ -105,7 +105,7 @@ class _Trainer:
         self._retriever = self._open_miner() if config.miner else self._network
         tokenizer = Tokenizer(folder.tokenizer, TextSpec(self._network.config.max_length, self._network.config.pad_id))
         self._splits = Splits(data, tokenizer, self._network, config, self._device, cache)
-        # One pass over weights and moments instead of one per operation: a fifth of the time where a vocabulary is large.
+        # Fused: one pass over weights and moments instead of one per operation, a fifth of the time if the vocabulary is large.
         self._inner = torch.optim.AdamW(self._groups(), lr=config.learning_rate, fused=True)
         self._objectives, self._optimiser = self._accelerator.prepare(
             Objectives(self._network, self._retriever, config.margin), self._inner
@@ -113,7 +113,7 @@ class _Trainer:
         self._pairs, self._pair_seconds = 0, 0.0
 
     def run(self) -> RunReport:
-        """Until the last round, or until the dev score stops rising."""
+        """Train until the last round, or until the dev score stops rising."""
         start = time.monotonic()
         try:
             dev = self._ready_dev()
@@ -131,7 +131,7 @@ class _Trainer:
         return _report(self._folder, state, time.monotonic() - start)
 
     def _open_network(self, data: Dataset) -> OneStream:
-        """The last checkpoint of a run that was begun, or a new network."""
+        """The network of the last checkpoint, or a new network if the run has not begun."""
         folder = self._folder
         if self._is_main:
             folder.recover()
@@ -142,7 +142,7 @@ class _Trainer:
         return network.train()
 
     def _new_network(self, data: Dataset) -> OneStream:
-        """Begin the run. run.json comes last: if something cannot be opened, the folder is still free for another try."""
+        """Begin the run. run.json is written last, so that the folder can be used again if something cannot be opened."""
         folder, config = self._folder, self._config
         folder.make()
         captions = (caption.text for item in data.items("train") for caption in item.captions)
@@ -153,7 +153,7 @@ class _Trainer:
         return network
 
     def _open_miner(self) -> OneStream:
-        """The bi-encoder of another run; it must have the same frozen backbone and the same tokenizer."""
+        """The bi-encoder of another run, which must have the same frozen backbone and the same tokenizer."""
         miner, tokenizer = load_network(self._config.miner)
         ours, theirs = self._network.vision, miner.vision
         if ours is None or theirs is None or vision_key(ours) != vision_key(theirs) or self._config.train_vision:
@@ -167,7 +167,7 @@ class _Trainer:
         return miner.to(self._device).requires_grad_(False)
 
     def _groups(self) -> list[dict[str, object]]:
-        """No decay for biases, norms and scalars."""
+        """The parameter groups of the optimiser: biases, norms and scalars have no weight decay."""
         learnt = [value for value in self._network.parameters() if value.requires_grad]
         decay, rest = ([v for v in learnt if (v.ndim > 1) is wide] for wide in (True, False))
         return [{"params": decay, "weight_decay": self._config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -178,7 +178,7 @@ class _Trainer:
         return self._splits.ready("dev", most=most, on_images=self._tell_images)
 
     def _rounds(self, feed: Feed, dev: Ready, state: State, mined: dict[str, Tensor]) -> State:
-        """From `state` to the end."""
+        """Run the rounds from `state` to the end, and return the last state."""
         config = self._config
         losses: dict[str, list[float]] = defaultdict(list)
         board = config.tensorboard and self._is_main
@@ -201,7 +201,7 @@ class _Trainer:
         return state
 
     def _round(self, batches: Sequence[Sequence[Batch | None]], number: int) -> Iterator[tuple[str, float]]:
-        """One optimiser step per task; `batches[turn][step]`. Tells the loss of each task that had a batch.
+        """Make one optimiser step per task with `batches[turn][step]`, and yield the loss of each task that had a batch.
 
         Raises:
             TrainingError: a loss is not finite.
@@ -219,7 +219,7 @@ class _Trainer:
                 if batch is None and processes == 1:
                     continue
                 seed = draw_seed(config.seed, number, turn, step)
-                torch.manual_seed(seed)  # dropout: a resumed run draws the same
+                torch.manual_seed(seed)  # for dropout, so that a resumed run draws the same
                 loss = self._objectives(task, batch, seed) / config.accumulate
                 self._accelerator.backward(loss)
                 total += loss.item()
@@ -235,12 +235,12 @@ class _Trainer:
         self._pair_seconds += time.monotonic() - start
 
     def _evaluate(self, dev: Ready, state: State, feed: Feed, losses: Mapping[str, Sequence[float]], tracker: Tracker) -> State:
-        """Score the dev split, write a line and checkpoints; every process learns the outcome, so that all stop together."""
+        """Score the dev split, write a line and checkpoints. Every process gets the outcome, so that all stop together."""
         for problem in gather(self._splits.problems):
             self._splits.report(problem)
         if not any(gather([self._pairs])):
             reason = self._splits.problems[0].reason
-            raise DatasetError(f"no batch of train had two pictures that can be read; first: {reason}", expected="pictures")
+            raise DatasetError(f"no batch of train had two images that can be read; first: {reason}", expected="images")
         return agree(self._evaluate_here(dev, state, feed, losses, tracker) if self._is_main else state)
 
     def _evaluate_here(
@@ -290,16 +290,16 @@ class _Trainer:
 
 
 def _tell_nobody(_: Progress) -> None:
-    """Of the processes, only the main one tells."""
+    """Report nothing. Only the main process reports progress; the others use this function."""
 
 
 def _report(folder: RunFolder, state: State, seconds: float) -> RunReport:
-    """From what the run left in its folder."""
+    """The report of a run, from the files in its folder."""
     best = state.best if state.best is not None else math.nan
     early = state.round < folder.config().rounds
     return RunReport(folder.path, state.round, early, best, folder.metrics()[-1]["dev"], len(folder.problems()), seconds)
 
 
 def _share(number: int, warm_up: int, rounds: int) -> float:
-    """Learning rate of a round as a share of the highest: a linear rise, then a cosine to zero."""
+    """Learning rate of a round as a share of the maximum: a linear rise, then a cosine to zero."""
     return min((number + 1) / max(1, warm_up), 0.5 * (1 + math.cos(math.pi * min(1.0, number / max(1, rounds)))))
