@@ -26,8 +26,8 @@ class Settings:
     """PEM file with the certificate authority of a Milvus server behind https://; '' means the system's authorities."""
     collection: str = "images"
     token_store: str = ""
-    """Place of the token files, for bundles whose image tokens are too large for Milvus: a local folder, or s3://, gs://, az://, ...
-    Each collection has its own folder there. '' means the place that the collection was created with; for a new collection,
+    """Place of the token files, for bundles whose image tokens are too large for Milvus: a local folder, or s3://, gs://, az://,
+    ... Each collection has its own folder there. '' means the place that the collection was created with; for a new collection,
     `<uri>.tokens` beside a Milvus Lite database."""
     bundle: str = "coop-small"
     """Name of a shipped bundle, or the folder of a bundle."""

@@ -101,8 +101,8 @@ class Row:
     embedding: Array
     """float32 of shape (dim,), unit length."""
     payload: str
-    """The content that the CE reads, as the bundle keeps it. For an image: its base64 image tokens, the key of its token file, or ''.
-    For a text: the text."""
+    """The content that the CE reads, as the bundle keeps it. For an image: its base64 image tokens, the key of its token file,
+    or ''. For a text: the text."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

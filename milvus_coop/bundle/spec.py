@@ -114,8 +114,8 @@ class TokenSpec:
     count: int
     dim: int
     keep: Keep = "collection"
-    """The place where tokens are kept. `collection`: as base64 in a VARCHAR beside the embedding. `store`: in one file per image in a
-    token store. `image`: they are not kept, and the image is opened again for every query (`count` and `dim` are 0)."""
+    """The place where tokens are kept. `collection`: as base64 in a VARCHAR beside the embedding. `store`: in one file per image in
+    a token store. `image`: they are not kept, and the image is opened again for every query (`count` and `dim` are 0)."""
 
     @property
     def n_bytes(self) -> int:
@@ -148,8 +148,8 @@ class BundleSpec:
     """Preprocessing of images for the inputs `ce_...` of the cross-encoder's own vision tower. None if it is the same as for the
     bi-encoder."""
     ce_text: TextSpec | None = None
-    """Preprocessing of texts for the inputs `ce_...` of the cross-encoder, with ce_tokenizer.json. None if it is the same as for the
-    bi-encoder."""
+    """Preprocessing of texts for the inputs `ce_...` of the cross-encoder, with ce_tokenizer.json. None if it is the same as for
+    the bi-encoder."""
     score: Score = "ce"
     """The score by which the model's authors rank: `ce` is the cross-encoder's match probability alone; `sum` is `match_logit` plus
     the bi-encoder's cosine."""

@@ -13,7 +13,7 @@ from milvus_coop.types import Array
 
 PAIRS_PER_RUN = 256
 BYTES_PER_RUN = 128 * 2**20
-"""Limits of the pairs that `score_rows` gathers for one run of the cross-encoder. Large image tokens and pixels reach the second."""
+"""Limits for the pairs that `score_rows` gathers for one run of the cross-encoder. Large tokens and pixels reach the second one."""
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _LARGEST = 1.0 - 2.0**-24  # the largest float32 below 1
@@ -26,8 +26,8 @@ class PairScores:
     probability: Array
     """Match probabilities in [0, 1], float32 of shape (n,)."""
     logit: Array
-    """Logits, float32 of shape (n,): the number to which the score `sum` adds the cosine. If the graph has no such output, the logit
-    is log(p / (1 - p))."""
+    """Logits, float32 of shape (n,): the number to which the score `sum` adds the cosine. If the graph has no such output, this is
+    log(p / (1 - p))."""
 
 
 class Reranker:

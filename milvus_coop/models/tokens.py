@@ -35,7 +35,7 @@ def quantise(tokens: Array) -> tuple[Array, Array]:
 
 
 def to_bytes(values: Array, scales: Array) -> list[bytes]:
-    """The token bytes of each image: `count * dim` int8 values, then `count` little-endian float16 scales. This is a token file's content.
+    """The bytes of each image, as in a token file: `count * dim` int8 values, then `count` little-endian float16 scales.
 
     Args:
         values: int8 array of shape (n, count, dim).

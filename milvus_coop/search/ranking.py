@@ -1,4 +1,4 @@
-"""From candidates and what the cross-encoder says of them to the final, deterministic order."""
+"""The final order of candidates from the scores of the cross-encoder. It is deterministic."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def rank(
     logits: Mapping[int, float] | None = None,
     score: Score = "ce",
 ) -> tuple[Hit, ...]:
-    """Order candidates: those that the cross-encoder scored first, best first; the rest follow in BE order. Ties keep the BE order.
+    """Order candidates. Candidates with a CE score come first, best first; the others follow in BE order. Ties keep the BE order.
 
     Args:
-        candidates: in BE order.
+        candidates: the candidates in BE order.
         ce_scores: match probability by position in `candidates`.
-        limit: how many hits to return.
-        kind: of the collection; in collections of texts the payload is the hit's text.
-        logits: of the same positions; needed for `sum`. They do not break ties of probabilities: of a head with two outputs the
-            probability is made of their difference.
-        score: `ce` orders by the match probability; `sum` by logit + cosine, as BLIP's retrieval adds the score of its matching
-            head to that of its contrastive one (Li et al., BLIP, ICML 2022; `evaluation` in their train_retrieval.py).
+        limit: number of hits to return.
+        kind: kind of the collection. In a collection of texts, the payload is the text of a hit.
+        logits: logit by the same positions; needed for `sum`. Logits do not break ties between probabilities: if a head has two
+            outputs, the probability depends on their difference.
+        score: `ce` orders by the match probability. `sum` orders by logit + cosine, as BLIP's retrieval adds the score of its
+            matching head to the score of its contrastive head (Li et al., BLIP, ICML 2022; `evaluation` in train_retrieval.py).
     """
     logits = logits or dict.fromkeys(ce_scores, 0.0)
     final = ce_scores if score == "ce" else {i: logits[i] + candidates[i].be_score for i in ce_scores}

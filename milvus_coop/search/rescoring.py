@@ -1,4 +1,4 @@
-"""Rescoring of candidates: which pairs, in what portions, and what happens when time or the cross-encoder runs out."""
+"""Scores candidates with the cross-encoder: it chooses the pairs, splits them into chunks, and handles deadlines and failures."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from milvus_coop.search.queries import EncodedQueries
 from milvus_coop.types import Array, Candidate, Kind
 
 CHUNK = 16
-"""Candidates per query and run of the cross-encoder when there is a deadline; without one, as many as the memory below holds."""
+"""Candidates per query in one run of the cross-encoder if there is a deadline. Without one, `CHUNK_BYTES` limits their number."""
 
 CHUNK_BYTES = 128 * 2**20
-"""Most bytes of token files or pixels to read before the cross-encoder runs on them."""
+"""Maximum size of the token files or pixels for one run of the cross-encoder, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class Pair:
     query: int
     """Position of the query."""
     position: int
-    """Position of the candidate among the query's candidates; 0 is the bi-encoder's best."""
+    """Position of the candidate among the query's candidates; 0 is the best in BE order."""
     candidate: Candidate
 
 
 @dataclass(frozen=True, slots=True)
 class CeScore:
-    """What the cross-encoder says of one pair."""
+    """The cross-encoder's scores of one pair."""
 
     probability: float
     logit: float
@@ -40,15 +40,15 @@ class CeScore:
 
 @dataclass(slots=True)
 class Scores:
-    """What the cross-encoder says by (query, position), and why others are missing."""
+    """The cross-encoder's scores by (query, position), and the reason why some are missing."""
 
     by_pair: dict[tuple[int, int], CeScore] = field(default_factory=dict)
     problem: str | None = None
     unreadable: int = 0
-    """Candidates of which there was nothing to read."""
+    """Number of pairs whose candidate could not be read."""
 
     def of_query(self, query: int) -> Mapping[int, CeScore]:
-        """Scores by position, for one query."""
+        """The scores of one query, by position."""
         return {position: score for (q, position), score in self.by_pair.items() if q == query}
 
 
@@ -66,13 +66,13 @@ class Rescorer:
 
         Args:
             queries: n encoded queries.
-            candidates: of each query, in BE order.
-            k: how many of each to score.
-            deadline_s: value of `time.perf_counter()` by which to be done; None: no limit.
+            candidates: the candidates of each query, in BE order.
+            k: number of candidates to score per query.
+            deadline_s: value of `time.perf_counter()` at which scoring must be finished; None means no limit.
 
         Raises:
-            BackendError: the backend refused its input or broke; being unreachable or slow is no error but a `problem`, and so is
-                a token store that cannot be reached.
+            BackendError: the backend refused its input or failed. A backend that is slow or cannot be reached, or a token store that
+                cannot be reached, is not an error; the result then has a `problem`.
         """
         if queries.kind == self._kind:
             return Scores(
@@ -105,7 +105,7 @@ class Rescorer:
             slowest_s = max(slowest_s, time.perf_counter() - began_s)
 
     def _score_chunk(self, queries: EncodedQueries, pairs: Sequence[Pair], deadline_s: float | None, scores: Scores) -> bool:
-        """Read and score a chunk; False if reading took until the deadline."""
+        """Read and score a chunk. Returns False if reading took until the deadline."""
         items = {pair.candidate.id: pair.candidate for pair in pairs}  # queries may share candidates
         read = self._contents.read(list(items.values()), self._timeout_s, deadline_s)
         timeout_s = self._timeout_s if deadline_s is None else min(self._timeout_s, deadline_s - time.perf_counter())
@@ -126,7 +126,7 @@ class Rescorer:
         return True
 
     def _run(self, queries: EncodedQueries, pairs: Sequence[Pair], side: Mapping[str, Array], timeout_s: float) -> PairScores:
-        # A single query stays one row: the reranker repeats it, so it is not gathered here.
+        # A single query stays one row, because the reranker repeats it.
         rows = [p.query for p in pairs] if len(queries.embeddings) > 1 else [0]
         query_side = {name: array[rows] for name, array in queries.side.items()}
         sides = (query_side, side) if self._kind == "image" else (side, query_side)
@@ -134,6 +134,6 @@ class Rescorer:
 
 
 def _pairs(candidates: Sequence[Sequence[Candidate]], k: int) -> list[Pair]:
-    """The best candidates of all queries first, so that a deadline cuts every query at the same depth."""
+    """The pairs, ordered by position and then by query, so that a deadline cuts all queries at the same position."""
     depth = min(k, max((len(found) for found in candidates), default=0))
     return [Pair(q, i, found[i]) for i in range(depth) for q, found in enumerate(candidates) if i < len(found)]
