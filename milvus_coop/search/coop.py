@@ -196,9 +196,9 @@ class CoopSearch:
             score: as in `query`.
 
         Returns:
-            Hits, best first. The order of `ids` replaces the BE order: `be_rank` is the place of an item in it, and items with equal
-            scores or without a score keep this order. `be_score` is still the cosine. Ids that the collection does not have are
-            left out and get no rank; `reranked` is then False, and `reason` says how many there are.
+            Hits, best first. The order of `ids` replaces the BE order: `be_rank` is the place of an item in it, and items with
+            equal scores or without a score keep this order. `be_score` is still the cosine. Ids that the collection does not have
+            are left out and take no place; `reranked` is then False, and `reason` says how many there are.
 
         Raises:
             InvalidArgumentError, ImageError, StoreError, BackendError: see `query`.

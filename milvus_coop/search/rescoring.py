@@ -71,8 +71,8 @@ class Rescorer:
             deadline_s: value of `time.perf_counter()` at which scoring must be finished; None means no limit.
 
         Raises:
-            BackendError: the backend refused its input or failed. A backend that is slow or cannot be reached, or a token store that
-                cannot be reached, is not an error; the result then has a `problem`.
+            BackendError: the backend refused its input or failed. A backend that is slow or cannot be reached, or a token store
+                that cannot be reached, is not an error; the result then has a `problem`.
         """
         if queries.kind == self._kind:
             return Scores(
