@@ -112,7 +112,7 @@ class Pictures:
 def local_path(uri: str) -> Path | None:
     """The file on this machine that a uri names; None for any other uri. Nothing is fetched, because a row could name any server.
 
-    Absolute paths and file:// uris name files. Relative paths do not, because their base folder is not known; nor does `//host/...`.
+    Absolute paths and file:// uris name files. Relative paths do not, because their base folder is unknown; nor does `//host/...`.
     """
     if "://" in uri:
         try:

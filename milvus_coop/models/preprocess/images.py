@@ -53,7 +53,7 @@ def decode(
     """
     if not name:
         nameless = isinstance(source, bytes | Image.Image)
-        name = "the picture" if nameless else str(source if isinstance(source, Path) else getattr(source, "name", source))
+        name = "the image" if nameless else str(source if isinstance(source, Path) else getattr(source, "name", source))
     try:
         if isinstance(source, Image.Image):
             if not all(source.size):

@@ -95,7 +95,8 @@ class FrontDoor:
         route = getattr(scope.get("route"), "path", "none")
         seconds = time.perf_counter() - request.began_s
         metrics = self._service.metrics
-        method = scope["method"] if route != "none" and request.status != HTTPStatus.METHOD_NOT_ALLOWED else "-"  # it could be any word
+        # A method without a route is not used as a label, because it could be any word.
+        method = scope["method"] if route != "none" and request.status != HTTPStatus.METHOD_NOT_ALLOWED else "-"
         metrics.requests.labels(method, route, request.status).inc()
         metrics.seconds.labels(route).observe(seconds)
         error = request.facts.get("error") or scope.get("state", {}).get("error")

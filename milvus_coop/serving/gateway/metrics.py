@@ -36,7 +36,7 @@ class Metrics:
             return Histogram(f"milvus_coop_{name}", text, labels, buckets=buckets, registry=registry)
 
         self.requests = counter("requests", "Requests answered.", "method", "route", "status")
-        self.seconds = histogram("request_seconds", "Time from the first byte of a request to the last byte of its answer.", SECONDS, "route")
+        self.seconds = histogram("request_seconds", "Time from a request's first byte to its answer's last byte.", SECONDS, "route")
         self.stages = histogram("stage_seconds", "Time of each stage of a search: encode, retrieve, rerank.", SECONDS, "stage")
         self.candidates = histogram("candidates", "Number of candidates that Milvus returned for a search.", COUNTS)
         self.searches = counter("searches", "Searches answered, by the order of the hits.", "order")

@@ -50,7 +50,7 @@ class Problem(BaseModel):
 
     title: str = Field(description="The status in words.", examples=["Not Found"])
     status: int = Field(examples=[404])
-    detail: str = Field(description="The value that was given, or the event that happened.", examples=["there is no collection 'imgaes'"])
+    detail: str = Field(description="What was given, or what happened.", examples=["there is no collection 'imgaes'"])
     expected: str = Field("", description="The value or state that would have been right.")
     run: str = Field("", description="A command or call that solves the problem.")
     request_id: str = Field("", description="The id in the header x-request-id and in the logs.")

@@ -31,7 +31,7 @@ READY_FOR_S = 2.0
 
 
 class Service:
-    """The models of one bundle, one Milvus, and bounded pools. Safe to share between threads; only one event loop may call `run`."""
+    """The models of one bundle, one Milvus, and bounded pools. Safe to share between threads; only one event loop may use `run`."""
 
     def __init__(
         self, settings: Settings, options: GatewayOptions, *, tracing: Tracing | None = None, backend: Backend | None = None
