@@ -143,7 +143,7 @@ class CoopRetriever(_Component):
 class CoopRanker(_Component):
     """Reranks documents of any retriever with the cross-encoder. The contents of the documents are not read.
 
-    A document stands for the item of the collection that has its id. Documents without an item come last, and their `meta` says why.
+    A document stands for the item of the collection that has its id. Documents without an item come last; their `meta` says why.
 
     Args:
         collection, search, token, deadline_ms, settings: see `CoopRetriever`.

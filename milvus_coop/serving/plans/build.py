@@ -95,7 +95,7 @@ def _compile(repository: Repository, graph: GraphSpec, compiler: Compiler, profi
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # two builders may share the folder
     unfinished.write_bytes(plan.content)
-    repository.record(graph).unlink(missing_ok=True)  # if the process is killed after this line, the plan has no record and is built again
+    repository.record(graph).unlink(missing_ok=True)  # if the process is killed after this line, the plan is built again
     unfinished.replace(path)  # a server that is starting sees the old plan or the new one
     record.write(repository.record(graph))
     return record

@@ -21,7 +21,7 @@ from milvus_coop.types import Array
 GraphPrecision = Literal["fp32", "fp16"]
 
 INLINE_BYTES = 1_900_000_000
-"""Maximum size of weights inside the ONNX file, in bytes; larger weights go into a second file. A protobuf message ends at 2 GiB."""
+"""Maximum size of weights inside the ONNX file in bytes; larger weights go into a second file. A protobuf message ends at 2 GiB."""
 
 _STANDARD = {"", "ai.onnx"}
 _DYNAMIC_INT8 = {"DynamicQuantizeLinear", "MatMulInteger"}  # TensorRT supports neither
@@ -83,7 +83,7 @@ def plain_model(bundle: Bundle, graph: str) -> ModelProto:
 
 
 def read_weights(model: ModelProto, bundle: Bundle) -> None:
-    """Put external weights inside the model. onnx's own reader refuses files with hard links, but uv installs packages with them."""
+    """Put external weights inside the model. onnx's own reader refuses hard links, which uv makes when it installs packages."""
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             place = {entry.key: entry.value for entry in tensor.external_data}

@@ -26,7 +26,7 @@ CHEAP = frozenset({
     "Slice", "Split", "Squeeze", "Sub", "Tanh", "Tile", "Transpose", "Unsqueeze", "Where",
 })
 # fmt: on
-"""Operators in the precision of the layers around them: float16 between heavy layers, float32 before a softmax, a norm or an output.
+"""Operators in the precision of the layers around them: float16 between heavy layers, float32 before a softmax, norm or output.
 
 Operators in neither list (norms, softmax, sums, roots) are computed in float32. So attention scores with their masks, and the
 residual stream in front of a norm, are in float32 too; float16 is known to overflow there.

@@ -129,7 +129,7 @@ class TritonServer:
         return code
 
     def _model_processes(self, server: int) -> set[int]:
-        """Ids of the running processes of the Python backend. Empty if models may be unloaded, because processes then end normally."""
+        """Ids of the Python backend's running processes. Empty if models may be unloaded, because processes then end normally."""
         if any(argument.startswith("--model-control-mode") and "none" not in argument for argument in self._arguments):
             return set()
         found = set()

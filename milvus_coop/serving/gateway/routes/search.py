@@ -68,7 +68,7 @@ def _decoded(body: bytes) -> Any:
 
 
 def _known(value: Any) -> Any:
-    """The value, if it has only names that a request has. This is checked first, because pydantic would make an error for each name.
+    """The value, if it has only names that a request has. This check comes first because pydantic would make an error per name.
 
     Raises:
         RequestValidationError: the value has an unknown name.
