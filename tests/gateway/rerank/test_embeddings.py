@@ -99,7 +99,7 @@ def test_large_pictures_are_bounded(service: Running) -> None:
         ({"input": ["a", " "]}, "input[1]: the text is empty"),
         ({"input": "x" * 20_001}, "input[0]: the text has 20,001 characters"),
         ({"input": ["a"] * 2049}, "input has 2,049 entries"),
-        ({"input": ["data:image/png;base64,AAAA"] * 4}, "of which at most 3 are pictures"),
+        ({"input": ["data:image/png;base64,AAAA"] * 4}, "of which at most 3 are images"),
         ({"input": ["a", "data:image/png;base64,AAAA"]}, "input[1]: "),
         ({"input": "data:image/png;base64,?"}, "input[0]: the image is not base64"),
         ({"input": "data:image/png,AAAA"}, "input[0]: the image is a URI without base64"),
