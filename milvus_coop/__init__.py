@@ -6,9 +6,9 @@
     for hit in CoopSearch("images").query("two dogs on a beach"):
         print(hit.rank, hit.uri, hit.score)
 
-`CoopModel` scores texts and images at hand, without Milvus.
+`CoopModel` embeds and scores texts and images in memory, without Milvus.
 
-Names are loaded when they are first used, so that `import milvus_coop` stays fast.
+Each name is loaded when it is first used, so that `import milvus_coop` stays fast.
 """
 
 from __future__ import annotations

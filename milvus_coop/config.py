@@ -1,4 +1,4 @@
-"""Settings: defaults, and the environment variables that change them. The SDK and the CLI read nothing else."""
+"""Settings: the defaults, and the environment variables that change them. The SDK and the CLI read no other configuration."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where things are. Each field is also an environment variable: `uri` is MILVUS_COOP_URI."""
+    """Addresses, folders and limits. Each field is also an environment variable: `uri` is MILVUS_COOP_URI."""
 
     uri: str = "./milvus_coop.db"
-    """A Milvus Lite path, or http(s)://host:19530."""
+    """Address of Milvus: a Milvus Lite path, or http(s)://host:19530."""
     token: str = field(default="", repr=False)
-    """API key, or `user:password`, of a Milvus server."""
+    """API key of a Milvus server, or `user:password`."""
     ca_file: str = ""
-    """PEM file with the certificate authority of a Milvus server behind https://; '': the system's."""
+    """PEM file with the certificate authority of a Milvus server behind https://; '' means the system's authorities."""
     collection: str = "images"
     token_store: str = ""
-    """Where the token files of collections are, a folder for each, for bundles whose image tokens are too large for Milvus: a local
-    folder, or s3://, gs://, az://, ... '': where the collection was made with; for a new one `<uri>.tokens` beside a Milvus Lite
-    database."""
+    """Place of the token files, for bundles whose image tokens are too large for Milvus: a local folder, or s3://, gs://, az://,
+    ... Each collection has its own folder there. '' means the place that the collection was created with; for a new collection,
+    `<uri>.tokens` beside a Milvus Lite database."""
     bundle: str = "coop-small"
-    """Name of a shipped bundle, or a folder."""
+    """Name of a shipped bundle, or the folder of a bundle."""
     models: str = "onnx"
-    """What runs the bundle: `onnx` (in this process), `onnx:cuda` and the like, or triton://host:8001."""
+    """The backend that runs the bundle: `onnx` (in this process), `onnx:cuda` and the like, or triton://host:8001."""
     timeout_s: float = 10.0
-    """Limit for each call to Milvus and to a model server."""
+    """Time limit of each call to Milvus and to a model server."""
     threads: int = 0
-    """Threads of the in-process backend; 0: one per core."""
+    """Number of threads of the in-process backend; 0 means one per core."""
     triton_token: str = field(default="", repr=False)
     """Bearer token for a gateway in front of Triton."""
     triton_headers: str = field(default="", repr=False)
-    """More gRPC headers for Triton, `name=value,name=value`; its restricted protocols ask for such."""
+    """More gRPC headers for Triton, `name=value,name=value`. Triton's restricted protocols need one."""
     triton_ca_file: str = ""
-    """PEM file with the certificate authority of a tritons:// server; '': the system's."""
+    """PEM file with the certificate authority of a tritons:// server; '' means the system's authorities."""
     triton_cert_file: str = ""
     """PEM file with this client's certificate chain, for mutual TLS."""
     triton_key_file: str = ""
@@ -50,24 +50,26 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """The defaults, changed by what the environment sets.
+        """The defaults, overridden by the environment variables that are set.
 
         Raises:
-            InvalidArgumentError: if a variable that holds a number does not.
+            InvalidArgumentError: a variable should hold a number and does not.
         """
         return replace(cls(), **read_environment(cls, PREFIX, environ))
 
     def override(self, **values: str | Path | int | float | None) -> Settings:
-        """A copy with every value that is not None put in place; paths become strings."""
+        """A copy of the settings with every given value that is not None; paths become strings."""
         given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items() if value is not None}
         return replace(self, **given)  # type: ignore[arg-type]
 
 
 def read_environment(settings: type[Any], prefix: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What the environment says of the fields of a dataclass, each named `prefix` and its name in capitals, as its default's type.
+    """The fields of a dataclass that environment variables set.
+
+    The variable of a field is `prefix` and the field's name in capitals. Its value is converted to the type of the field's default.
 
     Raises:
-        InvalidArgumentError: if a variable that holds a number or a yes or no does not.
+        InvalidArgumentError: a variable should hold a number, or yes or no, and does not.
     """
     environ = os.environ if environ is None else environ
     named = {item.name: (prefix + item.name.upper(), type(item.default)) for item in fields(settings)}

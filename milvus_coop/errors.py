@@ -16,9 +16,9 @@
     │   ├── StoreTimeoutError (TimeoutError)           Milvus did not answer in time
     │   ├── StoreLockedError                           another process has the Milvus Lite file open
     │   ├── StoreAuthError                             wrong user, password or token
-    │   ├── TokenStoreError                            the token files of a collection are elsewhere, another's, or unreachable
+    │   ├── TokenStoreError                            token files are missing, unreachable, or belong to another collection
     │   ├── CollectionNotFoundError (LookupError)
-    │   ├── CollectionExistsError                      it exists and is of another kind
+    │   ├── CollectionExistsError                      it exists already, or holds another kind of items
     │   ├── ForeignCollectionError (ValueError)        not made by milvus-coop, and no `fields=` given
     │   └── FilterError (ValueError)                   Milvus rejects the filter expression
     ├── ImageError (ValueError)
@@ -43,9 +43,9 @@ class MilvusCoopError(Exception):
     """Base of all errors of this package.
 
     Args:
-        given: what was given or what happened, one sentence without a full stop.
-        expected: what would have been right.
-        run: a command or call that helps.
+        given: one sentence without a full stop that says what was given or what happened.
+        expected: the value or state that would have been right.
+        run: a command or call that solves the problem.
     """
 
     def __init__(self, given: str, *, expected: str = "", run: str = "") -> None:
@@ -76,7 +76,7 @@ class BundleError(MilvusCoopError):
 
 
 class BundleNotFoundError(BundleError, LookupError):
-    """No bundle of that name or folder."""
+    """There is no bundle of that name, or in that folder."""
 
 
 class BundleInvalidError(BundleError, ValueError):
@@ -120,11 +120,11 @@ class StoreLockedError(StoreError):
 
 
 class StoreAuthError(StoreError):
-    """Wrong user, password or token."""
+    """The user, password or token is wrong."""
 
 
 class TokenStoreError(StoreError):
-    """The token files of a collection are elsewhere or another collection's, or their place cannot be reached."""
+    """The token files of a collection are not where they should be, belong to another collection, or cannot be reached."""
 
 
 class CollectionNotFoundError(StoreError, LookupError):
@@ -132,7 +132,7 @@ class CollectionNotFoundError(StoreError, LookupError):
 
 
 class CollectionExistsError(StoreError):
-    """The collection exists and is of another kind."""
+    """The collection exists already, or holds another kind of items."""
 
 
 class ForeignCollectionError(StoreError, ValueError):
@@ -144,15 +144,15 @@ class FilterError(StoreError, ValueError):
 
 
 class ImageError(MilvusCoopError, ValueError):
-    """A picture cannot be used."""
+    """An image cannot be used."""
 
 
 class ImageUnreadableError(ImageError):
-    """The picture is missing, truncated, or not an image."""
+    """The image file is missing, truncated, or not an image."""
 
 
 class ImageTooLargeError(ImageError):
-    """The picture has more pixels than the limit."""
+    """The image has more pixels than the limit."""
 
 
 class TritonError(MilvusCoopError):

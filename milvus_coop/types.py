@@ -1,4 +1,4 @@
-"""The records that travel between layers and out to users. No logic beyond what reads them."""
+"""The records that travel between layers and out to users. They hold data and no logic."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Kind = Literal["image", "text"]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One row that Milvus returned for a query, in BE order."""
+    """One row that Milvus returned for a query. Candidates come in BE order."""
 
     id: str
     uri: str
     be_score: float
     payload: str | None
-    """Of a picture its base64 image tokens, or the key of its token file, as the collection keeps them; of a text the text itself;
-    None where the collection has nothing of the kind."""
+    """The content that the CE reads, as the collection keeps it. For an image: its base64 image tokens, or the key of its token
+    file. For a text: the text itself. None if the collection has no such field."""
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -34,18 +34,18 @@ class Hit:
     rank: int
     """1 is best."""
     score: float
-    """What the order follows: `be_score` where the CE did not rescore it; where it did `ce_score`, or for the score `sum` the CE's
-    logit + `be_score`."""
+    """The score that decides the order: `be_score` if the CE did not rerank this hit; otherwise `ce_score`, or the CE's
+    logit + `be_score` for the score `sum`."""
     be_rank: int
-    """The rank that the bi-encoder alone gives, 1 is best; of `CoopSearch.rerank`, the place in the order that was given."""
+    """The rank by the bi-encoder alone; 1 is best. In results of `CoopSearch.rerank`: the position in the given order."""
     be_score: float
     """Cosine similarity in [-1, 1]."""
     ce_score: float | None
-    """Match probability in [0, 1]; None where the cross-encoder did not rescore this hit."""
+    """Match probability in [0, 1]; None if the cross-encoder did not rerank this hit."""
     text: str | None = None
-    """The text itself, in collections of texts."""
+    """The text itself; None in collections of images."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """What `output_fields` asked for."""
+    """The metadata that `output_fields` asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +60,17 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult(Sequence[Hit]):
-    """The hits of one query, best first, and how they came about."""
+    """The hits of one query, best first, and facts about how they were found."""
 
     hits: tuple[Hit, ...]
     reranked: bool
-    """True if the cross-encoder rescored every one of the k candidates."""
+    """True if the cross-encoder reranked all k candidates."""
     rescored: int
-    """How many candidates the cross-encoder rescored, in BE order."""
+    """Number of candidates that the cross-encoder reranked, counted from the best in BE order."""
     candidates: int
-    """How many candidates Milvus returned (at most k)."""
+    """Number of candidates that Milvus returned, at most k."""
     reason: str | None
-    """Why `reranked` is False; None when it is True."""
+    """The reason why `reranked` is False; None when it is True."""
     timings: Timings
 
     @overload
@@ -95,19 +95,20 @@ class Row:
     uri: str
     digest: str
     size: int
-    """Bytes of the source (of the UTF-8 text, for texts)."""
+    """Size of the source file in bytes; for a text, the size of the UTF-8 text."""
     mtime_ns: int
-    """Modification time of the source in nanoseconds; 0 where there is none."""
+    """Modification time of the source file in nanoseconds; 0 for texts."""
     embedding: Array
     """float32 of shape (dim,), unit length."""
     payload: str
-    """Of a picture its base64 image tokens, the key of its token file, or '', as the bundle keeps them; of a text the text."""
+    """The content that the CE reads, as the bundle keeps it. For an image: its base64 image tokens, the key of its token file,
+    or ''. For a text: the text."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What a collection knows of an item's source: enough to tell whether it changed."""
+    """The facts that a collection keeps about an item's source, to detect whether it changed."""
 
     uri: str
     digest: str
@@ -123,14 +124,14 @@ class CollectionInfo:
     kind: Kind | None
     """None for a collection that milvus-coop did not make."""
     bundle: str
-    """`name version` of the bundle that made it, or ''."""
+    """`name version` of the bundle that the collection was made with, or ''."""
     fingerprint: str
     dim: int
     count: int
     index: str
-    """`HNSW COSINE`, for example."""
+    """Type and metric of the index, for example `HNSW COSINE`."""
     tokens: str = ""
-    """Of pictures: where the cross-encoder finds them."""
+    """The place where the cross-encoder finds the image tokens; '' for collections of texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What one ingest did. `added + updated + unchanged + len(failures)` is the number of items it saw."""
+    """The result of one ingest. `added + updated + unchanged + len(failures)` is the number of items it saw."""
 
     added: int
     updated: int

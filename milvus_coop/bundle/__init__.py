@@ -1,4 +1,4 @@
-"""Bundles: a folder with everything needed to run a model, and the frozen record that describes it."""
+"""Bundles: a bundle is a folder with everything needed to run a model, and a frozen record that describes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles on disk: find one by name or folder, read it, check it, write its record."""
+"""Bundles on disk: find a bundle by name or folder, read it, check it, and write its record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHIPPED = Path(__file__).resolve().parent.parent / "bundles"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder with a readable bundle.json; `spec` is its content."""
+    """A bundle on disk: its folder, and `spec`, the content of its bundle.json."""
 
     folder: Path
     spec: BundleSpec
@@ -29,10 +29,10 @@ class Bundle:
         return self.folder / file
 
     def verify(self) -> None:
-        """Hash every file (about 0.1 s for 40 MB).
+        """Hash every file and compare it with bundle.json (about 0.1 s for 40 MB).
 
         Raises:
-            BundleInvalidError: if a file's content is not what bundle.json says.
+            BundleInvalidError: the content of a file does not have the hash in bundle.json.
         """
         for name, expected in self.spec.files.items():
             if hash_file(self.path(name)).sha256 != expected.sha256:
@@ -47,11 +47,11 @@ def shipped_bundles() -> list[str]:
 
 
 def load_bundle(name_or_folder: str | Path) -> Bundle:
-    """Open a bundle by folder, or by the name of a shipped one.
+    """Open a bundle by its folder, or a shipped bundle by its name.
 
     Raises:
-        BundleNotFoundError: if there is none.
-        BundleInvalidError: if its record is broken, or a file is missing or has another size.
+        BundleNotFoundError: there is no such bundle.
+        BundleInvalidError: its record is broken, or a file is missing or has the wrong size.
     """
     folder = Path(name_or_folder)
     is_name = str(name_or_folder) in shipped_bundles()
@@ -82,9 +82,9 @@ def write_record(folder: Path, spec: BundleSpec) -> Bundle:
     """Hash the graphs, the tokenizers and the weights in `folder` and write bundle.json.
 
     Args:
-        folder: holds every graph file of `spec`, tokenizer.json, for a `spec.ce_text` ce_tokenizer.json and, where graphs have
-            external data, weights.bin.
-        spec: its `files` are filled in.
+        folder: a folder with every graph file of `spec` and tokenizer.json; also ce_tokenizer.json if `spec.ce_text` is set, and
+            weights.bin if the graphs have external data.
+        spec: the record to write. Its `files` are filled in here.
     """
     names = [graph.file for graph in spec.graphs] + [TOKENIZER]
     if spec.ce_text is not None:

@@ -1,6 +1,6 @@
 """`BundleSpec`: the one frozen record of a model's names, shapes and dtypes, and its JSON form `bundle.json`.
 
-Preprocessing, the Milvus schema, the ONNX export and every Triton config read it; nothing else states a shape.
+Preprocessing, the Milvus schema, the ONNX export and every Triton config read it. No other place states a shape.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GRAPHS = (TEXT_ENCODER, IMAGE_ENCODER, CROSS_ENCODER)
 PIXELS = "pixel_values"
 PATCH_MASK = "patch_mask"
 CE_PREFIX = "ce_"
-"""In front of an input's name where the cross-encoder sees pictures or texts in another way than the bi-encoder does."""
+"""Prefix of an input's name if the cross-encoder preprocesses images or texts differently from the bi-encoder."""
 
 IMAGE_TOKENS = "image_tokens"
 IMAGE_TOKEN_SCALES = "image_token_scales"  # noqa: S105 - not a password
@@ -34,10 +34,10 @@ IMAGE_SIDE = (IMAGE_TOKENS, IMAGE_TOKEN_SCALES, CE_PREFIX + PIXELS, CE_PREFIX + 
 
 MATCH_PROBABILITY = "match_probability"
 MATCH_LOGIT = "match_logit"
-"""What the model's authors add the cosine to; see `BundleSpec.score`. Not every cross-encoder has it as an output."""
+"""The output to which the score `sum` adds the cosine; see `BundleSpec.score`. Not every cross-encoder has this output."""
 
 COLLECTION_TOKEN_BYTES = 49_000
-"""Most bytes of one image's tokens in a collection: their base64 must fit a VARCHAR of Milvus, 65,535 bytes."""
+"""Maximum size of one image's tokens in a collection, in bytes: as base64 they must fit a Milvus VARCHAR of 65,535 bytes."""
 
 Keep = Literal["collection", "store", "image"]
 Score = Literal["ce", "sum"]
@@ -61,15 +61,15 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch: int = 64
-    """Largest batch that callers send in one run; larger ones are split."""
+    """Maximum batch size of one run; larger batches are split."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """How a picture becomes `pixel_values`.
+    """The preprocessing that turns an image into `pixel_values`.
 
-    If the image encoder's input is uint8, the graph subtracts `mean` and divides by `std` itself; if it is float32, the client
-    computes `(pixel / 255 - mean) / std` before.
+    If the image encoder's input is uint8, the graph itself subtracts `mean` and divides by `std`. If it is float32, the client
+    computes `(pixel / 255 - mean) / std` first.
     """
 
     size: int
@@ -78,43 +78,48 @@ class ImageSpec:
     std: tuple[float, float, float]
     resampling: Literal["bilinear", "bicubic"] = "bicubic"
     fit: Literal["pad", "stretch", "crop", "edge-crop", "edge-corner"] = "pad"
-    """`pad`: letterbox; `stretch`: ignore the aspect ratio; `crop`: the largest centred square, to size. As transformers' image
-    processors have it, to the pixel: `edge-crop`: shorter edge to `edge`, then a centre crop; `edge-corner` (ViLT): shorter edge to
-    `edge`, into the top left corner of the square, with a `patch_mask` of the patches that lie in the picture."""
+    """The way to fit an image into the square.
+
+    `pad` adds a letterbox. `stretch` ignores the aspect ratio. `crop` resizes the largest centred square. Two more give the same
+    pixels as the image processors of transformers: `edge-crop` resizes the shorter edge to `edge` and then crops the centre;
+    `edge-corner` (ViLT) resizes the shorter edge to `edge` and puts the image into the top left corner of the square, with a
+    `patch_mask` that marks the patches inside the image."""
     background: tuple[int, int, int] = (255, 255, 255)
-    """Colour behind transparent pictures and of the letterbox."""
+    """Colour of the letterbox and behind transparent images."""
     edge: int = 0
-    """Pixels of the shorter edge after resizing, for `edge-crop` and `edge-corner`."""
+    """Length of the shorter edge after resizing, in pixels, for `edge-crop` and `edge-corner`."""
     divisor: int = 1
-    """For these two: edges are rounded down to multiples of it, and the longer one is at most 1333 / 800 of `edge`. 1: neither."""
+    """For `edge-crop` and `edge-corner`: both edges are rounded down to multiples of this number, and the longer edge is at most
+    1333 / 800 of `edge`. With 1, neither rule applies."""
     full_decode: bool = False
-    """Decode large JPEGs in full, as other programs do. Otherwise at a fraction of their size, which is several times faster."""
+    """Decode large JPEGs at full size, as other programs do. If False, they are decoded at a fraction of their size, which is
+    several times faster."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextSpec:
-    """How a text becomes `input_ids`."""
+    """The preprocessing that turns a text into `input_ids`."""
 
     max_length: int
-    """In tokens, special tokens included; longer texts are cut."""
+    """Maximum number of tokens, special tokens included; longer texts are cut."""
     pad_id: int = 0
     pad_to_max: bool = False
-    """Pad every text to `max_length` (SigLIP was trained so), not to the next multiple of 8."""
+    """Pad every text to `max_length`, as SigLIP was trained. If False, texts are padded to the next multiple of 8."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
-    """What the cross-encoder reads of an image, and where that is kept: int8 values with one float16 scale per token."""
+    """The image tokens that the cross-encoder reads, and where they are kept: int8 values with one float16 scale per token."""
 
     count: int
     dim: int
     keep: Keep = "collection"
-    """`collection`: base64 in a VARCHAR beside the embedding; `store`: a file per image in a token store; `image`: nothing is kept,
-    the picture is opened again for every query (count and dim are 0)."""
+    """The place where tokens are kept. `collection`: as base64 in a VARCHAR beside the embedding. `store`: in one file per image in
+    a token store. `image`: they are not kept, and the image is opened again for every query (`count` and `dim` are 0)."""
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of one image's tokens before base64."""
+        """Size of one image's tokens in bytes, before base64."""
         return self.count * (self.dim + 2)
 
 
@@ -128,7 +133,7 @@ class FileSpec:
 
 @dataclass(frozen=True, slots=True)
 class BundleSpec:
-    """Everything a program needs to know of a bundle without opening a graph."""
+    """Everything that a program needs to know about a bundle without opening a graph."""
 
     name: str
     version: str
@@ -140,11 +145,14 @@ class BundleSpec:
     tokens: TokenSpec
     graphs: tuple[GraphSpec, ...]
     ce_image: ImageSpec | None = None
-    """How pictures become the inputs `ce_...` for the cross-encoder's own vision tower; None: it sees what the bi-encoder sees."""
+    """Preprocessing of images for the inputs `ce_...` of the cross-encoder's own vision tower. None if it is the same as for the
+    bi-encoder."""
     ce_text: TextSpec | None = None
-    """How texts become the inputs `ce_...` of the cross-encoder, with ce_tokenizer.json; None: as for the bi-encoder."""
+    """Preprocessing of texts for the inputs `ce_...` of the cross-encoder, with ce_tokenizer.json. None if it is the same as for
+    the bi-encoder."""
     score: Score = "ce"
-    """How its authors rank: by the cross-encoder alone, or by the sum of `match_logit` and the bi-encoder's cosine."""
+    """The score by which the model's authors rank: `ce` is the cross-encoder's match probability alone; `sum` is `match_logit` plus
+    the bi-encoder's cosine."""
     licence: str = ""
     lineage: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -157,12 +165,12 @@ class BundleSpec:
 
     @property
     def model_name(self) -> str:
-        """`name@` and the first 8 digits of the fingerprint: what rerank protocols call the bundle."""
+        """The name of the bundle in rerank protocols: `name@` and the first 8 digits of the fingerprint."""
         return f"{self.name}@{self.fingerprint[:8]}"
 
     @property
     def fingerprint(self) -> str:
-        """32 hex digits over everything that changes a model's outputs (not over licence, lineage or metrics)."""
+        """Hash of everything that changes a model's outputs, 32 hex digits. Licence, lineage and metrics do not count."""
         parts = _content(self)
         for key in ("licence", "lineage", "metrics"):
             del parts[key]
@@ -172,7 +180,7 @@ class BundleSpec:
         """The graph of that name.
 
         Raises:
-            BundleInvalidError: if the bundle has no such graph.
+            BundleInvalidError: the bundle has no such graph.
         """
         for graph in self.graphs:
             if graph.name == name:
@@ -187,16 +195,16 @@ class BundleSpec:
         return tuple(t.name for t in self.graph(CROSS_ENCODER).inputs if t.name not in IMAGE_SIDE)
 
     def image_of(self, tensor: str) -> ImageSpec:
-        """How pictures become the input of that name: `pixel_values`, `ce_pixel_values`, ..."""
+        """Preprocessing of images for the input of that name: `pixel_values`, `ce_pixel_values`, ..."""
         return self.ce_image or self.image if tensor.startswith(CE_PREFIX) else self.image
 
     def text_of(self, tensor: str) -> TextSpec:
-        """How texts become the input of that name: `input_ids`, `ce_input_ids`, ..."""
+        """Preprocessing of texts for the input of that name: `input_ids`, `ce_input_ids`, ..."""
         return self.ce_text or self.text if tensor.startswith(CE_PREFIX) else self.text
 
     @property
     def largest_image(self) -> int:
-        """Pixels to which every edge of a picture may be shrunk without loss for any input; 0: it must not be shrunk."""
+        """Edge length in pixels to which an image may be shrunk without loss for any input; 0 if it must not be shrunk."""
         images = [self.image, self.ce_image or self.image]
         return 0 if any(image.full_decode for image in images) else max(image.size for image in images)
 
@@ -210,7 +218,7 @@ class BundleSpec:
         """Read the text of a bundle.json.
 
         Raises:
-            BundleInvalidError: if it is not JSON, of another format, or lacks a field. `source` names it in the message.
+            BundleInvalidError: the text is not JSON, has another format, or lacks a field. The message calls it `source`.
         """
         try:
             content = json.loads(text)
@@ -236,8 +244,8 @@ _LATER: Mapping[str, tuple[str, ...]] = {
     "ce_text": ("pad_to_max",),
     "tokens": ("keep",),
 }
-"""Fields that the first bundles did not have. At their defaults they are left out of bundle.json and of the fingerprint, so that
-those bundles, and the collections made with them, stay what they were."""
+"""Fields that the first bundles did not have. Fields with their default value are left out of bundle.json and of the fingerprint.
+So the first bundles keep their fingerprints, and the collections made with them stay valid."""
 
 
 def _content(spec: BundleSpec) -> dict[str, Any]:

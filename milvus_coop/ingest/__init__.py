@@ -1,8 +1,10 @@
-"""From pictures and texts to rows of a collection: resumable, counted, with flat memory.
+"""Ingest: images and texts become rows of a collection. It can be resumed, counts its items, and its use of memory does not grow.
 
-items    what a source yields           walk   folders and globs       lists   JSONL, CSV and text files
-sources  what a user names              work   one item, one batch     sink    what is asked of a collection
-pipeline the three stages, overlapped   run    one whole ingest        coop    the object most users need
+items     the items of a source                      walk   finds files in folders and globs
+sources   folders, globs, files and lists            lists  reads JSONL, CSV and text files
+work      reads one item, encodes one batch          sink   the interface of a collection for an ingest
+pipeline  the three stages, which run in parallel    run    one whole ingest
+coop      `CoopIngest`, the object that most users need
 """
 
 from milvus_coop.ingest.coop import CoopIngest

@@ -17,7 +17,7 @@ from milvus_coop.types import IngestReport, Kind
 
 
 class CoopIngest:
-    """Fills one collection. If it is not there yet, the first `run` makes it.
+    """Fills one collection. If the collection does not exist, the first `run` creates it.
 
     Close it, or use it as a context manager, to free a Milvus Lite path.
     """
@@ -38,27 +38,29 @@ class CoopIngest:
         threads: int | None = None,
         settings: Settings | None = None,
     ) -> None:
-        """Open a collection, or prepare to make it. What is None comes from `settings`: the environment or the defaults.
+        """Open a collection, or prepare to create it. Arguments that are None come from `settings`.
 
         Args:
             collection: name of the collection; default `images`.
-            kind: of the items: `image` or `text`.
-            index: of a new collection.
+            kind: kind of the items: `image` or `text`.
+            index: index of a new collection.
             uri: a Milvus Lite path (default `./milvus_coop.db`), or http(s)://host:19530.
-            token: API key, or `user:password`, of a Milvus server.
-            ca_file: certificate of the authority that signed the server's, where it is a private one.
+            token: API key of a Milvus server, or `user:password`.
+            ca_file: PEM file with the certificate authority of a Milvus server behind https://; default the system's authorities.
             bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
-            models: what runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object (which stays yours to close).
-            token_store: where token files go, in a folder with the collection's name, for bundles whose image tokens are too large
-                for Milvus: a local folder, s3://, gs://, az://, ...; default `<uri>.tokens` beside a Milvus Lite path. The
-                collection remembers it.
-            timeout_s: limit for each call to Milvus and to a model server; default 10.
-            threads: of the in-process backend; default one per core.
-            settings: instead of those that the environment makes.
+            models: the backend that runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object. The caller has
+                to close a backend object.
+            token_store: place of the token files, for bundles whose image tokens are too large for Milvus: a local folder, s3://,
+                gs://, az://, ...; default `<uri>.tokens` beside a Milvus Lite path. The files go into a folder with the
+                collection's name there. The collection remembers the place.
+            timeout_s: time limit of each call to Milvus and to a model server; default 10.
+            threads: number of threads of the in-process backend; default one per core.
+            settings: default the environment (MILVUS_COOP_URI, ...), and the built-in defaults for variables that are not set.
 
         Raises:
-            CollectionExistsError, ForeignCollectionError, BundleMismatchError: the collection of that name does not fit.
-            StoreError: Milvus cannot be reached or refuses.
+            CollectionExistsError, ForeignCollectionError, BundleMismatchError: there is a collection of that name that cannot be
+                used.
+            StoreError: Milvus cannot be reached or refuses the request.
             BundleError: the bundle cannot be used.
         """
         named, backend = (models, None) if isinstance(models, str) else (None, models)
@@ -93,20 +95,20 @@ class CoopIngest:
         batch: int = 16,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> IngestReport:
-        """Bring the collection up to date with the sources. Safe to repeat, also after a run that was killed.
+        """Bring the collection up to date with the sources. Safe to repeat, even after a run that was killed.
 
         Args:
             sources: folders, globs, files, and .jsonl or .csv lists; see the README.
-            prune: remove items below the sources whose file or line is gone.
-            force: encode again even what did not change.
-            batch: items per run of the encoder.
-            on_progress: called now and then with the counts so far.
+            prune: remove items of the sources whose file or line no longer exists.
+            force: encode all items again, even unchanged ones.
+            batch: number of items per run of the encoder.
+            on_progress: a function that is called regularly with the counts so far.
 
         Raises:
             SourceError: a source is missing, empty or malformed.
-            StoreError, BackendError: Milvus or the encoder failed; what was written stays.
+            StoreError, BackendError: Milvus or the encoder failed; rows that were written stay.
         """
-        check_sources(sources, self._kind)  # before a collection is made: a mistyped path should leave none behind
+        check_sources(sources, self._kind)  # first, because a mistyped path must not leave an empty collection behind
         encoder = self._models.encoder
         if self._collection is None:
             self._collection = self._store.create(self._name, encoder.spec, self._kind, index=self._index)

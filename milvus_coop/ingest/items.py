@@ -1,4 +1,4 @@
-"""What sources yield: items, each with the name, the content and the metadata that go into a collection."""
+"""Items of a source. An item has the name, the content and the metadata that go into a collection."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from milvus_coop.store.schema import URI_BYTES, VARCHAR_BYTES
 from milvus_coop.types import Failure
 
 HALF = 32
-"""Hex digits of each half of a digest, and of an id: 128 bits."""
+"""Number of hex digits of an id, and of each half of a digest: 128 bits."""
 DEEPEST = 32
-"""Levels of metadata; what writes JSON for clients gives up somewhere beyond 200."""
+"""Maximum number of nested levels in metadata. The JSON writers for clients fail somewhere beyond 200 levels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture or one text of a source."""
+    """One image or one text of a source."""
 
     uri: str
     path: Path | None = None
-    """Where the picture is."""
+    """Path of the image file; None for texts."""
     text: str = ""
     metadata: Mapping[str, Any] | None = None
-    """None where the source has no say in it (a folder): metadata is then not a reason to update an item."""
+    """None if the source has no metadata (a folder). Metadata is then no reason to update an item."""
 
     @property
     def id(self) -> str:
@@ -37,18 +37,18 @@ class Item:
 
 
 Entry = Item | Failure
-"""What a source yields; a `Failure` is a part of the source itself that cannot be read, such as a broken line."""
+"""An element of a source: an item, or a `Failure` for a part of the source that cannot be read, such as a broken line."""
 
 
 def hash_of(content: bytes) -> str:
-    """32 hex digits of SHA-256."""
+    """The first 32 hex digits of the SHA-256 of the content."""
     return hashlib.sha256(content).hexdigest()[:HALF]
 
 
 def hash_of_metadata(metadata: Mapping[str, Any] | None) -> str:
-    """32 hex digits that do not depend on the order of the keys.
+    """Hash of metadata, 32 hex digits. It does not depend on the order of the keys.
 
-    The digest of an item is the hash of its content followed by this one, so that either can be compared alone.
+    The digest of an item is the hash of its content followed by this hash, so that each half can be compared alone.
     """
     return hash_of(json.dumps(metadata or {}, sort_keys=True, separators=(",", ":")).encode())
 
@@ -59,7 +59,7 @@ def uri_of(path: str | Path) -> str:
 
 
 def checked(item: Item, where: str = "") -> Entry:
-    """The item, or why no collection can hold it. `where` names the line of a list."""
+    """The item, or a `Failure` that says why no collection can hold it. `where` names the line of a list."""
     if _depth(item.metadata) > DEEPEST:
         return Failure(where or ascii(item.uri)[1:-1], f"the metadata is nested too deeply; expected: at most {DEEPEST} levels")
     try:
@@ -77,7 +77,7 @@ def checked(item: Item, where: str = "") -> Entry:
 
 
 def _depth(value: object) -> int:
-    """Levels of objects and lists inside each other; counted level by level, so that no nesting is too deep to be counted."""
+    """Number of nested levels of objects and lists. They are counted without recursion, so that any depth can be counted."""
     depth, level = 0, [value]
     while level := [part for part in level if isinstance(part, (Mapping, list))]:
         depth += 1

@@ -1,4 +1,4 @@
-"""Lists of items: JSONL and CSV files of pictures or texts, and plain files with one text a line."""
+"""Lists of items: JSONL and CSV files of images or texts, and plain text files with one text per line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LISTS = frozenset({".jsonl", ".ndjson", ".csv"})
 TEXTS = LISTS | {".txt"}
 
 NAMING = frozenset({"uri", "path", "text"})
-"""Of these columns a CSV file has at least one."""
+"""A CSV file must have at least one of these columns."""
 
 INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d{1,3})?")
@@ -34,17 +34,17 @@ class _BadRowError(ValueError):
 def read_list(path: Path, kind: Kind) -> Iterator[Entry]:
     """The items of a list.
 
-    JSONL and CSV: pictures have `uri` or `path` (relative to the list's folder; with both, `path` is where the picture is and
-    `uri` its name in the collection), texts have `text` and may have `uri` or `id`. All other columns are metadata. CSV files
-    have a header; see `parse_value` for their values. In .txt files each line that is not blank is a text.
+    In JSONL and CSV files, an image has `uri` or `path`, relative to the folder of the list. With both, `path` is the place of the
+    file and `uri` is its name in the collection. A text has `text`, and may have `uri` or `id`. All other columns are metadata. CSV
+    files have a header; see `parse_value` for their values. In .txt files, each line that is not blank is a text.
 
-    A text without a uri is called `<list>#<hash of the text>`: the same text twice in a list is one item, and inserting a line
-    changes no other item.
+    A text without a uri gets the name `<list>#<hash of the text>`. So a text that is repeated in a list is one item, and inserting
+    a line changes no other item.
 
     Yields:
-        Items, and a `Failure` named `<list>:<line>` for each line that is broken.
+        Items, and a `Failure` named `<list>:<line>` for each broken line.
     """
-    # Bytes that are not UTF-8 become lone surrogates here, and are found and named with their line below.
+    # Bytes that are not UTF-8 become lone surrogates here. They are found below and reported with their line.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = {".csv": _csv_rows, ".txt": _text_rows}.get(path.suffix.lower(), _json_rows)(file)
         for line, row in rows:
@@ -58,9 +58,10 @@ def read_list(path: Path, kind: Kind) -> Iterator[Entry]:
 
 
 def parse_value(value: str) -> Any:
-    """A CSV value: `true` and `false` in any case, whole numbers, decimal numbers (with a point or an exponent), else text.
+    """The typed value of a CSV field: a boolean (`true` or `false` in any case), an integer, a decimal number, or a text.
 
-    Numbers with leading zeros, such as postcodes, stay text. Empty values become None and are left out.
+    A decimal number has a point or an exponent. Numbers with leading zeros, such as postcodes, stay texts. Empty values become None
+    and are left out.
     """
     text = value.strip()
     if not text:
@@ -101,7 +102,7 @@ def _csv_rows(file: IO[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
         if None in row:
             yield reader.line_num, f"more values than the header's {len(reader.fieldnames or ())} columns"
             continue
-        # The text of an item is never a number; neither is its name.
+        # The text and the name of an item are never numbers.
         named = {k: v if k in {"text", "uri", "path", "id"} else parse_value(v) for k, v in row.items() if v is not None}
         yield reader.line_num, {k: v for k, v in named.items() if v not in (None, "")}
 

@@ -1,6 +1,6 @@
-"""The three stages of an ingest, overlapped: threads read and decode, the calling thread encodes, one thread writes.
+"""The three stages of an ingest, which run in parallel: threads read and decode, the calling thread encodes, one thread writes.
 
-All that waits between the stages is bounded, so memory does not grow with the number of items.
+The queues between the stages are bounded, so memory does not grow with the number of items.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from milvus_coop.ingest.work import Ready, Work
 from milvus_coop.types import Failure, Row, Stamp
 
 LOOKUP = 1024
-"""Items whose stamps are asked for in one call, while those before are ingested. A server takes 0.3 s for it."""
+"""Number of items whose stamps are read in one call while earlier items are ingested. A server takes 0.3 s for a call."""
 
 WRITE = 128
-"""Rows of one upsert; a killed ingest loses no more work than two of them."""
+"""Number of rows of one upsert. An ingest that is killed loses at most two upserts."""
 
 WRITES_WAITING = 2
 
@@ -31,7 +31,7 @@ REPORT_EVERY_S = 0.1
 
 @dataclass
 class Counts:
-    """What became of the items so far."""
+    """The counts of an ingest so far."""
 
     seen: int = 0
     added: int = 0
@@ -39,17 +39,17 @@ class Counts:
     unchanged: int = 0
     failures: list[Failure] = field(default_factory=list)
     broken: bool = False
-    """Whether a part of the sources could not be read."""
+    """True if a part of the sources could not be read."""
 
     @property
     def done(self) -> int:
-        """Items that are dealt with."""
+        """Number of items that are finished."""
         return self.added + self.updated + self.unchanged + len(self.failures)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How an ingest runs."""
+    """The options of an ingest."""
 
     batch: int = 16
     threads: int | None = None
@@ -57,12 +57,12 @@ class Options:
 
     @property
     def decoders(self) -> int:
-        """Threads that read and decode: one per core, at most 8, if not given."""
+        """Number of threads that read and decode; default one per core, at most 8."""
         return self.threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 class Pipeline:
-    """One run. It owns threads: call `stop` at the end, whatever happens."""
+    """One run of an ingest. It owns threads: always call `stop` at the end."""
 
     def __init__(
         self,
@@ -88,10 +88,10 @@ class Pipeline:
         self._rows: list[tuple[Row, bool]] = []
 
     def run(self, entries: Iterable[Entry]) -> None:
-        """Ingest everything.
+        """Ingest all items.
 
         Raises:
-            BackendError, StoreError: the first error of the model or the store; what was written before stays.
+            BackendError, StoreError: the model or the store failed; this is the first error. Rows that were written before it stay.
         """
         window = 2 * self._options.batch + self._options.decoders
         for future in self._submitted(entries):
@@ -105,13 +105,13 @@ class Pipeline:
         self._report(always=True)
 
     def flush(self) -> None:
-        """Write what is encoded, and wait until it is written."""
+        """Write all encoded rows, and wait until they are written."""
         self._write(at_least=1)
         while self._writing:
             self._written()
 
     def stop(self) -> None:
-        """End the threads; what they have not begun is dropped."""
+        """Stop the threads. Work that they have not started is dropped."""
         self._decoders.shutdown(cancel_futures=True)
         self._lookup.shutdown(cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
@@ -123,7 +123,7 @@ class Pipeline:
                 yield self._decoders.submit(self._work.prepare, item, known.get(item.id), self._options.force)
 
     def _looked_up(self, entries: Iterable[Entry]) -> Iterator[tuple[list[Item], Future[Mapping[str, Stamp]]]]:
-        """Chunks of items and what the collection knows of them, one chunk ahead."""
+        """Chunks of items with their stamps in the collection. The stamps of the next chunk are read ahead."""
         source = iter(entries)
         ahead: deque[tuple[list[Item], Future[Mapping[str, Stamp]]]] = deque()
         while chunk := list(islice(source, LOOKUP)):

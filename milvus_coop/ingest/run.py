@@ -1,4 +1,4 @@
-"""One ingest from beginning to end: check the sources, run the pipeline, prune, report."""
+"""One whole ingest: check the sources, run the pipeline, prune, and report."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from milvus_coop.store.token_store import TokenStore
 from milvus_coop.types import Failure, IngestReport, Kind
 
 STOP_S = 2.0
-"""How long to wait for the thread that counts; it may be in the middle of a folder of a million names."""
+"""Time to wait for the counting thread to stop; it may be reading a folder with a million names."""
 
 DELETE = 1000
-"""Rows of one delete."""
+"""Number of rows of one delete."""
 
 
 def ingest(
@@ -39,22 +39,22 @@ def ingest(
 ) -> IngestReport:
     """Bring a collection up to date with its sources: new items are added, changed ones updated, unchanged ones skipped.
 
-    An item is unchanged if its file has the size and modification time that the collection remembers, or else the same content;
-    and, for items of a list, the same metadata. An ingest that was killed is simply run again.
+    An item is unchanged if its file has the size and modification time that the collection remembers, or else the same content.
+    Items of a list must also have the same metadata. After an ingest was killed, run it again.
 
     Args:
-        sources: folders, globs, pictures and lists of pictures (JSONL, CSV); for `text`: files of texts (txt, JSONL, CSV), globs.
+        sources: folders, globs, images, and lists of images (JSONL, CSV); for texts: files of texts (txt, JSONL, CSV) and globs.
         sink: the collection.
-        encoder: the bi-encoder of the bundle that made the collection.
-        kind: of the collection.
-        tokens: the collection's `tokens`: where token files go, for bundles whose image tokens are too large for Milvus. They are
-            written before the rows that name them.
-        prune: remove the items of the sources that are gone: files that were deleted, lines that were removed from a file of
-            texts. Nothing outside the sources is touched, and nothing at all if a part of them cannot be read.
-        batch: items per run of the encoder.
-        threads: that read and decode; default one per core, at most 8.
+        encoder: the bi-encoder of the bundle that the collection was made with.
+        kind: the kind of the collection.
+        tokens: the collection's `tokens`, the place of token files, for bundles whose image tokens are too large for Milvus. Token
+            files are written before the rows that name them.
+        prune: remove the items of the sources that no longer exist: files that were deleted, and lines that were removed from a
+            file of texts. Items outside the sources stay. Nothing is removed if a part of the sources cannot be read.
+        batch: number of items per run of the encoder.
+        threads: number of threads that read and decode; default one per core, at most 8.
         force: encode unchanged items too.
-        on_progress: called in this thread, about ten times a second and at the end.
+        on_progress: a function that is called in this thread, about ten times a second and at the end.
 
     Returns:
         The counts, and each item that failed with its reason.
@@ -62,8 +62,8 @@ def ingest(
     Raises:
         SourceError: a source is missing, empty or of an unknown type. Nothing was done.
         InvalidArgumentError: `batch` or `threads` is below 1, or the bundle needs `tokens`.
-        BackendError, StoreError: the model or Milvus failed. What was written stays; run it again.
-        IngestInterrupted: Ctrl-C. What was encoded is written, and the exception has the report.
+        BackendError, StoreError: the model or Milvus failed. Rows that were written stay; run the ingest again.
+        IngestInterrupted: the user pressed Ctrl-C. All encoded items are written, and the exception has the report.
     """
     for name, value in (("batch", batch), ("threads", threads)):
         if value is not None and value < 1:
@@ -89,7 +89,7 @@ def _run(pipeline: Pipeline, sources: Sequence[Source], seen: set[str], start: f
         pipeline.flush()
         raise IngestInterrupted(_report(pipeline.counts, 0, time.monotonic() - start)) from None
     except BaseException:
-        with contextlib.suppress(StoreError):  # the first error is the one to tell
+        with contextlib.suppress(StoreError):  # the first error is the one to raise
             pipeline.flush()
         raise
     finally:
@@ -120,7 +120,7 @@ def _report(counts: Counts, removed: int, seconds: float, *, pruning_skipped: bo
 
 
 class _Total:
-    """Counts the items of all sources in a thread while they are ingested. Call it for the number; None until it is known."""
+    """Counts the items of all sources in a thread during the ingest. Calling it returns the number; None until it is known."""
 
     def __init__(self, sources: Sequence[Source], wanted: bool) -> None:
         self._sources = sources
@@ -131,7 +131,7 @@ class _Total:
 
     def _count(self) -> None:
         n = 0
-        with contextlib.suppress(Exception):  # the ingest meets the same problem, and names it
+        with contextlib.suppress(Exception):  # the ingest finds the same problem and reports it
             for _ in read_sources(self._sources, set()):
                 n += 1
                 if self._stop:

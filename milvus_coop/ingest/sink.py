@@ -1,4 +1,4 @@
-"""What ingest needs of a collection, and what it tells while it runs."""
+"""The interface that an ingest needs from a collection, and the progress that an ingest reports."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from milvus_coop.types import IngestReport, Row, Stamp
 
 
 class Sink(Protocol):
-    """Where items go: a `milvus_coop.store.Collection`, or anything else with these four methods.
+    """The target of an ingest: a `milvus_coop.store.Collection`, or any other object with these four methods.
 
-    `upsert` runs in a thread of its own while `stamps` is called from another. All raise StoreError.
+    `upsert` runs in its own thread while `stamps` is called from another. All methods raise StoreError.
     """
 
     def stamps(self, ids: Sequence[str]) -> Mapping[str, Stamp]:
-        """What is known of these items, by id; those that are not there are left out."""
+        """The stamps of these items, by id. Items that the collection does not have are left out."""
 
     def all_stamps(self) -> Iterator[tuple[str, Stamp]]:
         """Id and stamp of every item."""
@@ -30,12 +30,12 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an ingest is."""
+    """The progress of an ingest."""
 
     seen: int
-    """Items taken from the sources so far."""
+    """Number of items taken from the sources so far."""
     done: int
-    """Items that are dealt with: `added + updated + unchanged + failed`."""
+    """Number of finished items: `added + updated + unchanged + failed`."""
     added: int
     updated: int
     unchanged: int
@@ -45,9 +45,9 @@ class Progress:
 
 
 class IngestInterrupted(KeyboardInterrupt):
-    """Ctrl-C during an ingest. What was encoded by then is in the collection; the next run goes on from there."""
+    """The user pressed Ctrl-C during an ingest. All items encoded so far are in the collection; the next run continues there."""
 
     def __init__(self, report: IngestReport) -> None:
         super().__init__("the ingest was interrupted")
         self.report = report
-        """What was done until then."""
+        """The counts until the interruption."""

@@ -1,4 +1,4 @@
-"""What a user names, folders, globs, files and lists, as sources of items; and which items a source has lost."""
+"""Sources of items: the folders, globs, files and lists that a user names. A source also knows which of its items are gone."""
 
 from __future__ import annotations
 
@@ -15,63 +15,63 @@ from milvus_coop.ingest.walk import ANY_DEPTH, PICTURES, is_glob, matches, split
 from milvus_coop.types import Failure, Kind
 
 Gone = Callable[[str, str], bool]
-"""Tells from an item's uri and id whether it was of a source and is no more."""
+"""A function of an item's uri and id. It returns True if the item belonged to a source and no longer exists there."""
 
 
 class Source(Protocol):
-    """One thing that the user named."""
+    """One source that the user named."""
 
     def entries(self) -> Iterator[Entry]:
-        """Its items, the same in the same order each time, and what of it cannot be read."""
+        """The items of the source, in the same order each time, and a `Failure` for each part that cannot be read."""
 
     def gone(self, seen: Set[str]) -> Gone:
-        """What tells lost items; `seen` holds the ids that `entries` yielded."""
+        """A function that recognises items that are gone; `seen` holds the ids that `entries` yielded."""
 
 
 @dataclass(frozen=True, slots=True)
 class PictureFile:
-    """A single picture."""
+    """A single image file."""
 
     path: Path
 
     def entries(self) -> Iterator[Entry]:
-        """The picture."""
+        """The image."""
         yield Item(self.path.as_posix(), path=self.path)
 
     def gone(self, seen: Set[str]) -> Gone:
-        """Nothing: a missing file is an error when it is named."""
+        """Recognises no item, because naming a missing file is an error."""
         return lambda uri, key: False
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder of pictures, or a glob below it."""
+    """A folder of images, or a glob below it."""
 
     root: Path
     parts: tuple[str, ...] = (ANY_DEPTH,)
 
     def entries(self) -> Iterator[Entry]:
-        """Its pictures."""
+        """The images of the folder."""
         for found in walk(self.root, self.parts):
             yield found if isinstance(found, Failure) else Item(found.as_posix(), path=found)
 
     def gone(self, seen: Set[str]) -> Gone:
-        """Items below the folder whose file does not exist any more. A picture that is there but no longer named stays."""
+        """Recognises items below the folder whose file no longer exists. An image that the glob no longer matches stays."""
         return lambda uri, key: _is_below(uri, self.root) and _is_missing(uri)
 
 
 @dataclass(frozen=True, slots=True)
 class PictureList:
-    """A list of pictures."""
+    """A list of images."""
 
     path: Path
 
     def entries(self) -> Iterator[Entry]:
-        """Its pictures."""
+        """The images of the list."""
         return _read(self.path, "image")
 
     def gone(self, seen: Set[str]) -> Gone:
-        """Items that the list names and whose file does not exist any more."""
+        """Recognises items that the list names and whose file no longer exists."""
         missing = {e.uri for e in self.entries() if isinstance(e, Item) and e.path and _is_missing(e.path)}
         return lambda uri, key: uri in missing
 
@@ -84,7 +84,7 @@ class Texts:
     parts: tuple[str, ...] = ()
 
     def entries(self) -> Iterator[Entry]:
-        """Their texts."""
+        """The texts of the lists."""
         for found in walk(self.root, self.parts, TEXTS) if self.parts else (self.root,):
             if isinstance(found, Failure):
                 yield found
@@ -92,7 +92,7 @@ class Texts:
                 yield from _read(found, "text")
 
     def gone(self, seen: Set[str]) -> Gone:
-        """Texts named after one of the lists that stand in it no more. Texts with a uri of their own always stay."""
+        """Recognises texts that are named after one of the lists and are no longer in it. Texts with their own uri always stay."""
 
         def is_gone(uri: str, key: str) -> bool:
             path = uri.rpartition("#")[0]
@@ -107,10 +107,10 @@ class Texts:
 
 
 def open_sources(sources: Sequence[str | Path], kind: Kind) -> list[Source]:
-    """Check everything that was named, before any work is done.
+    """Open and check all sources before any work is done.
 
     Raises:
-        SourceError: one is missing, empty, of an unknown type, or cannot be read.
+        SourceError: a source is missing, empty, of an unknown type, or cannot be read.
     """
     if not sources:
         raise SourceError("no sources were named", expected=_expected(kind))
@@ -118,17 +118,17 @@ def open_sources(sources: Sequence[str | Path], kind: Kind) -> list[Source]:
 
 
 def check_sources(sources: Sequence[str | Path], kind: Kind) -> None:
-    """Only check what was named; see `open_sources` for the errors."""
+    """Check all sources; for the errors, see `open_sources`."""
     open_sources(sources, kind)
 
 
 def read_sources(sources: Sequence[Source], seen: set[str]) -> Iterator[Entry]:
-    """The items of all sources, each once. Fills `seen` with their ids where an item can come twice.
+    """The items of all sources, without repetition. `seen` is filled with their ids if an item could be repeated.
 
-    Lists come first: what they say of a picture counts, also where a folder holds it too. A repeated line is skipped; a list that
-    says two things of one uri is at fault.
+    Lists come first, because the metadata of a list counts even if a folder holds the same image. A repeated line is skipped. A
+    list with two different lines for one uri yields a `Failure`.
     """
-    alone = len(sources) == 1 and isinstance(sources[0], Folder)  # it cannot repeat itself: memory stays flat
+    alone = len(sources) == 1 and isinstance(sources[0], Folder)  # a single folder has no repetitions, so no ids are kept
     for source in sorted(sources, key=lambda source: not isinstance(source, PictureList)):
         said: dict[str, str] = {}
         for entry in source.entries():
@@ -168,11 +168,11 @@ def _open(source: str, kind: Kind) -> Source:
 def _checked(name: str, source: Source, kind: Kind) -> Source:
     problem = ""
     for entry in source.entries():
-        # A list with a broken first line is a list; a folder with nothing but unreadable folders in it is no source.
+        # A list with a broken first line is a valid source. A folder that holds only unreadable folders is not.
         if isinstance(entry, Item) or entry.uri.startswith(f"{name}:"):
             return source
         problem = problem or f": {entry.reason}"
-    raise SourceError(f"{name} has no {'pictures' if kind == 'image' else 'texts'}{problem}", expected=_expected(kind))
+    raise SourceError(f"{name} has no {'images' if kind == 'image' else 'texts'}{problem}", expected=_expected(kind))
 
 
 def _read(path: Path, kind: Kind) -> Iterator[Entry]:
@@ -184,7 +184,7 @@ def _read(path: Path, kind: Kind) -> Iterator[Entry]:
 
 def _expected(kind: Kind) -> str:
     if kind == "image":
-        return f"a folder, a glob, a picture ({', '.join(sorted(PICTURES))}) or a list ({', '.join(sorted(LISTS))})"
+        return f"a folder, a glob, an image ({', '.join(sorted(PICTURES))}) or a list ({', '.join(sorted(LISTS))})"
     return f"a file of texts or a glob of them ({', '.join(sorted(TEXTS))})"
 
 
@@ -197,6 +197,6 @@ def _is_missing(path: str | Path) -> bool:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except (OSError, ValueError):  # unreadable is not gone
+    except (OSError, ValueError):  # a file that cannot be read still exists
         return False
     return False

@@ -1,4 +1,4 @@
-"""Folders and globs: which files they name, in a fixed order, without going round in circles."""
+"""Folders and globs: the files that they name, in a fixed order. Links that form a circle are not followed forever."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from milvus_coop.types import Failure
 
 PICTURES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-"""Suffixes of the files that folders and globs take, in any case; all others are ignored."""
+"""Suffixes of the files that folders and globs include, in upper or lower case. Other files are ignored."""
 
 ANY_DEPTH = "**"
 
 
 def is_glob(source: str) -> bool:
-    """Whether the source is a pattern; an existing path is not, whatever its name."""
+    """True if the source is a pattern. An existing path is not a pattern, whatever its name."""
     return any(c in source for c in "*?[") and not os.path.lexists(source)
 
 
@@ -28,7 +28,7 @@ def split_glob(pattern: str) -> tuple[Path, tuple[str, ...]]:
 
 
 def matches(parts: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether a path below the folder fits a pattern: `*`, `?` and `[...]` within a name, `**` for any number of folders."""
+    """True if a path below the folder matches a pattern: `*`, `?` and `[...]` within a name, `**` for any number of folders."""
     if not parts:
         return not names
     if parts[0] == ANY_DEPTH:
@@ -37,11 +37,11 @@ def matches(parts: Sequence[str], names: Sequence[str]) -> bool:
 
 
 def walk(root: Path, parts: Sequence[str] = (ANY_DEPTH,), suffixes: frozenset[str] = PICTURES) -> Iterator[Path | Failure]:
-    """The files below a folder that fit a pattern and have one of the suffixes.
+    """The files below a folder that match a pattern and have one of the suffixes.
 
-    Sorted by name, the files of a folder before its subfolders. Hidden files and folders are skipped. Links to folders are
-    followed, but no folder is entered twice. A folder whose name ends in a suffix is yielded
-    too: it looks like a picture and is none.
+    The files are sorted by name; the files of a folder come before its subfolders. Hidden files and folders are skipped. Links to
+    folders are followed, but no folder is entered twice. A folder whose name ends in a suffix is yielded too, because it looks like
+    an image.
 
     Yields:
         Paths below `root`, and a `Failure` for each folder that cannot be listed.
@@ -80,12 +80,12 @@ def _listing(folder: Path, suffixes: frozenset[str]) -> tuple[list[str], list[st
                 files.append(entry.name)
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.name)
-    # Real folders first, so that a link never decides under which name the pictures of a folder are known.
+    # Real folders come first, so that images get their name from the real folder and never from a link.
     return sorted(files), sorted(folders) + sorted(links)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads round in a circle
+    except OSError:  # a link that points to itself
         return False

@@ -1,4 +1,4 @@
-"""What is done with one item, and with a batch of them: pictures and texts each in their own way."""
+"""The work on items: reading one item, and encoding a batch of items. There is one class for images and one for texts."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An item that is to be encoded."""
+    """An item that was read and will be encoded."""
 
     item: Item
     digest: str
     size: int
     mtime_ns: int
     known: bool
-    """Whether the collection has it already."""
+    """True if the collection already has the item."""
     pixels: Mapping[str, Array] = field(default_factory=dict)
-    """Of a picture: what `Encoder.pixels` returned for it alone, each of shape (1, ...)."""
+    """The arrays of `Encoder.pixels` for this image alone, each of shape (1, ...); empty for a text."""
 
 
 class Work(Protocol):
-    """What ingest does with items of one kind."""
+    """The work of an ingest on items of one kind."""
 
     def prepare(self, item: Item, stamp: Stamp | None, force: bool) -> Ready | Failure | None:
-        """Read one item. Runs in many threads.
+        """Read one item. This is called in several threads.
 
         Args:
-            item: what to read.
-            stamp: what the collection knows of it, or None if it is new.
-            force: encode it even if it is unchanged.
+            item: the item to read.
+            stamp: the item's stamp in the collection; None if the item is new.
+            force: encode the item even if it is unchanged.
 
         Returns:
-            None if it is unchanged.
+            The item to encode, a `Failure` if it cannot be read, or None if it is unchanged.
         """
 
     def encode(self, batch: Sequence[Ready]) -> list[Row]:
-        """Encode a batch; what rows refer to is written when this returns.
+        """Encode a batch. When this returns, the token files that the rows name are written.
 
         Raises:
             BackendError: the model failed.
@@ -65,7 +65,7 @@ def work_for(kind: Kind, encoder: Encoder, tokens: TokenStore | None = None) -> 
     """The work for a collection of that kind.
 
     Raises:
-        InvalidArgumentError: the bundle keeps tokens in files, and `tokens`, where they go, is None.
+        InvalidArgumentError: the bundle keeps tokens in files, and `tokens` is None.
     """
     if kind == "text":
         return Texts(encoder)
@@ -77,7 +77,7 @@ def work_for(kind: Kind, encoder: Encoder, tokens: TokenStore | None = None) -> 
 
 
 class Pictures:
-    """Reads, decodes and shrinks pictures in threads; runs the image encoder on batches."""
+    """Reads, decodes and shrinks images in threads, and runs the image encoder on batches."""
 
     def __init__(self, encoder: Encoder, tokens: TokenStore | None = None) -> None:
         self._encoder = encoder
@@ -100,7 +100,7 @@ class Pictures:
         if item.path is None:
             raise ImageUnreadableError("the item names no file")
         status = item.path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block forever
             raise ImageUnreadableError("is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
         metadata = hash_of_metadata(item.metadata)
         same_metadata = stamp is not None and (item.metadata is None or stamp.digest[HALF:] == metadata)
@@ -112,7 +112,7 @@ class Pictures:
             if stamp and skip and stamp.digest[:HALF] == content:
                 return None
             if stamp and item.metadata is None and stamp.digest[HALF:] != metadata:
-                return Failure(item.uri, "to update it from here would lose its metadata, which came from a list; ingest that list")
+                return Failure(item.uri, "an update from here would lose its metadata, which came from a list; ingest that list")
             image = self._encoder.decode(file)
         pixels = self._encoder.pixels([image])
         return Ready(item, content + metadata, status.st_size, status.st_mtime_ns, stamp is not None, pixels)
@@ -125,7 +125,7 @@ class Pictures:
         return [_row(*parts) for parts in zip(batch, encoded.embeddings, self._payloads(batch, encoded), strict=True)]
 
     def _payloads(self, batch: Sequence[Ready], encoded: EncodedImages) -> list[str]:
-        """What the rows hold for the cross-encoder: tokens, the key of a file with them, or nothing."""
+        """The payloads of the rows: image tokens, the key of a token file, or ''."""
         if self._encoder.spec.tokens.keep == "image":
             return [""] * len(batch)
         if self._tokens is None:
@@ -136,7 +136,7 @@ class Pictures:
 
 
 class Texts:
-    """Checks texts; runs the text encoder on batches."""
+    """Checks texts, and runs the text encoder on batches."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder

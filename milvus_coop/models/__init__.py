@@ -1,4 +1,4 @@
 """Both roles of a bundle: the encoder, the reranker, image tokens, preprocessing, and the backends that run the graphs.
 
-Belongs here: what turns images and texts into embeddings and pairs into match probabilities. It knows nothing of Milvus.
+The code in this package turns images and texts into embeddings, and pairs into match probabilities. It does not know Milvus.
 """

@@ -1,4 +1,4 @@
-"""The bi-encoder: texts and pictures to unit vectors, and to what the cross-encoder reads of them."""
+"""The bi-encoder: it turns texts and images into unit vectors and into the inputs of the cross-encoder."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ class EncodedTexts:
     embeddings: Array
     """float32 of shape (n, dim), unit rows."""
     text_side: Mapping[str, Array]
-    """What the cross-encoder reads of them, by input name; each array of shape (n, ...)."""
+    """The cross-encoder's inputs for the texts, by input name; each array has shape (n, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedImages:
-    """n encoded pictures."""
+    """n encoded images."""
 
     embeddings: Array
     """float32 of shape (n, dim), unit rows."""
     image_side: Mapping[str, Array]
-    """What the cross-encoder reads of them, by input name: int8 `image_tokens` of shape (n, count, token_dim) and float16
-    `image_token_scales` of shape (n, count); for a bundle that keeps no tokens its pixels, uint8 of shape (n, 3, size, size)."""
+    """The cross-encoder's inputs for the images, by input name: int8 `image_tokens` of shape (n, count, token_dim) and float16
+    `image_token_scales` of shape (n, count). For a bundle that keeps no tokens: uint8 pixels of shape (n, 3, size, size)."""
 
     @property
     def tokens(self) -> Array:
-        """int8 of shape (n, count, token_dim); a KeyError for bundles that have none."""
+        """Image tokens, int8 of shape (n, count, token_dim). Raises KeyError for bundles without tokens."""
         return self.image_side[IMAGE_TOKENS]
 
     @property
     def scales(self) -> Array:
-        """float16 of shape (n, count); a KeyError for bundles that have none."""
+        """Scales of the image tokens, float16 of shape (n, count). Raises KeyError for bundles without tokens."""
         return self.image_side[IMAGE_TOKEN_SCALES]
 
 
@@ -74,10 +74,10 @@ class Encoder:
         return self._backend.spec
 
     def encode_texts(self, texts: Sequence[str], *, timeout_s: float | None = None) -> EncodedTexts:
-        """Encode texts; long ones are cut at the bundle's text length.
+        """Encode texts. Long texts are cut at the bundle's text length.
 
         Raises:
-            BackendError: if the backend fails; see `Backend.run`.
+            BackendError: the backend failed; see `Backend.run`.
         """
         inputs = self.tokenise(texts)
         outputs = self._backend.run(TEXT_ENCODER, inputs, timeout_s=timeout_s)
@@ -96,37 +96,37 @@ class Encoder:
         return arrays
 
     def decode(self, picture: Path | bytes | IO[bytes] | Image, *, name: str = "") -> Image:
-        """Decode a picture for `pixels` or `encode_images`: upright RGB on the bundle's background, no larger than it is worth.
+        """Decode an image for `pixels` or `encode_images`: upright RGB on the bundle's background, no larger than the bundle needs.
 
-        Items and queries come through here, so that the same picture always becomes the same pixels.
+        Items and queries are both decoded here, so that the same image always becomes the same pixels.
 
         Args:
-            picture: a path, the bytes of a file, a file opened for reading, or a picture that Pillow has opened.
-            name: what errors call it; default its path.
+            picture: a path, the bytes of a file, a file opened for reading, or an image that Pillow has opened.
+            name: the name of the image in errors; default its path.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: the image cannot be read.
         """
         return decode(picture, at_least=self.spec.largest_image, background=self.spec.image.background, name=name)
 
     def pixels(self, images: Sequence[Image]) -> dict[str, Array]:
-        """Fit decoded RGB pictures to the bundle: the inputs of its image encoder.
+        """The inputs of the bundle's image encoder for decoded RGB images.
 
         Returns:
-            `pixel_values` of shape (n, 3, size, size), uint8 or normalised float32 as the graph asks; where the bundle has them
+            `pixel_values` of shape (n, 3, size, size), in the graph's dtype: uint8, or normalised float32. If the bundle has them,
             also `ce_pixel_values`, and uint8 masks `patch_mask` of shape (n, rows, columns).
         """
         return self._fit(images, IMAGE_ENCODER)
 
     def ce_pixels(self, images: Sequence[Image]) -> dict[str, Array]:
-        """The same for a cross-encoder that reads pixels; empty where it reads tokens."""
+        """The inputs of a cross-encoder that reads pixels, as in `pixels`; empty if it reads tokens."""
         return self._fit(images, CROSS_ENCODER)
 
     def encode_pixels(self, pixels: Mapping[str, Array], *, timeout_s: float | None = None) -> EncodedImages:
-        """Encode what `pixels` returned; together with what `ce_pixels` returned, where the cross-encoder is to read that.
+        """Encode the arrays that `pixels` returned. Add those of `ce_pixels` if the cross-encoder will need them.
 
         Raises:
-            BackendError: if the backend fails; see `Backend.run`.
+            BackendError: the backend failed; see `Backend.run`.
         """
         outputs = self._backend.run(IMAGE_ENCODER, pixels, timeout_s=timeout_s)
         if IMAGE_TOKENS in outputs:
@@ -136,11 +136,11 @@ class Encoder:
         return EncodedImages(outputs["image_embedding"], side)
 
     def encode_images(self, images: Sequence[Image], *, timeout_s: float | None = None) -> EncodedImages:
-        """Encode decoded RGB pictures of any size; see `decode`."""
+        """Encode decoded RGB images of any size; see `decode`."""
         return self.encode_pixels({**self.pixels(images), **self.ce_pixels(images)}, timeout_s=timeout_s)
 
     def _pixel_inputs(self, graph: str) -> dict[str, TensorSpec]:
-        """The inputs of a graph that are pictures or masks, by name."""
+        """The inputs of a graph that are images or masks, by name."""
         return {tensor.name: tensor for tensor in self.spec.graph(graph).inputs if tensor.name.endswith((PIXELS, PATCH_MASK))}
 
     def _fit(self, images: Sequence[Image], graph: str) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""Opens what `--bundle` and `--models` name: the two roles of a model, ready to run."""
+"""Opens the bundle and the backend that `--bundle` and `--models` name: a bi-encoder and a cross-encoder, ready to run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Models:
     encoder: Encoder
     reranker: Reranker
     owned: bool
-    """Whether the backend was opened here, and so is to be closed here."""
+    """True if the backend was opened here; `close` then closes it."""
 
     def close(self) -> None:
         """Close the backend if it was opened here."""
@@ -30,7 +30,7 @@ class Models:
 
 
 def open_models(settings: Settings, backend: Backend | None = None) -> Models:
-    """Open the bundle that the settings name and run it with `backend`, or with what the settings name.
+    """Open the bundle that the settings name and run it with `backend`; without one, with the backend that the settings name.
 
     Raises:
         BundleError: the bundle cannot be used.

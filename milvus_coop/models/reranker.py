@@ -13,7 +13,7 @@ from milvus_coop.types import Array
 
 PAIRS_PER_RUN = 256
 BYTES_PER_RUN = 128 * 2**20
-"""Limits of what is gathered for one run of the cross-encoder on rows of both sides: large image tokens, or pixels."""
+"""Limits for the pairs that `score_rows` gathers for one run of the cross-encoder. Large tokens and pixels reach the second one."""
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _LARGEST = 1.0 - 2.0**-24  # the largest float32 below 1
@@ -21,12 +21,13 @@ _LARGEST = 1.0 - 2.0**-24  # the largest float32 below 1
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
-    """n scored pairs; of `Reranker.score_matrix` each array has the shape (texts, images)."""
+    """The scores of n pairs. In results of `Reranker.score_matrix`, each array has the shape (texts, images)."""
 
     probability: Array
-    """float32 of shape (n,), match probabilities in [0, 1]."""
+    """Match probabilities in [0, 1], float32 of shape (n,)."""
     logit: Array
-    """float32 of shape (n,): what the model's authors add the cosine to; where the graph does not say, log(p / (1 - p))."""
+    """Logits, float32 of shape (n,): the number to which the score `sum` adds the cosine. If the graph has no such output, this is
+    log(p / (1 - p))."""
 
 
 class Reranker:
@@ -39,25 +40,25 @@ class Reranker:
         """Match probabilities of texts and image tokens, float32 of shape (n,); see `score_pairs`.
 
         Args:
-            text_side: what `Encoder.encode_texts` returned; arrays of shape (n or 1, ...).
+            text_side: `text_side` of `Encoder.encode_texts`; arrays of shape (n or 1, ...).
             tokens: int8 of shape (n or 1, count, token_dim).
             scales: float16 or float32 of shape (n or 1, count).
-            timeout_s: limit for the whole call.
+            timeout_s: time limit of the whole call.
         """
         return self.score_pairs(text_side, {IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales}, timeout_s=timeout_s).probability
 
     def score_pairs(
         self, text_side: Mapping[str, Array], image_side: Mapping[str, Array], *, timeout_s: float | None = None
     ) -> PairScores:
-        """Score pairs; pair i is text i and image i. One row on either side stands for as many as the other side has.
+        """Score pairs; pair i is text i with image i. If one side has a single row, that row is paired with every row of the other.
 
         Args:
-            text_side: what `Encoder.encode_texts` returned; arrays of shape (n or 1, ...).
-            image_side: what `Encoder.encode_images` returned, or stored tokens; arrays of shape (n or 1, ...).
-            timeout_s: limit for the whole call.
+            text_side: `text_side` of `Encoder.encode_texts`; arrays of shape (n or 1, ...).
+            image_side: `image_side` of `Encoder.encode_images`, or stored tokens; arrays of shape (n or 1, ...).
+            timeout_s: time limit of the whole call.
 
         Raises:
-            BackendError: if the backend fails; see `Backend.run`.
+            BackendError: the backend failed; see `Backend.run`.
         """
         inputs = {**text_side, **image_side}
         if IMAGE_TOKEN_SCALES in inputs:
@@ -77,17 +78,19 @@ class Reranker:
         *,
         timeout_s: float | None = None,
     ) -> PairScores:
-        """Score pairs of rows; pair i is row `texts[i]` and row `images[i]`. Any number: they are gathered a portion at a time.
+        """Score pairs of rows; pair i is the text in row `texts[i]` with the image in row `images[i]`.
+
+        The number of pairs is not limited: they are gathered and scored in portions.
 
         Args:
-            text_side: what `Encoder.encode_texts` returned.
-            texts: whole numbers of shape (n,).
-            image_side: what `Encoder.encode_images` returned, or stored tokens.
-            images: whole numbers of shape (n,).
-            timeout_s: limit for each portion, which has at most 256 pairs.
+            text_side: `text_side` of `Encoder.encode_texts`.
+            texts: row numbers, integers of shape (n,).
+            image_side: `image_side` of `Encoder.encode_images`, or stored tokens.
+            images: row numbers, integers of shape (n,).
+            timeout_s: time limit of each portion, which has at most 256 pairs.
 
         Raises:
-            BackendError: if the backend fails; see `Backend.run`.
+            BackendError: the backend failed; see `Backend.run`.
         """
         per_pair = sum(array[:1].nbytes for array in (*text_side.values(), *image_side.values()))
         step = max(1, min(PAIRS_PER_RUN, BYTES_PER_RUN // max(1, per_pair)))
@@ -106,7 +109,7 @@ class Reranker:
     def score_matrix(
         self, text_side: Mapping[str, Array], image_side: Mapping[str, Array], *, timeout_s: float | None = None
     ) -> PairScores:
-        """Score every text with every image; see `score_rows`.
+        """Score every text with every image; for errors and the time limit, see `score_rows`.
 
         Returns:
             Arrays of shape (texts, images).
@@ -118,6 +121,6 @@ class Reranker:
 
 
 def logit(probability: Array) -> Array:
-    """log(p / (1 - p)) of float32 probabilities, finite also for 0 and 1."""
+    """log(p / (1 - p)) of float32 probabilities; also finite for 0 and 1."""
     p = np.clip(probability.astype(np.float64), _SMALLEST, _LARGEST)
     return (np.log(p) - np.log1p(-p)).astype(np.float32)

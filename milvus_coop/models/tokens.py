@@ -35,7 +35,7 @@ def quantise(tokens: Array) -> tuple[Array, Array]:
 
 
 def to_bytes(values: Array, scales: Array) -> list[bytes]:
-    """The bytes of each image: `count * dim` int8 values, then `count` little-endian float16 scales. A token file holds these.
+    """The bytes of each image, as in a token file: `count * dim` int8 values, then `count` little-endian float16 scales.
 
     Args:
         values: int8 array of shape (n, count, dim).
@@ -46,7 +46,7 @@ def to_bytes(values: Array, scales: Array) -> list[bytes]:
 
 
 def pack(values: Array, scales: Array) -> list[str]:
-    """One base64 string per image, of what `to_bytes` returns."""
+    """The bytes of `to_bytes` as base64, one string per image."""
     return [base64.b64encode(raw).decode("ascii") for raw in to_bytes(values, scales)]
 
 
@@ -54,7 +54,7 @@ def decode(string: str, spec: TokenSpec) -> bytes:
     """The bytes of one token string.
 
     Raises:
-        TokensError: if it is not base64 or does not have the bundle's number of bytes.
+        TokensError: the string is not base64, or does not have the bundle's number of bytes.
     """
     try:
         raw = base64.b64decode(string, validate=True)
@@ -66,7 +66,11 @@ def decode(string: str, spec: TokenSpec) -> bytes:
 
 
 def arrange(raws: Sequence[bytes], spec: TokenSpec) -> tuple[Array, Array]:
-    """The arrays in the bytes of n images: what `decode` returned, or the content of token files.
+    """The arrays of n images from their bytes.
+
+    Args:
+        raws: the bytes of each image, from `decode` or from a token file.
+        spec: count and dim of the bundle's tokens.
 
     Returns:
         int8 array of shape (n, count, dim) and float32 scales of shape (n, count).
@@ -78,5 +82,5 @@ def arrange(raws: Sequence[bytes], spec: TokenSpec) -> tuple[Array, Array]:
 
 
 def unpack(strings: Sequence[str], spec: TokenSpec) -> tuple[Array, Array]:
-    """Inverse of `pack`: see `decode` and `arrange`."""
+    """The inverse of `pack`; see `decode` and `arrange`."""
     return arrange([decode(string, spec) for string in strings], spec)

@@ -1,4 +1,4 @@
-"""What the cross-encoder reads of candidates, from wherever their collection keeps it."""
+"""Contents: the cross-encoder's inputs for candidates, read from the place where their collection keeps them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from milvus_coop.store.token_store import TokenStore
 from milvus_coop.types import Array, Candidate, Kind
 
 NOTHING = "hold nothing that the cross-encoder can read"
-"""What is wrong with rows that have a text or tokens themselves, but none of use."""
+"""The problem of rows that should hold a text or tokens themselves but hold none that can be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What could be read of some candidates."""
+    """The cross-encoder's inputs for the candidates that could be read."""
 
     side: Mapping[str, Array] = field(default_factory=dict)
-    """The items' side of the cross-encoder by input name: of n readable candidates, each of shape (n, ...)."""
+    """The inputs for n readable candidates by input name, each of shape (n, ...)."""
     positions: Sequence[int] = ()
-    """Which candidates these are, rising."""
+    """The positions of the n readable candidates among all candidates, ascending."""
 
 
 class Contents(Protocol):
@@ -34,27 +34,27 @@ class Contents(Protocol):
 
     @property
     def lack(self) -> str:
-        """What is wrong with candidates that cannot be read; follows `3 candidates`."""
+        """The problem of candidates that cannot be read, as a phrase that follows `3 candidates`."""
 
     @property
     def n_bytes(self) -> int:
-        """Of one candidate, where many would fill the memory; 0: they do not, or are in it already."""
+        """Memory for one candidate's content in bytes; 0 if it is small or in memory already."""
 
     def read(self, candidates: Sequence[Candidate], timeout_s: float, deadline_s: float | None) -> Read:
-        """Read candidates; leave out those that cannot be read.
+        """Read candidates. Those that cannot be read are left out.
 
         Args:
-            candidates: any number, each once.
-            timeout_s: limit of each call to a server.
-            deadline_s: value of `time.perf_counter()` by which to give up; what is returned then is of no use.
+            candidates: any number of candidates, without repetition.
+            timeout_s: time limit of each call to a server.
+            deadline_s: value of `time.perf_counter()` at which reading stops; the result must not be used then.
 
         Raises:
-            BackendError, TokenStoreError: nothing can be read now.
+            BackendError, TokenStoreError: no candidate can be read now.
         """
 
 
 def contents_of(encoder: Encoder, kind: Kind | None, tokens: TokenStore | None) -> Contents:
-    """How to read the rows of a collection of that kind, with its token files if it has such."""
+    """The reader for rows of a collection of that kind, with its token files if it has any."""
     if kind != "image":
         return Texts(encoder)
     if tokens is not None:
@@ -65,7 +65,7 @@ def contents_of(encoder: Encoder, kind: Kind | None, tokens: TokenStore | None) 
 
 
 class Texts:
-    """The texts that rows of texts hold, encoded."""
+    """Reads and encodes the texts that rows hold."""
 
     lack = NOTHING
     n_bytes = 0
@@ -83,7 +83,7 @@ class Texts:
 
 
 class Tokens:
-    """The image tokens that rows hold themselves."""
+    """Reads the image tokens that rows hold themselves."""
 
     lack = NOTHING
     n_bytes = 0
@@ -104,7 +104,7 @@ class Tokens:
 
 
 class TokenFiles:
-    """The image tokens in the files that rows name."""
+    """Reads image tokens from the files that rows name."""
 
     lack = "have no token file, or a damaged one"
 
@@ -127,9 +127,9 @@ class TokenFiles:
 
 
 class PictureFiles:
-    """The pictures themselves, opened again from where rows say they are: slow, since each is decoded for every query."""
+    """Opens the images again at the uri of each row. This is slow, because each image is decoded for every query."""
 
-    lack = "have no picture that can be opened where their uri says; only files of this machine are"
+    lack = "have no image that can be opened at their uri; only files of this machine are opened"
 
     def __init__(self, encoder: Encoder) -> None:
         self._pictures = Pictures(encoder)

@@ -27,11 +27,11 @@ from milvus_coop.store.ranker import BATCH_SIZE
 from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, SearchResult, Timings
 
 _ENCODERS: Mapping[Kind, Sequence[str]] = {"image": (TEXT_ENCODER,), "text": (IMAGE_ENCODER, TEXT_ENCODER)}
-"""What the usual query of a collection of each kind runs before the cross-encoder."""
+"""The graphs that a usual query runs before the cross-encoder, by the kind of the collection."""
 
 
 class CoopSearch:
-    """Searches one collection: ANN search in Milvus for the best k candidates, then cross-encoder rescoring of those k.
+    """Searches one collection: Milvus retrieves the best k candidates by ANN search, then the cross-encoder reranks them.
 
     Safe to share between threads. Close it, or use it as a context manager, to free a Milvus Lite path.
     """
@@ -51,25 +51,26 @@ class CoopSearch:
         threads: int | None = None,
         settings: Settings | None = None,
     ) -> None:
-        """Open a collection. What is None comes from `settings`: the environment (MILVUS_COOP_URI, ...) or the defaults.
+        """Open a collection. Arguments that are None come from `settings`.
 
         Args:
             collection: name of the collection; default `images`.
             uri: a Milvus Lite path (default `./milvus_coop.db`), or http(s)://host:19530.
-            token: API key, or `user:password`, of a Milvus server.
-            ca_file: certificate authority (PEM) of a Milvus server behind https://; default the system's.
+            token: API key of a Milvus server, or `user:password`.
+            ca_file: PEM file with the certificate authority of a Milvus server behind https://; default the system's authorities.
             bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
-            models: what runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object (which stays yours to close).
-            token_store: where the token files of collections are, if not where this one was made with; for bundles whose image
-                tokens are too large for Milvus.
+            models: the backend that runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object. The caller has
+                to close a backend object.
+            token_store: place of the token files, for bundles whose image tokens are too large for Milvus; default the place that
+                the collection was created with.
             fields: names of the fields of a collection that milvus-coop did not make.
-            timeout_s: limit for each call to Milvus and to a model server; default 10.
-            threads: of the in-process backend; default one per core.
-            settings: instead of those that the environment makes.
+            timeout_s: time limit of each call to Milvus and to a model server; default 10.
+            threads: number of threads of the in-process backend; default one per core.
+            settings: default the environment (MILVUS_COOP_URI, ...), and the built-in defaults for variables that are not set.
 
         Raises:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
-            StoreError: Milvus cannot be reached or refuses; the token files are elsewhere.
+            StoreError: Milvus cannot be reached or refuses the request, or the token files are not at their place.
             BundleError: the bundle cannot be used.
         """
         named, backend = (models, None) if isinstance(models, str) else (None, models)
@@ -90,7 +91,7 @@ class CoopSearch:
             self._store = Store.from_settings(settings, must_exist=True)
             self._collection = self._store.open(settings.collection, self.encoder.spec, fields=fields)
             self._models.backend.load(_ENCODERS[self._collection.kind])
-            with suppress(BackendUnavailableError, BackendTimeoutError):  # a search then answers in BE order and says why
+            with suppress(BackendUnavailableError, BackendTimeoutError):  # a search then returns the BE order and the reason
                 self._models.backend.load((CROSS_ENCODER,))
         except BaseException:
             self.close()
@@ -111,19 +112,19 @@ class CoopSearch:
 
     @property
     def kind(self) -> Kind:
-        """What the collection holds: images or texts."""
+        """The kind of the collection's items: `image` or `text`."""
         return self._collection.kind
 
     def uris(self, ids: Sequence[str]) -> dict[str, str]:
-        """Where the originals of these items are; ids that the collection does not have are left out.
+        """The uris of these items by id. Ids that the collection does not have are left out.
 
         Raises:
-            StoreError: Milvus cannot be reached or refuses.
+            StoreError: Milvus cannot be reached or refuses the request.
         """
         return self._collection.uris(ids)
 
     def info(self) -> CollectionInfo:
-        """The collection that is searched."""
+        """A description of the collection."""
         return self._collection.info()
 
     def query(
@@ -142,25 +143,25 @@ class CoopSearch:
         """Search with one text or one image.
 
         Args:
-            text: what to look for.
-            image: a path, the bytes of an image file, or a PIL picture; instead of `text`.
-            limit: how many hits to return.
-            k: how many candidates to rescore; default 50, or `limit` where that is more. Hits beyond k follow in BE order.
+            text: the text to search with.
+            image: the image to search with, instead of `text`: a path, the bytes of an image file, or a Pillow image.
+            limit: number of hits to return.
+            k: number of candidates to rerank; default 50, or `limit` if that is larger. Hits beyond k follow in BE order.
             filter: a Milvus boolean expression over metadata, such as `year > 2020`.
-            output_fields: metadata to return in `Hit.fields`.
-            rerank: False: BE order.
-            deadline_ms: stop rescoring so that the whole call ends within this time; encoding and retrieval always run.
-            score: what to order the rescored by: `ce`, the match probability, or `sum`, the cross-encoder's logit plus the cosine;
-                default what the bundle's authors use. See `search.ranking.rank`.
+            output_fields: names of metadata to return in `Hit.fields`.
+            rerank: if False, return the hits in BE order.
+            deadline_ms: time limit of the whole call. Reranking stops in time to keep it; encoding and retrieval always run.
+            score: the score that orders the reranked candidates: `ce`, the match probability, or `sum`, the cross-encoder's logit
+                plus the cosine. Default: the score that the bundle's authors use. See `search.ranking.rank`.
 
-        With a bundle that keeps nothing of pictures, the k pictures are opened and decoded again for every query, which is
-        slow. Only files of this machine are opened.
+        With a bundle that keeps no image tokens, the k images are opened and decoded again for every query, which is slow. Only
+        files of this machine are opened.
 
         Returns:
-            Hits, best first. Where the cross-encoder did not rescore all k, `reranked` is False and `reason` says why.
+            Hits, best first. If the cross-encoder did not rerank all k candidates, `reranked` is False and `reason` says why.
 
         Raises:
-            InvalidArgumentError: an argument is out of range; a blank text, or one of more than 20,000 characters.
+            InvalidArgumentError: an argument is out of range, or the text is blank or has more than 20,000 characters.
             ImageError: the image cannot be read.
             FilterError: Milvus rejects the filter.
             StoreError, BackendError: Milvus or the encoder failed. An unreachable or slow cross-encoder is not an error.
@@ -189,20 +190,20 @@ class CoopSearch:
         """Rerank items of the collection that another retriever found.
 
         Args:
-            text: what the items are compared with.
-            image: a picture to compare them with, as in `query`; instead of `text`.
-            ids: of the items, best first, at most 16,384; of an id that comes twice the first place counts.
-            limit: how many hits to return; default all.
+            text: the text that the items are compared with.
+            image: an image to compare the items with, as in `query`, instead of `text`.
+            ids: ids of the items, best first, at most 16,384. If an id is repeated, its first place counts.
+            limit: number of hits to return; default all.
             deadline_ms: as in `query`.
             score: as in `query`.
 
         Returns:
-            Hits, best first. The order of `ids` takes the place of the bi-encoder's: `be_rank` is the place in it, without the ids
-            that the collection does not have, and ties and what was not rescored keep it. `be_score` is the cosine nevertheless.
-            Ids that the collection does not have are left out; then too `reranked` is False, and `reason` says how many.
+            Hits, best first. The order of `ids` replaces the BE order: `be_rank` is the place of an item in it, and items with
+            equal scores or without a score keep this order. `be_score` is still the cosine. Ids that the collection does not have
+            are left out and take no place; `reranked` is then False, and `reason` says how many there are.
 
         Raises:
-            InvalidArgumentError, ImageError, StoreError, BackendError: as `query` does.
+            InvalidArgumentError, ImageError, StoreError, BackendError: see `query`.
         """
         distinct = check_ids(ids)
         k = max(1, len(distinct))
@@ -242,9 +243,9 @@ class CoopSearch:
         deadline_ms: float | None = None,
         score: Score | None = None,
     ) -> list[SearchResult]:
-        """Search with many texts or many images at once: one Milvus call and one cross-encoder batch for all.
+        """Search with many texts or many images in one Milvus call and one cross-encoder batch.
 
-        Arguments and errors are those of `query`; the deadline and the timings are of the whole call.
+        Arguments and errors are those of `query`; the deadline and the timings apply to the whole call.
         """
         options = check_options(
             limit=limit,
@@ -269,26 +270,27 @@ class CoopSearch:
         batch_size: int = BATCH_SIZE,
         score: Score | None = None,
     ) -> Ranker:
-        """A pymilvus `Function` that makes Milvus itself rerank, by asking `milvus-coop serve`: `client.search(..., ranker=...)`.
+        """A pymilvus `Function` that makes Milvus itself rerank, by calling `milvus-coop serve`: `client.search(..., ranker=...)`.
 
-        The search then has the order and the scores of `query`, for all candidates that Milvus takes: on Milvus Lite ten times
-        `limit`, on a server what its search finds. There is no deadline, and no answer in BE order: where the service fails, the
-        search fails.
+        The search then has the order and the scores of `query` for all candidates that Milvus sends: ten times `limit` on Milvus
+        Lite, and all hits of the search on a server. There is no deadline and no fallback to the BE order: if the service fails,
+        the search fails.
 
         Args:
-            text: what to look for, in a collection of images.
-            image: in a collection of texts; instead of `text`.
-            endpoint: where Milvus reaches the service, such as http://gateway:8080.
+            text: the text to search with, in a collection of images.
+            image: the image to search with, in a collection of texts, instead of `text`.
+            endpoint: address at which Milvus reaches the service, such as http://gateway:8080.
             api_key: key of the service, for Milvus Lite.
-            credential: name of that key in the milvus.yaml of a server, which takes none from clients.
-            provider: protocol; default `cohere` on Milvus Lite, which has no other, and `vllm` on a server.
-            batch_size: documents per request of a server.
-            score: must be `ce` for bundles whose authors rank by the sum with the cosine, which Milvus does not tell a service.
+            credential: name of that key in the milvus.yaml of a server; servers accept no key from clients.
+            provider: protocol; default `vllm` on a server, and `cohere` on Milvus Lite, which supports no other.
+            batch_size: number of documents per request of a server.
+            score: must be `ce` if the bundle's authors rank by the sum, because Milvus does not send the cosine to a service.
 
         Raises:
-            InvalidArgumentError: the service could not read this collection, or not answer such a query; Milvus cannot call it so.
+            InvalidArgumentError: the service cannot read this collection or cannot answer such a query, or Milvus cannot call it in
+                this way.
             ImageError: the image cannot be read.
-            StoreError: Milvus has no model rankers (servers before 2.6, which would ignore this one without a word), or failed.
+            StoreError: Milvus failed, or has no model rankers (servers before 2.6 would silently ignore this one).
         """
         spec = self.encoder.spec
         query = query_string(
@@ -311,7 +313,7 @@ class CoopSearch:
         clock.append(time.perf_counter())
         candidates = (retrieve or self._retrieve)(queries.embeddings, options)
         clock.append(time.perf_counter())
-        scores = CeScores.none(len(candidates), problem="rescoring was turned off")
+        scores = CeScores.none(len(candidates), problem="reranking was turned off")
         if options.rerank:
             deadline_s = None if options.deadline_ms is None else clock[0] + options.deadline_ms / 1000
             scores = self._reranker.score(queries, candidates, options.k, deadline_s)

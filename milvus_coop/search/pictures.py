@@ -1,4 +1,4 @@
-"""Pictures of candidates, opened again from their uri: decoded in threads, with a small memory for those that come again."""
+"""Opens the images of candidates again at their uri. Threads decode them, and a small cache keeps the pixels used last."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from milvus_coop.types import Array
 
 THREADS = 8
 CACHE_BYTES = 64 * 2**20
-"""About 150 pictures of 384 x 384 pixels as uint8, or 35 as float32."""
+"""Size of the cache: about 150 images of 384 x 384 pixels as uint8, or 35 as float32."""
 
 Pixels = Mapping[str, Array]
-"""What the cross-encoder reads of one picture, by input name; each of shape (1, ...)."""
+"""The cross-encoder's inputs for one image, by input name; each of shape (1, ...)."""
 Version = tuple[str, int, int]
-"""Path, size and time of the last change."""
+"""Path, size in bytes and modification time in nanoseconds of a file."""
 
 
 class PixelCache:
-    """The pixels that were used last, up to a number of bytes. Safe to share between threads."""
+    """A cache of the pixels that were used last, limited in bytes. Safe to share between threads."""
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit_bytes = limit_bytes
@@ -40,14 +40,14 @@ class PixelCache:
         self._n_bytes = 0
 
     def get(self, version: Version) -> Pixels | None:
-        """The pixels of that version of a file, if they are known."""
+        """The pixels of that version of a file; None if they are not in the cache."""
         with self._lock:
             if version in self._known:
                 self._known.move_to_end(version)
             return self._known.get(version)
 
     def put(self, version: Version, pixels: Pixels) -> None:
-        """Remember pixels, and forget those that were not used for longest."""
+        """Add pixels, and remove those that were not used for the longest time."""
         with self._lock:
             if version not in self._known:
                 self._known[version] = pixels
@@ -57,26 +57,26 @@ class PixelCache:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes in use."""
+        """Size of the cached pixels in bytes."""
         return self._n_bytes
 
 
 class Pictures:
-    """Opens pictures for the cross-encoder. Safe to share between threads."""
+    """Opens images for the cross-encoder. Safe to share between threads."""
 
     def __init__(self, encoder: Encoder, cache: PixelCache | None = None) -> None:
         self._encoder = encoder
         self._cache = cache or PixelCache()
         tensors = [tensor for tensor in encoder.spec.graph(CROSS_ENCODER).inputs if tensor.name in IMAGE_SIDE]
         self.n_bytes = sum(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in tensors)
-        """Of one picture's pixels."""
+        """Size of one image's pixels in bytes."""
 
     def open(self, uris: Sequence[str], deadline_s: float | None = None) -> list[Pixels | None]:
-        """What the cross-encoder reads of each picture; None for those that cannot be opened, or not by the deadline.
+        """The cross-encoder's inputs for each image; None for an image that cannot be opened, or not before the deadline.
 
         Args:
-            uris: of rows.
-            deadline_s: value of `time.perf_counter()`; None: no limit.
+            uris: the uris of rows.
+            deadline_s: value of `time.perf_counter()` at which opening stops; None means no limit.
         """
         pool = ThreadPoolExecutor(max(1, min(THREADS, os.cpu_count() or 1, len(uris))), "milvus-coop-open")
         try:
@@ -88,7 +88,7 @@ class Pictures:
 
     @staticmethod
     def together(pictures: Sequence[Pixels]) -> dict[str, Array]:
-        """One batch of several pictures."""
+        """The inputs of several images joined into one batch."""
         return {name: np.concatenate([pixels[name] for pixels in pictures]) for name in pictures[0]}
 
     def _open(self, uri: str) -> Pixels | None:
@@ -97,7 +97,7 @@ class Pictures:
             return None
         try:
             status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would block forever
                 return None
             version = (str(path), status.st_size, status.st_mtime_ns)
             if (known := self._cache.get(version)) is not None:
@@ -110,9 +110,9 @@ class Pictures:
 
 
 def local_path(uri: str) -> Path | None:
-    """The file of this machine that a uri names; None for everything else, which is not fetched: a row may name any server.
+    """The file on this machine that a uri names; None for any other uri. Nothing is fetched, because a row could name any server.
 
-    Absolute paths and file:// uris are files. A relative path is none, relative to what being unknown; nor is `//host/...`.
+    Absolute paths and file:// uris name files. Relative paths do not, because their base folder is unknown; nor does `//host/...`.
     """
     if "://" in uri:
         try:

@@ -1,4 +1,4 @@
-"""What a user may ask: texts or pictures and options, checked and encoded."""
+"""Checks and encodes queries: texts or images, with their options."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from milvus_coop.models.encoder import Encoder
 from milvus_coop.types import Array, Kind
 
 Picture = str | Path | bytes | Image.Image
-"""A path, the bytes of an image file, or a decoded picture."""
+"""An image: a path, the bytes of an image file, or a Pillow image."""
 
 MAX_K = 16_384
-"""Milvus's own limit for the number of results of one query."""
+"""Milvus' limit for the number of results of one query."""
 
 DEFAULT_K = 50
-"""Where the paper's gain has long levelled off (its Table 8: k = 10, 20 and 50 are equal)."""
+"""Default number of candidates. In the paper, a larger k gains nothing more (Table 8: k = 10, 20 and 50 are equal)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to answer: the keyword arguments of `CoopSearch.query`, checked."""
+    """The options of a query: the checked keyword arguments of `CoopSearch.query`."""
 
     limit: int
     k: int
@@ -38,19 +38,19 @@ class Options:
 
     @property
     def retrieve(self) -> int:
-        """Candidates to ask of Milvus: with k < limit, those beyond k follow in BE order."""
+        """Number of candidates to retrieve. If k < limit, candidates beyond k follow in BE order."""
         return max(self.k, self.limit)
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedQueries:
-    """n encoded queries, all texts or all pictures."""
+    """n encoded queries, all texts or all images."""
 
     kind: Kind
     embeddings: Array
-    """float32 of shape (n, dim)."""
+    """float32 of shape (n, dim), unit rows."""
     side: Mapping[str, Array]
-    """The queries' side of the cross-encoder: its text inputs or its image inputs, by name; each array of shape (n, ...)."""
+    """The cross-encoder's inputs for the queries, by name: its text inputs or its image inputs; each array has shape (n, ...)."""
 
 
 def check_options(
@@ -66,7 +66,7 @@ def check_options(
     """Check the options of a query.
 
     Raises:
-        InvalidArgumentError: naming the first one that is out of range.
+        InvalidArgumentError: an option is out of range; the message names the first one.
     """
     _check_count("limit", limit)
     depth = max(DEFAULT_K, limit) if k is None else k
@@ -81,10 +81,10 @@ def check_options(
 
 
 def check_ids(ids: Sequence[str]) -> list[str]:
-    """The ids, each once, where it comes first.
+    """The ids without repetition, in their order.
 
     Raises:
-        InvalidArgumentError: they are one string, not all strings, or too many.
+        InvalidArgumentError: `ids` is a single string, holds something that is not a string, or has too many ids.
     """
     if isinstance(ids, str) or not all(isinstance(id, str) for id in ids):
         raise InvalidArgumentError("ids is one string, or not all of them are strings", expected="a list of strings")
@@ -97,12 +97,12 @@ def check_ids(ids: Sequence[str]) -> list[str]:
 def encode_queries(
     encoder: Encoder, texts: Sequence[str] | None, images: Sequence[Picture] | None, timeout_s: float
 ) -> EncodedQueries:
-    """Encode texts or pictures.
+    """Encode texts or images.
 
     Raises:
-        InvalidArgumentError: neither or both are given; a text is blank or too long.
-        ImageError: a picture cannot be read.
-        BackendError: the backend failed; without an embedding there is no search.
+        InvalidArgumentError: neither or both are given, or a text is blank or too long.
+        ImageError: an image cannot be read.
+        BackendError: the backend failed. A search is not possible without an embedding.
     """
     if texts is None and images is None:
         raise InvalidArgumentError("the query has neither a text nor an image", expected="one of them")

@@ -1,4 +1,4 @@
-"""From candidates and their cross-encoder scores to the final, deterministic order."""
+"""The final order of candidates from the scores of the cross-encoder. It is deterministic."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def rank(
     logit: Array | None = None,
     score: Score = "ce",
 ) -> tuple[Hit, ...]:
-    """Order candidates: those with a match probability first, best first; the rest follow in BE order. Ties keep the BE order.
+    """Order candidates: those with a match probability come first, best first; the others follow in BE order, as do ties.
 
     Args:
-        candidates: in BE order.
-        probability: the match probabilities of the first candidates, of shape (n,); NaN where the cross-encoder gave none.
+        candidates: the candidates in BE order.
+        probability: match probabilities of the first candidates, of shape (n,); NaN where the cross-encoder gave none.
         limit: the maximum number of hits.
-        kind: of the collection; in collections of texts the payload is the hit's text.
-        logit: of the same candidates, of shape (n,); needed for `sum`. Logits do not break ties of probabilities: of a head with
-            two outputs the probability is made of their difference.
-        score: `ce` orders by the match probability; `sum` by logit + cosine, as BLIP's retrieval adds the score of its matching
-            head to that of its contrastive one (Li et al., BLIP, ICML 2022; `evaluation` in their train_retrieval.py).
+        kind: kind of the collection. In a collection of texts, the payload is the text of a hit.
+        logit: logits of the same candidates, of shape (n,); needed for `sum`. Logits do not break ties between probabilities: if a
+            head has two outputs, the probability depends on their difference.
+        score: `ce` orders by the match probability. `sum` orders by logit + cosine, as BLIP's retrieval adds the score of its
+            matching head to the score of its contrastive head (Li et al., BLIP, ICML 2022; `evaluation` in train_retrieval.py).
     """
     scored = np.flatnonzero(~np.isnan(probability[: len(candidates)]))
     final = probability[scored].astype(np.float64)

@@ -1,4 +1,4 @@
-"""What a rerank service is asked when Milvus calls it: a query as one string."""
+"""The query that Milvus sends to a rerank service: a text or an image as one string."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ IN_CLIENT = "CoopSearch.query(), which reranks in the client"
 
 
 def query_string(encoder: Encoder, kind: Kind, text: str | None, image: Picture | None, score: Score, timeout_s: float) -> str:
-    """The text itself, or the base64 image tokens of a picture.
+    """The query as a string: the text itself, or the base64 tokens of the image.
 
     Raises:
-        InvalidArgumentError: neither or both are given, or the kind that the collection holds; a blank text; a service cannot
-            rank so.
-        ImageError: the picture cannot be read.
+        InvalidArgumentError: neither or both are given, the query has the same kind as the items, the text is blank, or a service
+            cannot rerank with this bundle or score.
+        ImageError: the image cannot be read.
         BackendError: the backend failed.
     """
     spec = encoder.spec
@@ -29,13 +29,13 @@ def query_string(encoder: Encoder, kind: Kind, text: str | None, image: Picture 
         raise InvalidArgumentError("the query has neither a text nor an image, or both", expected="one of them")
     if spec.tokens.keep == "image":
         raise InvalidArgumentError(
-            f"bundle {spec.label} keeps no image tokens, and a rerank service opens no pictures",
+            f"bundle {spec.label} keeps no image tokens, and a rerank service opens no images",
             expected="a bundle that keeps tokens in the collection or in a token store",
             run=IN_CLIENT,
         )
     if score != "ce":
         raise InvalidArgumentError(
-            "Milvus tells a rerank service no cosine, so that it cannot rank by the sum of logit and cosine",
+            "Milvus does not send the cosine to a rerank service, which therefore cannot rank by the sum of logit and cosine",
             expected='score="ce"',
             run=IN_CLIENT,
         )

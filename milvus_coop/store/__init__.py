@@ -1,4 +1,4 @@
-"""Milvus, for this package: the only place that talks to pymilvus. `Store` opens and makes collections, `Collection` is one."""
+"""The connection to Milvus; no other package imports pymilvus. A `Store` opens and creates collections; a `Collection` is one."""
 
 from milvus_coop.store.collection import Collection
 from milvus_coop.store.layout import Fields

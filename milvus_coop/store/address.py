@@ -1,4 +1,4 @@
-"""Where a store is: a Milvus Lite folder on this machine, or a Milvus server."""
+"""The address of a store: a Milvus Lite folder on this machine, or a Milvus server."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:\d{1,5}")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What a `uri` argument means. Never shows a password."""
+    """The parsed form of a `uri` argument. Its repr shows no password."""
 
     label: str
     """The address without credentials, for messages."""
     folder: Path | None
     """The Milvus Lite folder; None for a server."""
     endpoint: str = ""
-    """`http[s]://host:port` of a server."""
+    """`http[s]://host:port` of a server; '' for Milvus Lite."""
     database: str = ""
-    """Milvus database, from the path of the address; '' is Milvus' default."""
+    """Name of the Milvus database, from the path of the address; '' means the default database."""
     token: str = field(default="", repr=False)
-    """`user:password` or an API key, from the address or given."""
+    """`user:password` or an API key, from the address or from an argument."""
 
 
 def parse_address(uri: str | Path, *, token: str = "", user: str = "", password: str = "") -> Address:
-    """Read a `uri` argument and the credentials given with it.
+    """Parse a `uri` argument and its credentials.
 
     Raises:
-        InvalidArgumentError: if it is neither a path nor an http(s) address. The message shows no credentials.
+        InvalidArgumentError: the argument is neither a path nor an http(s) address. The message shows no credentials.
     """
     text = str(uri).strip()
     if not token and (user or password):

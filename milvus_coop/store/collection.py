@@ -19,26 +19,26 @@ from milvus_coop.store.token_store import HOUR_S, SweepReport, TokenStore, belon
 from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, Row, Stamp
 
 IDS_PER_CALL = 2000
-"""Ids in one `id in [...]`. A server takes 0.4 s for 2,000 as for 6,000 with Strong consistency."""
+"""Maximum number of ids in one `id in [...]`. With Strong consistency, a server takes 0.4 s for 2,000 ids, and also for 6,000."""
 ROWS_PER_PAGE = 5000
-"""Rows in one page of `all_stamps`."""
+"""Number of rows in one page of `all_stamps`."""
 ANSWER_BYTES = 64 * 2**20
-"""Most bytes of payload to ask for in one search; servers send up to 256 MiB."""
+"""Maximum size of the payloads in one search answer, in bytes; servers send up to 256 MiB."""
 TYPICAL_TEXT_BYTES = 4096
 ROW_BYTES = 1024
-"""What a row takes in an answer beside its payload, roughly."""
+"""Rough size of a row in an answer without its payload, in bytes."""
 WRITE_TIMEOUT_S = 60.0
-"""Least time for one write of up to 32 MiB; a slower call than a search by nature."""
+"""Minimum time limit of one write of up to 32 MiB; writes take longer than searches."""
 
 
 class Collection:
-    """One loaded collection. `Store.open` and `Store.create` make these. Safe to use from several threads.
+    """One loaded collection, made by `Store.open` or `Store.create`. Safe to use from several threads.
 
-    Consistency: `search` reads with Milvus' level *Session*: it sees every write of the same process, and waits for it only in the
-    moment after a write (up to 0.4 s); otherwise it costs what the loosest level costs (5 ms against 200 ms for Strong, on a
-    server with 3,000 rows). Writes of other processes appear after fractions of a second. `candidates` does the same. `count`,
-    `stamps` and `all_stamps` read with *Strong*: they see every write of every process that was acknowledged before the call.
-    Milvus Lite always reads the latest state.
+    Consistency: `search` and `candidates` read with Milvus' level *Session*. They see every write of the same process, and wait for
+    it only right after a write (up to 0.4 s). Otherwise they cost the same as the loosest level (5 ms, against 200 ms for Strong,
+    on a server with 3,000 rows). Writes of other processes appear after fractions of a second. `count`, `stamps` and `all_stamps`
+    read with *Strong*: they see every write of any process that was acknowledged before the call. Milvus Lite always reads the
+    latest state.
     """
 
     def __init__(
@@ -47,36 +47,36 @@ class Collection:
         self._connection = connection
         self.name = name
         self.tokens = tokens
-        """The files of image tokens that `Row.payload` and `Candidate.payload` name; None where `keep` is not `store`. Files are
-        written before the rows that name them; `upsert` and `delete` remove those that no row names any more."""
+        """The store of the token files that `Row.payload` and `Candidate.payload` name; None if `keep` is not `store`. Files are
+        written before the rows that name them. `upsert` and `delete` remove files that no row names any more."""
         self._layout = layout
         self._header = header
 
     @property
     def kind(self) -> Kind:
-        """What it holds: images or texts."""
+        """The kind of the items: `image` or `text`."""
         return self._layout.kind
 
     @property
     def dim(self) -> int:
-        """Length of its embeddings."""
+        """Length of the embeddings."""
         return self._layout.dim
 
     @property
     def keep(self) -> Keep:
-        """Where it keeps what the cross-encoder reads of pictures."""
+        """The place where the image tokens for the cross-encoder are kept."""
         return self._layout.keep
 
     @property
     def has_payload(self) -> bool:
-        """Whether its candidates come with what the cross-encoder needs."""
+        """True if the rows hold content that the cross-encoder can read."""
         return self._layout.payload is not None
 
     def __repr__(self) -> str:
         return f"<Collection {self.name} of {self.kind}s in {self._connection.address.label}>"
 
     def info(self) -> CollectionInfo:
-        """Kind, bundle, dimension, number of rows, index."""
+        """Kind, bundle, dimension, number of rows and index of the collection."""
         layout = self._layout
         place = token_place(self._header, layout.keep, self.tokens and self.tokens.location)
         return summary(self.name, self._header, layout.dim, layout.index_type, layout.metric, self.count(), place)
@@ -90,23 +90,25 @@ class Collection:
         output_fields: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> list[list[Candidate]]:
-        """The `k` rows nearest to each query, with their payload, in one Milvus call (more, where the answer would pass 64 MiB).
+        """The `k` rows nearest to each query, with their payload.
+
+        This is one Milvus call, or several if the answer would be larger than 64 MiB.
 
         Args:
             embeddings: float array of shape (n, dim), unit rows.
-            k: how many candidates per query, 1 to 16,384.
+            k: number of candidates per query, 1 to 16,384.
             filter: a Milvus boolean expression, such as `year > 2020`.
-            output_fields: metadata for `Candidate.fields`; `*` is all of it. What a row does not have is left out.
-            timeout_s: limit of each call; default the store's. On Milvus Lite, the first search after many new rows takes up to a
-                second longer.
+            output_fields: names of metadata for `Candidate.fields`; `*` means all. Fields that a row does not have are left out.
+            timeout_s: time limit of each call; default the store's. On Milvus Lite, the first search after many new rows takes up
+                to a second longer.
 
         Returns:
-            For each query its candidates, by falling `be_score`, then by id.
+            A list of candidates for each query, by descending `be_score`, then by id.
 
         Raises:
-            InvalidArgumentError: a wrong shape or k.
+            InvalidArgumentError: the shape or k is wrong.
             FilterError: Milvus rejects the filter.
-            StoreTimeoutError, StoreUnavailableError, StoreError: Milvus is late, away or failed.
+            StoreTimeoutError, StoreUnavailableError, StoreError: Milvus is too slow, cannot be reached, or failed.
         """
         queries = self._check_queries(embeddings, k)
         self._connection.before_search(self.name)
@@ -127,11 +129,11 @@ class Collection:
         return found
 
     def ranker(self, query: str, service: RerankService) -> Ranker:
-        """What makes Milvus itself rerank a search of this collection; errors as `build_ranker`.
+        """A ranker that makes Milvus itself rerank a search of this collection. It also raises the errors of `build_ranker`.
 
         Args:
-            query: a text for a collection of pictures, token strings for one of texts.
-            service: to call.
+            query: a text for a collection of images, or a token string for a collection of texts.
+            service: the rerank service that Milvus calls.
 
         Raises:
             InvalidArgumentError: the rows hold nothing that a service could read.
@@ -146,10 +148,10 @@ class Collection:
         return build_ranker(service, query, self._layout.payload, version=version, collection=read_by)
 
     def upsert(self, rows: Sequence[Row]) -> None:
-        """Write rows; a row with a known id replaces the old one. Acknowledged rows survive a crash.
+        """Write rows. A row with a known id replaces the old row. Acknowledged rows survive a crash.
 
-        Of rows with the same id in one call, the last one wins. Nothing is written if a row does not fit. Large calls are cut into
-        requests of at most 32 MiB; if one fails, the earlier ones stay written, and the call may simply be repeated.
+        If several rows in one call have the same id, the last one counts. Nothing is written if a row does not fit. Large calls are
+        split into requests of at most 32 MiB. If a request fails, the earlier ones stay written, and the call may be repeated.
 
         Raises:
             InvalidArgumentError: a row does not fit the collection; the message names it.
@@ -158,7 +160,8 @@ class Collection:
         layout = self._own()
         sized = records(rows, dim=layout.dim, payload_field=layout.payload, payload_bytes=layout.payload_bytes)
         replaced = self._token_keys([row.id for row in rows])
-        # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's would add a twin.
+        # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's insert would add a
+        # second row with the same id.
         method = "insert" if self._connection.is_lite else "upsert"
         with self._connection.writing():
             for request, n_bytes in requests(sized):
@@ -167,17 +170,18 @@ class Collection:
         self._remove_tokens(replaced - {row.payload for row in rows})
 
     def flush(self) -> None:
-        """Make what was written fast to search; good at the end of an ingest. Only Milvus Lite needs it, servers do it themselves.
+        """Put new rows into the index of Milvus Lite, so that they are fast to search. Servers do this themselves.
 
         Milvus Lite compares a query with rows that are not flushed one by one: 0.6 s for 10,000 rows, against 0.01 s with the
-        index. Searches and large writes flush by themselves, so that this call saves the next search up to a second.
+        index. Searches and large writes flush when it is needed; calling this at the end of an ingest saves the next search up to a
+        second.
         """
         self._connection.flush(self.name)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete the rows with these ids; unknown ids are ignored. Searches after this call do not find them.
+        """Delete the rows with these ids. Unknown ids are ignored. Searches after this call do not find the rows.
 
-        Their token files go too; `sweep` finds those that cannot be removed now.
+        The token files of the rows are removed too. If that fails, `sweep` removes them later.
         """
         layout = self._own()
         unneeded = self._token_keys(ids)
@@ -187,15 +191,15 @@ class Collection:
                     "delete", collection=self.name, timeout_s=self._write_timeout_s, filter=among(layout.id, some)
                 )
         if ids and not self._connection.is_lite:
-            self.count()  # a server tells no time for a delete, so Session does not wait for it; Strong does
+            self.count()  # a server returns no timestamp for a delete, so Session reads do not wait for it; Strong reads do
         self._remove_tokens(unneeded)
 
     def sweep(self, *, older_than_s: float = HOUR_S, dry_run: bool = False) -> SweepReport:
-        """Remove token files that no row refers to, and name the rows whose file is missing or damaged.
+        """Remove token files that no row refers to, and report the rows whose file is missing or damaged.
 
         Args:
-            older_than_s: how old a file must be; a running ingest writes files before their rows.
-            dry_run: remove nothing.
+            older_than_s: minimum age of a removed file in seconds. A running ingest writes files before their rows.
+            dry_run: only report, and remove nothing.
 
         Raises:
             InvalidArgumentError: the collection keeps no token files.
@@ -211,7 +215,7 @@ class Collection:
         return sweep(self.tokens, rows, older_than_s=older_than_s, dry_run=dry_run)
 
     def stamps(self, ids: Sequence[str]) -> dict[str, Stamp]:
-        """What the collection knows of the sources of these ids; ids that it does not have are left out."""
+        """The stamps of these ids: facts about the sources of the items. Ids that the collection does not have are left out."""
         layout = self._own()
         known: dict[str, Stamp] = {}
         for some in _chunks(list(dict.fromkeys(ids))):
@@ -219,9 +223,9 @@ class Collection:
         return known
 
     def rows(self, ids: Sequence[str]) -> dict[str, Row]:
-        """The whole rows of these ids, embeddings and payloads included; ids that it does not have are left out.
+        """The whole rows of these ids, with embeddings and payloads. Ids that the collection does not have are left out.
 
-        About 10 kB each: ask for some thousands at a time.
+        A row takes about 10 kB, so ask for a few thousand at a time.
         """
         layout = self._own()
         found: dict[str, Row] = {}
@@ -231,7 +235,7 @@ class Collection:
         return found
 
     def uris(self, ids: Sequence[str]) -> dict[str, str]:
-        """The uris of these ids, as fast as a search reads; ids that the collection does not have are left out."""
+        """The uris of these ids, read with the consistency of `search`. Ids that the collection does not have are left out."""
         id, uri = self._layout.id, self._layout.uri
         found: dict[str, str] = {}
         for some in _chunks(list(dict.fromkeys(ids))):
@@ -239,9 +243,9 @@ class Collection:
         return found
 
     def all_stamps(self) -> Iterator[tuple[str, Stamp]]:
-        """Id and stamp of every row, by rising id, read in pages: for finding rows whose source is gone.
+        """Id and stamp of every row, by ascending id, read in pages. An ingest uses this to find rows whose source is gone.
 
-        Rows that are written or deleted meanwhile may or may not show up. Deleting rows that were already yielded is fine.
+        Rows that are written or deleted meanwhile may be missing or present. Rows that were already yielded may be deleted.
         """
         self._own()
         for page in self._pages(STAMP_FIELDS):
@@ -253,19 +257,19 @@ class Collection:
         return int(answer["count(*)"])
 
     def candidates(self, ids: Sequence[str], embedding: Array, *, timeout_s: float | None = None) -> list[Candidate]:
-        """The rows with these ids as candidates of one query, with their payload, in one Milvus call (one for each 2,000 ids).
+        """The rows with these ids as candidates of one query, with their payload. This is one Milvus call for each 2,000 ids.
 
         Args:
-            ids: of rows, each once.
-            embedding: of the query, float array of shape (dim,), of unit length.
-            timeout_s: limit of each call; default the store's.
+            ids: ids of rows, without repetition.
+            embedding: the embedding of the query, float array of shape (dim,), unit length.
+            timeout_s: time limit of each call; default the store's.
 
         Returns:
-            Candidates in the order of `ids`, with their cosine as `be_score`; ids that the collection does not have are left out.
+            Candidates in the order of `ids`, with their cosine as `be_score`. Ids that the collection does not have are left out.
 
         Raises:
-            InvalidArgumentError: a wrong shape.
-            StoreTimeoutError, StoreUnavailableError, StoreError: Milvus is late, away or failed.
+            InvalidArgumentError: the shape is wrong.
+            StoreTimeoutError, StoreUnavailableError, StoreError: Milvus is too slow, cannot be reached, or failed.
         """
         layout = self._layout
         query = self._check_queries(embedding[None], 1)[0]
@@ -280,11 +284,12 @@ class Collection:
         return [found[id] for id in ids if id in found]
 
     def _pages(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-        """All rows by rising id."""
+        """All rows in pages, by ascending id."""
         last = ""
         while True:
-            # Only with these two options both kinds of Milvus return a page in the order of ids; without, rows would get lost.
-            # On a server `iterator` would switch off Strong consistency; pymilvus' own query_iterator saw none of the fresh rows.
+            # Milvus Lite needs `iterator` and servers need `reduce_stop_for_best` to return a page in the order of ids; without
+            # them, rows would be lost. On a server, `iterator` would switch off Strong consistency: pymilvus' own query_iterator
+            # saw none of the fresh rows.
             order = {"iterator": "True"} if self._connection.is_lite else {"reduce_stop_for_best": "True"}
             page = self._query(f"id > {literal(last)}", fields, limit=ROWS_PER_PAGE, **order)
             ids = [row["id"] for row in page]
@@ -296,7 +301,7 @@ class Collection:
             last = ids[-1]
 
     def _token_keys(self, ids: Sequence[str]) -> set[str]:
-        """Keys of the token files that belong to these rows; empty where there are no such files."""
+        """Keys of the token files that belong to these rows; empty if there are no such files."""
         if self.tokens is None or not ids:
             return set()
         id, payload = self._layout.id, str(self._layout.payload)
@@ -305,7 +310,7 @@ class Collection:
 
     def _remove_tokens(self, keys: Set[str]) -> None:
         if self.tokens is not None and keys:
-            with contextlib.suppress(TokenStoreError):  # the rows are right, which is what counts; `sweep` takes what is left
+            with contextlib.suppress(TokenStoreError):  # the rows are already correct; `sweep` removes files that are left
                 self.tokens.remove(sorted(keys))
 
     @property
@@ -337,12 +342,12 @@ class Collection:
         return queries
 
     def _output_fields(self, asked: Sequence[str]) -> list[str]:
-        """What to ask Milvus for: uri and payload always. Beside other names a server ignores `*`, which covers them all."""
+        """The fields to ask Milvus for, always with uri and payload. A server ignores `*` if other names are given beside it."""
         always = [f for f in (self._layout.uri, self._layout.payload) if f is not None]
         return ["*"] if "*" in asked else list(dict.fromkeys((*always, *asked)))
 
     def _runs(self, queries: Array, k: int) -> Iterator[list[Array]]:
-        """As many queries as one answer has room for."""
+        """The queries in parts whose answers stay below the size limit."""
         limit = self._layout.payload_bytes if self.kind == "image" else TYPICAL_TEXT_BYTES
         step = max(1, min(MAX_K, ANSWER_BYTES // (k * (limit + ROW_BYTES))))
         for start in range(0, len(queries), step):
@@ -357,7 +362,7 @@ class Collection:
         entity: Record = {layout.id: hit["id"] if layout.id not in hit else hit[layout.id], **hit["entity"]}
         score = float(hit["distance"])
         if layout.metric == "COSINE":
-            score = min(1.0, max(-1.0, score))  # Milvus returns up to 1.0000001
+            score = min(1.0, max(-1.0, score))  # Milvus returns values up to 1.0000001
         fields = {name: entity[name] for name in output_fields if name in entity}
         if "*" in output_fields:
             fields |= {name: value for name, value in entity.items() if name not in layout.schema_fields}
@@ -371,7 +376,7 @@ class Collection:
 
 
 def _similarity(query: Array, embedding: Sequence[float], layout: Layout) -> float:
-    """What a search would return as the distance."""
+    """The similarity that a search would return as the distance."""
     stored = np.asarray(embedding, dtype=np.float32)
     length = float(np.linalg.norm(stored)) if layout.metric == "COSINE" else 1.0
     return float(query @ stored) / length if length else 0.0

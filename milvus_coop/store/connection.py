@@ -20,13 +20,13 @@ from milvus_coop.store.failures import CONNECT, Attempt, translate
 
 RETRY_AFTER_S = 0.1
 NEVER_MS = 2**31 - 1
-"""gRPC's own value for `no keepalive`."""
+"""The value with which gRPC turns keepalive off."""
 FLUSH_TIMEOUT_S = 120.0
 SHORTEST_SECRET = 6
-"""Milvus takes no shorter passwords."""
+"""Minimum length of a password in Milvus."""
 
-# Both log whole tracebacks at ERROR for what they also raise; here the raised error is what counts. Who wants the logs sets the
-# level again after importing this package.
+# pymilvus and Milvus Lite log a traceback at ERROR for each error that they also raise. This package reports the raised error, so
+# these logs are turned off. To see them, set the level again after importing this package.
 for _name in ("pymilvus", "pymilvus.milvus_client", "milvus_lite"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
@@ -35,12 +35,12 @@ class Connection:
     """A MilvusClient with one timeout, one retry and this package's errors. Safe to use from several threads.
 
     Args:
-        address: where Milvus is.
-        timeout_s: limit of every call that names no other.
+        address: the address of Milvus.
+        timeout_s: time limit of every call that does not set its own.
         ca_file: PEM file with the certificate authority of an https server.
 
     Raises:
-        StoreUnavailableError, StoreAuthError, StoreLockedError, StoreError: no connection.
+        StoreUnavailableError, StoreAuthError, StoreLockedError, StoreError: the connection failed.
     """
 
     def __init__(self, address: Address, *, timeout_s: float, ca_file: Path | None = None) -> None:
@@ -59,19 +59,19 @@ class Connection:
 
     @property
     def is_lite(self) -> bool:
-        """Whether this is Milvus Lite in this process."""
+        """True if this is Milvus Lite in this process."""
         return self._server is not None
 
     def writing(self) -> AbstractContextManager[Any]:
-        """Hold this while writing: Milvus Lite allows one writer at a time."""
+        """A lock to hold while writing: Milvus Lite allows one writer at a time."""
         return contextlib.nullcontext() if self._server is None else self._server.write_lock
 
     def reading(self) -> AbstractContextManager[Any]:
-        """Hold this while reading rows: Milvus Lite must not flush meanwhile."""
+        """A lock to hold while reading rows: Milvus Lite must not flush meanwhile."""
         return contextlib.nullcontext() if self._server is None else self._server.read_lock
 
     def wrote(self, collection: str, rows: int, n_bytes: int) -> None:
-        """Take note of a write, and flush Milvus Lite before too much piles up. Servers see to that themselves."""
+        """Record a write, and flush Milvus Lite if too much is not flushed yet. Servers flush by themselves."""
         if self._server is not None:
             backlog = self._server.backlogs[collection]
             backlog.rows += rows
@@ -80,10 +80,10 @@ class Connection:
                 self.flush(collection)
 
     def before_search(self, collection: str) -> None:
-        """Flush Milvus Lite if that makes up for it."""
+        """Flush Milvus Lite if the search gains more time than the flush takes."""
         if self._server is not None and self._server.backlogs[collection].slows_searches:
             with self._server.write_lock:
-                if self._server.backlogs[collection].slows_searches:  # nobody else did in the meantime
+                if self._server.backlogs[collection].slows_searches:  # no other thread has flushed in the meantime
                     self.flush(collection)
 
     def flush(self, collection: str) -> None:
@@ -94,17 +94,17 @@ class Connection:
                 self._server.backlogs.pop(collection, None)
 
     def call(self, name: str, *, collection: str = "", timeout_s: float | None = None, filter: str = "", **arguments: Any) -> Any:
-        """Call a method of MilvusClient. Every such call here may be repeated safely, so it is tried twice if the server is away.
+        """Call a method of MilvusClient, and a second time if the server cannot be reached. All calls here may safely be repeated.
 
         Args:
-            name: the method.
+            name: name of the method.
             collection: its `collection_name`, if it takes one.
-            timeout_s: limit of this call.
+            timeout_s: time limit of this call.
             filter: its filter expression, if it takes one.
-            arguments: passed on.
+            arguments: its other arguments.
 
         Raises:
-            MilvusCoopError: what went wrong, in this package's terms.
+            MilvusCoopError: the call failed. The error of pymilvus is translated; see `failures.translate`.
         """
         if collection:
             arguments["collection_name"] = collection
@@ -123,7 +123,7 @@ class Connection:
         return self._run(attempt, lambda client: getattr(client, name)(timeout=left_s, **arguments))
 
     def close(self) -> None:
-        """Close the connection; of Milvus Lite, also free the folder's lock, if no other store uses it."""
+        """Close the connection. With Milvus Lite, also free the folder's lock if no other store uses it."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -141,7 +141,7 @@ class Connection:
         endpoint = self.address.endpoint if self._server is None else self._server.endpoint
         options: dict[str, Any] = {"server_pem_path": str(ca_file)} if ca_file is not None else {}
         if self._server is not None:
-            # pymilvus pings every 10 s; Milvus Lite's gRPC server takes that for abuse and closes idle connections.
+            # pymilvus pings every 10 s; Milvus Lite's gRPC server considers that abuse and closes idle connections.
             options["grpc_options"] = {"grpc.keepalive_time_ms": NEVER_MS}
         try:
             client = MilvusClient(
@@ -169,11 +169,11 @@ class Connection:
 
 
 def _do_not_reconnect(error: Exception) -> bool:
-    """What pymilvus calls after each failed request, to decide whether to try again.
+    """Report a failed request at once. pymilvus calls this after each failed request, to decide whether to try again.
 
-    Its own answer to a server that is away is to reconnect under a lock of the whole process, each waiting thread in turn for as
-    long as connecting may take, whatever the request's timeout; then to repeat until that timeout. gRPC reconnects by itself; so
-    we report the failure at once.
+    If a server cannot be reached, pymilvus would reconnect under a lock of the whole process. Each waiting thread in turn would do
+    so for as long as connecting may take, beyond the timeout of the request, and then repeat the request until its timeout. That is
+    not needed, because gRPC reconnects by itself.
     """
     if isinstance(error, grpc.RpcError):
         raise error

@@ -1,4 +1,4 @@
-"""Errors of pymilvus, Milvus and gRPC, as errors of this package. The only place that reads their codes and messages."""
+"""Translates errors of pymilvus, Milvus and gRPC into errors of this package. Only this module reads their codes and messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from milvus_coop.errors import (
 )
 
 CONNECT = "connect"
-"""The call that makes the connection."""
+"""Name of the call that makes the connection."""
 
 _CONNECT_FAILED = 2
 _NOT_LOADED = 101
@@ -41,20 +41,20 @@ _LONGEST_MESSAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What was tried when an error came up."""
+    """The call that failed, and facts for its error message."""
 
     address: str
     call: str
-    """`search`, for example."""
+    """Name of the call, for example `search`."""
     timeout_s: float
     collection: str = ""
     filter: str = ""
     secrets: tuple[str, ...] = ()
-    """Never shown."""
+    """Strings that a message must never show."""
 
 
 def translate(exc: BaseException, attempt: Attempt) -> MilvusCoopError:
-    """The error of this package that says what `exc` means."""
+    """The error of this package that corresponds to `exc`."""
     status = _grpc_status(exc)
     if status is not None:
         code, details = status
@@ -66,7 +66,7 @@ def translate(exc: BaseException, attempt: Attempt) -> MilvusCoopError:
 
 
 def _grpc_status(exc: BaseException) -> tuple[grpc.StatusCode, str] | None:
-    """The gRPC status behind an error; pymilvus raises it bare, as its own error's code, or as the cause of its own error."""
+    """The gRPC status behind an error. pymilvus raises the gRPC error itself, or an own error with it as its code or its cause."""
     for candidate in (exc, exc.__cause__):
         if isinstance(candidate, grpc.RpcError) and isinstance(candidate, grpc.Call):
             return candidate.code(), candidate.details() or ""
@@ -76,10 +76,10 @@ def _grpc_status(exc: BaseException) -> tuple[grpc.StatusCode, str] | None:
 
 
 def _one_line(text: str, attempt: Attempt) -> str:
-    """Not too long, and without secrets."""
+    """The text on one line, shortened if it is long, and without secrets."""
     for secret in attempt.secrets:
         text = text.replace(secret, "***")
-    text = " ".join(text.split()).partition(" expecting {")[0]  # a server lists its whole grammar there
+    text = " ".join(text.split()).partition(" expecting {")[0]  # a server lists its whole grammar after this
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
 
 
@@ -102,7 +102,7 @@ def _of_grpc(code: grpc.StatusCode, details: str, attempt: Attempt) -> MilvusCoo
             expected="the gRPC port, by default 19530, not behind an HTTP proxy",
             run="add the host to the environment variable no_proxy",
         )
-    if connecting or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):  # a starting server says UNKNOWN
+    if connecting or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):  # a server that is starting returns UNKNOWN
         return _unreachable(attempt, details)
     return StoreError(f"{attempt.call} failed: {code.name}: {details}")
 

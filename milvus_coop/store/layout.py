@@ -1,4 +1,7 @@
-"""Which field of a collection is what: ours by our schema, a foreign collection's by the names its owner gives."""
+"""The layout of a collection: which field holds the id, the uri, the embedding and the payload.
+
+Collections of this package have the fields of its schema. For other collections, the user names the fields.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +18,26 @@ from milvus_coop.types import CollectionInfo, Kind
 
 _ANY = tuple(DataType)
 METRICS = ("COSINE", "IP")
-"""Higher is better in both. IP is the cosine similarity where the stored embeddings have unit length, as a bi-encoder's have."""
+"""Supported metrics. In both, higher is better. IP equals the cosine if the stored embeddings have unit length, as here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Names of the fields of a collection that milvus-coop did not make. Such a collection can be searched, not written."""
+    """Names of the fields of a collection that milvus-coop did not make. Such a collection can be searched but not written."""
 
     id: str = "id"
-    """The primary field: VARCHAR, or INT64 (then a candidate's id is its decimal form)."""
+    """The primary field: a VARCHAR, or an INT64. The id of a candidate is then the decimal form of the number."""
     uri: str = "uri"
     embedding: str = "embedding"
     payload: str | None = None
-    """The VARCHAR with image tokens or the text; None: the collection has neither, and only the bi-encoder can rank."""
+    """The VARCHAR with image tokens or the text. None: the collection has neither, so the cross-encoder cannot rerank."""
     kind: Kind = "image"
-    """What the collection holds."""
+    """The kind of the items: `image` or `text`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Everything that reading and writing need to know of a collection's fields."""
+    """Everything that readers and writers need to know about the fields of a collection."""
 
     kind: Kind
     id: str
@@ -42,26 +45,26 @@ class Layout:
     embedding: str
     payload: str | None
     payload_bytes: int
-    """Most bytes of a payload."""
+    """Maximum size of a payload in bytes."""
     dim: int
     index_type: str
     metric: str
     schema_fields: frozenset[str]
-    """Names of all fields of the schema; what else a row has is its metadata."""
+    """Names of all fields of the schema. All other fields of a row are metadata."""
     numeric_ids: bool
-    """Whether the primary field is INT64."""
+    """True if the primary field is INT64."""
     ours: bool
-    """Whether milvus-coop made it, so that it may write to it."""
+    """True if milvus-coop made the collection; only then it may write to it."""
     keep: Keep = "collection"
-    """What the payload of pictures is: their tokens, the key of a token file, or nothing."""
+    """The kind of payload of images: their tokens (`collection`), the key of a token file (`store`), or nothing (`image`)."""
 
 
 Description = Mapping[str, Any]
-"""What Milvus' describe_collection returns."""
+"""The result of Milvus' describe_collection."""
 
 
 def own_layout(header: Header, description: Description, index: Mapping[str, Any]) -> Layout:
-    """The layout of a collection with our header."""
+    """The layout of a collection that milvus-coop made."""
     keep = own_keep(header, description)
     payload = None if keep == "image" else PAYLOAD_FIELDS[header.kind]
     layout = _layout(Fields("id", "uri", EMBEDDING, payload, header.kind), description, index, ours=True)
@@ -69,17 +72,17 @@ def own_layout(header: Header, description: Description, index: Mapping[str, Any
 
 
 def own_keep(header: Header, description: Description) -> Keep:
-    """Where a collection with our header keeps what the cross-encoder reads."""
+    """The place where a collection that milvus-coop made keeps its image tokens."""
     if header.token_id:
         return "store"
     return "collection" if any(f["name"] == PAYLOAD_FIELDS[header.kind] for f in description["fields"]) else "image"
 
 
 def foreign_layout(fields: Fields, spec: BundleSpec | None, description: Description, index: Mapping[str, Any]) -> Layout:
-    """The layout of someone else's collection.
+    """The layout of a collection that milvus-coop did not make.
 
     Raises:
-        ForeignCollectionError: a named field is missing or of a wrong type, or the bundle's embeddings do not belong there.
+        ForeignCollectionError: a named field is missing or has the wrong type, or the embeddings do not fit the bundle.
     """
     name = description["collection_name"]
     types = {f["name"]: f["type"] for f in description["fields"]}
@@ -112,7 +115,7 @@ def foreign_layout(fields: Fields, spec: BundleSpec | None, description: Descrip
 
 
 def vector_dim(description: Description, field: str = "") -> int:
-    """Length of the vectors in that field, or in the first vector field; 0 where there is none."""
+    """Length of the vectors in that field, or in the first vector field; 0 if there is none."""
     for f in description["fields"]:
         if f["params"].get("dim") and field in ("", f["name"]):
             return int(f["params"]["dim"])
@@ -122,7 +125,7 @@ def vector_dim(description: Description, field: str = "") -> int:
 def summary(
     name: str, header: Header | None, dim: int, index_type: str, metric: str, count: int, tokens: str = ""
 ) -> CollectionInfo:
-    """What users see of a collection."""
+    """The description of a collection for users."""
     return CollectionInfo(
         name=name,
         kind=header.kind if header else None,
@@ -136,13 +139,13 @@ def summary(
 
 
 def token_place(header: Header | None, keep: Keep, location: object) -> str:
-    """Where the cross-encoder finds the pictures of a collection, for people; '' for texts and for collections of others."""
+    """The place of a collection's image tokens, for people; '' for texts and for collections that milvus-coop did not make."""
     if header is None or header.kind == "text":
         return ""
     places: Mapping[Keep, str] = {
         "collection": "in the collection",
         "store": str(location),
-        "image": "none: pictures are opened for every query, which is slow",
+        "image": "none: images are opened for every query, which is slow",
     }
     return places[keep]
 

@@ -1,10 +1,10 @@
-"""Milvus Lite servers of this process: started once per folder, shared by all stores on it, stopped with the last.
+"""Milvus Lite servers of this process. There is one server per folder. All stores on the folder share it; the last one stops it.
 
-pymilvus starts such a server by itself, but never stops it before the process ends; so the folder's lock would outlive `close()`.
+pymilvus can start such a server, but never stops it before the process ends, so the folder would stay locked after `close()`.
 
-Milvus Lite 3.2 keeps new rows in a table in memory until that takes 128 MiB, and scans it row by row in each search: 60
-microseconds per row, 0.6 s for 10,000 rows, against 10 ms once they are flushed into an indexed segment. While it flushes, it
-shows these rows to nobody. Hence `Backlog`, which says when to flush, and `read_lock`, which keeps readers out meanwhile.
+Milvus Lite 3.2 keeps new rows in a table in memory until the table takes 128 MiB. Each search scans the table row by row: 60
+microseconds per row, 0.6 s for 10,000 rows, against 10 ms after they are flushed into an indexed segment. While Milvus Lite
+flushes, no reader can see these rows. Therefore `Backlog` decides when to flush, and `read_lock` keeps readers out meanwhile.
 """
 
 from __future__ import annotations
@@ -26,46 +26,47 @@ _servers: dict[Path, LiteServer] = {}
 
 @dataclass
 class Backlog:
-    """What was written to a collection and not flushed."""
+    """Number and size of the rows that were written to a collection and not flushed yet."""
 
     rows: int = 0
     n_bytes: int = 0
 
     @property
     def slows_searches(self) -> bool:
-        """Whether a search should flush first: it takes 0.1 to 1 s, once."""
+        """True if a search should flush first. A flush takes 0.1 to 1 s, once."""
         return self.rows >= BACKLOG_ROWS
 
     @property
     def is_full(self) -> bool:
-        """Whether a writer should flush: well before Milvus Lite would do it on its own, where readers are not kept out."""
+        """True if a writer should flush. This is well before Milvus Lite flushes on its own, when readers would not be kept out."""
         return self.n_bytes >= BACKLOG_BYTES
 
 
 @dataclass
 class LiteServer:
-    """One running Milvus Lite server and how many stores use it."""
+    """One running Milvus Lite server, and the number of stores that use it."""
 
     folder: Path
     endpoint: str
     ours: bool
-    """False if a MilvusClient of the same process had started it; then it is not ours to stop."""
+    """False if a MilvusClient of the same process started the server; then this module must not stop it."""
     users: int = 0
     write_lock: threading.RLock = field(default_factory=threading.RLock)
     """Milvus Lite allows only one writer at a time."""
     read_lock: threading.RLock = field(default_factory=threading.RLock)
-    """One reader at a time loses nothing: a search in Milvus Lite is Python code. Who needs both locks takes `write_lock` first."""
+    """A lock for readers. One reader at a time costs no speed, because a search in Milvus Lite is Python code. If both locks are
+    needed, `write_lock` must be taken first."""
     backlogs: dict[str, Backlog] = field(default_factory=lambda: defaultdict(Backlog))
-    """By collection."""
+    """The backlog of each collection, by name."""
 
 
 def acquire(folder: Path) -> LiteServer:
-    """The server of that folder, started if need be. Give it back with `release`.
+    """The server of that folder; it is started if it does not run. Give it back with `release`.
 
     Raises:
         InvalidArgumentError: the parent folder does not exist.
         StoreLockedError: another process has the folder open.
-        StoreError: the path is something else, or milvus-lite is missing.
+        StoreError: the path is not a Milvus Lite folder, or milvus-lite is not installed.
     """
     folder = folder.resolve()
     with _starting:
@@ -78,7 +79,7 @@ def acquire(folder: Path) -> LiteServer:
 
 
 def release(server: LiteServer) -> None:
-    """Give a server back; the last user's call stops it and frees the folder's lock."""
+    """Give a server back. When its last user gives it back, the server is stopped and the folder's lock is freed."""
     with _starting:
         server.users -= 1
         if server.users == 0:
@@ -92,7 +93,9 @@ def _manager() -> Any:
         from milvus_lite.server_manager import server_manager_instance
     except ImportError as exc:
         raise StoreError(
-            "milvus-lite is not installed", expected="it, or the address of a Milvus server", run="pip install 'milvus-lite>=3.2'"
+            "milvus-lite is not installed",
+            expected="the package milvus-lite, or the address of a Milvus server",
+            run="pip install 'milvus-lite>=3.2'",
         ) from exc
     return server_manager_instance
 
@@ -125,7 +128,7 @@ def _start(folder: Path) -> LiteServer:
 
 
 def _explain(folder: Path) -> None:
-    """Raise what made the start fail: the manager itself only logs it."""
+    """Raise the error that made the start fail; the manager only logs it."""
     from milvus_lite.db import MilvusLite
     from milvus_lite.exceptions import DataDirLockedError
 
@@ -137,5 +140,5 @@ def _explain(folder: Path) -> None:
             expected="one process at a time on a Milvus Lite folder",
             run="stop the other process, or use a Milvus server for several",
         ) from exc
-    except Exception as exc:  # whatever else keeps it from opening: permissions, a broken manifest, a full disk
+    except Exception as exc:  # any other reason: permissions, a broken manifest, a full disk
         raise StoreError(f"Milvus Lite could not open {folder}: {exc}") from exc

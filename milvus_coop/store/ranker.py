@@ -1,13 +1,13 @@
-"""Model rankers: Milvus calls a rerank service during a search, and orders by its scores.
+"""Model rankers: with one, Milvus calls a rerank service during a search and orders the hits by the service's scores.
 
-What each Milvus does with one, from its documentation and sources (https://milvus.io/docs/model-ranker-overview.md and, in
-milvus-io/milvus, internal/util/function/rerank and internal/util/function/models):
+Support in Milvus, from its documentation and sources (https://milvus.io/docs/model-ranker-overview.md and, in milvus-io/milvus,
+internal/util/function/rerank and internal/util/function/models):
 
-- Milvus Lite knows the provider `cohere` alone, with `base_url` and a key. It posts to `<base_url>/rerank`.
-- Servers know `vllm` and `tei` with an `endpoint`, of which they keep scheme, host and query and replace the path by `/rerank`
-  (the first 2.6 versions: `/v2/rerank` for vLLM). They send no model's name. Keys come from milvus.yaml, by a credential's name.
-- Servers know `cohere` too, but take its address from milvus.yaml (`function.rerank.model.providers.cohere.url`) alone.
-- Servers before 2.6 ignore a ranker without a word.
+- Milvus Lite supports only the provider `cohere`, with `base_url` and a key. It posts to `<base_url>/rerank`.
+- Servers support `vllm` and `tei` with an `endpoint`. They keep its scheme, host and query, and replace its path with `/rerank`
+  (the first 2.6 versions: with `/v2/rerank` for vLLM). They send no model name. Keys are in milvus.yaml, under a credential's name.
+- Servers also support `cohere`, but read its address only from milvus.yaml (`function.rerank.model.providers.cohere.url`).
+- Servers before 2.6 silently ignore a ranker.
 """
 
 from __future__ import annotations
@@ -22,48 +22,48 @@ from pymilvus import Function, FunctionType
 from milvus_coop.errors import InvalidArgumentError, StoreError
 
 Ranker: TypeAlias = Function
-"""What `MilvusClient.search(ranker=...)` takes."""
+"""The type of the argument `ranker` of `MilvusClient.search`."""
 Provider = Literal["cohere", "vllm", "tei"]
 
 NAME = "milvus_coop"
 NO_KEY = "none"
-"""Stands for a key where Milvus Lite insists on one and the service asks for none."""
+"""A placeholder for the key: Milvus Lite requires one even if the service does not."""
 BATCH_SIZE = 1000
-"""Documents per request of a server; its own default, 32, would encode the query again for each 32 documents."""
+"""Number of documents per request of a server. With its own default, 32, the query would be encoded again for each 32 documents."""
 LEAST = {"milvus_lite": (3, 0), "server": (2, 6)}
-"""First versions with model rankers."""
+"""The first versions that support model rankers."""
 
 
 @dataclass(frozen=True, slots=True)
 class RerankService:
-    """Where the rerank service is, and how Milvus is to call it."""
+    """The address of a rerank service, and how Milvus calls it."""
 
     endpoint: str
-    """http(s)://host:port, as Milvus sees it."""
+    """http(s)://host:port of the service, as Milvus reaches it."""
     model: str
-    """Name by which the service checks that it runs the collection's bundle."""
+    """Model name. The service uses it to check that it runs the collection's bundle."""
     api_key: str = ""
-    """For Milvus Lite."""
+    """The service's key; for Milvus Lite only."""
     credential: str = ""
     """Name of the key in a server's milvus.yaml."""
     provider: Provider | None = None
-    """Protocol; None: `cohere` on Milvus Lite, `vllm` on a server."""
+    """Protocol; None means `cohere` on Milvus Lite and `vllm` on a server."""
     batch_size: int = BATCH_SIZE
-    """Documents per request; servers only."""
+    """Number of documents per request; for servers only."""
 
 
 def build_ranker(service: RerankService, query: str, field: str, *, version: str, collection: str = "") -> Ranker:
     """A ranker for searches of one query.
 
     Args:
-        service: to call.
-        query: what it gets beside the documents.
-        field: whose values are the documents.
-        version: what Milvus says of itself: `milvus_lite-3.2.2`, `2.6.4`, `v3.0.1`, ...
-        collection: name by which the service has to read the rows, where they do not hold tokens themselves.
+        service: the service to call.
+        query: the query that the service gets with the documents.
+        field: the field whose values are the documents.
+        version: the version that Milvus reports: `milvus_lite-3.2.2`, `2.6.4`, `v3.0.1`, ...
+        collection: name of the collection whose token files the service has to read; '' if the rows hold the tokens themselves.
 
     Raises:
-        InvalidArgumentError: this Milvus cannot call the service so.
+        InvalidArgumentError: this Milvus cannot call the service in this way.
         StoreError: this Milvus has no model rankers.
     """
     is_lite = check_version(version)
@@ -80,10 +80,13 @@ def build_ranker(service: RerankService, query: str, field: str, *, version: str
 
 
 def check_version(version: str) -> bool:
-    """Whether this is Milvus Lite.
+    """Check that this Milvus has model rankers.
+
+    Returns:
+        True for Milvus Lite, False for a server.
 
     Raises:
-        StoreError: it has no model rankers; a server would then answer in the order of the vectors, as if it had.
+        StoreError: it has no model rankers. A server would then ignore the ranker and answer in the order of the vectors.
     """
     is_lite = version.startswith("milvus_lite")
     least = LEAST["milvus_lite" if is_lite else "server"]

@@ -1,4 +1,4 @@
-"""From `Row` to what Milvus stores: checked before anything is written, and cut into requests that Milvus accepts."""
+"""Turns a `Row` into the record that Milvus stores. Rows are checked before anything is written, and split into requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from milvus_coop.store.schema import DIGEST_BYTES, EMBEDDING, ID_BYTES, RESERVED
 from milvus_coop.types import Row
 
 REQUEST_BYTES = 32 * 2**20
-"""Most bytes of one write request. A server refuses 64 MiB and more; half of it leaves room for what protobuf adds."""
+"""Maximum size of one write request in bytes. A server refuses 64 MiB and more; half of that leaves room for protobuf overhead."""
 ROW_OVERHEAD_BYTES = 64
 INT64_MAX = 2**63 - 1
 
@@ -24,17 +24,19 @@ Record = dict[str, Any]
 
 
 def records(rows: Sequence[Row], *, dim: int, payload_field: str | None, payload_bytes: int) -> list[tuple[Record, int]]:
-    """Milvus rows and their sizes in bytes; of rows with the same id only the last. `payload_field` None: payloads are not kept.
+    """The Milvus records of rows, and their sizes in bytes.
+
+    If several rows have the same id, only the last one is kept. If `payload_field` is None, payloads are left out.
 
     Raises:
-        InvalidArgumentError: a row does not fit; names it.
+        InvalidArgumentError: a row does not fit; the message names it.
     """
     last = {row.id: row for row in rows}
     return [_record(row, dim, payload_field, payload_bytes) for row in last.values()]
 
 
 def requests(sized: Sequence[tuple[Record, int]], limit_bytes: int = REQUEST_BYTES) -> Iterator[tuple[list[Record], int]]:
-    """Cut into runs of at most `limit_bytes` each, yielded with their size; a row larger than that goes alone."""
+    """Split records into requests of at most `limit_bytes`, each with its size. A larger record gets a request of its own."""
     run: list[Record] = []
     run_bytes = 0
     for record, n_bytes in sized:
@@ -48,10 +50,10 @@ def requests(sized: Sequence[tuple[Record, int]], limit_bytes: int = REQUEST_BYT
 
 
 def literal(text: str, limit_bytes: int = ID_BYTES) -> str:
-    """`text` as a string literal of a Milvus filter; it cannot end the literal, whatever it holds.
+    """`text` as a string literal of a Milvus filter. Quotes are escaped, so that no text can end the literal.
 
     Raises:
-        InvalidArgumentError: it is too long, or holds control characters, which Milvus' literals cannot express.
+        InvalidArgumentError: the text is too long, or holds control characters, which Milvus' literals cannot express.
     """
     _check_text("id", text, limit_bytes, text)
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -63,7 +65,7 @@ def among(field: str, ids: Sequence[str]) -> str:
 
 
 def among_any(field: str, ids: Sequence[str], *, numeric: bool) -> str:
-    """The filter that keeps the rows with these ids, of which some may be such as no row can have; '' if all are."""
+    """The filter that keeps the rows with these ids. Ids that no row can have are left out; '' if no id is left."""
     if numeric:
         numbers = (int(id) for id in ids if _DECIMAL.fullmatch(id))
         known = [str(number) for number in numbers if abs(number) <= INT64_MAX]
@@ -107,7 +109,7 @@ def _record(row: Row, dim: int, payload_field: str | None, payload_bytes: int) -
 
 
 def _check_text(name: str, text: str, limit_bytes: int, of: str) -> int:
-    """Bytes of a text that Milvus can store and that a filter can name."""
+    """Size of a text in bytes, after a check that Milvus can store it and that a filter can name it."""
     n_bytes = _utf8_size(name, text, of)
     if n_bytes > limit_bytes:
         raise InvalidArgumentError(f"the {name} of {of[:100]!r} takes {n_bytes} bytes", expected=f"at most {limit_bytes}")
@@ -131,7 +133,7 @@ def _utf8_size(name: str, text: str, of: str) -> int:
 
 
 def _metadata(row: Row) -> tuple[Mapping[str, Any], int]:
-    """Metadata as plain JSON values, and its size."""
+    """Metadata as plain JSON values, and its size in bytes."""
     if not row.metadata:
         return {}, 0
     for name in row.metadata:

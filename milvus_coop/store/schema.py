@@ -1,4 +1,4 @@
-"""The Milvus schema of our collections, and the header that says who made a collection."""
+"""The Milvus schema of this package's collections, and the header that says which bundle a collection was made with."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ ID_BYTES = 64
 URI_BYTES = 2048
 DIGEST_BYTES = 64
 VARCHAR_BYTES = 65_535
-"""Milvus' limit for one VARCHAR or one row's dynamic fields."""
+"""Milvus' limit for one VARCHAR, and for the dynamic fields of one row, in bytes."""
 MAX_K = 16_384
-"""Milvus' limit for the hits of one search."""
+"""Milvus' limit for the number of hits of one search."""
 
 EMBEDDING = "embedding"
 TEXT = "text"
@@ -38,10 +38,11 @@ STAMP_FIELDS = ("uri", "digest", "size", "mtime_ns")
 RESERVED = frozenset(("id", *STAMP_FIELDS, EMBEDDING, *PAYLOAD_FIELDS.values()))
 """Names that metadata cannot use."""
 
-# Texts lie apart from pictures, so that the neighbours of a text are harder to find in a graph of pictures than those of a picture.
-# Of the 10 and the 50 nearest of 100,000 to a caption, HNSW with these parameters found 0.90 and 0.84 at ef 128, 0.93 and 0.90 at
-# 200, 0.96 and 0.95 at 512, 0.97 and 0.97 at 800, 0.98 and 0.97 at 1,200 (the items of benchmarks/growth.py, in one segment). From
-# 200 to 800 costs 1.7 ms on a server with 100,000 items, and 2 ms on Milvus Lite with 10,000.
+# The embeddings of texts lie apart from those of images. In a graph of images, the neighbours of a text are therefore harder to
+# find than the neighbours of an image. HNSW with these parameters found these shares of the true 10 and 50 nearest images of a
+# caption among 100,000: 0.90 and 0.84 at ef 128, 0.93 and 0.90 at 200, 0.96 and 0.95 at 512, 0.97 and 0.97 at 800, 0.98 and 0.97 at
+# 1,200 (items of benchmarks/growth.py, in one segment). Raising ef from 200 to 800 costs 1.7 ms on a server with 100,000 items, and
+# 2 ms on Milvus Lite with 10,000.
 HNSW_BUILD = {"M": 16, "efConstruction": 128}
 EF_LEAST = 600
 EF_PER_K = 4
@@ -53,16 +54,16 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a collection says of itself."""
+    """The record about itself that a collection carries."""
 
     kind: Kind
     bundle: str
-    """`name version`."""
+    """`name version` of the bundle."""
     fingerprint: str
     token_id: str = ""
-    """Of a collection whose image tokens are files: the id in their marker, which no other collection has."""
+    """The unique id in the marker of the token files; '' if the collection has no token files."""
     token_store: str = ""
-    """The `token_store` setting when it was made; '': beside a Milvus Lite database."""
+    """The `token_store` setting when the collection was created; '' means beside a Milvus Lite database."""
 
     def to_json(self) -> str:
         """The text that goes into the collection's description and properties."""
@@ -75,12 +76,12 @@ class Header:
 
 
 def read_header(description: Mapping[str, Any]) -> Header | None:
-    """The header in what Milvus' describe_collection returned; None for a collection of someone else.
+    """The header in the result of Milvus' describe_collection; None if milvus-coop did not make the collection.
 
-    Servers keep the collection's description and Milvus Lite 3.2 forgets it, but keeps properties; so both are read.
+    Both the description and the properties of the collection are read: Milvus Lite 3.2 keeps only the properties.
 
     Raises:
-        StoreError: it was written by a later version of this package.
+        StoreError: a later version of this package wrote the header.
     """
     properties = description.get("properties") or {}
     for text in (properties.get(HEADER, ""), description.get("description", "")):
@@ -101,10 +102,10 @@ def read_header(description: Mapping[str, Any]) -> Header | None:
 
 
 def check_name(name: str) -> str:
-    """Return `name` if Milvus takes it as the name of a collection.
+    """Return `name` if it is valid as the name of a Milvus collection.
 
     Raises:
-        InvalidArgumentError: if not.
+        InvalidArgumentError: the name is not valid.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidArgumentError(
@@ -114,7 +115,7 @@ def check_name(name: str) -> str:
 
 
 def payload_bytes(spec: BundleSpec, kind: Kind) -> int:
-    """Most bytes that the payload field holds; 0: there is none.
+    """Maximum size of the payload field in bytes; 0 if there is no such field.
 
     Raises:
         InvalidArgumentError: the bundle's tokens do not fit a VARCHAR.
@@ -146,7 +147,7 @@ def collection_schema(spec: BundleSpec, kind: Kind, header: Header) -> Collectio
 
 
 def index_params(index: Index) -> IndexParams:
-    """The index of the embedding: HNSW, or whatever the server chooses (AUTOINDEX, for managed services)."""
+    """Parameters of the embedding's index: HNSW, or AUTOINDEX for managed services, where the server chooses."""
     params = MilvusClient.prepare_index_params()
     build = HNSW_BUILD if index == "HNSW" else {}
     params.add_index(EMBEDDING, index_type=index, metric_type="COSINE", params=build)
@@ -154,7 +155,7 @@ def index_params(index: Index) -> IndexParams:
 
 
 def search_params(index_type: str, metric: str, k: int) -> dict[str, Any]:
-    """How hard the index searches for k neighbours."""
+    """Parameters of a search for k neighbours; they decide how thoroughly the index searches."""
     params: dict[str, int] = {}
     if index_type.startswith("HNSW"):
         params = {"ef": min(EF_MOST, EF_LEAST + EF_PER_K * k)}

@@ -32,7 +32,7 @@ from milvus_coop.store.token_store import Location, parse_location
 from milvus_coop.types import CollectionInfo, Kind
 
 LOAD_TIMEOUT_S = 120.0
-"""Least time for creating or loading a collection: 3 s for an empty one on a server, more for millions of rows."""
+"""Minimum time limit for creating or loading a collection. A server takes 3 s for an empty one, and longer for millions of rows."""
 
 
 class Store:
@@ -42,18 +42,18 @@ class Store:
         uri: a Milvus Lite path, such as `./milvus_coop.db`, or `http://host:19530`, or `https://host:443`; a path after the host
             names a Milvus database.
         token: `user:password` or an API key.
-        user: instead of a token.
-        password: instead of a token.
-        ca_file: PEM file with the certificate authority of an https server; default the system's.
-        token_store: where collections whose image tokens are too large for Milvus have their token files, each in a folder with its
-            name: a local folder, or s3://, gs://, az://, ... Default where the collection was made with; for a new one
-            `<uri>.tokens`, beside a Milvus Lite database.
-        timeout_s: limit of every call.
-        must_exist: refuse a Milvus Lite path that does not exist yet, instead of making a folder there.
+        user: user name, with `password` instead of `token`.
+        password: password of `user`.
+        ca_file: PEM file with the certificate authority of an https server; default the system's authorities.
+        token_store: place of the token files, for bundles whose image tokens are too large for Milvus: a local folder, or s3://,
+            gs://, az://, ... Each collection has a folder with its name there. Default: the place that the collection was created
+            with; for a new one `<uri>.tokens`, beside a Milvus Lite database.
+        timeout_s: time limit of every call.
+        must_exist: raise an error if a Milvus Lite path does not exist, instead of creating a folder there.
 
     Raises:
-        InvalidArgumentError: a parameter makes no sense.
-        StoreUnavailableError, StoreAuthError, StoreLockedError, StoreError: no connection.
+        InvalidArgumentError: a parameter is not valid.
+        StoreUnavailableError, StoreAuthError, StoreLockedError, StoreError: the connection failed.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Store:
 
     @classmethod
     def from_settings(cls, settings: Settings, *, must_exist: bool = False) -> Store:
-        """The store that the settings name."""
+        """Open the store that the settings name."""
         ca_file = Path(settings.ca_file) if settings.ca_file else None
         return cls(
             settings.uri,
@@ -97,22 +97,23 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; may be called twice. Of Milvus Lite, the last store that closes also frees the folder's lock."""
+        """Close the connection. Safe to call twice. With Milvus Lite, the last store that closes also frees the folder's lock."""
         self._connection.close()
 
     def create(self, name: str, spec: BundleSpec, kind: Kind = "image", *, index: Index = "HNSW") -> Collection:
-        """Make an empty collection for that bundle.
+        """Create an empty collection for that bundle.
 
         Args:
-            name: a letter or `_`, then letters, digits and `_`.
-            spec: the bundle whose embeddings go in; the collection remembers its fingerprint.
-            kind: whether it holds images or texts.
-            index: `HNSW`, or `AUTOINDEX` for managed services that choose themselves.
+            name: name of the collection: a letter or `_`, then letters, digits and `_`.
+            spec: the bundle that will make the embeddings. The collection remembers its fingerprint.
+            kind: the kind of the items: `image` or `text`.
+            index: `HNSW`, or `AUTOINDEX` for managed services that choose an index themselves.
 
         Raises:
-            CollectionExistsError: there is one of that name.
-            InvalidArgumentError: the name is not valid; the bundle needs a token store, and a server was named but no such place.
-            TokenStoreError: the token store is in use, or cannot be written to; then there is no collection either.
+            CollectionExistsError: there is a collection of that name.
+            InvalidArgumentError: the name is not valid; or the bundle needs a token store, Milvus is a server, and no token store
+                is set.
+            TokenStoreError: the token store is in use or cannot be written to. The collection is not created then.
         """
         if self._has(check_name(name)):
             raise CollectionExistsError(
@@ -137,7 +138,7 @@ class Store:
         self._create_index(name, index)
         try:
             return self.open(name, spec)
-        except TokenStoreError:  # a place that can be read, but not written to; the collection would remember it
+        except TokenStoreError:  # the place can be read but not written to, and the collection would remember it
             with contextlib.suppress(StoreError), self._connection.writing():
                 self._connection.call("drop_collection", collection=name, timeout_s=self._load_timeout_s)
             raise
@@ -146,33 +147,33 @@ class Store:
         """Open and load a collection.
 
         Args:
-            name: of the collection.
-            spec: the bundle to use it with; None: do not check.
+            name: name of the collection.
+            spec: the bundle that is used with the collection; None: do not check the bundle.
             fields: names of the fields, for a collection that milvus-coop did not make.
 
         Raises:
-            CollectionNotFoundError: there is none of that name.
-            BundleMismatchError: it was made with another bundle.
-            ForeignCollectionError: milvus-coop did not make it, and `fields` is not given or does not fit.
-            TokenStoreError: its token files are elsewhere, or cannot be reached.
+            CollectionNotFoundError: there is no collection of that name.
+            BundleMismatchError: the collection was made with another bundle.
+            ForeignCollectionError: milvus-coop did not make the collection, and `fields` is not given or does not fit.
+            TokenStoreError: the token files are not at their place, or cannot be reached.
         """
         description = self._describe(check_name(name))
         header = read_header(description)
         layout = self._layout(name, description, header, spec, fields)
         self._connection.call("load_collection", collection=name, timeout_s=self._load_timeout_s)
-        self._connection.flush(name)  # what a crash left in the log
+        self._connection.flush(name)  # rows that a crash left in the log
         tokens = None
         if header is not None and header.token_id:
             tokens = open_tokens(self._location(name, header), name, header, lambda: self._count(name) == 0)
         return Collection(self._connection, name, layout, header, tokens)
 
     def open_if_there(self, name: str, spec: BundleSpec, kind: Kind) -> Collection | None:
-        """Open a collection of that bundle and kind; None if there is none of that name.
+        """Open a collection of that bundle and kind; None if there is no collection of that name.
 
         Raises:
-            BundleMismatchError: it exists with another bundle.
-            CollectionExistsError: it exists with another kind.
-            ForeignCollectionError: it exists, and milvus-coop did not make it.
+            BundleMismatchError: the collection was made with another bundle.
+            CollectionExistsError: the collection holds items of another kind.
+            ForeignCollectionError: milvus-coop did not make the collection.
         """
         if not self._has(check_name(name)):
             return None
@@ -184,27 +185,27 @@ class Store:
         return collection
 
     def open_or_create(self, name: str, spec: BundleSpec, kind: Kind = "image", *, index: Index = "HNSW") -> Collection:
-        """Open a collection of that bundle and kind, or make it if there is none of that name; errors as `open_if_there`."""
+        """Open a collection of that bundle and kind, or create it; for the errors, see `open_if_there` and `create`."""
         return self.open_if_there(name, spec, kind) or self.create(name, spec, kind, index=index)
 
     def ping(self) -> None:
-        """Ask Milvus for something small.
+        """Send a small request to Milvus, to check that it answers.
 
         Raises:
-            StoreError: it does not answer.
+            StoreError: Milvus does not answer.
         """
         self._connection.call("list_collections")
 
     def list(self) -> list[CollectionInfo]:
-        """All collections, by name; also those that milvus-coop did not make (`kind` None)."""
+        """All collections, sorted by name. Those that milvus-coop did not make have the kind None."""
         names = self._connection.call("list_collections")
         return [self.describe(name) for name in sorted(names)]
 
     def describe(self, name: str) -> CollectionInfo:
-        """What a collection is. It does not load a collection; of one that is not loaded, `count` is Milvus' estimate.
+        """The description of a collection, without loading it. If it is not loaded, `count` is an estimate by Milvus.
 
         Raises:
-            CollectionNotFoundError: there is none of that name.
+            CollectionNotFoundError: there is no collection of that name.
         """
         description = self._describe(check_name(name))
         index = self._index(name)
@@ -216,14 +217,14 @@ class Store:
         return summary(name, header, vector_dim(description), kind, metric, self._count(name), place)
 
     def drop(self, name: str) -> str:
-        """Delete a collection, all its rows, and then its token files.
+        """Delete a collection with all its rows, and then its token files.
 
         Returns:
-            What is left to do, for people, if its token files are not where they should be; else ''.
+            A note for people about token files that were not at their place; '' if there is nothing left to do.
 
         Raises:
-            CollectionNotFoundError: there is none of that name.
-            TokenStoreError: the collection is gone, and its token files could not be removed.
+            CollectionNotFoundError: there is no collection of that name.
+            TokenStoreError: the collection was deleted, but its token files could not be removed.
         """
         header = read_header(self._describe(check_name(name)))
         with self._connection.writing():
@@ -236,7 +237,7 @@ class Store:
         return location_of(self._connection.address, name, header, self._token_store)
 
     def _location_label(self, name: str, header: Header) -> str:
-        """The location for people, also where it cannot be used: one odd collection must not hide the others of a list."""
+        """The location for people, even if it cannot be used: one broken collection must not hide the others in a list."""
         try:
             return str(self._location(name, header)) if header.token_id else ""
         except InvalidArgumentError:
@@ -258,7 +259,7 @@ class Store:
         return description
 
     def _index(self, name: str, field: str = "") -> Mapping[str, Any]:
-        """The index of that field, or the first index; {} where there is none."""
+        """The index of that field, or the first index; {} if there is none."""
         for index_name in self._connection.call("list_indexes", collection=name):
             index: Mapping[str, Any] = self._connection.call("describe_index", collection=name, index_name=index_name)
             if index and field in ("", index.get("field_name")):
@@ -296,7 +297,7 @@ class Store:
                 run=f"--bundle with the folder of {header.bundle}, or ingest again into another collection",
             )
         found = self._index(name, EMBEDDING)
-        if not found:  # whoever created the collection died before this step
+        if not found:  # the process that created the collection ended before this step
             self._create_index(name, "HNSW")
             found = self._index(name, EMBEDDING)
         return own_layout(header, description, found)

@@ -1,4 +1,4 @@
-"""Where the token files of a collection are, and what becomes of them when it is made, opened and dropped."""
+"""The place of a collection's token files, and what happens to them when the collection is created, opened and dropped."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from milvus_coop.store.schema import Header
 from milvus_coop.store.token_store import Location, Owner, TokenStore, parse_location
 
 BESIDE = ".tokens"
-"""What the folder beside a Milvus Lite database is called after it."""
+"""Suffix of the folder beside a Milvus Lite database."""
 
 
 def location_of(address: Address, name: str, header: Header, token_store: str) -> Location:
     """The folder of a collection's token files.
 
     Args:
-        address: of Milvus.
-        name: of the collection.
-        header: of the collection.
-        token_store: the setting; '': where the collection was made with.
+        address: the address of Milvus.
+        name: the name of the collection.
+        header: the header of the collection.
+        token_store: the setting; '' means the place that the collection was created with.
 
     Raises:
-        InvalidArgumentError: neither names a place, and Milvus is a server.
+        InvalidArgumentError: neither the setting nor the header names a place, and Milvus is a server.
     """
     if given := token_store or header.token_store:
         return parse_location(given) / name
@@ -39,12 +39,12 @@ def location_of(address: Address, name: str, header: Header, token_store: str) -
 
 
 def check_new(location: Location, name: str, header: Header) -> None:
-    """Make sure that a new collection can have its token files there.
+    """Check that a new collection can have its token files at a location.
 
-    Beside a Milvus Lite database what is found belongs to a collection that is no more, and is removed.
+    Files beside a Milvus Lite database belong to a collection that no longer exists, and are removed.
 
     Raises:
-        TokenStoreError: another collection's tokens are there, or the place cannot be reached.
+        TokenStoreError: the location holds the tokens of another collection, or cannot be reached.
     """
     store = TokenStore.at(location)
     if not header.token_store:
@@ -58,18 +58,18 @@ def check_new(location: Location, name: str, header: Header) -> None:
 
 
 def open_tokens(location: Location, name: str, header: Header, is_new: Callable[[], bool]) -> TokenStore:
-    """Open the token files of a collection; errors as `TokenStore.open`."""
+    """Open the token files of a collection; for the errors, see `TokenStore.open`."""
     return TokenStore.open(location, _owner(name, header), is_new=is_new)
 
 
 def drop_tokens(address: Address, location: Location, name: str, header: Header) -> str:
-    """Remove the token files of a collection that was dropped; those of another collection stay.
+    """Remove the token files of a dropped collection. Files of another collection stay.
 
     Returns:
-        What is left to do, for people, if its files are not there; else ''.
+        A note for people if the files are not there; else ''.
 
     Raises:
-        TokenStoreError: they could not be removed.
+        TokenStoreError: the files could not be removed.
     """
     try:
         store = TokenStore.at(location)
@@ -79,7 +79,7 @@ def drop_tokens(address: Address, location: Location, name: str, header: Header)
             )
         store.clear()
         if address.folder is not None:
-            with contextlib.suppress(OSError):  # other collections have theirs there
+            with contextlib.suppress(OSError):  # the folder is not empty: it holds files of other collections
                 Path(str(_beside(address.folder))).rmdir()
         return ""
     except TokenStoreError as exc:

@@ -135,8 +135,8 @@ def bomb() -> bytes:
         ({"text": "a", "depth": 3}, 422, "depth"),
         ({"text": "a", "score": "best"}, 422, "score"),
         ({"image": "not base64!"}, 422, "image"),
-        ({"image": base64.b64encode(DOG[:5000]).decode()}, 400, "the picture"),
-        ({"image": base64.b64encode(b"GIF89a").decode()}, 400, "the picture"),
+        ({"image": base64.b64encode(DOG[:5000]).decode()}, 400, "the image"),
+        ({"image": base64.b64encode(b"GIF89a").decode()}, 400, "the image"),
         ({"image": base64.b64encode(bomb()).decode()}, 413, "pixels"),
     ],
 )

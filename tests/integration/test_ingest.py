@@ -254,7 +254,7 @@ def test_an_emptied_folder_is_an_error_and_is_not_pruned(run: Run, sink: MemoryS
     run(folder)
     shutil.rmtree(folder)
     folder.mkdir()  # like the mount point of a disk that is away
-    with pytest.raises(SourceError, match="has no pictures"):
+    with pytest.raises(SourceError, match="has no images"):
         run(folder, prune=True)
     assert len(sink.rows) == 3
 

@@ -520,7 +520,7 @@ def test_pictures_that_cannot_be_opened_are_counted(world: World) -> None:
     with world.search("image") as search:
         result = search.query("a red dog")
         assert (result.rescored, len(result)) == (2, 4)
-        assert (result.reason or "").startswith("2 of 4 candidates have no picture that can be opened where their uri says")
+        assert (result.reason or "").startswith("2 of 4 candidates have no image that can be opened at their uri")
         assert {hit.uri for hit in result[:2]} == {str(world.album / "00.png"), (world.album / "02.png").as_uri()}
         (world.album / "00.png").unlink()
         os.mkfifo(world.album / "00.png")  # opening it would wait for ever

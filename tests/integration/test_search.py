@@ -96,7 +96,7 @@ def test_be_order(search: CoopSearch, backend: FakeBackend) -> None:
     result = search.query("a red apple", limit=7, rerank=False)
     assert be_ranks(result) == list(range(1, 8))
     assert is_falling([hit.be_score for hit in result])
-    assert (result.reranked, result.rescored, result.reason) == (False, 0, "rescoring was turned off")
+    assert (result.reranked, result.rescored, result.reason) == (False, 0, "reranking was turned off")
     assert {hit.ce_score for hit in result} == {None}
     assert CROSS_ENCODER not in backend.rows
 

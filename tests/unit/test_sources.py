@@ -98,13 +98,13 @@ def test_overlapping_sources_name_each_picture_once(album: Path) -> None:
     [
         ("missing", "image", "there is no .*missing; expected: a folder, a glob"),
         ("album/notes.txt", "image", "of another type"),
-        ("empty", "image", "has no pictures"),
-        ("album/*.xyz", "image", "has no pictures"),
-        ("nowhere/*.jpg", "image", "has no pictures: the folder cannot be listed"),
+        ("empty", "image", "has no images"),
+        ("album/*.xyz", "image", "has no images"),
+        ("nowhere/*.jpg", "image", "has no images: the folder cannot be listed"),
         ("album", "text", "is a folder; expected: a file of texts"),
         ("album/b.jpg", "text", "of another type"),
         ("empty.txt", "text", "has no texts"),
-        ("empty.jsonl", "image", "has no pictures"),
+        ("empty.jsonl", "image", "has no images"),
         ("headless.csv", "image", "no header with a column"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Backends: what runs a bundle's graphs."""
+"""Backends: a backend runs the graphs of a bundle."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["Backend", "open_backend"]
 
 
 def open_backend(settings: Settings, bundle: Bundle) -> Backend:
-    """The backend that `settings.models` names.
+    """Open the backend that `settings.models` names.
 
-    `onnx` runs in this process on the CPU; `onnx:cuda`, `onnx:tensorrt`, ... on that provider of ONNX Runtime; triton://host:8001
-    and tritons://host:8001 (TLS) on a Triton server.
+    `onnx` runs in this process on the CPU. `onnx:cuda`, `onnx:tensorrt`, ... use that provider of ONNX Runtime.
+    triton://host:8001 and tritons://host:8001 (TLS) use a Triton server.
 
     Raises:
         InvalidArgumentError: `settings.models` is none of these.
-        BackendUnavailableError: the provider or the client library is not there; nothing falls back to the CPU.
+        BackendUnavailableError: the provider or the client library is not installed. There is no silent fallback to the CPU.
     """
     scheme, _, device = settings.models.partition(":")
     if scheme in ("triton", "tritons"):

@@ -1,4 +1,4 @@
-"""The one seam between this package and whatever runs a bundle's graphs: named arrays in, named arrays out."""
+"""The interface of all backends: a backend takes named arrays, runs a graph of a bundle, and returns named arrays."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ class Backend(Protocol):
         """The record of the bundle that is run."""
 
     def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
-        """Run one graph on one batch of any size; batches beyond the graph's limit are split and joined.
+        """Run one graph on one batch of any size. Batches beyond the graph's limit are split, and the outputs are joined.
 
         Args:
             graph: name of the graph: `text_encoder`, `image_encoder` or `cross_encoder`.
             inputs: one array per input of the graph's spec, each of shape (batch, ...).
-            timeout_s: limit for the whole call; None: the backend's own default. In-process backends finish what they started.
+            timeout_s: time limit of the whole call; None means the backend's default. In-process backends cannot be interrupted
+                and ignore it.
 
         Returns:
             One array per output of the graph's spec, each of shape (batch, ...).
 
         Raises:
-            BackendInputError: an array is missing, or has another dtype or shape than the spec says.
-            BackendUnavailableError, BackendTimeoutError: only from backends that call a server.
+            BackendInputError: an array is missing, or has the wrong dtype or shape.
+            BackendUnavailableError, BackendTimeoutError: the server failed; only backends that call a server raise these.
         """
 
     def load(self, graphs: Sequence[str]) -> None:
-        """Make graphs ready, so that their first run is not slower than the next.
+        """Load graphs now, so that their first run is as fast as later runs.
 
         Raises:
             BundleInvalidError, BackendUnavailableError: a graph cannot be run.
         """
 
     def close(self) -> None:
-        """Give back threads, memory and connections. Safe to call twice."""
+        """Free threads, memory and connections. Safe to call twice."""
 
 
 def check_inputs(graph: GraphSpec, inputs: Mapping[str, Array]) -> int:
@@ -54,7 +55,7 @@ def check_inputs(graph: GraphSpec, inputs: Mapping[str, Array]) -> int:
         The batch size.
 
     Raises:
-        BackendInputError: naming the first array that does not fit.
+        BackendInputError: an array does not fit; the message names the first one.
     """
     if missing := [t.name for t in graph.inputs if t.name not in inputs]:
         raise BackendInputError(f"{graph.name} got no '{missing[0]}'", expected=", ".join(t.name for t in graph.inputs))
@@ -83,11 +84,11 @@ def run_in_batches(
     """Run a batch of any size in parts of at most `graph.max_batch` rows and join the outputs.
 
     Args:
-        graph: whose inputs and outputs these are.
-        inputs: arrays of shape (batch, ...); others than the graph's are left out.
+        graph: the spec of the graph.
+        inputs: arrays of shape (batch, ...); arrays that are not inputs of the graph are ignored.
         batch: number of rows; 0 gives empty outputs without a run.
-        run: runs one part.
-        map_parts: how to apply `run` to all parts; the results come in order.
+        run: the function that runs one part.
+        map_parts: the function that applies `run` to all parts and returns the results in order.
     """
     wanted = {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
     if batch == 0:

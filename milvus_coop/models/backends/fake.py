@@ -1,7 +1,7 @@
-"""A backend without a model, for tests: ours and those of programs built on this package.
+"""A backend without a model, for the tests of this package and of programs that use it.
 
-Its outputs have the shapes and dtypes of the bundle it imitates, are deterministic, do not depend on the other rows of a batch
-nor on padding, and mean nothing.
+Its outputs have the shapes and dtypes of the imitated bundle. They are deterministic, do not depend on padding or on the other rows
+of a batch, and have no meaning.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from milvus_coop.models.backends.base import check_inputs, run_in_batches
 from milvus_coop.types import Array
 
 GRID = 4
-"""Pictures are told apart by their mean colours on a grid of this many cells a side."""
+"""Cells per side of a grid. The fake outputs for an image depend on its mean colour in each cell."""
 
 
 class FakeBackend:
@@ -26,8 +26,8 @@ class FakeBackend:
 
     Args:
         spec: the bundle to imitate.
-        failures: error to raise per graph name; change the dict while a test runs to break and mend a graph.
-        delays_s: seconds that each run of a graph takes.
+        failures: the error to raise, by graph name. A test may change this dict to break and repair a graph.
+        delays_s: the time that each run of a graph takes, in seconds, by graph name.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class FakeBackend:
         self.failures = failures if failures is not None else {}
         self.delays_s = delays_s if delays_s is not None else {}
         self.rows: dict[str, int] = {}
-        """How many rows each graph was asked for."""
+        """Number of rows that each graph was run on."""
 
     @property
     def spec(self) -> BundleSpec:
-        """The record of the bundle that is imitated."""
+        """The record of the imitated bundle."""
         return self._spec
 
     def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
@@ -63,10 +63,10 @@ class FakeBackend:
         return run_in_batches(spec, inputs, batch, run_one)
 
     def load(self, graphs: Sequence[str]) -> None:
-        """Nothing to load."""
+        """Do nothing: there is nothing to load."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to free."""
 
 
 def _text_features(part: Mapping[str, Array]) -> Array:

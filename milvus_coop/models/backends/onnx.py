@@ -18,15 +18,15 @@ CPU = "CPUExecutionProvider"
 
 
 class OnnxBackend:
-    """The in-process backend. A graph is loaded when it is first run; sessions are shared between threads."""
+    """The in-process backend. Each graph is loaded when it is first run. Threads share the sessions."""
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = (CPU,)) -> None:
         """Prepare a backend; nothing is loaded yet.
 
         Args:
-            bundle: what to run.
-            threads: of one run; None: one per core that this process may use.
-            providers: ONNX Runtime execution providers, the preferred one first. The preferred one is on, or it is an error.
+            bundle: the bundle to run.
+            threads: number of threads of one run; None means one per core that this process may use.
+            providers: ONNX Runtime execution providers, the preferred one first. If it cannot be used, loading a graph fails.
         """
         self._bundle = bundle
         self._providers = tuple(providers)
@@ -40,7 +40,7 @@ class OnnxBackend:
         return self._bundle.spec
 
     def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
-        """See `Backend.run`. A run in this process cannot be interrupted: `timeout_s` is not used.
+        """See `Backend.run`. `timeout_s` is ignored, because a run in this process cannot be interrupted.
 
         Raises:
             BackendInputError: an array does not fit the spec.
@@ -93,12 +93,12 @@ class OnnxBackend:
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def devices() -> dict[str, str]:
-    """ONNX Runtime's execution providers here, by the name that `--models onnx:NAME` uses."""
+    """The execution providers of the installed ONNX Runtime, by the name that `--models onnx:NAME` uses."""
     return {name.removesuffix("ExecutionProvider").lower(): name for name in onnxruntime.get_available_providers()}
 
 

@@ -1,1 +1,1 @@
-"""From pictures and texts to the arrays that a bundle's graphs read."""
+"""Preprocessing: images and texts become the input arrays of a bundle's graphs."""

@@ -1,7 +1,7 @@
-"""Opening picture files: which decoder reads what, how many pixels are too many, and the EXIF orientation.
+"""Opening image files: the decoder of each format, the limit on pixels, and the EXIF orientation.
 
-Pillow's plugins are called directly, not through `Image.open`: its limit on pixels is a global of the process and warns, and its
-EXIF reader warns as well. A library must neither change process-wide filters nor let a broken photograph print.
+Pillow's plugins are called directly and not through `Image.open`. The pixel limit of `Image.open` is global to the process and
+prints warnings, and so does its EXIF reader. A library must not change process-wide settings, and a broken image must not print.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from PIL import (
 from milvus_coop.errors import ImageTooLargeError, ImageUnreadableError
 
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
-"""Formats that are opened; every other decoder of Pillow stays shut."""
+"""The supported formats. Pillow's other decoders are never used."""
 
 MAX_PIXELS = 89_478_485
-"""Largest picture that is decoded in full (268 MB as RGB; Pillow's own warning limit)."""
+"""Maximum number of pixels of an image that is decoded at full size (268 MB as RGB; also the limit at which Pillow warns)."""
 
 DRAFT_FACTOR = 2.5
-"""A baseline JPEG decoded at a fraction of its size may have this many times more pixels: phones take 200 megapixels.
-Not a progressive one: libjpeg keeps all its coefficients, 6 bytes per pixel, whatever the fraction."""
+"""Factor by which a baseline JPEG may exceed the pixel limit if it is decoded at a fraction of its size: phones take 200 Mpixels.
+It does not apply to progressive JPEGs, because libjpeg keeps all their coefficients, 6 bytes per pixel, at any fraction."""
 
 HEADER_BYTES = 32
-"""The first bytes of a file tell its format, and the size of a WebP."""
+"""Number of bytes at the start of a file that are enough to see its format, and the size of a WebP."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,26 +45,27 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a picture of that EXIF orientation upright (Exif 2.32, section 4.6.4)."""
+"""The transposition that turns an image upright, by EXIF orientation (Exif 2.32, section 4.6.4)."""
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """A JPEG; of several pictures in one file (MPO) the first."""
+    """A JPEG file. If the file holds several images (MPO), this is the first one."""
 
     def _read_dpi_from_exif(self) -> None:
-        """Nobody asks for the resolution, and Pillow warns when it looks for it in broken EXIF data."""
+        """Do nothing: the resolution is not needed, and Pillow warns when it reads it from broken EXIF data."""
 
 
 def open_image(file: IO[bytes], *, at_least: int = 0, max_pixels: int = MAX_PIXELS) -> ImageFile.ImageFile:
-    """Read a picture's header and prepare decoding; nothing of the picture's size is allocated yet.
+    """Read the header of an image file and prepare decoding. No memory for the pixels is allocated yet.
 
     Args:
-        file: opened for reading, at its start. It stays open, and must until the picture is loaded.
-        at_least: large JPEGs will be decoded at 1/2, 1/4 or 1/8 of their size as long as both edges stay this long; 0: never.
-        max_pixels: limit on width * height.
+        file: a file that is open for reading, at its start. It is not closed here, and must stay open until the image is loaded.
+        at_least: large JPEGs will be decoded at 1/2, 1/4 or 1/8 of their size as long as both edges keep at least this length;
+            0 means never.
+        max_pixels: maximum of width * height.
 
     Raises:
-        ImageUnreadableError: the file is of no known format.
+        ImageUnreadableError: the file has no known format.
         ImageTooLargeError: the header claims more than `max_pixels` pixels.
     """
     header = file.read(HEADER_BYTES)
@@ -83,9 +84,9 @@ def open_image(file: IO[bytes], *, at_least: int = 0, max_pixels: int = MAX_PIXE
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation of a loaded picture, 1 to 8; 1 where it has none or its EXIF data is broken.
+    """EXIF orientation of a loaded image, 1 to 8; 1 if it has none or its EXIF data is broken.
 
-    Pillow has already turned TIFFs upright when they are loaded.
+    Pillow turns TIFFs upright when it loads them.
     """
     exif = image.info.get("exif", b"")
     if not isinstance(exif, bytes):
@@ -123,7 +124,7 @@ def _plugin_of(header: bytes) -> type[ImageFile.ImageFile] | None:
 
 
 def _webp_size(header: bytes) -> tuple[int, int]:
-    # RFC 9649, sections 2.5 to 2.7: three kinds of first chunk, each with its own way to write width and height.
+    # RFC 9649, sections 2.5 to 2.7: the first chunk has one of three kinds, and each kind writes width and height differently.
     kind, body = header[12:16], header[20:]
     if kind == b"VP8X":
         return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")

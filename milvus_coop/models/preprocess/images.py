@@ -1,6 +1,6 @@
-"""Pictures to pixels: decode safely, upright, on a background, then to the bundle's square.
+"""Images to pixels: decode an image safely, turn it upright, put it on a background, and fit it into the bundle's square.
 
-`decode` needs no bundle; `to_pixels` follows its `ImageSpec`. Both release the GIL in Pillow's C code, so threads help.
+`decode` needs no bundle; `to_pixels` follows the bundle's `ImageSpec`. Both release the GIL in Pillow's C code, so threads help.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from milvus_coop.types import Array
 __all__ = ["FORMATS", "MAX_PIXELS", "decode", "to_pixels"]
 
 LONGEST_OF_EDGE = 1333 / 800
-"""Largest ratio of the edges in ViLT's and BridgeTower's preprocessing, which comes from object detection."""
+"""Maximum ratio of the longer to the shorter edge in the preprocessing of ViLT and BridgeTower, taken from object detection."""
 
 LONGEST_OF_CROP = 64
-"""Strips that would be longer than this many squares after resizing are not resized as a whole."""
+"""Maximum length of a resized image, in squares. A longer strip is not resized as a whole."""
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -36,30 +36,31 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     name: str = "",
 ) -> Image.Image:
-    """Decode one picture to RGB: first frame, EXIF orientation applied, transparency on `background`.
+    """Decode the first frame of an image to RGB, apply the EXIF orientation, and put transparent parts on `background`.
 
     Args:
-        source: a path, the file's bytes, a file opened for reading at its start (it is left open), or an image of Pillow's.
-        at_least: large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size as long as both edges stay at least this long; 0: never.
+        source: a path, the bytes of a file, a file that is open for reading at its start (it is not closed), or a Pillow image.
+        at_least: large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size as long as both edges keep at least this length;
+            0 means never.
         background: RGB colour behind transparent pixels.
-        max_pixels: limit on width * height, checked before anything is decoded. Baseline JPEGs may have 2.5 times as many where
-            `at_least` shrinks them.
-        name: what errors call the image; default its path.
+        max_pixels: maximum of width * height, checked before anything is decoded. A baseline JPEG may have 2.5 times as many
+            pixels if `at_least` shrinks it.
+        name: the name of the image in errors; default its path.
 
     Raises:
-        ImageUnreadableError: missing, truncated, or not an image of a known format.
-        ImageTooLargeError: more than `max_pixels` pixels.
+        ImageUnreadableError: the file is missing, truncated, or not an image of a known format.
+        ImageTooLargeError: the image has more than `max_pixels` pixels.
     """
     if not name:
         nameless = isinstance(source, bytes | Image.Image)
-        name = "the picture" if nameless else str(source if isinstance(source, Path) else getattr(source, "name", source))
+        name = "the image" if nameless else str(source if isinstance(source, Path) else getattr(source, "name", source))
     try:
         if isinstance(source, Image.Image):
             if not all(source.size):
                 raise ImageUnreadableError("it has no pixels")
-            return upright_rgb(source, background)  # which may load it: Pillow opens files lazily
+            return upright_rgb(source, background)  # this may load the file: Pillow opens files lazily
         if isinstance(source, Path):
-            # Opened here and not by Pillow, which leaves the file open when it fails.
+            # The file is opened here because Pillow would leave it open when it fails.
             with source.open("rb") as file:
                 return _decode(file, at_least, background, max_pixels)
         return _decode(io.BytesIO(source) if isinstance(source, bytes) else source, at_least, background, max_pixels)
@@ -67,19 +68,19 @@ def decode(
         raise type(exc)(f"{name}: {exc.given}", expected=exc.expected) from exc
     except Image.DecompressionBombError as exc:
         raise ImageTooLargeError(f"{name}: {exc}", expected=f"at most {max_pixels:,} pixels") from exc
-    except Exception as exc:  # Pillow's plugins raise whatever they stumble over: struct.error, KeyError, AssertionError, ...
+    except Exception as exc:  # Pillow's plugins raise errors of many types: struct.error, KeyError, AssertionError, ...
         raise ImageUnreadableError(f"{name} cannot be read: {exc or type(exc).__name__}") from exc
 
 
 def upright_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """A picture of any mode as RGB, turned as its EXIF data says, transparency on `background`."""
+    """An image of any mode as RGB, turned upright by its EXIF data, with transparent parts on `background`."""
     rgb = _to_rgb(image, background)
     turn = UPRIGHT.get(orientation(image))
     return rgb if turn is None else rgb.transpose(turn)
 
 
 def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
-    """Fit an RGB picture into the bundle's square.
+    """Fit an RGB image into the bundle's square.
 
     Returns:
         uint8 array of shape (3, size, size), RGB.
@@ -100,7 +101,7 @@ def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
 
 
 def normalise(pixels: Array, spec: ImageSpec) -> Array:
-    """uint8 of shape (n, 3, size, size) -> float32, `(pixel / 255 - mean) / std`."""
+    """Normalise pixels: uint8 of shape (n, 3, size, size) becomes float32, `(pixel / 255 - mean) / std`."""
     mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (spec.mean, spec.std))
     result: Array = (pixels.astype(np.float32) / 255.0 - mean) / std
     return result
@@ -114,7 +115,7 @@ def edge_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
     else:
         resized = [float(spec.edge), spec.edge / short * long]
         if (longest := int(LONGEST_OF_EDGE * spec.edge)) < resized[1]:
-            scale = longest / resized[1]  # rounded before it is multiplied, as theirs is
+            scale = longest / resized[1]  # rounded before the multiplication, as in transformers
             resized = [scale * edge for edge in resized]
         shorter, longer = (max(spec.divisor, int(edge + 0.5) // spec.divisor * spec.divisor) for edge in resized)
         edges = (shorter, longer)
@@ -122,7 +123,13 @@ def edge_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
 
 
 def patch_mask(size: tuple[int, int], spec: ImageSpec, patches: int) -> Array:
-    """Which patches of an `edge-corner` square lie in a picture of that width and height: uint8 of shape (patches, patches)."""
+    """Mask of the patches that lie inside the image in an `edge-corner` square: uint8 of shape (patches, patches).
+
+    Args:
+        size: width and height of the image.
+        spec: the preprocessing of the image.
+        patches: number of patches along an edge of the square.
+    """
     width, height = (edge * patches // spec.size for edge in edge_size(size, spec))
     mask = np.zeros((patches, patches), dtype=np.uint8)
     mask[:height, :width] = 1
@@ -130,7 +137,7 @@ def patch_mask(size: tuple[int, int], spec: ImageSpec, patches: int) -> Array:
 
 
 def _edge_crop(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """The middle square of the resized picture; what is beyond the picture is black."""
+    """The middle square of the resized image. Parts of the square outside the image are black."""
     resized, resampling = edge_size(image.size, spec), RESAMPLING[spec.resampling]
     if max(resized) > LONGEST_OF_CROP * spec.size:
         return _middle_of_strip(image, resized, spec)
@@ -139,9 +146,10 @@ def _edge_crop(image: Image.Image, spec: ImageSpec) -> Image.Image:
 
 
 def _middle_of_strip(image: Image.Image, resized: tuple[int, int], spec: ImageSpec) -> Image.Image:
-    """The same, but only the middle is resized: a file of 1 x 100,000 pixels would fill 15 GB before it is cropped.
+    """The middle square, as in `_edge_crop`, but only the middle of the image is resized.
 
-    Not to the pixel: Pillow orders its two passes, and rounds between them, by the size of the result.
+    Resizing all of a file of 1 x 100,000 pixels would take 15 GB. Some pixels differ from those of `_edge_crop`: Pillow resizes in
+    two passes and rounds between them, and the order of the passes depends on the size of the result.
     """
     size = tuple(min(edge, spec.size) for edge in resized)
     box = [0.0, 0.0, 0.0, 0.0]
@@ -154,7 +162,7 @@ def _middle_of_strip(image: Image.Image, resized: tuple[int, int], spec: ImageSp
 
 
 def _letterbox(image: Image.Image, size: int, resampling: Image.Resampling, colour: tuple[int, int, int]) -> Image.Image:
-    # ImageOps.pad rounds the short edge of a 1 x 10,000 picture to 0 and returns an empty square.
+    # ImageOps.pad rounds the short edge of a 1 x 10,000 image to 0 and returns an empty square.
     longest = max(image.size)
     width, height = (max(1, round(edge * size / longest)) for edge in image.size)
     square = Image.new("RGB", (size, size), colour)
@@ -184,8 +192,8 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
 
 
 def _from_numbers(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion clips everything above 255 to white. White is 65,535 in 16 bits; 32-bit integers and floats have no
-    # white: floats within 0 to 1 are taken as that, anything else is stretched from its minimum to its maximum.
+    # Pillow's own conversion clips all values above 255 to white. In 16 bits, white is 65,535. 32-bit integers and floats have no
+    # defined white: if all floats are within 0 to 1, white is 1; other values are stretched from their minimum to their maximum.
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
         return Image.fromarray((values >> 8).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Texts to `input_ids` with the bundle's tokenizer.json; no transformers needed."""
+"""Texts to `input_ids` with the bundle's tokenizer.json, without transformers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from milvus_coop.errors import BundleInvalidError, InvalidArgumentError
 from milvus_coop.types import Array
 
 PAD_MULTIPLE = 8
-"""Lengths are padded up to a multiple of this: few distinct shapes, little waste."""
+"""Lengths are padded to a multiple of this number. That gives few distinct shapes and little padding."""
 
 MAX_CHARACTERS = 20_000
-"""Longer texts are refused: they are not captions, and tokenising them would only cost time."""
+"""Maximum number of characters of a text. Longer texts are refused: they describe no image, and tokenising them takes long."""
 
 
 class Tokenizer:
@@ -35,11 +35,11 @@ class Tokenizer:
         """Tokenise texts.
 
         Returns:
-            `input_ids` and `attention_mask`, int64 of shape (n, length), padded on the right; length is a multiple of 8, or the
-            bundle's text length, where that is less or the bundle says so.
+            `input_ids` and `attention_mask`, int64 of shape (n, length), padded on the right. `length` is a multiple of 8, but at
+            most the bundle's text length; it is always the text length if the bundle sets `pad_to_max`.
 
         Raises:
-            InvalidArgumentError: if a text is not a string, is blank, or has more than 20,000 characters.
+            InvalidArgumentError: a text is not a string, is blank, or has more than 20,000 characters.
         """
         for text in texts:
             check_text(text)
@@ -55,15 +55,15 @@ class Tokenizer:
 
 
 def padded_length(longest: int, spec: TextSpec) -> int:
-    """Length of a batch whose longest text has so many tokens: a model has no positions beyond its text length."""
+    """Padded length of a batch whose longest text has `longest` tokens; never more than the text length of the model."""
     return spec.max_length if spec.pad_to_max else min(spec.max_length, -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE)
 
 
 def check_text(text: str) -> None:
-    """Refuse what cannot be a caption or a query.
+    """Check a text of an item or a query.
 
     Raises:
-        InvalidArgumentError: not a string, blank, longer than 20,000 characters, or not valid Unicode.
+        InvalidArgumentError: the text is not a string, is blank, has more than 20,000 characters, or is not valid Unicode.
     """
     if not isinstance(text, str):
         raise InvalidArgumentError(f"the text is a {type(text).__name__}", expected="a string")
@@ -73,5 +73,5 @@ def check_text(text: str) -> None:
         raise InvalidArgumentError(f"the text has {len(text):,} characters", expected=f"at most {MAX_CHARACTERS:,}")
     try:
         text.encode()
-    except UnicodeEncodeError as exc:  # half a character, as Python makes it of the bytes of another encoding
+    except UnicodeEncodeError as exc:  # a lone surrogate, which Python creates from bytes of another encoding
         raise InvalidArgumentError("the text is not valid Unicode", expected="text that UTF-8 can write") from exc

@@ -1,4 +1,4 @@
-"""Small pictures to look at."""
+"""Thumbnails: small versions of images, for people to look at."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from milvus_coop.models.preprocess.images import decode
 
 
 def thumbnail(source: Path | bytes, edge: int, *, quality: int = 80) -> bytes:
-    """A picture as a JPEG file whose longer edge has at most `edge` pixels: upright, on white, without the original's metadata.
+    """A small version of an image as a JPEG file: upright, on white, without the metadata of the original.
 
     Args:
         source: a path, or the bytes of a file.
-        edge: pixels; smaller pictures keep their size.
-        quality: of JPEG, 1 to 95.
+        edge: maximum length of the longer edge in pixels; smaller images keep their size.
+        quality: JPEG quality, 1 to 95.
 
     Raises:
-        ImageError: the picture cannot be read.
+        ImageError: the image cannot be read.
     """
     image = decode(source, at_least=edge)
     image.thumbnail((edge, edge), Image.Resampling.LANCZOS)

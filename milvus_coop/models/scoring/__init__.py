@@ -1,8 +1,8 @@
 """Embeddings and match probabilities of any texts and images, without a database.
 
-inputs   what a user gives as texts and as images, checked
-reader   images, a batch at a time: decoded in threads
-coop     the object that users need
+inputs   checks the texts and images that a user gives
+reader   reads images in batches and decodes them in threads
+coop     `CoopModel`, the object that users need
 """
 
 from milvus_coop.models.scoring.coop import Comparison, CoopModel

@@ -1,4 +1,4 @@
-"""`CoopModel`: both roles of a bundle on texts and images at hand, with no collection."""
+"""`CoopModel`: both roles of a bundle, applied to texts and images in memory, without a collection."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Take = Callable[[Batch, EncodedImages], None]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Every text compared with every image."""
+    """The scores of every text with every image."""
 
     similarity: Array
-    """float32 of shape (texts, images): cosines, the bi-encoder's view."""
+    """Cosines by the bi-encoder, float32 of shape (texts, images)."""
     score: Array
-    """float32 of shape (texts, images): match probabilities in [0, 1], the cross-encoder's view."""
+    """Match probabilities in [0, 1] by the cross-encoder, float32 of shape (texts, images)."""
 
 
 class CoopModel:
-    """Embeds texts and images, and says how well they match. Needs no collection and no Milvus. Safe to share between threads.
+    """Embeds texts and images and scores how well they match, without Milvus and without a collection.
 
-    Texts and images are lists or any other iterables, generators included. A lone text or image is refused: put it into a list.
-    Each text and each image is encoded once, whatever the number of pairs. Images are read and encoded a few at a time, so the
-    pixels of many are never in memory together.
+    Texts and images are lists or any other iterables, generators included. A single text or image is refused: put it into a list.
+    Each text and each image is encoded only once, whatever the number of pairs. Images are read and encoded a few at a time, so
+    that the pixels of only a few images are in memory.
 
-    Close it, or use it as a context manager, to free the model.
+    Safe to share between threads. Close it, or use it as a context manager, to free the model.
     """
 
     def __init__(
@@ -52,20 +52,21 @@ class CoopModel:
         threads: int | None = None,
         settings: Settings | None = None,
     ) -> None:
-        """Open a bundle. What is None comes from `settings`: the environment (MILVUS_COOP_BUNDLE, ...) or the defaults.
+        """Open a bundle. Arguments that are None come from `settings`.
 
-        A graph is loaded, and a server is asked, when it is first needed.
+        A graph is loaded when it is first needed, and a model server is first contacted then.
 
         Args:
             bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
-            models: what runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object (which stays yours to close).
-            timeout_s: limit for each call to a model server; default 10.
-            threads: of the in-process backend; default one per core.
-            settings: instead of those that the environment makes.
+            models: the backend that runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object. The caller has
+                to close a backend object.
+            timeout_s: time limit of each call to a model server; default 10.
+            threads: number of threads of the in-process backend; default one per core.
+            settings: default the environment (MILVUS_COOP_BUNDLE, ...), and the built-in defaults for variables that are not set.
 
         Raises:
             BundleError: the bundle cannot be used.
-            InvalidArgumentError, BackendUnavailableError: there is nothing that `models` names.
+            InvalidArgumentError, BackendUnavailableError: the backend that `models` names does not exist or cannot be used.
         """
         named, backend = (models, None) if isinstance(models, str) else (None, models)
         settings = (settings or Settings.from_env()).override(bundle=bundle, models=named, timeout_s=timeout_s, threads=threads)
@@ -79,13 +80,13 @@ class CoopModel:
         return self._models.encoder.spec
 
     def embed_texts(self, texts: Iterable[str]) -> Array:
-        """Embed texts; long ones are cut at the bundle's text length.
+        """Embed texts. Long texts are cut at the bundle's text length.
 
         Returns:
             float32 of shape (n, dim), unit rows.
 
         Raises:
-            InvalidArgumentError: `texts` is a lone text, or one of them is blank or no string.
+            InvalidArgumentError: `texts` is a single text, or one of the texts is blank or not a string.
             BackendError: the model or its server failed.
         """
         return self._join([encoded.embeddings for encoded in self._encode_texts(check_texts(texts))])
@@ -94,15 +95,15 @@ class CoopModel:
         """Embed images.
 
         Args:
-            images: paths, bytes of image files, open files, images of Pillow's.
-            on_error: called with the position of each image that cannot be used, and why; its row is then NaN. By default the first
-                such image is an error.
+            images: paths, bytes of image files, open files, or Pillow images.
+            on_error: a function that is called with the position of each image that cannot be used, and the error. The row of such
+                an image is NaN. Without this function, the first such image raises an error.
 
         Returns:
             float32 of shape (n, dim), unit rows.
 
         Raises:
-            InvalidArgumentError: `images` is a lone image, or something in it is no image at all.
+            InvalidArgumentError: `images` is a single image, or one of its elements has a type that cannot be an image.
             ImageError: an image cannot be used; the message has its position, and its path if it has one.
             BackendError: the model or its server failed.
         """
@@ -118,7 +119,7 @@ class CoopModel:
         return embeddings
 
     def similarity(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Array:
-        """Cosines of texts and images: what a collection is searched by.
+        """Cosines of texts and images, as in the search of a collection.
 
         Arguments and errors are those of `embed_texts` and `embed_images`; the column of an image that cannot be used is NaN.
 
@@ -130,7 +131,7 @@ class CoopModel:
         return np.asarray(embeddings @ self.embed_images(images, on_error=on_error).T)
 
     def score(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Array:
-        """Match probabilities of every text with every image: `ce_score` of a hit.
+        """Match probabilities of every text with every image, the `ce_score` of hits.
 
         Arguments and errors are those of `embed_texts` and `embed_images`; the column of an image that cannot be used is NaN.
 
@@ -140,7 +141,7 @@ class CoopModel:
         return self.compare(texts, images, on_error=on_error).score
 
     def compare(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Comparison:
-        """Both `similarity` and `score`, for the time of `score` alone; arguments and errors are the same."""
+        """Both `similarity` and `score`, in the time that `score` takes alone; arguments and errors are the same."""
         images = check_images(images)
         encoded = list(self._encode_texts(check_texts(texts)))
         embeddings = self._join([some.embeddings for some in encoded])
@@ -164,14 +165,14 @@ class CoopModel:
     def score_pairs(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Array:
         """Match probabilities of pairs: text i with image i.
 
-        A text or a path that comes several times in a row, such as an image with its five captions, is encoded once for them.
+        A text or a path that is repeated several times in a row, such as an image with its five captions, is encoded only once.
         Other arguments and errors are those of `embed_texts` and `embed_images`; the score of an image that cannot be used is NaN.
 
         Returns:
             float32 of shape (n,), in [0, 1].
 
         Raises:
-            InvalidArgumentError: there are not as many texts as images.
+            InvalidArgumentError: the numbers of texts and images differ.
         """
         listed = check_texts(texts)
         check_lengths(len(listed), check_images(images))
@@ -209,7 +210,7 @@ class CoopModel:
             yield self._models.encoder.encode_texts(texts[start : start + step], timeout_s=self._timeout_s)
 
     def _encode_images(self, images: Iterable[ImageLike], take: Take, on_error: OnError | None, *, with_ce: bool) -> int:
-        """Hand each batch of images to `take`; returns how many images there were."""
+        """Encode the images, call `take` with each batch, and return the number of images."""
         self._check_open()
         encoder = self._models.encoder
         with closing(Reader(encoder, with_ce=with_ce, on_error=on_error)) as reader:

@@ -1,7 +1,7 @@
-"""What a user gives as texts and as images, checked.
+"""Checks of the texts and images that a user gives.
 
-A lone text or image is refused where a list is expected: the characters of a text, the numbers of bytes and the lines of a file are
-iterable too, and would be taken for the list.
+A single text or image is refused if a list is expected. Otherwise the characters of a text, the numbers of a bytes object or the
+lines of a file, which can be iterated too, would be taken for the list.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.preprocess.texts import check_text
 
 ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
-"""An image: a path, the bytes of an image file, a file that is open for reading at its start, or an image of Pillow's."""
+"""An image: a path, the bytes of an image file, a file that is open for reading at its start, or a Pillow image."""
 
 OnError = Callable[[int, ImageError], None]
-"""Is told the position of an image that cannot be used, and why."""
+"""A function that is called with the position of an image that cannot be used, and with the error."""
 
 EXPECTED_IMAGE = "a path, the bytes of an image file, an open file, or an image of Pillow's"
 
@@ -31,7 +31,8 @@ def check_texts(texts: Iterable[str]) -> list[str]:
     """The texts as a list.
 
     Raises:
-        InvalidArgumentError: `texts` is one text or no iterable; a text is blank, too long or no string: the message says which.
+        InvalidArgumentError: `texts` is a single text or not an iterable, or a text is blank, too long or not a string. The message
+            says which text.
     """
     if isinstance(texts, str | bytes):
         raise InvalidArgumentError("texts is one text", expected='a list of texts, such as ["a dog"]')
@@ -45,10 +46,10 @@ def check_texts(texts: Iterable[str]) -> list[str]:
 
 
 def check_images(images: Iterable[ImageLike]) -> Iterable[ImageLike]:
-    """The images, not yet looked at.
+    """The same images, which are not read yet.
 
     Raises:
-        InvalidArgumentError: `images` is one image or no iterable.
+        InvalidArgumentError: `images` is a single image or not an iterable.
     """
     if isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image) or hasattr(images, "read"):
         raise InvalidArgumentError("images is one image", expected='a list of images, such as ["photo.jpg"]')
@@ -57,7 +58,7 @@ def check_images(images: Iterable[ImageLike]) -> Iterable[ImageLike]:
 
 
 def check_lengths(n_texts: int, images: Iterable[ImageLike]) -> None:
-    """Compare the number of texts with that of images, where that is known before they are read.
+    """Compare the number of texts with the number of images, if that is known before the images are read.
 
     Raises:
         InvalidArgumentError: they differ.
@@ -67,17 +68,17 @@ def check_lengths(n_texts: int, images: Iterable[ImageLike]) -> None:
 
 
 def lengths_differ(n_texts: int, n_images: str) -> InvalidArgumentError:
-    """The error for texts and images that are no pairs."""
+    """The error for different numbers of texts and images."""
     return InvalidArgumentError(
         f"there are {n_texts:,} texts, and {n_images} images", expected="as many images as texts: text i is scored with image i"
     )
 
 
 def path_of(image: Any, position: int) -> Path | None:
-    """The path of an image; None where it is given in another form.
+    """The path of an image; None if it is given in another form.
 
     Raises:
-        InvalidArgumentError: it is nothing that can be an image.
+        InvalidArgumentError: the object has a type that cannot be an image.
     """
     if isinstance(image, str | os.PathLike):
         return Path(image)
@@ -90,7 +91,7 @@ def decode(encoder: Encoder, image: Path | bytes | IO[bytes] | Image.Image, posi
     """Decode an image for the encoder; see `Encoder.decode`.
 
     Raises:
-        ImageError: it cannot be used; the message starts with `name_of`.
+        ImageError: the image cannot be used; the message starts with its `name_of`.
     """
     name = name_of(image, position)
     if isinstance(image, Path):
@@ -99,20 +100,20 @@ def decode(encoder: Encoder, image: Path | bytes | IO[bytes] | Image.Image, posi
         except (OSError, ValueError) as exc:
             problem = exc.strerror if isinstance(exc, OSError) else str(exc)
             raise ImageUnreadableError(f"{name} cannot be read: {problem}") from exc
-        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(mode):  # opening a pipe would block forever
             raise ImageUnreadableError(f"{name} is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
     return encoder.decode(image, name=name)
 
 
 def name_of(image: object, position: int) -> str:
-    """What errors call an image: its position, and its path or the name of its file if it has one."""
+    """The name of an image in errors: its position, and its path or file name if it has one."""
     path = image if isinstance(image, os.PathLike) else getattr(image, "name", None)
     return f"image {position} ({path})" if path else f"image {position}"
 
 
 def _iterate(values: Iterable[Any], name: str) -> Iterator[Any]:
     try:
-        # A generator is its own iterator, so this takes nothing from it.
+        # A generator is its own iterator, so this takes no element from it.
         return iter(values)
     except TypeError as exc:
         raise InvalidArgumentError(f"{name} is of type {type(values).__name__}", expected="a list, or another iterable") from exc

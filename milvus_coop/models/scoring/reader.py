@@ -1,6 +1,6 @@
-"""Images, a batch at a time: threads decode them and shrink them to the bundle's pixels while the batch before is encoded.
+"""Reads images in batches: threads decode images and shrink them to the bundle's pixels while the previous batch is encoded.
 
-The pixels of at most three batches are in memory, whatever the number of images.
+At most three batches of pixels are in memory, whatever the number of images.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from milvus_coop.models.scoring.inputs import ImageLike, OnError, decode, path_o
 from milvus_coop.types import Array
 
 BATCH = 16
-"""Different images in a batch, as many as an ingest encodes at once."""
+"""Maximum number of different images in a batch, the same as in an ingest."""
 
 PLACES = 256
-"""Largest number of positions in a batch. It has more positions than images where an image comes several times in a row."""
+"""Maximum number of positions in a batch. A batch has more positions than images if an image is repeated several times in a row."""
 
 THREADS = 8
 
@@ -35,23 +35,23 @@ Pixels = Mapping[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some of the images, readable ones only."""
+    """A batch of readable images."""
 
     places: Array
-    """int64 of shape (m,): positions among all images, rising."""
+    """Positions among all images, ascending; int64 of shape (m,)."""
     rows: Array
-    """int64 of shape (m,): which row of `pixels` each of these is; two positions with the same path share one."""
+    """The row of `pixels` for each position; int64 of shape (m,). Two positions with the same path share a row."""
     pixels: Mapping[str, Array]
     """The inputs of the encoder by name, each of shape (n, ...)."""
 
 
 @dataclass(slots=True)
 class _Reading:
-    """A batch in the making."""
+    """A batch that is being read."""
 
     futures: list[Future[Pixels]] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
-    """Position among all images, and in `futures`."""
+    """Pairs of a position among all images and a position in `futures`."""
     known: dict[Path, int] = field(default_factory=dict)
 
     @property
@@ -60,12 +60,13 @@ class _Reading:
 
 
 class Reader:
-    """Reads images once. It owns threads: call `close` at the end, whatever happens.
+    """Reads images once. It owns threads: always call `close` at the end.
 
     Args:
-        encoder: of the bundle in use.
-        with_ce: also read what the cross-encoder reads of an image, where that is pixels.
-        on_error: is told of each image that cannot be used, which is then left out. None: the first such image is an error.
+        encoder: the encoder of the bundle in use.
+        with_ce: also make the pixels for the cross-encoder, if it reads pixels.
+        on_error: a function that is called for each image that cannot be used; such images are left out. None: the first such
+            image raises an error.
     """
 
     def __init__(self, encoder: Encoder, *, with_ce: bool, on_error: OnError | None = None) -> None:
@@ -74,13 +75,13 @@ class Reader:
         self._on_error = on_error
         self._pool = ThreadPoolExecutor(max(1, min(THREADS, os.cpu_count() or 1)), "milvus-coop-read")
         self.n_seen = 0
-        """How many images were taken from the iterable so far."""
+        """Number of images taken from the iterable so far."""
 
     def batches(self, images: Iterable[ImageLike]) -> Iterator[Batch]:
-        """The images in their order, some at a time; a batch that has no readable image is left out.
+        """The images in batches, in their order. A batch without a readable image is left out.
 
         Raises:
-            InvalidArgumentError: something is no image at all; the message has its position.
+            InvalidArgumentError: an element has a type that cannot be an image; the message has its position.
             ImageError: an image cannot be used, and there is no `on_error`; the message has its position, and its path if any.
         """
         ahead: deque[_Reading] = deque()
@@ -92,7 +93,7 @@ class Reader:
             yield batch
 
     def close(self) -> None:
-        """End the threads; images that they have not begun are dropped."""
+        """Stop the threads. Images that they have not started to read are dropped."""
         self._pool.shutdown(cancel_futures=True)
 
     def _submitted(self, images: Iterable[ImageLike]) -> Iterator[_Reading]:
@@ -116,8 +117,8 @@ class Reader:
             reading.futures.append(self._pool.submit(self._pixels, path, place))
         elif isinstance(image, bytes):
             reading.futures.append(self._pool.submit(self._pixels, image, place))
-        elif not isinstance(image, str | os.PathLike):  # these have a path
-            # Files and images of Pillow's are objects with a state, which may come twice or change once the caller goes on.
+        elif not isinstance(image, str | os.PathLike):  # a str or PathLike has a path
+            # Open files and Pillow images have a state: they may be repeated, or change when the caller goes on. So read them now.
             done: Future[Pixels] = Future()
             try:
                 done.set_result(self._pixels(image, place))

@@ -1,4 +1,4 @@
-"""The gallery: a search page that the gateway serves, and the same grid as one self-contained file."""
+"""The gallery: a search page that the gateway serves, and a search result saved as one self-contained HTML file."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from types import MappingProxyType
 
 PAGE = "index.html"
-"""What belongs at `/`; it names the others as `gallery/<name>`."""
+"""The page at `/`; it links to the other files as `gallery/<name>`."""
 
 CONTENT_TYPES: Mapping[str, str] = {
     PAGE: "text/html; charset=utf-8",
@@ -31,12 +31,12 @@ class Asset:
 
 @cache
 def assets() -> Mapping[str, Asset]:
-    """Every file of the live page by name, read once."""
+    """All files of the live page by name. They are read only once."""
     return MappingProxyType({name: Asset(_read(name), kind) for name, kind in CONTENT_TYPES.items()})
 
 
 def text(name: str) -> str:
-    """One file of this package, also those that only saved pages hold; lines end as HTML has them, for the hashes of a policy."""
+    """The text of one file of this package. Line ends are normalised to LF, because the page's policy holds hashes of the texts."""
     return _read(name).decode("utf-8").replace("\r\n", "\n")
 
 

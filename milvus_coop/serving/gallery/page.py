@@ -1,4 +1,4 @@
-"""A search result as one HTML file: it works offline, shows both orders, and nothing in it is loaded from elsewhere."""
+"""A search result as one HTML file. It works offline, shows both orders, and loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from milvus_coop.serving.gallery.assets import assets, text
 from milvus_coop.types import CollectionInfo, Hit, Kind, SearchResult
 
 EDGE = 480
-"""Pixels of the longer edge of the pictures in the file, 20 to 40 kB each."""
+"""Length of the longer edge of the images in the file, in pixels; each image takes 20 to 40 kB."""
 QUERY_EDGE = 224
 POLICY = "default-src 'none'; script-src {script}; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
-"""Nothing is loaded, and no other script runs, whatever a text or metadata hold."""
+"""Content security policy: nothing is loaded, and no script in a text or in metadata can run."""
 
 
 def render(result: SearchResult, query: str | Path | bytes, collection: CollectionInfo, *, limit: int, filter: str = "") -> str:
-    """The page as text.
+    """The HTML text of the page.
 
     Args:
-        result: with all the candidates, best first, so that either order has its first `limit`.
-        query: the text; or the path or the bytes of the picture.
-        collection: that was searched.
-        limit: how many hits of each order to show.
-        filter: what the search was narrowed with.
+        result: the result with all candidates, best first, so that each order has its first `limit` hits.
+        query: the text, or the path or the bytes of the image.
+        collection: the collection that was searched.
+        limit: number of hits to show in each order.
+        filter: the filter of the search.
     """
     hits = [hit for hit in result.hits if hit.rank <= limit or hit.be_rank <= limit]
     style, script = text("gallery.css"), text("grid.js") + text("saved.js")
-    asked = f"“{query}”" if isinstance(query, str) else query.name if isinstance(query, Path) else "a picture"
+    asked = f"“{query}”" if isinstance(query, str) else query.name if isinstance(query, Path) else "an image"
     return Template(text("saved.html")).substitute(
         policy=POLICY.format(script=_hash(script), style=_hash(style)),
         title=escape(f"{asked} · milvus-coop"),
@@ -61,7 +61,7 @@ def _facts(collection: CollectionInfo, filter: str) -> str:
 def _document(
     result: SearchResult, query: str | Path | bytes, collection: CollectionInfo, hits: list[Hit], limit: int
 ) -> dict[str, Any]:
-    """The result as the HTTP API gives it, with the pictures in it, and the limit."""
+    """The result in the form of the HTTP API, with the images and the limit."""
     return {
         "collection": collection.name,
         "kind": collection.kind,
@@ -77,17 +77,17 @@ def _document(
 
 
 def _picture(hit: Hit, kind: Kind | None) -> str | None:
-    path = None if kind == "text" else local_path(hit.uri)  # whatever is elsewhere is not fetched
+    path = None if kind == "text" else local_path(hit.uri)  # files elsewhere are not fetched
     return None if path is None else _thumbnail(path, EDGE)
 
 
 def _query_picture(query: Path | bytes) -> str:
     uri = _thumbnail(query, QUERY_EDGE)
-    return f'<img src="{uri}" alt="The picture that was searched with">' if uri else ""
+    return f'<img src="{uri}" alt="The image that was searched with">' if uri else ""
 
 
 def _thumbnail(source: Path | bytes, edge: int) -> str | None:
-    if isinstance(source, Path) and not source.is_file():  # opening a pipe would wait for ever
+    if isinstance(source, Path) and not source.is_file():  # opening a pipe would block forever
         return None
     try:
         return _data_uri(thumbnail(source, edge), "image/jpeg")
@@ -100,7 +100,7 @@ def _data_uri(content: bytes, content_type: str) -> str:
 
 
 def _json(document: object) -> str:
-    # In a script element only `<` can end it or open a comment.
+    # Only `<` can end a script element or open a comment in it.
     return json.dumps(document, ensure_ascii=False, default=str).replace("<", "\\u003c")
 
 

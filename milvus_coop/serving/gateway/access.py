@@ -1,4 +1,4 @@
-"""Who may ask: API keys, and what browsers send of where a request comes from."""
+"""Access control: API keys, and checks of the Host and Origin headers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from milvus_coop.serving.gateway.options import GatewayOptions
 from milvus_coop.serving.gateway.problems import RefusedError
 
 WATCHED = frozenset({"/healthz", "/readyz", "/metrics"})
-"""For machines that watch the service, such as Kubernetes' probes, which know an address of it and no name."""
+"""Paths for monitoring, such as the probes of Kubernetes. Probes use an IP address, so the Host header is not checked here."""
 OPEN_PATHS = WATCHED | {"/", "/openapi.json"}
 OPEN_BELOW = "/gallery/"
-"""The page itself holds nothing; what it shows it asks for with the key that its user types."""
+"""The page's files are open, because they hold no data. The page fetches data with the key that its user enters."""
 
 
 class Access:
-    """Decides about a request by its path and headers alone."""
+    """Accepts or refuses a request by its path and headers."""
 
     def __init__(self, options: GatewayOptions) -> None:
         self._keys = tuple(key.encode() for key in options.api_keys)
@@ -27,10 +27,10 @@ class Access:
         self._origins = frozenset(options.cors_origins)
 
     def check(self, path: str, headers: Headers) -> None:
-        """Let a request pass.
+        """Check a request.
 
         Raises:
-            RefusedError: it does not name this host, comes from a page of another site, or has no valid key.
+            RefusedError: the request does not name this host, comes from a page of another site, or has no valid key.
         """
         host = headers.get("host", "")
         if path not in WATCHED and "*" not in self._hosts and _name(host) not in self._hosts:
@@ -45,7 +45,7 @@ class Access:
             self._check_key(headers.get("authorization", ""))
 
     def _check_origin(self, origin: str, host: str) -> None:
-        # A page of any site may send simple requests to localhost; the answer is kept from it, but the deed would be done.
+        # A page of any site may send simple requests to localhost. The browser hides the answer, but the request would be executed.
         if origin and origin not in self._origins and _host_of(origin) != host:
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,

@@ -1,4 +1,4 @@
-"""The application: routes, error answers, and the front door around them."""
+"""The ASGI application: its routes, its error answers, and the `FrontDoor` around them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from milvus_coop.serving.gateway.rerank import rerank_error, rerank_router
 from milvus_coop.serving.gateway.routes import collections, gallery, health, items, search
 from milvus_coop.serving.gateway.service import Service
 
-DESCRIPTION = "Find pictures by words, and words by pictures, in Milvus: a bi-encoder retrieves, a cross-encoder reranks."
+DESCRIPTION = "Find images by text, and texts by image, in Milvus: a bi-encoder retrieves, a cross-encoder reranks."
 
 
 def create_app(service: Service) -> FastAPI:
-    """The ASGI application of a service, which it closes when it ends."""
+    """The ASGI application of a service. It closes the service when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -35,7 +35,7 @@ def create_app(service: Service) -> FastAPI:
         title="milvus-coop",
         version=milvus_coop.__version__,
         description=DESCRIPTION,
-        docs_url=None,  # these pages load scripts from elsewhere
+        docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
     )

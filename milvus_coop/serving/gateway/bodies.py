@@ -1,4 +1,4 @@
-"""Bodies that clients send: of what type they are, JSON decoded, and what is wrong with it in few words, however much is wrong."""
+"""Request bodies: their media type, the decoding of JSON, and short descriptions of validation errors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from milvus_coop.serving.gateway.problems import RefusedError, told
 
 
 def media_type(request: Request) -> str:
-    """What the client says that the body is, without parameters; '' if it says nothing."""
+    """The media type of the body that the client declares, without parameters; '' if it declares none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def decode(body: bytes) -> Any:
-    """What a body of JSON holds.
+    """Decode a JSON body.
 
     Raises:
-        RefusedError: it is not JSON.
+        RefusedError: the body is not JSON.
     """
     try:
         return pydantic_core.from_json(body)
@@ -30,5 +30,5 @@ def decode(body: bytes) -> Any:
 
 
 def describe(exc: ValidationError) -> str:
-    """The first things that pydantic found, without the values."""
+    """The first errors that pydantic found, without the values."""
     return "invalid request: " + told(exc.errors(include_url=False, include_input=False, include_context=False))

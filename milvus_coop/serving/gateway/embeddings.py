@@ -1,7 +1,7 @@
-"""OpenAI's `POST /v1/embeddings`, for clients without our SDK: the vector to search with, of texts and of pictures.
+"""OpenAI's `POST /v1/embeddings`: it gives clients without this SDK the vectors of texts and images to search with.
 
-https://platform.openai.com/docs/api-reference/embeddings. Beyond it: an input may be a picture, as a `data:image/...;base64,` URI;
-its entry then also has `image_tokens`, which is what a rerank query of that picture is.
+See https://platform.openai.com/docs/api-reference/embeddings. As an extension, an input may be an image, as a
+`data:image/...;base64,` URI. Its entry then also has `image_tokens`, the query string to rerank with that image.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from milvus_coop.types import Array
 
 PATH = "/v1/embeddings"
 MAX_INPUTS = 2048
-"""OpenAI's own limit."""
+"""Maximum number of inputs, the same as OpenAI's."""
 PICTURES_AT_ONCE = 8
-"""Some models need pictures decoded in full; so few of them are in memory at a time."""
+"""Maximum number of decoded images in memory. It is small because some models need images at full size."""
 DATA, BASE64 = "data:image/", ";base64,"
 STATUSES = (400, 401, 404, 408, 413, 429, 500, 502, 503, 504)
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 class EmbeddingsRequest(Body):
-    """`user` is ignored."""
+    """A request for embeddings. `user` is ignored."""
 
-    input: str | list[str] = Field(description="Texts, or pictures as data:image/...;base64, URIs.")
-    model: str | None = Field(None, description="The bundle's name, name@fingerprint, or nothing.")
+    input: str | list[str] = Field(description="Texts, or images as data:image/...;base64, URIs.")
+    model: str | None = Field(None, description="The bundle's name, or name@fingerprint; optional.")
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, description="Only the bundle's own.")
+    dimensions: int | None = Field(None, description="Length of an embedding; only the bundle's own length is accepted.")
 
 
 class EmbeddingsEntry(BaseModel):
-    """One input."""
+    """The embedding of one input."""
 
     object: str
     index: int
@@ -60,7 +60,7 @@ class EmbeddingsEntry(BaseModel):
 
 
 class EmbeddingsAnswer(BaseModel):
-    """All inputs, in their order."""
+    """The embeddings of all inputs, in the order of the inputs."""
 
     object: str
     data: list[EmbeddingsEntry]
@@ -76,12 +76,12 @@ class EmbeddingsError(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One input."""
+    """One embedded input."""
 
     embedding: Array
     """float32 of shape (dim,), unit length."""
     tokens: int
-    """Of a text what the model read of it, of a picture its image tokens."""
+    """Number of tokens that the model read: text tokens of a text, image tokens of an image."""
     image_tokens: str | None = None
 
 
@@ -103,12 +103,12 @@ def embeddings_router(service: Service) -> APIRouter:
     responses: dict[int | str, dict[str, Any]] = {
         status: {"model": EmbeddingsError, "description": HTTPStatus(status).phrase} for status in STATUSES
     }
-    responses[200] = {"model": EmbeddingsAnswer, "description": "In the order of the inputs."}
+    responses[200] = {"model": EmbeddingsAnswer, "description": "The embeddings, in the order of the inputs."}
     router.add_api_route(
         PATH,
         embeddings,
         methods=["POST"],
-        summary="Embed texts and pictures",
+        summary="Embed texts and images",
         responses=responses,
         openapi_extra={"requestBody": body},
         response_class=JSONResponse,
@@ -130,16 +130,16 @@ def _told(refused: RefusedError) -> JSONResponse:
 
 
 def embed(encoder: Encoder, inputs: Sequence[str], deadline_s: float) -> list[Embedded]:
-    """Embed texts and pictures, in the order in which they come.
+    """Embed texts and images, in their order.
 
     Args:
-        encoder: of the bundle in use.
-        inputs: texts, and pictures as data URIs.
-        deadline_s: value of `time.perf_counter()` by which to be done.
+        encoder: the encoder of the bundle in use.
+        inputs: texts, and images as data URIs.
+        deadline_s: value of `time.perf_counter()` at which the work must be finished.
 
     Raises:
         InvalidArgumentError, ImageError: an input cannot be read; the message says which.
-        BackendTimeoutError: the deadline came.
+        BackendTimeoutError: the deadline passed.
         BackendError: the backend failed.
     """
     found: dict[int, Embedded] = {}
@@ -190,14 +190,14 @@ def _bytes(uri: str) -> bytes:
         if separator:
             return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as exc:
-        raise InvalidArgumentError("the picture is not base64", expected="data:image/jpeg;base64,...") from exc
-    raise InvalidArgumentError("the picture is a URI without base64", expected="data:image/jpeg;base64,...")
+        raise InvalidArgumentError("the image is not base64", expected="data:image/jpeg;base64,...") from exc
+    raise InvalidArgumentError("the image is a URI without base64", expected="data:image/jpeg;base64,...")
 
 
 def _parse(body: bytes, service: Service) -> EmbeddingsRequest:
     value = decode(body)
     given = value.get("input") if isinstance(value, dict) else None
-    if isinstance(given, list) and len(given) > MAX_INPUTS:  # before each is looked at: pydantic has an error for each
+    if isinstance(given, list) and len(given) > MAX_INPUTS:  # checked first, because pydantic would make an error for each entry
         raise RefusedError(HTTPStatus.BAD_REQUEST, f"input has {len(given):,} entries", expected=f"at most {MAX_INPUTS:,}")
     try:
         asked = EmbeddingsRequest.model_validate(value)
@@ -212,8 +212,8 @@ def _parse(body: bytes, service: Service) -> EmbeddingsRequest:
     if not inputs or pictures > service.options.max_files:
         raise RefusedError(
             HTTPStatus.BAD_REQUEST,
-            f"input has {len(inputs) - pictures} texts and {pictures} pictures",
-            expected=f"1 to {MAX_INPUTS} inputs, of which at most {service.options.max_files} are pictures",
+            f"input has {len(inputs) - pictures} texts and {pictures} images",
+            expected=f"1 to {MAX_INPUTS} inputs, of which at most {service.options.max_files} are images",
         )
     return asked
 

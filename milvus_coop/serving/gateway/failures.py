@@ -1,4 +1,4 @@
-"""Errors of routes that follow somebody else's protocol, and so cannot answer with a problem."""
+"""Errors of routes with a foreign protocol. Such routes cannot answer with `application/problem+json`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from milvus_coop.serving.gateway.problems import RefusedError, refusal, request_
 
 
 def refused_by(request: Request, exc: Exception) -> RefusedError:
-    """Any error with a status and words for the client; take note of it, and log what nobody expected."""
+    """Any error as one with a status and a message for the client. The error is recorded, and unexpected errors are logged."""
     request.state.error = type(exc).__name__
-    if isinstance(exc, HTTPException):  # the body was too large, or did not come
+    if isinstance(exc, HTTPException):  # the body was too large, or did not arrive
         return RefusedError(HTTPStatus(exc.status_code), str(exc.detail), headers=dict(exc.headers or {}))
     if isinstance(exc, ClientDisconnect):
         return RefusedError(HTTPStatus.BAD_REQUEST, "the client left before its request was complete")
@@ -28,7 +28,7 @@ def refused_by(request: Request, exc: Exception) -> RefusedError:
 
 
 def sentence(refused: RefusedError) -> str:
-    """The three parts of a message in one."""
+    """The three parts of an error message in one sentence."""
     expected = f"expected: {refused.expected}" if refused.expected else ""
     run = f"try: {refused.run}" if refused.run else ""
     return "; ".join(filter(None, (refused.detail, expected, run)))

@@ -1,4 +1,4 @@
-"""What happens to every request before and after its route: id, access, limits, metrics, log, and errors that nobody expected."""
+"""The steps before and after the route of every request: id, access control, limits, metrics, log, and unexpected errors."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from milvus_coop.serving.gateway.service import Service
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 BODIES = 8
-"""So many bodies of the largest size may be held at a time; they wait in memory before anything else limits them."""
+"""Number of bodies of maximum size that may be in memory at the same time. Bodies arrive before any other limit applies."""
 SHOWN_PATH = 256
-"""Characters of a path that the log has."""
+"""Maximum number of characters of a path in the log."""
 
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -36,7 +36,7 @@ HEADERS = {
 }
 
 Answer = Callable[[str, RefusedError, str], Response]
-"""From the path, what is wrong, and the request's id to the answer that clients of that path understand."""
+"""A function of the path, the error and the request's id. It returns the answer in the form that clients of that path expect."""
 
 
 class FrontDoor:
@@ -68,18 +68,18 @@ class FrontDoor:
             refused = exc if isinstance(exc, RefusedError) else _refused(exc)
             request.facts["error"] = type(exc).__name__
             await self._answer(scope["path"], refused, request.id)(scope, receive, request.send)
-        except Exception as exc:  # the last door: what nobody expected becomes a 500 and a log line with its traceback
+        except Exception as exc:  # an unexpected error becomes a 500 and a log line with its traceback
             log("failed", level=logging.ERROR, exc_info=True, request_id=request.id, path=scope["path"][:SHOWN_PATH])
             request.facts["error"] = type(exc).__name__
             if request.status:
-                raise  # half an answer is out; the server closes the connection
+                raise  # a part of the answer was sent already; the server closes the connection
             await self._answer(scope["path"], refusal(exc), request.id)(scope, receive, request.send)
         finally:
             self._held.n_bytes -= body.received
             self._take_note(scope, request, body)
 
     async def _answer_unless_left(self, scope: Scope, request: _Request, body: _Body) -> None:
-        """Answer; but where the client leaves before that, do no more for it. What still waits for its turn is dropped."""
+        """Answer the request. If the client leaves before that, stop; work that is still waiting is dropped."""
         answering = asyncio.ensure_future(self._app(scope, body.receive, request.send))
         leaving = asyncio.ensure_future(body.left())
         try:
@@ -95,13 +95,14 @@ class FrontDoor:
         route = getattr(scope.get("route"), "path", "none")
         seconds = time.perf_counter() - request.began_s
         metrics = self._service.metrics
-        method = scope["method"] if route != "none" and request.status != HTTPStatus.METHOD_NOT_ALLOWED else "-"  # any word else
+        # A method without a route is not used as a label, because it could be any word.
+        method = scope["method"] if route != "none" and request.status != HTTPStatus.METHOD_NOT_ALLOWED else "-"
         metrics.requests.labels(method, route, request.status).inc()
         metrics.seconds.labels(route).observe(seconds)
         error = request.facts.get("error") or scope.get("state", {}).get("error")
         if request.status >= 400 or request.status == 0:
             metrics.failures.labels(error or ("RefusedError" if request.status else "ClientLeft")).inc()
-        elif route in WATCHED:  # asked for every few seconds
+        elif route in WATCHED:  # these are requested every few seconds
             return
         facts = {
             "request_id": request.id,
@@ -121,7 +122,7 @@ def _refused(exc: HTTPException) -> RefusedError:
 
 
 class _Request:
-    """One request's id, and what is known of its answer."""
+    """The id of one request, and facts about its answer."""
 
     def __init__(self, scope: Scope, send: Send, headers: dict[str, str]) -> None:
         given = Headers(scope=scope).get("x-request-id", "")
@@ -147,14 +148,14 @@ class _Request:
 
 @dataclass(slots=True)
 class _Held:
-    """Bytes of bodies of all requests that are not answered yet; touched by the event loop alone."""
+    """Total size of the bodies of all unanswered requests, in bytes. Only the event loop accesses it."""
 
     limit: int
     n_bytes: int = 0
 
 
 class _Body:
-    """A request's body, cut off where it gets too large or takes too long to come."""
+    """The body of a request. It is refused if it is too large or takes too long to arrive."""
 
     def __init__(self, scope: Scope, receive: Receive, options: GatewayOptions, held: _Held) -> None:
         self.received = 0
@@ -172,12 +173,12 @@ class _Body:
             raise self._too_large()
 
     async def receive(self) -> Message:
-        if self._complete.is_set():  # what follows is only news of the client leaving
+        if self._complete.is_set():  # the only message that can follow says that the client left
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._until_s - time.monotonic()))
         except (TimeoutError, asyncio.TimeoutError) as exc:
-            # Its rest would be taken for the next request's.
+            # The connection is closed, because the rest of the body would be read as the next request.
             detail = f"the request's body did not come within {self._timeout_s:g} s"
             raise HTTPException(408, detail, headers={"connection": "close"}) from exc
         if message["type"] == "http.request":
@@ -196,8 +197,8 @@ class _Body:
         """Return when the client has left after sending all of the body."""
         await self._complete.wait()
         if (await self._receive())["type"] != "http.disconnect":
-            await asyncio.Event().wait()  # nothing else may come now
+            await asyncio.Event().wait()  # no other message can follow
 
     def _too_large(self) -> HTTPException:
         detail = f"the request's body is too large; expected: at most {self._limit:,} bytes"
-        return HTTPException(413, detail, headers={"connection": "close"})  # nor is the rest of it read
+        return HTTPException(413, detail, headers={"connection": "close"})  # the rest of the body is not read

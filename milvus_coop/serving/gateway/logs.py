@@ -1,4 +1,4 @@
-"""Logs of the service: a line of JSON for each request, or a readable one on a terminal. Never a query, a key or a picture."""
+"""Logs of the service: one line per request, as JSON or in a readable form. Queries, keys and images are never logged."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LOGGER = logging.getLogger("milvus_coop.serving.gateway")
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per record; what a record has in `facts` becomes fields."""
+    """One JSON object per record; the `facts` of a record become fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The record as a line of JSON."""
         line: dict[str, Any] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -24,21 +24,21 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)  # in ASCII: a path may hold what a terminal would obey
+        return json.dumps(line, default=str)  # in ASCII, because a path may hold control sequences of a terminal
 
 
 class ReadableLines(logging.Formatter):
-    """Time, event and facts, for people."""
+    """Lines with time, event and facts, for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The record as a readable line."""
         facts = " ".join(f"{name}={_printable(str(value))}" for name, value in getattr(record, "facts", {}).items())
         line = f"{self.formatTime(record, '%H:%M:%S')} {record.getMessage()} {facts}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def _printable(text: str) -> str:
-    """The text on one line, with what a terminal would obey written out."""
+    """The text on one line, with control characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -53,6 +53,6 @@ def set_up(*, json_lines: bool) -> None:
 
 
 def log(event: str, *, level: int = logging.INFO, exc_info: bool = False, **facts: Any) -> None:
-    """Write one line; facts that are None are left out."""
+    """Write one log line. Facts that are None are left out."""
     known = {name: value for name, value in facts.items() if value is not None}
     LOGGER.log(level, event, extra={"facts": known}, exc_info=exc_info)

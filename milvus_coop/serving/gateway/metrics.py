@@ -1,4 +1,4 @@
-"""What Prometheus may know of the service. Nothing here names a query, a picture or a client."""
+"""Metrics of the service for Prometheus. No metric contains a query, an image or a client's name."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ class Metrics:
             return Histogram(f"milvus_coop_{name}", text, labels, buckets=buckets, registry=registry)
 
         self.requests = counter("requests", "Requests answered.", "method", "route", "status")
-        self.seconds = histogram("request_seconds", "From the first byte in to the last byte out.", SECONDS, "route")
-        self.stages = histogram("stage_seconds", "Stages of a search: encode, retrieve, rerank.", SECONDS, "stage")
-        self.candidates = histogram("candidates", "Candidates that Milvus returned for a search.", COUNTS)
-        self.searches = counter("searches", "Searches answered, by what the cross-encoder did.", "order")
+        self.seconds = histogram("request_seconds", "Time from a request's first byte to its answer's last byte.", SECONDS, "route")
+        self.stages = histogram("stage_seconds", "Time of each stage of a search: encode, retrieve, rerank.", SECONDS, "stage")
+        self.candidates = histogram("candidates", "Number of candidates that Milvus returned for a search.", COUNTS)
+        self.searches = counter("searches", "Searches answered, by the order of the hits.", "order")
         self.failures = counter("failures", "Requests that failed, by error.", "error")
         self.refused = counter("refused", "Requests refused because too many were waiting.")
-        self.items = counter("items", "Uploaded pictures, by outcome.", "outcome")
+        self.items = counter("items", "Uploaded images, by outcome.", "outcome")
         self.documents = counter("rerank_documents", "Documents of rerank requests.", "protocol")
         self.unreadable = counter("rerank_unreadable", "Documents of rerank requests that could not be read.", "protocol")
         self._pending = Gauge("milvus_coop_pending", "Requests that run or wait.", registry=registry)
 
     def watch_pending(self, count: Callable[[], float]) -> None:
-        """Where to ask for the number of requests that run or wait."""
+        """Set the function that returns the number of requests that run or wait."""
         self._pending.set_function(count)
 
     def searched(self, result: SearchResult, *, rerank: bool) -> None:
-        """Take note of a search. `rerank`: whether it was asked to rerank; if so and it did not, it is degraded."""
+        """Record a search. If `rerank` was asked for and the result is not reranked, the search counts as degraded."""
         t = result.timings
         for stage, ms in (("encode", t.encode_ms), ("retrieve", t.retrieve_ms), ("rerank", t.rerank_ms)):
             self.stages.labels(stage).observe(ms / 1000)
@@ -61,10 +61,10 @@ class Metrics:
         self.searches.labels("coop" if result.reranked else "degraded" if degraded else "bi-encoder").inc()
 
     def ingested(self, report: IngestReport) -> None:
-        """Take note of an upload."""
+        """Record an upload."""
         for outcome in ("added", "updated", "unchanged", "failed"):
             self.items.labels(outcome).inc(getattr(report, outcome))
 
     def exposition(self) -> bytes:
-        """All of it, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""Where blocking work waits and runs, so that no more runs at a time, and no more waits, than the service can take."""
+"""A pool of threads for blocking work. It limits the number of functions that run, and the number that wait."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 RETRY_AFTER_S = 1
-"""When a refused client may come back."""
+"""Time after which a refused client may try again."""
 
 
 class BusyError(Exception):
-    """All slots are taken and enough requests wait already."""
+    """All slots are in use, and the queue is full."""
 
 
 class LateError(Exception):
@@ -23,13 +23,13 @@ class LateError(Exception):
 
 
 class Pool:
-    """Threads with a bounded queue. `run` belongs to one event loop.
+    """Threads with a bounded queue. `run` must always be called from the same event loop.
 
     Args:
-        name: of the threads.
-        slots: how many functions run at a time.
-        waiting: how many wait beyond that.
-        timeout_s: limit of waiting and running together.
+        name: name of the threads.
+        slots: maximum number of functions that run at the same time.
+        waiting: maximum number of functions that wait.
+        timeout_s: time limit of waiting and running together.
     """
 
     def __init__(self, name: str, slots: int, waiting: int, timeout_s: float) -> None:
@@ -41,15 +41,15 @@ class Pool:
 
     @property
     def pending(self) -> int:
-        """How many run or wait."""
+        """Number of functions that run or wait."""
         return self._pending
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run a blocking function.
 
         Raises:
-            BusyError: too many wait already.
-            LateError: it waited and ran for longer than is allowed.
+            BusyError: too many functions are waiting.
+            LateError: waiting and running took longer than the time limit.
         """
         with self._counting:
             if self._pending >= self._most:
@@ -58,7 +58,7 @@ class Pool:
             self._pending += 1
         job.add_done_callback(self._done)
         answer = asyncio.wrap_future(job)
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever asked may be gone
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may be gone
         try:
             return await asyncio.wait_for(asyncio.shield(answer), self._timeout_s)
         except (TimeoutError, asyncio.TimeoutError) as exc:
@@ -66,12 +66,12 @@ class Pool:
                 raise  # an error of the function itself
             raise LateError from exc
         finally:
-            job.cancel()  # what has begun goes on, and keeps its slot until it ends; what still waits does not
+            job.cancel()  # this drops a waiting function; a running one continues and keeps its slot until it ends
 
     def _done(self, job: Future[T]) -> None:
         with self._counting:
             self._pending -= 1
 
     def close(self) -> None:
-        """Drop what waits, and wait for what runs."""
+        """Drop waiting functions, and wait for running ones."""
         self._executor.shutdown(wait=True, cancel_futures=True)

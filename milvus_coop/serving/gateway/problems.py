@@ -17,9 +17,9 @@ from milvus_coop.serving.gateway.pool import RETRY_AFTER_S, BusyError, LateError
 
 MEDIA_TYPE = "application/problem+json"
 TOLD = 5
-"""Mistakes in a body that an answer names."""
+"""Maximum number of validation errors that an answer reports."""
 SHOWN = 64
-"""Characters of a client's own names that an answer repeats."""
+"""Maximum number of characters of a client's own names that an answer repeats."""
 
 STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (errors.CollectionNotFoundError, HTTPStatus.NOT_FOUND),
@@ -42,33 +42,33 @@ STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (BusyError, HTTPStatus.TOO_MANY_REQUESTS),
     (LateError, HTTPStatus.GATEWAY_TIMEOUT),
 )
-"""The first that fits counts."""
+"""The status of each error. The first class that matches counts."""
 
 
 class Problem(BaseModel):
-    """What every failed request of this API answers."""
+    """The answer to every failed request of this API."""
 
     title: str = Field(description="The status in words.", examples=["Not Found"])
     status: int = Field(examples=[404])
     detail: str = Field(description="What was given, or what happened.", examples=["there is no collection 'imgaes'"])
-    expected: str = Field("", description="What would have been right.")
-    run: str = Field("", description="A command or call that helps.")
-    request_id: str = Field("", description="As in the header x-request-id and in the logs.")
+    expected: str = Field("", description="The value or state that would have been right.")
+    run: str = Field("", description="A command or call that solves the problem.")
+    request_id: str = Field("", description="The id in the header x-request-id and in the logs.")
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     for status, text in (
-        (400, "An argument, a filter or a picture is not usable."),
-        (401, "No API key, or a wrong one."),
+        (400, "An argument, a filter or an image is not valid."),
+        (401, "The API key is missing or wrong."),
         (403, "The request comes from a page of another site, or uploads are off."),
         (404, "There is no such collection or item."),
         (409, "The collection was made with another bundle."),
-        (413, "The body or the picture is too large."),
-        (415, "The body is of another type."),
+        (413, "The body or the image is too large."),
+        (415, "The body has the wrong media type."),
         (422, "The request does not fit the schema."),
         (429, "Too many requests are waiting; come back after `Retry-After` seconds."),
-        (502, "Milvus or a model server refused."),
+        (502, "Milvus or a model server refused the request."),
         (503, "Milvus or the models cannot be reached."),
         (504, "Milvus, the models or the request took too long."),
     )
@@ -76,18 +76,18 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route may answer beside its result, for the OpenAPI document."""
+    """The error answers of a route, for the OpenAPI document."""
     return {status: PROBLEMS[status] for status in (401, 422, 429, *statuses)}
 
 
 class RefusedError(Exception):
-    """A request that this service does not take, for a reason of its own and not of the search.
+    """A request that the service itself refuses, before or after a search.
 
     Args:
-        status: of the answer.
-        detail: what was given, one sentence without a full stop.
-        expected: what would have been right.
-        run: a command or call that helps.
+        status: the status of the answer.
+        detail: one sentence without a full stop that says what was given.
+        expected: the value or state that would have been right.
+        run: a command or call that solves the problem.
         headers: more headers of the answer.
     """
 
@@ -103,14 +103,14 @@ class RefusedError(Exception):
 
 
 def status_of(exc: Exception) -> HTTPStatus:
-    """The status that tells a client what kind of error this is."""
+    """The HTTP status of an error."""
     if isinstance(exc, RefusedError):
         return exc.status
     return next((status for kind, status in STATUS if isinstance(exc, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def refusal(exc: Exception) -> RefusedError:
-    """Any error as one that has a status and words for the client. An unknown error tells nothing of itself."""
+    """Any error as one with a status and a message for the client. The details of an unknown error are not shown."""
     status = status_of(exc)
     if isinstance(exc, RefusedError):
         return exc
@@ -126,12 +126,12 @@ def refusal(exc: Exception) -> RefusedError:
 
 
 def retry_headers(status: int) -> dict[str, str]:
-    """`Retry-After` where it makes sense to come back."""
+    """The header `Retry-After`, for statuses after which a client should try again."""
     return {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
 
 
 def problem(refused: RefusedError, request_id: str) -> Response:
-    """The answer of an API route."""
+    """The answer of an API route to a refused request."""
     status = refused.status
     body = Problem(
         title=status.phrase,
@@ -146,7 +146,7 @@ def problem(refused: RefusedError, request_id: str) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the API with a problem, and say so in the OpenAPI document."""
+    """Make the application answer every error with a `Problem`, and describe that in its OpenAPI document."""
 
     def answer(request: Request, exc: Exception) -> Response:
         request.state.error = type(exc).__name__
@@ -178,12 +178,12 @@ def install(app: FastAPI) -> None:
 
 
 def invalid_request(reasons: Sequence[Any]) -> RefusedError:
-    """What pydantic found, in a sentence."""
+    """The error for a request that pydantic rejects."""
     return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, told(reasons) or "the request is not valid", expected="see /openapi.json")
 
 
 def told(reasons: Sequence[Any]) -> str:
-    """Where pydantic's first errors are, and what they are; without values, and of a client's own names the first characters."""
+    """Places and messages of pydantic's first errors, without values. Long names that the client chose are cut."""
     said = []
     for reason in reasons[:TOLD]:
         place = ".".join(str(part)[:SHOWN] for part in reason["loc"] if part != "body")
@@ -192,5 +192,5 @@ def told(reasons: Sequence[Any]) -> str:
 
 
 def request_id_of(request: Request) -> str:
-    """The id that the front door gave this request."""
+    """The id that `FrontDoor` gave this request."""
     return str(request.scope.get("request_id", ""))

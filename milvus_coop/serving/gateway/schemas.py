@@ -1,4 +1,4 @@
-"""What the API takes and gives, as its OpenAPI document shows it."""
+"""Requests and answers of the API, as in its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CollectionName = Annotated[str, Field(max_length=255, description="Name of a col
 
 
 class SearchRequest(BaseModel):
-    """A text or a picture to search with, and how."""
+    """A text or an image to search with, and the options of the search."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -25,16 +25,16 @@ class SearchRequest(BaseModel):
     )
 
     collection: CollectionName | None = None
-    text: str | None = Field(None, description="What to look for, up to 20,000 characters; or `image`.")
-    image: Base64Bytes | None = Field(None, description="A picture's file in base64, instead of `text`.")
-    limit: int = Field(10, ge=1, description="How many hits to return.")
+    text: str | None = Field(None, description="The text to search with, up to 20,000 characters; or give `image`.")
+    image: Base64Bytes | None = Field(None, description="The image to search with, as a file in base64, instead of `text`.")
+    limit: int = Field(10, ge=1, description="Number of hits to return.")
     k: int | None = Field(
-        None, ge=1, description="How many candidates the cross-encoder rescores; default 50, or `limit` if that is more."
+        None, ge=1, description="Number of candidates that the cross-encoder reranks; default 50, or `limit` if that is larger."
     )
     filter: str = Field("", max_length=65_535, description="A Milvus expression over metadata.")
-    output_fields: list[str] = Field([], max_length=64, description="Metadata to return; `*`: all.")
-    rerank: bool = Field(True, description="False: the bi-encoder's order.")
-    deadline_ms: float | None = Field(None, gt=0, description="Stop rescoring so that the search ends within this time.")
+    output_fields: list[str] = Field([], max_length=64, description="Names of metadata to return; `*` means all.")
+    rerank: bool = Field(True, description="If false, the hits come in the bi-encoder's order.")
+    deadline_ms: float | None = Field(None, gt=0, description="Time limit of the search; reranking stops in time to keep it.")
     score: Literal["ce", "sum"] | None = Field(
         None, description="Order by match probability, or by the cross-encoder's logit + cosine; default the bundle's."
     )
@@ -45,18 +45,18 @@ class SearchHit(BaseModel):
 
     id: str
     uri: str
-    rank: int = Field(description="1 is best.")
-    score: float = Field(description="What the order follows.")
-    be_rank: int = Field(description="The rank that the bi-encoder alone gives.")
+    rank: int = Field(description="Rank of the hit; 1 is best.")
+    score: float = Field(description="The score that decides the order.")
+    be_rank: int = Field(description="Rank by the bi-encoder alone.")
     be_score: float = Field(description="Cosine similarity, -1 to 1.")
-    ce_score: float | None = Field(description="Match probability, 0 to 1; null where the cross-encoder did not rescore.")
-    text: str | None = Field(description="The text itself, in collections of texts.")
-    fields: dict[str, Any] = Field(description="What `output_fields` asked for.")
-    thumbnail: str | None = Field(description="Where a small picture is, relative to this service; null in collections of texts.")
+    ce_score: float | None = Field(description="Match probability, 0 to 1; null if the cross-encoder did not rerank this hit.")
+    text: str | None = Field(description="The text itself; null in collections of images.")
+    fields: dict[str, Any] = Field(description="The metadata that `output_fields` asked for.")
+    thumbnail: str | None = Field(description="Address of a small image, relative to this service; null in collections of texts.")
 
 
 class StageTimings(BaseModel):
-    """Milliseconds of each stage."""
+    """Time of each stage, in milliseconds."""
 
     encode_ms: float
     retrieve_ms: float
@@ -65,23 +65,23 @@ class StageTimings(BaseModel):
 
 
 class Query(BaseModel):
-    """What was searched with."""
+    """The query of a search: a text, or an image (which is not repeated here)."""
 
     kind: Kind
     text: str | None = None
 
 
 class SearchResponse(BaseModel):
-    """Hits, best first, and how they came about."""
+    """The hits of a search, best first, and facts about how they were found."""
 
     collection: str
-    kind: Kind = Field(description="What the collection holds.")
+    kind: Kind = Field(description="Kind of the collection's items.")
     query: Query
     hits: list[SearchHit]
-    reranked: bool = Field(description="Whether the cross-encoder rescored every one of the k candidates.")
+    reranked: bool = Field(description="True if the cross-encoder reranked all k candidates.")
     rescored: int
     candidates: int
-    reason: str | None = Field(description="Why `reranked` is false.")
+    reason: str | None = Field(description="The reason why `reranked` is false.")
     timings: StageTimings
 
 
@@ -95,8 +95,8 @@ class CollectionSummary(BaseModel):
     dim: int
     count: int
     index: str
-    searchable: bool = Field(description="Whether this service's bundle made it.")
-    default: bool = Field(description="Whether requests that name no collection mean this one.")
+    searchable: bool = Field(description="True if the collection was made with this service's bundle.")
+    default: bool = Field(description="True for the collection of requests that name none.")
 
 
 class Collections(BaseModel):
@@ -106,23 +106,23 @@ class Collections(BaseModel):
 
 
 class UploadedItem(BaseModel):
-    """A picture that is in the collection now."""
+    """An uploaded image that is in the collection now."""
 
-    file: str = Field(description="The name it was uploaded with.")
+    file: str = Field(description="Name of the uploaded file.")
     id: str
     uri: str
     thumbnail: str
 
 
 class UploadFailure(BaseModel):
-    """A picture that is not."""
+    """An uploaded image that could not be used."""
 
     file: str
     reason: str
 
 
 class UploadResponse(BaseModel):
-    """What an upload did."""
+    """The result of an upload."""
 
     collection: str
     added: int
@@ -135,7 +135,7 @@ class UploadResponse(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether the service can answer."""
+    """The readiness of the service."""
 
     status: Literal["ready", "not ready"]
-    problems: dict[str, str] = Field({}, description="What is wrong, by part: `milvus`, `models`.")
+    problems: dict[str, str] = Field({}, description="The problem of each part that is not ready: `milvus`, `models`.")

@@ -1,4 +1,4 @@
-"""Runs the service until it is told to stop."""
+"""Runs the service until it is stopped."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ KEEP_ALIVE_S = 30
 
 
 def serve(service: Service, *, on_ready: Callable[[str], None]) -> None:
-    """Answer requests until SIGINT or SIGTERM; what runs then is finished first, within the limit of the options.
+    """Answer requests until SIGINT or SIGTERM. Running requests are then finished within the options' `shutdown_s`.
 
     Args:
-        service: what to serve; it is closed at the end.
-        on_ready: called with the service's address once it listens.
+        service: the service to run; it is closed at the end.
+        on_ready: a function that is called with the service's address when the service listens.
 
     Raises:
-        InvalidArgumentError: the address cannot be listened on.
+        InvalidArgumentError: the service cannot listen on the address.
     """
     options = service.options
     try:
@@ -48,12 +48,12 @@ def serve(service: Service, *, on_ready: Callable[[str], None]) -> None:
     )
     host = f"[{options.host}]" if ":" in options.host else options.host
     server = _Server(config, lambda: on_ready(f"http://{host}:{listener.getsockname()[1]}"))
-    with contextlib.closing(listener), contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean end
+    with contextlib.closing(listener), contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean shutdown
         server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """Tells when it listens."""
+    """A server that calls `on_ready` when it listens."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""What all requests share: models, Milvus, opened collections, and the pools in which they wait and run."""
+"""The state that all requests share: the models, Milvus, opened collections, and the pools in which requests wait and run."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from milvus_coop.types import CollectionInfo
 T = TypeVar("T")
 
 READY_FOR_S = 2.0
-"""How long an answer about readiness holds, so that nobody floods Milvus by asking."""
+"""Time for which a result about readiness is reused, so that many requests for it do not overload Milvus."""
 
 
 class Service:
-    """Models of one bundle, one Milvus, and bounded pools. Safe to share between threads; `run` belongs to one event loop."""
+    """The models of one bundle, one Milvus, and bounded pools. Safe to share between threads; only one event loop may use `run`."""
 
     def __init__(
         self, settings: Settings, options: GatewayOptions, *, tracing: Tracing | None = None, backend: Backend | None = None
     ) -> None:
-        """Open the models; Milvus is opened when it is first needed, so that it may come up later.
+        """Open the models. Milvus is opened when it is first needed, so that it may start later than the service.
 
         Args:
-            settings: Milvus, the bundle and what runs it.
-            options: of the service itself.
-            tracing: where traces go; default nowhere.
-            backend: instead of what the settings name; it stays the caller's to close.
+            settings: the address of Milvus, the bundle, and the backend.
+            options: the options of the service itself.
+            tracing: the target of traces; default none.
+            backend: the backend to use instead of the one that the settings name. The caller has to close it.
 
         Raises:
             BundleError, InvalidArgumentError, BackendUnavailableError: the models cannot be opened.
@@ -54,7 +54,7 @@ class Service:
         self.models: Models = open_models(settings, backend)
         self._pool = Pool("milvus-coop-serve", options.slots(settings.models), options.waiting, options.timeout_s)
         self._uploads = Pool("milvus-coop-upload", 1, options.waiting, options.timeout_s)
-        # A lock for each matter: opening may take as long as Milvus takes not to answer.
+        # Two locks, because opening a collection may take as long as the timeout of Milvus, and a check must not wait for that.
         self._opening, self._checking = threading.RLock(), threading.Lock()
         self._failed: dict[str, tuple[float, StoreError]] = {}
         self._searchers: dict[str, CoopSearch] = {}
@@ -63,26 +63,26 @@ class Service:
         self.metrics.watch_pending(lambda: self._pool.pending + self._uploads.pending)
 
     def warm_up(self) -> None:
-        """Make ready what can be, so that the first request is not slower than the next."""
-        if "milvus" in self.problems():  # it may come up later; to wait for it twice would only delay the start
+        """Load models and open the collection if possible, so that the first request is as fast as later ones."""
+        if "milvus" in self.problems():  # Milvus may start later; waiting for it a second time would only delay the start
             return
-        with contextlib.suppress(MilvusCoopError):  # a collection may come later, too
+        with contextlib.suppress(MilvusCoopError):  # the collection may be created later
             self.searcher()
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run a blocking function in the pool.
 
         Raises:
-            BusyError: too many wait already.
-            LateError: it waited and ran for longer than the service allows.
+            BusyError: too many functions are waiting.
+            LateError: waiting and running took longer than the service allows.
         """
         return await self._counted(self._pool, function)
 
     async def run_upload(self, function: Callable[[], T]) -> T:
-        """Run an upload, one after another and beside the pool: waiting for each other, uploads would keep searches from running.
+        """Run an upload. Uploads run one after another and outside the pool; in it, waiting uploads would block searches.
 
         Raises:
-            BusyError, LateError: as `run` does.
+            BusyError, LateError: see `run`.
         """
         return await self._counted(self._uploads, function)
 
@@ -94,11 +94,11 @@ class Service:
             raise
 
     def searcher(self, collection: str | None = None) -> CoopSearch:
-        """The search of a collection, opened on first use; None: the one that the settings name.
+        """The search of a collection, opened on first use. None means the collection that the settings name.
 
         Raises:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
-            StoreError: Milvus cannot be reached or refuses.
+            StoreError: Milvus cannot be reached or refuses the request.
         """
         self._check_database()
         name = collection or self.settings.collection
@@ -108,10 +108,10 @@ class Service:
         with self._opening:
             if name not in self._searchers:
                 failed_s, error = self._failed.get(name, (0.0, None))
-                if error is not None and failed_s > asked_s:  # who came first has waited for Milvus in vain
+                if error is not None and failed_s > asked_s:  # an earlier request has just waited for Milvus without success
                     raise error
                 try:
-                    self.store().describe(name)  # opening what is not there takes ten times as long
+                    self.store().describe(name)  # opening a missing collection takes ten times as long
                     self._searchers[name] = CoopSearch(name, models=self.models.backend, settings=self.settings)
                 except StoreError as exc:
                     self._failed = {name: (time.monotonic(), exc)}
@@ -119,7 +119,7 @@ class Service:
             return self._searchers[name]
 
     def search(self, collection: str | None, action: Callable[[CoopSearch], T]) -> T:
-        """Do something with the search of a collection; one that was dropped meanwhile is opened again, if it is there again."""
+        """Run `action` with the search of a collection. If the collection was dropped and created again, it is opened again."""
         searcher = self.searcher(collection)
         try:
             return action(searcher)
@@ -128,7 +128,7 @@ class Service:
             return action(self.searcher(collection))
 
     def _forget(self, searcher: CoopSearch) -> None:
-        """Close this search, unless another request has done so, and has perhaps opened the collection anew."""
+        """Close this search, unless another request has already closed it and perhaps opened the collection again."""
         with self._opening:
             names = [name for name, known in self._searchers.items() if known is searcher]
             for name in names:
@@ -138,14 +138,14 @@ class Service:
 
     @property
     def is_local(self) -> bool:
-        """Whether Milvus is Milvus Lite in this process."""
+        """True if Milvus is Milvus Lite in this process."""
         return parse_address(self.settings.uri).folder is not None
 
     def store(self) -> Store:
-        """The connection for what is not a search.
+        """The connection for calls that are not searches.
 
         Raises:
-            StoreError: Milvus cannot be reached or refuses.
+            StoreError: Milvus cannot be reached or refuses the request.
         """
         self._check_database()
         with self._opening:
@@ -166,7 +166,7 @@ class Service:
         return self.store().list()
 
     def problems(self) -> dict[str, str]:
-        """What keeps the service from answering, by part (`milvus`, `models`); empty when it is ready."""
+        """The problem of each part (`milvus`, `models`) that is not ready; empty if the service is ready."""
         with self._checking:
             if self._ready is None or time.monotonic() - self._ready[0] > READY_FOR_S:
                 before = self._ready[1] if self._ready else {}
@@ -191,7 +191,7 @@ class Service:
         return found
 
     def close(self) -> None:
-        """Wait for what runs, then free models and connections."""
+        """Wait for running requests, then free the models and connections."""
         for pool in (self._pool, self._uploads):
             pool.close()
         for searcher in list(self._searchers.values()):

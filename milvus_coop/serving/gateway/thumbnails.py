@@ -1,4 +1,4 @@
-"""Thumbnails of items: only of files below the folders that may be shown."""
+"""Thumbnails of items. They are made only from files below the folders that may be shown."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CACHE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A picture that may be shown, as it is now."""
+    """An image file that may be shown, in its present version."""
 
     path: Path
     size: int
     mtime_ns: int
 
     def etag(self, edge: int) -> str:
-        """Changes with the file and with the size asked for."""
+        """The ETag of a thumbnail. It changes with the file and with the requested size."""
         return (
             '"'
             + hashlib.sha256(f"{self.path}\0{self.size}\0{self.mtime_ns}\0{edge}".encode(errors="replace")).hexdigest()[:32]
@@ -35,10 +35,10 @@ class Original:
 
 
 class Thumbnails:
-    """Makes thumbnails and remembers the last ones. Safe to share between threads.
+    """Makes thumbnails and caches the ones used last. Safe to share between threads.
 
     Args:
-        folders: below which pictures may be shown, with symbolic links resolved.
+        folders: folders whose images may be shown, with symbolic links resolved.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -48,7 +48,7 @@ class Thumbnails:
         self._lock = Lock()
 
     def original(self, uri: str) -> Original | None:
-        """The file that a uri names, if it is one that may be shown: not a link that leads elsewhere, nor a foreign address."""
+        """The file that a uri names; None if it may not be shown, such as a link to a file elsewhere or an address on a server."""
         named = local_path(uri)
         if named is None:
             return None
@@ -62,10 +62,10 @@ class Thumbnails:
         return Original(path, status.st_size, status.st_mtime_ns)
 
     def make(self, original: Original, edge: int) -> bytes:
-        """A JPEG file of at most `edge` pixels.
+        """A JPEG file whose longer edge has at most `edge` pixels.
 
         Raises:
-            ImageError: the picture cannot be read.
+            ImageError: the image cannot be read.
         """
         tag = original.etag(edge)
         with self._lock:

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, if asked for: a span for each request and for each stage of a search."""
+"""Optional OpenTelemetry traces, with a span for each request and for each stage of a search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "milvus-coop"
 
 
 class Tracing:
-    """Makes spans with an OpenTelemetry tracer provider; without one, none."""
+    """Makes spans with an OpenTelemetry tracer provider. Without a provider, it does nothing."""
 
     def __init__(self, provider: Any = None) -> None:
         self._provider = provider
@@ -22,7 +22,7 @@ class Tracing:
 
     @contextmanager
     def request(self, scope: Any) -> Iterator[None]:
-        """The span of a request; a child of what its `traceparent` header names."""
+        """The span of a request. It is a child of the span in the request's `traceparent` header."""
         if self._tracer is None:
             yield
             return
@@ -41,7 +41,7 @@ class Tracing:
                 )
 
     def searched(self, timings: Timings) -> None:
-        """The spans of the stages of a search that has just ended."""
+        """Record the spans of the stages of a search that has just ended."""
         if self._tracer is None:
             return
         end_ns = time.time_ns()
@@ -52,13 +52,13 @@ class Tracing:
             began_ns = stage_end_ns
 
     def close(self) -> None:
-        """Send what was not sent yet."""
+        """Send all spans that were not sent yet."""
         if self._provider is not None:
             self._provider.shutdown()
 
 
 def open_tracing() -> Tracing:
-    """Traces that go where the standard variables say: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, ...
+    """Traces with OpenTelemetry's standard variables: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, ...
 
     Raises:
         InvalidArgumentError: OpenTelemetry is not installed.

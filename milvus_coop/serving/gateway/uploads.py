@@ -1,4 +1,4 @@
-"""Uploaded pictures: kept as files named after their content, and ingested like any others."""
+"""Uploaded images. They are kept as files whose names are hashes of their content, and ingested like other images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from milvus_coop.types import Failure, IngestReport
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 SHOWN_NAME = 200
-"""Characters of a client's file name that are repeated to it."""
+"""Maximum number of characters of a client's file name that an answer repeats."""
 NOTHING = IngestReport(0, 0, 0, 0, (), 0.0)
 
 
@@ -35,7 +35,7 @@ class Upload:
     """One uploaded file."""
 
     name: str
-    """What the client calls it; never used as a path."""
+    """The client's name for the file; never used as a path."""
     content: bytes
     metadata: Mapping[str, Any]
 
@@ -43,15 +43,15 @@ class Upload:
 def ingest_uploads(
     uploads: Sequence[Upload], folder: Path, settings: Settings, backend: Backend
 ) -> tuple[IngestReport, list[UploadedItem], list[UploadFailure]]:
-    """Keep pictures below `folder/COLLECTION` and bring them into the collection, which is made if it is not there.
+    """Keep images in `folder/COLLECTION` and ingest them into the collection, which is created if it does not exist.
 
-    The same picture again is the same item; its metadata is brought up to date.
+    An image that is uploaded again is the same item; its metadata is updated.
 
     Raises:
         StoreError, BackendError: Milvus or the encoder failed; the call may be repeated.
         OSError: a file cannot be written.
     """
-    with CoopIngest(settings=settings, models=backend) as ingester:  # first: a collection that does not fit leaves no files behind
+    with CoopIngest(settings=settings, models=backend) as ingester:  # opened first, so that a failure leaves no files behind
         kept, new, failures = _keep(uploads, folder.resolve() / check_name(settings.collection))
         try:
             report = _ingest(ingester, kept) if kept else NOTHING
@@ -70,7 +70,11 @@ def ingest_uploads(
 
 
 def _keep(uploads: Sequence[Upload], place: Path) -> tuple[dict[str, Upload], set[str], list[UploadFailure]]:
-    """Write files: uploads by path, the paths that are new, and what is no picture. Of equal pictures the last one counts."""
+    """Write the files of uploads. If two images are equal, the last upload counts.
+
+    Returns:
+        The uploads by path, the paths that are new, and the failures of files that are not images.
+    """
     kept: dict[str, Upload] = {}
     new: set[str] = set()
     failures: list[UploadFailure] = []
@@ -98,7 +102,7 @@ def _shown(upload: Upload) -> str:
 
 
 def _file_name(content: bytes) -> str:
-    """A name that says what is in a file, and nothing of what the client called it."""
+    """The name under which a file is kept: a hash of its content, and the suffix of its format."""
     with io.BytesIO(content) as file, open_image(file) as image:
         suffix = SUFFIXES[str(image.format).upper()]
     return hashlib.sha256(content).hexdigest()[:32] + suffix
@@ -125,5 +129,5 @@ def _ingest(ingester: CoopIngest, kept: Mapping[str, Upload]) -> IngestReport:
 
 
 def _path_of(failure: Failure, paths: Sequence[str]) -> str:
-    """The picture that failed: an ingest names its uri, or the line of the list."""
+    """The path of the image that failed. A failure names its uri, or its line in the list."""
     return failure.uri if failure.uri in paths else paths[int(failure.uri.rpartition(":")[2]) - 1]

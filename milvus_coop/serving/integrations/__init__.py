@@ -1,4 +1,4 @@
-"""Retrievers and rerankers for LangChain, LlamaIndex and Haystack; each module needs the extra of its name."""
+"""Retrievers and rerankers for LangChain, LlamaIndex and Haystack. Each module needs the extra with its name."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from milvus_coop.errors import MissingPackageError
 
 
 def missing(framework: str, extra: str) -> MissingPackageError:
-    """What a module raises whose framework is not installed."""
+    """The error that a module raises if its framework is not installed."""
     return MissingPackageError(f"{framework} is not installed", run=f"pip install 'milvus-coop[{extra}]'")

@@ -1,4 +1,4 @@
-"""Haystack: a retriever over a collection, and a ranker for what other retrievers found.
+"""Haystack: a retriever over a collection, and a ranker for documents of other retrievers.
 
 A pipeline with these components can be saved and loaded: `Pipeline.load(file, allowed_modules=["milvus_coop.*"])`.
 """
@@ -30,11 +30,11 @@ TOKEN = Secret.from_env_var("MILVUS_COOP_TOKEN", strict=False)
 
 
 _opening = Lock()
-"""Of all components: pipelines run them in threads."""
+"""A lock of all components, because pipelines run them in threads."""
 
 
 class _Component:
-    """Opens the collection when it is first needed, and saves where it is."""
+    """A component that opens its collection when it is first needed, and that can be saved without secrets."""
 
     def __init__(
         self, search: CoopSearch | None, token: Secret | None, settings: Mapping[str, str | float | None], **options: Any
@@ -54,20 +54,20 @@ class _Component:
         self._options = options
 
     def warm_up(self) -> None:
-        """Open the collection and load the models, unless that is done."""
+        """Open the collection and load the models, if that is not done yet."""
         self._opened()
 
     def close(self) -> None:
-        """Give back what `warm_up` opened."""
+        """Close the search that `warm_up` opened."""
         if self._search is not None and not self._is_given:
             self._search.close()
             self._search = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything needed to make the component again, but no secret: of the token only where it comes from.
+        """Everything that is needed to make the component again, without secrets. Of the token, only its source is saved.
 
         Raises:
-            InvalidArgumentError: it was made from a `CoopSearch`.
+            InvalidArgumentError: the component was made from a `CoopSearch`.
         """
         if self._is_given:
             raise InvalidArgumentError("a component that was given a CoopSearch cannot be saved", expected="collection=, uri=, ...")
@@ -88,22 +88,22 @@ class _Component:
 
 @component
 class CoopRetriever(_Component):
-    """Retrieves with the bi-encoder, reranks with the cross-encoder.
+    """Retrieves documents with the bi-encoder and reranks them with the cross-encoder.
 
-    A document's id is the item's. Its `content` is the item's text; a picture has none, but `meta["file_path"]` where its uri is a
-    file of this machine. `meta` holds `uri`, `rank`, `score`, `be_rank`, `be_score`, `ce_score`, `reranked`, `reason` (why not
-    reranked), and the `output_fields`.
+    The id of a document is the id of its item. The `content` of a text is the text. An image has no content, but has
+    `meta["file_path"]` if its uri names a file of this machine. `meta` holds `uri`, `rank`, `score`, `be_rank`, `be_score`,
+    `ce_score`, `reranked`, `reason` (why it was not reranked), and the `output_fields`.
 
     Args:
         collection: name of the collection.
-        search: an open one instead of its name; it stays yours to close, and the component cannot be saved.
-        token: of a Milvus server.
-        top_k: how many documents to return.
-        candidates: how many candidates to rerank: `k` of `CoopSearch.query`.
+        search: an open `CoopSearch` instead of the name. The caller has to close it, and the component cannot be saved.
+        token: API key of a Milvus server, or `user:password`.
+        top_k: number of documents to return.
+        candidates: number of candidates to rerank: `k` of `CoopSearch.query`.
         filters: a Milvus boolean expression over metadata.
-        output_fields: metadata of the items to put into the documents'.
-        deadline_ms: stop reranking so that a run ends within this time.
-        settings: `uri`, `bundle`, `models` and other fields of `milvus_coop.config.Settings`; those that are not given come from
+        output_fields: names of the items' metadata to copy into `meta`.
+        deadline_ms: time limit of a run; reranking stops in time to keep it.
+        settings: `uri`, `bundle`, `models` and other fields of `milvus_coop.config.Settings`. Fields that are not given come from
             the environment (MILVUS_COOP_URI, ...) when the component is warmed up.
     """
 
@@ -141,14 +141,14 @@ class CoopRetriever(_Component):
 
 @component
 class CoopRanker(_Component):
-    """Reranks documents of any retriever with the cross-encoder; their contents are not read.
+    """Reranks documents of any retriever with the cross-encoder. The contents of the documents are not read.
 
-    A document stands for the item of the collection whose id it has. Those without an item come last, and their `meta` says why.
+    A document stands for the item of the collection that has its id. Documents without an item come last; their `meta` says why.
 
     Args:
-        collection, search, token, deadline_ms, settings: as of `CoopRetriever`.
-        top_k: how many documents to return; None: all.
-        id_meta_field: field of `meta` that holds an item's id; None: it is the document's own id.
+        collection, search, token, deadline_ms, settings: see `CoopRetriever`.
+        top_k: number of documents to return; None means all.
+        id_meta_field: field of `meta` that holds the id of the item; None: the document's own id is used.
     """
 
     def __init__(

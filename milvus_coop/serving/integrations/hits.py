@@ -1,4 +1,4 @@
-"""What all frameworks are told of a hit, and documents of theirs in the order that the cross-encoder gives them."""
+"""Common parts of all integrations: the metadata of a hit, and the reranking of a framework's documents."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from milvus_coop.search.queries import Picture
 from milvus_coop.types import Hit, SearchResult
 
 SCORES = ("rank", "score", "be_rank", "be_score", "ce_score", "reranked", "reason")
-"""Keys of metadata that tell how a hit came about."""
+"""Keys of metadata that say how a hit was found."""
 
-BEYOND_K = "it is not among the candidates that the cross-encoder rescores"
+BEYOND_K = "it is not among the candidates that the cross-encoder reranks"
 UNKNOWN = "the collection has no item of this id"
 
 
 def metadata_of(hit: Hit, result: SearchResult) -> dict[str, Any]:
-    """The fields that were asked for, the uri, and `SCORES`, which win over fields of the same name.
+    """The metadata of a hit: its output fields, its uri, and `SCORES`. `SCORES` replace fields of the same name.
 
-    `reranked` says whether the cross-encoder rescored this hit, and `reason` why not; None where it did.
+    `reranked` is True if the cross-encoder reranked this hit; otherwise `reason` says why not.
     """
     return {**hit.fields, "uri": hit.uri, **scores_of(hit, result)}
 
 
 def scores_of(hit: Hit, result: SearchResult) -> dict[str, Any]:
-    """`SCORES` of a hit."""
+    """The values of `SCORES` for a hit."""
     reranked = hit.ce_score is not None
     return {
         "rank": hit.rank,
@@ -49,21 +49,21 @@ def rerank_places(
     limit: int | None = None,
     deadline_ms: float | None = None,
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Rerank documents that have the ids of items.
+    """Rerank documents that stand for items of a collection.
 
     Args:
-        search: of the collection with these items.
-        text: what they are compared with.
-        image: instead of `text`.
-        ids: of each document the id of its item, or None; several may have the same.
-        limit: how many to return; None: all.
-        deadline_ms: as in `CoopSearch.query`.
+        search: the search of the collection.
+        text: the text that the items are compared with.
+        image: the image that the items are compared with, instead of `text`.
+        ids: for each document the id of its item, or None. Several documents may have the same id.
+        limit: number of documents to return; None means all.
+        deadline_ms: time limit, as in `CoopSearch.query`.
 
     Returns:
         Places in `ids`, best first, each with the new metadata of its document. Documents without an item come last.
 
     Raises:
-        InvalidArgumentError: the limit is not a number of documents; and what `CoopSearch.rerank` raises.
+        InvalidArgumentError: the limit is below 1. `CoopSearch.rerank` may raise other errors.
     """
     if limit is not None and limit < 1:
         raise InvalidArgumentError(f"the number of documents is {limit}", expected="1 or more")

@@ -1,4 +1,4 @@
-"""LangChain: a retriever over a collection, and a document compressor that reranks what other retrievers found."""
+"""LangChain: a retriever over a collection, and a document compressor that reranks documents of other retrievers."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ except ModuleNotFoundError as exc:
 
 
 class CoopRetriever(BaseRetriever):
-    """Retrieves with the bi-encoder, reranks with the cross-encoder.
+    """Retrieves documents with the bi-encoder and reranks them with the cross-encoder.
 
-    A document's `page_content` is the item's text, and of a picture its uri; its `id` is the item's. Its `metadata` holds `uri`,
-    `rank`, `score`, `be_rank`, `be_score`, `ce_score`, `reranked`, `reason` (why not reranked), and the `output_fields`.
+    The `page_content` of a document is the text, or the uri of an image. Its `id` is the id of the item. Its `metadata` holds
+    `uri`, `rank`, `score`, `be_rank`, `be_score`, `ce_score`, `reranked`, `reason` (why it was not reranked), and the
+    `output_fields`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     search: CoopSearch
-    """Of the collection; it stays yours to close."""
+    """The search of the collection. The caller has to close it."""
     k: PositiveInt = 10
-    """How many documents to return."""
+    """Number of documents to return."""
     candidates: PositiveInt | None = None
-    """How many candidates to rerank: `k` of `CoopSearch.query`."""
+    """Number of candidates to rerank: `k` of `CoopSearch.query`."""
     filter: str = ""
     """A Milvus boolean expression over metadata."""
     output_fields: Sequence[str] = ()
-    """Metadata of the items to put into the documents'."""
+    """Names of the items' metadata to copy into the documents' metadata."""
     deadline_ms: float | None = None
-    """Stop reranking so that a query ends within this time."""
+    """Time limit of a query, in milliseconds; reranking stops in time to keep it."""
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
         result = self.search.query(
@@ -52,21 +53,22 @@ class CoopRetriever(BaseRetriever):
 
 
 class CoopDocumentCompressor(BaseDocumentCompressor):
-    """Reranks documents of any retriever or vector store with the cross-encoder; their texts are not read.
+    """Reranks documents of any retriever or vector store with the cross-encoder. The texts of the documents are not read.
 
-    A document stands for the item of the collection whose id it has. Those without an item come last, and their metadata says why.
+    A document stands for the item of the collection that has its id. Documents without an item come last, and their metadata says
+    why.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     search: CoopSearch
-    """Of the collection with the items; it stays yours to close."""
+    """The search of the collection with the items. The caller has to close it."""
     top_n: PositiveInt | None = None
-    """How many documents to return; None: all."""
+    """Number of documents to return; None means all."""
     id_key: str | None = None
-    """Key of `metadata` that holds an item's id; None: it is the document's own `id`."""
+    """Key of `metadata` that holds the id of the item; None: the document's own `id` is used."""
     deadline_ms: float | None = None
-    """Stop reranking so that a call ends within this time."""
+    """Time limit of a call, in milliseconds; reranking stops in time to keep it."""
 
     def compress_documents(self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None) -> list[Document]:
         """The best `top_n` documents, best first: copies with the scores in their metadata."""

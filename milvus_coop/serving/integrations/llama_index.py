@@ -1,4 +1,4 @@
-"""LlamaIndex: a retriever over a collection, and a node postprocessor that reranks what other retrievers found."""
+"""LlamaIndex: a retriever over a collection, and a node postprocessor that reranks nodes of other retrievers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ except ModuleNotFoundError as exc:
 
 
 class CoopRetriever(BaseRetriever):
-    """Retrieves with the bi-encoder, reranks with the cross-encoder.
+    """Retrieves nodes with the bi-encoder and reranks them with the cross-encoder.
 
-    Pictures are `ImageNode`s, with `image_path` where the uri is a file of this machine and `image_url` where it is http(s); texts
-    are `TextNode`s. A node's id is the item's; its `metadata` holds `uri`, `rank`, `score`, `be_rank`, `be_score`, `ce_score`,
-    `reranked`, `reason` (why not reranked), and the `output_fields`. Of these an LLM or an embedding reads only the uri and the
-    `output_fields`. A `QueryBundle` with an `image_path` searches with that picture instead of the text.
+    Images are `ImageNode`s, with `image_path` if the uri names a file of this machine and `image_url` if it is http(s). Texts are
+    `TextNode`s. The id of a node is the id of its item. Its `metadata` holds `uri`, `rank`, `score`, `be_rank`, `be_score`,
+    `ce_score`, `reranked`, `reason` (why it was not reranked), and the `output_fields`. LLMs and embeddings read only the uri and
+    the `output_fields`. A `QueryBundle` with an `image_path` searches with that image instead of the text.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class CoopRetriever(BaseRetriever):
         """Make a retriever.
 
         Args:
-            search: of the collection; it stays yours to close.
-            similarity_top_k: how many nodes to return.
-            candidates: how many candidates to rerank: `k` of `CoopSearch.query`.
+            search: the search of the collection. The caller has to close it.
+            similarity_top_k: number of nodes to return.
+            candidates: number of candidates to rerank: `k` of `CoopSearch.query`.
             filter: a Milvus boolean expression over metadata.
-            output_fields: metadata of the items to put into the nodes'.
-            deadline_ms: stop reranking so that a query ends within this time.
-            options: of LlamaIndex's `BaseRetriever`.
+            output_fields: names of the items' metadata to copy into the nodes' metadata.
+            deadline_ms: time limit of a query; reranking stops in time to keep it.
+            options: arguments of LlamaIndex's `BaseRetriever`.
         """
         super().__init__(**options)
         self._search = search
@@ -72,23 +72,23 @@ class CoopRetriever(BaseRetriever):
 
 
 class CoopPostprocessor(BaseNodePostprocessor):
-    """Reranks nodes of any retriever with the cross-encoder; their contents are not read.
+    """Reranks nodes of any retriever with the cross-encoder. The contents of the nodes are not read.
 
-    A node stands for the item of the collection whose id it has. Those without an item come last, and their metadata says why.
+    A node stands for the item of the collection that has its id. Nodes without an item come last, and their metadata says why.
     """
 
     search: CoopSearch = Field(exclude=True)
-    """Of the collection with the items; it stays yours to close."""
+    """The search of the collection with the items. The caller has to close it."""
     top_n: PositiveInt | None = None
-    """How many nodes to return; None: all."""
+    """Number of nodes to return; None means all."""
     id_key: str | None = None
-    """Key of `metadata` that holds an item's id; None: it is the node's own id."""
+    """Key of `metadata` that holds the id of the item; None: the node's own id is used."""
     deadline_ms: float | None = None
-    """Stop reranking so that a call ends within this time."""
+    """Time limit of a call, in milliseconds; reranking stops in time to keep it."""
 
     @classmethod
     def class_name(cls) -> str:
-        """The name by which LlamaIndex knows this class."""
+        """The name of this class in LlamaIndex."""
         return "CoopPostprocessor"
 
     def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
@@ -113,7 +113,7 @@ def _node(hit: Hit) -> TextNode:
 
 
 def _told(node: BaseNode, metadata: dict[str, Any]) -> BaseNode:
-    """A copy of the node with this metadata too, of which an LLM or an embedding does not read the scores."""
+    """A copy of the node with this metadata added. The scores in it are hidden from LLMs and embeddings."""
     hidden = {
         name: list(dict.fromkeys((*getattr(node, name), *SCORES)))
         for name in ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys")

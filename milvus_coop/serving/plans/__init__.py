@@ -1,10 +1,10 @@
-"""TensorRT plans of a bundle's graphs: checked without a GPU, built on the GPU that serves them.
+"""TensorRT plans of a bundle's graphs. They can be checked without a GPU, and are built on the GPU that serves them.
 
-profiles    the shapes that a plan must serve          compiler  one TensorRT library, and the GPU it compiles for
+profiles    the shapes that a plan must serve          compiler  a TensorRT library and the GPU that it compiles for
 libraries   TensorRT and TensorRT-RTX, if installed    gpu       the GPU of this machine
-repository  the sources in a Triton model repository   record    what a plan was built from: is it due again?
-check       does TensorRT take these graphs?           build     the plans of a repository, only where one is due
-cache       plans that outlive their repository
+repository  the sources in a Triton model repository   record    the facts that decide whether a plan must be rebuilt
+check       checks that TensorRT accepts the graphs    build     builds the plans of a repository that are out of date
+cache       a folder of plans for several builders
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The plans of a Triton model repository, built where they will run and only where one is due."""
+"""Builds the plans of a Triton model repository on the machine that will run them. Only plans that are out of date are built."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from milvus_coop.serving.plans.repository import Repository, read_repository
 
 @dataclass(frozen=True, slots=True)
 class BuiltPlan:
-    """One plan of the repository, as it is now."""
+    """One plan of the repository in its present state."""
 
     graph: str
     path: Path
     reason: str | None
-    """Why it was built; None: it was there and still fits."""
+    """The reason why it was built; None if the old plan is up to date."""
     compiler: str
-    """`tensorrt 11.4.0.106`, for example."""
+    """Name and version of the compiler, for example `tensorrt 11.4.0.106`."""
     gpu: str
     plan_bytes: int
     layers: int
     build_s: float
-    """Of the build that made it, this time or before."""
+    """Duration of the build that made the plan, in this call or earlier, in seconds."""
 
 
 def build_plans(
@@ -44,18 +44,19 @@ def build_plans(
 ) -> tuple[BuiltPlan, ...]:
     """Build `<graph>/1/model.plan` for every graph of a repository, with its record `plan.json` and a shared timing cache.
 
-    A plan is built if it is missing, damaged, or made from another graph, by another TensorRT, for another GPU or other shapes.
-    It runs only on that kind of GPU and with that version of TensorRT: build inside the Triton image that serves it.
+    A plan is built if it is missing, damaged, or was made from another graph, by another TensorRT, for another GPU or other shapes.
+    A plan runs only on the same kind of GPU and with the same version of TensorRT, so build it inside the Triton image that serves
+    it.
 
     Args:
-        folder: written by `milvus-coop triton export --platform tensorrt`.
-        force: build all.
-        cache: take plans from here instead of building them, and keep here what is built; see `plans.cache`.
-        compiler: what compiles; default: TensorRT for this machine's GPU.
-        on_progress: told which plan is being built, and why.
+        folder: a repository from `milvus-coop triton export --platform tensorrt`.
+        force: build all plans, even those that are up to date.
+        cache: a folder from which plans are copied instead of built, and to which new plans are added; see `plans.cache`.
+        compiler: the compiler to use; default TensorRT for this machine's GPU.
+        on_progress: a function that is called with the plan that is being built and the reason.
 
     Raises:
-        PlanError: TensorRT is not installed, there is no GPU, TensorRT rejects a graph, the folder is no such repository, or the
+        PlanError: TensorRT is not installed, there is no GPU, TensorRT rejects a graph, the folder is not such a repository, or the
             cache cannot be written to.
     """
     repository = read_repository(folder)
@@ -94,16 +95,16 @@ def _compile(repository: Repository, graph: GraphSpec, compiler: Compiler, profi
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # two builders may share the folder
     unfinished.write_bytes(plan.content)
-    repository.record(graph).unlink(missing_ok=True)  # killed after this line, the plan has no record and is due
+    repository.record(graph).unlink(missing_ok=True)  # if the process is killed after this line, the plan is built again
     unfinished.replace(path)  # a server that is starting sees the old plan or the new one
     record.write(repository.record(graph))
     return record
 
 
 def _facts(repository: Repository, graph: GraphSpec, compiler: Compiler, profile: Profile) -> dict[str, str]:
-    """What a plan depends on; `why_due` names the first that differs."""
+    """The facts that a plan depends on; `why_due` names the first one that differs."""
     source = repository.source(graph)
-    files = sorted(source.parent.glob(f"{source.name}*"))  # weights of large graphs are beside it
+    files = sorted(source.parent.glob(f"{source.name}*"))  # the weights of large graphs are in files beside it
     return {
         "bundle": f"{repository.spec.label} {repository.spec.fingerprint}",
         "precision": repository.precision,

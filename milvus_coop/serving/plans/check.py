@@ -1,7 +1,7 @@
-"""Would TensorRT take these graphs? Parsed and compiled by TensorRT-RTX, for a GPU that need not be here.
+"""Checks that TensorRT accepts the graphs: TensorRT-RTX parses and compiles them for a GPU that this machine need not have.
 
-This says that TensorRT knows every operator, that types and shapes fit, and that the inputs and outputs are the spec's. It runs
-nothing, and its plans are thrown away: they are not the ones that Triton loads.
+The check shows that TensorRT supports every operator, that types and shapes fit, and that inputs and outputs match the spec. It
+runs no graph. Its plans are deleted, because Triton cannot load them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class CheckedGraph:
-    """A graph that TensorRT takes."""
+    """A graph that TensorRT accepts."""
 
     graph: str
     precision: str
     target: str
-    """The compute capability it was compiled for."""
+    """The compute capability that the graph was compiled for."""
     layers: int
-    """Of TensorRT's network, before it fuses them."""
+    """Number of layers of TensorRT's network before it fuses them."""
     source_bytes: int
-    """Of the plain ONNX file, weights included."""
+    """Size of the plain ONNX file with its weights, in bytes."""
     plan_bytes: int
     parse_s: float
     build_s: float
@@ -72,7 +72,7 @@ def check_repository(folder: Path, *, target: str = TARGET, on_progress: Progres
     """Check the sources of a Triton model repository, as `build_plans` would build them.
 
     Raises:
-        PlanError: TensorRT rejects a graph, TensorRT-RTX is not installed, or the folder is no such repository.
+        PlanError: TensorRT rejects a graph, TensorRT-RTX is not installed, or the folder is not such a repository.
     """
     compiler = open_tensorrt_rtx(target)
     repository = read_repository(folder)

@@ -1,7 +1,7 @@
-"""One TensorRT library and the GPU it compiles for. TensorRT and TensorRT-RTX share their interface, so one path serves both.
+"""A TensorRT library and the GPU that it compiles for. TensorRT and TensorRT-RTX share an interface, so this code serves both.
 
-TensorRT proper builds plans for the GPU it runs on, and Triton serves them. TensorRT-RTX, which pip installs in seconds, compiles
-for a GPU that is not there: enough to find out whether a graph is fit.
+TensorRT itself builds plans for the GPU that it runs on, and Triton serves them. TensorRT-RTX, which pip installs in seconds, can
+compile for a GPU that this machine does not have. That is enough to check whether a graph can be compiled.
 """
 
 from __future__ import annotations
@@ -23,40 +23,41 @@ class Plan:
 
     content: bytes
     layers: int
-    """Of the network, before TensorRT fuses them."""
+    """Number of layers of the network before TensorRT fuses them."""
     parse_s: float
     build_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """Compiles graphs; `libraries.open_tensorrt` and `libraries.open_tensorrt_rtx` make one."""
+    """Compiles graphs. `libraries.open_tensorrt` and `libraries.open_tensorrt_rtx` make a compiler."""
 
     trt: Any
     """The module `tensorrt` or `tensorrt_rtx`."""
     gpu: str
-    """Name of the GPU that plans are for."""
+    """Name of the GPU that the plans are for."""
     compute_capability: str
-    """`8.9`, or the name of the target for a GPU that is not here."""
+    """Compute capability of the GPU, for example `8.9`; with `target`, the name of the target."""
     target: Any = None
-    """A member of `tensorrt_rtx.ComputeCapability`; None: the GPU that is here."""
+    """A member of `tensorrt_rtx.ComputeCapability`; None means the GPU of this machine."""
 
     @property
     def version(self) -> str:
-        """`tensorrt 11.4.0.106`, for example."""
+        """Name and version of the library, for example `tensorrt 11.4.0.106`."""
         return f"{self.trt.__name__} {self.trt.__version__}"
 
     def compile(self, source: Path, graph: GraphSpec, profile: Profile, *, timing_cache: Path | None = None) -> Plan:
         """Parse and build one ONNX file as a strongly typed network.
 
         Args:
-            source: a plain graph (`milvus_coop.serving.plans.materialise`); its element types decide the precision.
-            graph: what its inputs and outputs must be.
+            source: a plain graph (`milvus_coop.serving.plans.materialise`). Its element types decide the precision.
+            graph: the spec of its inputs and outputs.
             profile: the shapes to serve.
-            timing_cache: file of kernel timings; read if it is there, and written. Makes the next build faster.
+            timing_cache: a file of kernel timings, which makes the next build faster. It is read if it exists, and written.
 
         Raises:
-            PlanError: TensorRT cannot read the file (naming the node) or cannot build it, or it is not the graph of the spec.
+            PlanError: TensorRT cannot read the file (the message names the node) or cannot build it, or its inputs and outputs do
+                not match the spec.
         """
         log = _log_of(self.trt)
         log.errors.clear()
@@ -95,7 +96,7 @@ class Compiler:
 
 @functools.cache
 def _log_of(trt: Any) -> Any:
-    """The one log of a library: TensorRT keeps the first that a process gives it, for good."""
+    """The only log of a library: TensorRT keeps the first log that a process gives it."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -122,13 +123,13 @@ def _parse(trt: Any, log: Any, builder: Any, source: Path) -> Any:
 
 
 def _reason(error: Any) -> str:
-    """One error of the parser, on one line; its description alone can be as little as `false`."""
+    """One error of the parser on one line. Node and code are added, because the description may be just `false`."""
     node = f"node '{error.node_name()}' ({error.node_operator()}): " if error.node_operator() else ""
     return f"{node}{error.code().name}, {' '.join(error.desc().split())}"
 
 
 def _check_tensors(trt: Any, network: Any, graph: GraphSpec, source: Path) -> None:
-    """Compare the network's inputs and outputs with the spec, in which Triton's config and the client put their trust."""
+    """Compare the network's inputs and outputs with the spec, on which Triton's config and the client rely."""
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
     found = [_describe(t.name, _type_name(trt, t.dtype), tuple(t.shape)) for t in (*inputs, *outputs)]

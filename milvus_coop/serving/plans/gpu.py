@@ -1,4 +1,4 @@
-"""The NVIDIA GPU that this process would use, asked of the driver itself: no CUDA package is needed."""
+"""The NVIDIA GPU that this process would use. The driver itself is asked, so no CUDA package is needed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Gpu:
 
     name: str
     compute_capability: str
-    """`8.9`, for example."""
+    """Compute capability, for example `8.9`."""
 
 
 def find_gpu(driver: Any = None) -> Gpu:
-    """The GPU to build for. `CUDA_VISIBLE_DEVICES` chooses, as for every CUDA program.
+    """The GPU to build for. `CUDA_VISIBLE_DEVICES` selects it, as for every CUDA program.
 
     Args:
-        driver: a loaded CUDA driver library; None: load it.
+        driver: a loaded CUDA driver library; None means to load it.
 
     Raises:
-        PlanError: there is no driver, no GPU, or GPUs of two kinds, for which one plan would not do.
+        PlanError: there is no driver or no GPU, or there are different kinds of GPUs, which would need different plans.
     """
     if driver is None:
         driver = _load_driver()

@@ -1,4 +1,4 @@
-"""Where compilers come from: TensorRT for the GPU that is here, TensorRT-RTX for one that need not be."""
+"""Opens the TensorRT libraries: TensorRT for the GPU of this machine, TensorRT-RTX for any GPU."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from milvus_coop.serving.plans.compiler import Compiler
 from milvus_coop.serving.plans.gpu import Gpu, find_gpu
 
 LIBRARY_FOLDERS = (Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib/aarch64-linux-gnu"), Path("/usr/lib64"))
-"""Where Debian and Red Hat packages put TensorRT; the Triton images use them."""
+"""Folders in which Debian and Red Hat packages install TensorRT; the Triton images use these packages."""
 
 TARGET = "SM89"
-"""What checks compile for by default: Ada, an L4 or an RTX 40."""
+"""Default compute capability of checks: Ada, such as an L4 or an RTX 40."""
 
 
 def open_tensorrt(gpu: Gpu | None = None, *, folders: Sequence[Path] = LIBRARY_FOLDERS) -> Compiler:
     """TensorRT, for the GPU of this machine.
 
     Args:
-        gpu: None: ask the driver.
-        folders: where this machine's own TensorRT is, Triton's; a plan of another version is of no use to it.
+        gpu: the GPU to build for; None means to ask the driver.
+        folders: folders of the machine's own TensorRT, which Triton uses. Triton cannot load plans of another version.
 
     Raises:
-        PlanError: it is not installed, is not the version of the machine's own, or there is no GPU.
+        PlanError: TensorRT is not installed for Python, its version differs from the machine's own, or there is no GPU.
     """
     gpu = gpu or find_gpu()
     own = library_versions(folders)
@@ -42,19 +42,19 @@ def open_tensorrt(gpu: Gpu | None = None, *, folders: Sequence[Path] = LIBRARY_F
 
 
 def library_versions(folders: Sequence[Path]) -> list[str]:
-    """Versions of TensorRT in these folders, as `11.2.1`, lowest first: the numbers in `libnvinfer.so.11.2.1`."""
+    """Versions of TensorRT in these folders, lowest first. They are the numbers in names such as `libnvinfer.so.11.2.1`."""
     names = {path.name for folder in folders for path in folder.glob("libnvinfer.so.*.*.*")}
     return sorted((name.removeprefix("libnvinfer.so.") for name in names), key=lambda v: tuple(map(int, v.split("."))))
 
 
 def open_tensorrt_rtx(target: str = TARGET) -> Compiler:
-    """TensorRT-RTX, for a GPU that need not be here.
+    """TensorRT-RTX, for a GPU that this machine need not have.
 
     Args:
         target: compute capability, `SM75` to `SM121`.
 
     Raises:
-        PlanError: it is not installed, or does not know the target.
+        PlanError: TensorRT-RTX is not installed, or does not support the target.
     """
     trt = _import("tensorrt_rtx", "pip install tensorrt-rtx-cu12")
     known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]

@@ -1,7 +1,7 @@
-"""A bundle's packed graph -> a plain, self-contained ONNX file that TensorRT and any other runtime reads.
+"""Turns a bundle's packed graph into a plain, self-contained ONNX file that TensorRT and other runtimes can read.
 
-TensorRT parses the packed form but does not build it ("Quantized constant is only allowed before DQ"), so whatever depends on
-constants alone is computed here, once: the weights come out as float32, and so do products of weights.
+TensorRT parses the packed form but cannot build it ("Quantized constant is only allowed before DQ"). So everything that depends
+only on constants is computed here once: weights and products of weights become float32.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from milvus_coop.types import Array
 GraphPrecision = Literal["fp32", "fp16"]
 
 INLINE_BYTES = 1_900_000_000
-"""Weights beyond this go into a second file: a protobuf message ends at 2 GiB."""
+"""Maximum size of weights inside the ONNX file in bytes; larger weights go into a second file. A protobuf message ends at 2 GiB."""
 
 _STANDARD = {"", "ai.onnx"}
-_DYNAMIC_INT8 = {"DynamicQuantizeLinear", "MatMulInteger"}  # TensorRT knows neither
+_DYNAMIC_INT8 = {"DynamicQuantizeLinear", "MatMulInteger"}  # TensorRT supports neither
 _RANDOM = {"RandomNormal", "RandomUniform"}  # the operators without inputs whose result is no constant
 
 
@@ -34,10 +34,10 @@ def materialise(
     """Write one graph of a bundle as a plain ONNX file.
 
     Args:
-        bundle: where the graph is.
-        graph: its name, `text_encoder` for example.
-        out: the file to write; its folder is made. Weights beyond `inline_bytes` go into `<out>.data` beside it.
-        precision: `fp16` computes the heavy layers in half precision; inputs and outputs are the same in both.
+        bundle: the bundle with the graph.
+        graph: name of the graph, for example `text_encoder`.
+        out: the file to write; its folder is created. Weights beyond `inline_bytes` go into `<out>.data` beside it.
+        precision: `fp16` computes the heavy layers in half precision. Inputs and outputs are the same in both precisions.
         inline_bytes: see `INLINE_BYTES`.
 
     Returns:
@@ -58,10 +58,10 @@ def materialise(
 
 
 def plain_model(bundle: Bundle, graph: str) -> ModelProto:
-    """The graph with float32 weights inside and constants folded, in memory.
+    """The graph in memory, with float32 weights inside and constants folded.
 
     Raises:
-        BundleInvalidError: as `materialise`.
+        BundleInvalidError: see `materialise`.
     """
     path = bundle.path(bundle.spec.graph(graph).file)
     try:
@@ -83,7 +83,7 @@ def plain_model(bundle: Bundle, graph: str) -> ModelProto:
 
 
 def read_weights(model: ModelProto, bundle: Bundle) -> None:
-    """Put external weights inside. onnx's own reader refuses files with hard links, which is how uv installs packages."""
+    """Put external weights inside the model. onnx's own reader refuses hard links, which uv makes when it installs packages."""
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             place = {entry.key: entry.value for entry in tensor.external_data}
@@ -97,7 +97,7 @@ def read_weights(model: ModelProto, bundle: Bundle) -> None:
 
 
 def fold_constants(model: ModelProto) -> None:
-    """Replace every node that depends on constants alone by its result; drop what nothing reads any more."""
+    """Replace every node that depends only on constants with its result, and remove values that are not read any more."""
     graph = model.graph
     constant = {tensor.name for tensor in graph.initializer}
     folded, kept = [], []
@@ -118,7 +118,7 @@ def fold_constants(model: ModelProto) -> None:
 
 
 def _evaluate(model: ModelProto, nodes: list[NodeProto], wanted: list[str]) -> list[Array]:
-    """Values of `wanted`, computed by `nodes` from the model's initialisers with ONNX's own reference, in numpy."""
+    """The values named in `wanted`, computed by `nodes` from the model's initialisers with ONNX's reference evaluator in numpy."""
     needed = {name for node in nodes for name in node.input}
     outputs = [helper.make_empty_tensor_value_info(name) for name in wanted]
     constants = GraphProto(name="constants", node=nodes, output=outputs)

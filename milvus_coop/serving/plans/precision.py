@@ -1,8 +1,8 @@
-"""A plain float32 graph -> the same graph with its heavy layers in float16. Inputs and outputs keep their types.
+"""Converts the heavy layers of a plain float32 graph to float16. Inputs and outputs keep their types.
 
-TensorRT 11 takes precision from the graph, not from a builder flag. `onnxruntime.transformers.float16` does this too, but it rounds
-to float16 between any two layers that it leaves in float32. That turns a normalisation's epsilon of 1e-12 into zero, and the
-probabilities of coop-small's cross-encoder into NaN. Here a run of float32 layers stays in float32 from end to end.
+TensorRT 11 takes the precision from the graph and not from a builder flag. `onnxruntime.transformers.float16` converts graphs too,
+but it rounds to float16 between any two layers that it leaves in float32. That turns a normalisation's epsilon of 1e-12 into zero,
+and the probabilities of coop-small's cross-encoder into NaN. Here, values between float32 layers stay in float32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from onnx.shape_inference import infer_shapes
 from milvus_coop.errors import BundleInvalidError
 
 HEAVY = frozenset({"MatMul", "Conv", "ConvTranspose", "Einsum"})
-"""Where the time goes; in float16. Not Gemm: exports use it for layers on one vector per item, the heads."""
+"""The operators that take most of the time; they are computed in float16. Gemm is not among them, because exports use it only for
+heads, which work on one vector per item."""
 
 # fmt: off
 CHEAP = frozenset({
@@ -25,23 +26,23 @@ CHEAP = frozenset({
     "Slice", "Split", "Squeeze", "Sub", "Tanh", "Tile", "Transpose", "Unsqueeze", "Where",
 })
 # fmt: on
-"""In the precision of the layers around them: float16 between heavy layers, float32 on the way to a softmax, a norm or an output.
+"""Operators in the precision of the layers around them: float16 between heavy layers, float32 before a softmax, norm or output.
 
-What is in neither list (norms, softmax, sums, roots) is in float32. So attention scores with their masks and the residual stream
-in front of a norm, where float16 is known to overflow, are in float32 too.
+Operators in neither list (norms, softmax, sums, roots) are computed in float32. So attention scores with their masks, and the
+residual stream in front of a norm, are in float32 too; float16 is known to overflow there.
 """
 
 _LARGEST = float(np.finfo(np.float16).max)
 
 
 def to_half(model: ModelProto) -> None:
-    """Change the model in place.
+    """Convert the model in place.
 
     Args:
-        model: float32, constants folded (see `materialise.fold_constants`).
+        model: a float32 model with folded constants (see `materialise.fold_constants`).
 
     Raises:
-        BundleInvalidError: it has control flow (If, Loop, Scan), or values whose type ONNX cannot infer.
+        BundleInvalidError: the model has control flow (If, Loop, Scan), or values whose type ONNX cannot infer.
     """
     graph = model.graph
     converter = _Converter(graph, _float_values(model), _bound_for_full(graph))
@@ -54,7 +55,7 @@ def to_half(model: ModelProto) -> None:
 
 
 class _Converter:
-    """Walks a graph in order and knows under which name every float value exists in either precision."""
+    """Walks a graph in order, and keeps the name of every float value in each precision."""
 
     def __init__(self, graph: GraphProto, floats: set[str], bound_for_full: set[str]) -> None:
         self.half_constants: list[TensorProto] = []
@@ -66,7 +67,7 @@ class _Converter:
         self._names: dict[tuple[str, bool], str] = {}  # (value, half?) -> its name in that precision
 
     def convert(self, node: NodeProto) -> Iterator[NodeProto]:
-        """The node in its precision, behind the casts that its inputs need."""
+        """The casts that the node's inputs need, and then the node in its precision."""
         half = self._is_half(node)
         for i, name in enumerate(node.input):
             if name in self._floats:
@@ -87,7 +88,7 @@ class _Converter:
         return node.op_type in HEAVY or is_table or (follows and not self._bound_for_full.issuperset(node.output))
 
     def _provide(self, name: str, half: bool) -> Iterator[NodeProto]:
-        """Make `self._names[name, half]`, if the value is not there in that precision from the start."""
+        """Set `self._names[name, half]`, with a cast or a converted constant, if the value does not have that precision already."""
         if (name, half) in self._names or (name in self._born_half) == half:
             return
         other = self._names[name, half] = f"{name}.fp16" if half else f"{name}.fp32"
@@ -99,7 +100,7 @@ class _Converter:
 
 
 def _bound_for_full(graph: GraphProto) -> set[str]:
-    """Names of the values that only float32 layers read, be it through cheap ones. Outputs of the graph are read as float32."""
+    """Names of the values that only float32 layers read, directly or through cheap ones. Outputs of the graph count as float32."""
     read_in_half: set[str] = set()
     produced: set[str] = set()
     for node in reversed(graph.node):
@@ -114,10 +115,10 @@ def _cast(source: str, target: str, to: int) -> NodeProto:
 
 
 def _float_values(model: ModelProto) -> set[str]:
-    """Names of all float32 values. Weights stand in as inputs, so that a model of any size can be inferred.
+    """Names of all float32 values. For the inference of types, weights are replaced by inputs, so that it works for any model size.
 
     Raises:
-        BundleInvalidError: as `to_half`.
+        BundleInvalidError: see `to_half`.
     """
     for node in model.graph.node:
         if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):

@@ -1,4 +1,4 @@
-"""The shapes that a plan must serve: TensorRT's optimisation profile, from the bundle's spec alone."""
+"""The shapes that a plan must serve: TensorRT's optimisation profile, made from the bundle's spec."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from milvus_coop.models.preprocess.texts import padded_length
 Shape = tuple[int, ...]
 
 TYPICAL_LENGTH = 32
-"""Tokens of a caption, padded; TensorRT picks its kernels for this length."""
+"""Padded length of a typical text in tokens. TensorRT chooses its kernels for this length."""
 
 TYPICAL_BATCH = 8
-"""Smallest batch to tune for: a few queries that Triton's dynamic batcher joined."""
+"""Minimum batch size to tune for: a few queries that Triton's dynamic batcher joined."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputRange:
-    """Shapes of one graph input, the batch axis included."""
+    """Minimum, typical and maximum shape of one graph input, with the batch axis."""
 
     name: str
     smallest: Shape
@@ -26,7 +26,7 @@ class InputRange:
     largest: Shape
 
     def __str__(self) -> str:
-        """`input_ids 1x8..64x64, typically 8x32`."""
+        """The range as a text, such as `input_ids 1x8..64x64, typically 8x32`."""
         smallest, typical, largest = ("x".join(map(str, shape)) for shape in (self.smallest, self.typical, self.largest))
         return f"{self.name} {smallest}..{largest}, typically {typical}"
 
@@ -46,8 +46,8 @@ class Profile:
 def profile_of(spec: BundleSpec, graph: str) -> Profile:
     """The profile of one graph.
 
-    Batches go from 1 to the graph's limit, tuned for an eighth of it (8 for an encoder, 32 pairs for the shipped cross-encoder).
-    Dynamic axes are text lengths: the tokenizer pads them to multiples of 8 or to the bundle's text length.
+    Batch sizes go from 1 to the graph's maximum, and the plan is tuned for an eighth of the maximum (8 for an encoder, 32 pairs for
+    the shipped cross-encoder). Dynamic axes are text lengths: the tokenizer pads texts to multiples of 8 or to the text length.
 
     Raises:
         BundleInvalidError: the bundle has no such graph.

@@ -1,4 +1,4 @@
-"""`plan.json`: what a plan was built from, by what and for what. It decides whether the plan is due again."""
+"""`plan.json`: the sources, the compiler and the GPU of a plan. It decides whether the plan must be built again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class PlanRecord:
-    """The sidecar of one plan."""
+    """The record of one plan, kept in a file beside it."""
 
     facts: Mapping[str, str]
-    """What the plan depends on, most telling first; any difference makes it due."""
+    """The facts that the plan depends on, the most informative first. If a fact differs, the plan must be built again."""
     plan_bytes: int
     layers: int
     build_s: float
@@ -28,7 +28,7 @@ class PlanRecord:
 
 
 def read_record(path: Path) -> PlanRecord | None:
-    """The record in that file; None if there is none that this version can read."""
+    """The record in that file; None if the file is missing or this version cannot read it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
@@ -40,12 +40,12 @@ def read_record(path: Path) -> PlanRecord | None:
 
 
 def why_due(facts: Mapping[str, str], plan: Path, record: PlanRecord | None) -> str | None:
-    """Why a plan must be built: None if it need not be.
+    """The reason why a plan must be built; None if it is up to date.
 
     Args:
-        facts: what it would be built from now.
-        plan: the file that is there, or is not.
-        record: its sidecar.
+        facts: the facts that a new plan would depend on.
+        plan: path of the plan; the file may be missing.
+        record: the record of the plan.
     """
     if not plan.is_file():
         return "there is no plan"

@@ -1,4 +1,4 @@
-"""What a Triton model repository for TensorRT holds: the sources of its plans, and where the plans go."""
+"""A Triton model repository for TensorRT: the sources of its plans, and the paths of the plans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOURCE = Path("source", "model.onnx")
 PLAN = Path("1", "model.plan")
 PLAN_RECORD = Path("1", "plan.json")
 TIMINGS = "timing.cache"
-"""Kernel timings, shared by the repository's plans."""
+"""File of kernel timings that all plans of the repository share."""
 
 _EXPORT = "milvus-coop triton export --platform tensorrt"
 
@@ -27,23 +27,23 @@ class Repository:
     folder: Path
     spec: BundleSpec
     precision: str
-    """`fp32` or `fp16`, of the sources."""
+    """Precision of the sources: `fp32` or `fp16`."""
 
     def source(self, graph: GraphSpec) -> Path:
-        """The plain ONNX graph."""
+        """Path of the plain ONNX graph."""
         return self.folder / graph.name / SOURCE
 
     def plan(self, graph: GraphSpec) -> Path:
-        """What Triton loads."""
+        """Path of the plan, which Triton loads."""
         return self.folder / graph.name / PLAN
 
     def record(self, graph: GraphSpec) -> Path:
-        """What the plan was built from, by what, for what."""
+        """Path of the plan's record."""
         return self.folder / graph.name / PLAN_RECORD
 
     @property
     def timings(self) -> Path:
-        """TensorRT's timing cache."""
+        """Path of TensorRT's timing cache."""
         return self.folder / TIMINGS
 
 
@@ -51,7 +51,7 @@ def read_repository(folder: Path) -> Repository:
     """Read the facts of an exported repository.
 
     Raises:
-        PlanError: it is none, is for another platform, or lacks a source.
+        PlanError: the folder is not a repository, is for another platform, or lacks a source.
         BundleInvalidError: its bundle.json is broken.
     """
     try:

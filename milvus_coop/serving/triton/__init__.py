@@ -1,8 +1,8 @@
-"""Serving a bundle from Triton: the model repository, a server on this machine.
+"""Serving a bundle from Triton: a model repository, and a server on this machine.
 
-config       one model's config.pbtxt, from the bundle's spec      repository  a complete model repository
-python_model what runs inside Triton's Python backend              install     where tritonserver comes from
-server       start, wait until every model is ready, stop
+config        config.pbtxt of one model, from the bundle's spec    repository  a complete model repository
+python_model  the model that runs in Triton's Python backend       install     finds or installs tritonserver
+server        starts a server, waits until it is ready, stops it
 
 The client is `milvus_coop.models.backends.triton`.
 """

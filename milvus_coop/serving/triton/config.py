@@ -1,4 +1,4 @@
-"""One model's config.pbtxt. Names, dtypes, dims and batch limits come from the bundle's spec.
+"""The config.pbtxt of one model. Names, dtypes, dims and batch limits come from the bundle's spec.
 
 The fields are those of Triton's `model_config.proto`; its documentation explains them under "Model Configuration", "Batchers" and
 "Optimization".
@@ -19,33 +19,37 @@ PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 
 DATA_TYPES = {"int64": "TYPE_INT64", "int32": "TYPE_INT32", "float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int8": "TYPE_INT8"}
 PLAN_CACHE = "/var/cache/milvus-coop/tensorrt"
-"""Where Triton's ONNX Runtime backend keeps the engines that its TensorRT accelerator builds; mount a volume there."""
+"""Folder in which Triton's ONNX Runtime backend keeps the engines that its TensorRT accelerator builds. Mount a volume there."""
 WARM_UP_LENGTH = 8
 """Length of dynamic axes in the warm-up request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What an operator may want to change; the defaults favour failing fast, so that a search can degrade in time."""
+    """Options for operators. By default, requests fail fast, so that a search can degrade to the BE order in time.
+
+    Measured with benchmarks/serving.py.
+    """
 
     instances: int = 2
-    """Per model. With one, Triton's dynamic batcher now and then sleeps through the moment when it becomes free, and the request
-    waits for 500 ms: on a busy machine one in 15, measured with benchmarks/serving.py. Not once with two."""
+    """Number of instances per model. With one instance, Triton's dynamic batcher sometimes misses the moment when the instance
+    becomes free, and the request waits for 500 ms: one request in 15 on a busy machine. With two instances this never happened."""
     threads: int = 1
-    """Intra-op threads per instance on a CPU; measured: one is best when instances and clients share the cores."""
+    """Number of intra-op threads per instance on a CPU. One was best when instances and clients share the cores."""
     gpu: bool = False
     """Run the `onnxruntime` platform on GPUs, with the TensorRT accelerator. (`tensorrt` is always on GPUs, `python` never.)"""
     queue_delay_us: int | None = 0
-    """How long a request may wait for others to share a batch with. Requests that come while all instances are busy are joined even
-    with 0; measured: to wait 500 us costs one client 40 % of its rate, and wins 16 clients 7 %. None: never joined, no queue."""
+    """Time that a request may wait for others to form a batch. Even with 0, requests that arrive while all instances are busy are
+    joined. Waiting 500 us cost a single client 40 % of its rate, and gained 16 clients 7 %. None: no batching and no queue."""
     queue_size: int = 128
-    """Requests beyond it are refused at once."""
+    """Maximum number of waiting requests; more are refused at once."""
     queue_timeout_us: int = 2_000_000
-    """Pairs that waited longer are refused, and the search degrades. Texts and images wait as long as their client does: nothing
-    goes on without them. (What a client gave up is not run: Triton notices that the gRPC call was cancelled.)"""
+    """Time limit for pairs in the queue. Later they are refused, and the search degrades. Texts and images wait as long as their
+    client waits, because a search is not possible without them. Triton does not run requests that a client gave up, because it
+    notices that the gRPC call was cancelled."""
     cuda_graphs: bool = False
     plans_by_capability: Mapping[str, str] = field(default_factory=dict)
-    """For mixed GPUs: compute capability (`8.9`) to plan file (`model-sm89.plan`)."""
+    """Plan file (`model-sm89.plan`) by compute capability (`8.9`), for machines with different GPUs."""
 
 
 def model_config(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning: Tuning) -> str:
@@ -70,7 +74,7 @@ _TRITON_PLATFORM = {"tensorrt": "tensorrt_plan"}
 
 
 def _tensor(role: str, tensor: TensorSpec, platform: Platform) -> str:
-    # Triton has no tensors without dims: a scalar per item travels as one value. Its Python backend takes no notice of `reshape`.
+    # Triton has no tensors without dims, so a scalar per item is sent as one value. Its Python backend ignores `reshape`.
     dims = tensor.shape or (1,)
     reshape = "" if tensor.shape or platform == "python" else "  reshape { shape: [ ] }\n"
     values = ", ".join(map(str, dims))

@@ -1,7 +1,7 @@
-"""Where tritonserver comes from: the PATH (NVIDIA's container), or the wheel of nvidia-pytriton in an environment of its own.
+"""Finds or installs tritonserver: on the PATH (NVIDIA's container), or from the wheel of nvidia-pytriton in its own environment.
 
-The wheel bundles a real tritonserver with its Python backend, and needs numpy < 2, which Milvus Lite's newest dependencies do not
-allow beside it. So it gets a virtual environment in the user's cache folder, made once.
+The wheel contains a real tritonserver with its Python backend. It needs numpy < 2, which the newest dependencies of Milvus Lite do
+not allow. So it is installed once into its own virtual environment in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from milvus_coop.errors import TritonError
 
 REQUIREMENTS = ("nvidia-pytriton==0.7.0", "onnxruntime==1.23.2", "numpy==1.26.4")
-"""What the environment holds. The graphs use ONNX opset 20 or less, which this ONNX Runtime runs."""
+"""The packages of the environment. The graphs use ONNX opset 20 or less, which this ONNX Runtime supports."""
 MARK = "complete.txt"
 
 
@@ -29,13 +29,13 @@ class TritonInstall:
 
     binary: Path
     backends: Path | None
-    """Folder of its backends; None: where it was built to look."""
+    """Folder of its backends; None means its built-in default."""
     environment: Mapping[str, str]
-    """Variables to add when it is started."""
+    """Environment variables to add when it is started."""
 
 
 def cache_folder() -> Path:
-    """MILVUS_COOP_CACHE, or `milvus-coop` in the user's cache folder."""
+    """The cache folder: MILVUS_COOP_CACHE, or `milvus-coop` in the user's cache folder."""
     if given := os.environ.get("MILVUS_COOP_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "milvus-coop"
@@ -45,11 +45,11 @@ def find_triton(*, install: bool = True, on_progress: Callable[[str], None] = la
     """The tritonserver on the PATH, or else the one of the wheel.
 
     Args:
-        install: make the wheel's environment where it is missing (about 500 MB, a minute).
-        on_progress: told what takes time.
+        install: create the wheel's environment if it is missing (about 500 MB, a minute).
+        on_progress: a function that is called with a message before a slow step.
 
     Raises:
-        TritonError: there is none and none can be installed.
+        TritonError: there is no tritonserver, and it cannot be installed.
     """
     if found := shutil.which("tritonserver"):
         return TritonInstall(Path(found), None, {})
@@ -86,7 +86,7 @@ def _install(folder: Path, on_progress: Callable[[str], None]) -> None:
 
 
 def _stage_backend(folder: Path) -> None:
-    """The Python backend with the stub of this Python version beside it, as Triton wants them in one folder."""
+    """Copy the Python backend and the stub for this Python version into one folder, as Triton requires."""
     triton = _site_packages(folder) / "pytriton" / "tritonserver"
     stub = triton / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}" / "triton_python_backend_stub"
     if not stub.is_file():

@@ -1,6 +1,6 @@
-"""What Triton's Python backend runs for every model of the `python` platform: an ONNX graph with ONNX Runtime on the CPU.
+"""The model that Triton's Python backend runs for the `python` platform: an ONNX graph with ONNX Runtime on the CPU.
 
-`milvus-coop triton export` copies this file as `model.py`. It runs in Triton's own environment: it imports nothing of milvus_coop.
+`milvus-coop triton export` copies this file as `model.py`. It runs in Triton's own environment, so it must not import milvus_coop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils  # provided by Triton
 
 
 class TritonPythonModel:
-    """One ONNX graph; the requests of one `execute` call share session runs."""
+    """One ONNX graph. Requests of one `execute` call are run together if possible."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the graph that the model's configuration names."""
@@ -32,7 +32,7 @@ class TritonPythonModel:
         self._max_batch = int(config["max_batch_size"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests, in order. Those with equal shapes are run together; one that fails does not harm the others."""
+        """Answer the requests in their order. Requests with equal shapes are run together. If one fails, the others do not."""
         responses: list[Any] = [None] * len(requests)
         groups: dict[Any, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
         for position, request in enumerate(requests):
@@ -47,7 +47,7 @@ class TritonPythonModel:
         try:
             together = {name: np.concatenate([arrays[name] for _, arrays in group]) for name in self._inputs}
             results = self._run(together)
-        except Exception as exc:  # the error of one request: tell it; of several: find the culprit
+        except Exception as exc:  # return the error of a single request; if there are several, run each one alone
             if len(group) == 1:
                 error = pb_utils.TritonError(f"{type(exc).__name__}: {exc}")
                 return [(group[0][0], pb_utils.InferenceResponse(error=error))]

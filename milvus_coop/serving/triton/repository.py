@@ -1,4 +1,4 @@
-"""A complete Triton model repository from a bundle."""
+"""Writes a complete Triton model repository from a bundle."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.serving.triton.config import PLATFORMS, Platform, Tuning, model_config
 
 MARK = "repository.json"
-"""Says that a folder is a repository of ours, and of what."""
+"""File that marks a folder as a repository of this package, and names its bundle and platform."""
 KEPT = {"model.plan", "plan.json", "timing.cache"}
-"""What a new export leaves in place: plans take long to build, and `build_plans` knows whether they still fit."""
+"""Files that a new export keeps. Plans take long to build, and `build_plans` checks whether they are up to date."""
 VERSION = "1"
 """Triton's version folder; a bundle's own version is in the models' parameters."""
 MODEL_FILE = Path(__file__).with_name("python_model.py")
@@ -29,21 +29,21 @@ def export_repository(
 ) -> Path:
     """Write the three models of a bundle for one of Triton's ways to run them.
 
-    `python` is ready to serve. `onnxruntime` is ready to serve with Triton's ONNX Runtime backend. `tensorrt` holds the sources of
-    the plans, which `milvus-coop triton build-plans` makes on the GPU that runs them.
+    With `python` and `onnxruntime`, the repository is ready to serve; `onnxruntime` needs Triton's ONNX Runtime backend. With
+    `tensorrt`, it holds the sources of the plans. `milvus-coop triton build-plans` builds them on the GPU that runs them.
 
     Args:
-        bundle: what to serve.
-        out: a folder that is empty, does not exist, or is an earlier export, which is replaced.
+        bundle: the bundle to serve.
+        out: a folder that is empty or does not exist, or an earlier export, which is replaced.
         platform: `tensorrt`, `onnxruntime` or `python`.
-        tuning: instances, threads, queue; default `Tuning()`.
-        precision: of the graphs that run on GPUs; on CPUs it is always fp32.
+        tuning: instances, threads and queue; default `Tuning()`.
+        precision: precision of the graphs that run on GPUs. On CPUs it is always fp32.
 
     Returns:
         `out`.
 
     Raises:
-        InvalidArgumentError: an unknown platform, or a folder that holds something else.
+        InvalidArgumentError: the platform is unknown, or the folder holds other files.
         ExportError: the graphs need packages that are not installed.
     """
     if platform not in PLATFORMS:
@@ -94,14 +94,14 @@ def _write_graph(bundle: Bundle, graph: GraphSpec, folder: Path, platform: Platf
 
 
 def _link_packed(bundle: Bundle, graph: GraphSpec, folder: Path, name: str) -> None:
-    """The bundle's own files; the shared weights are linked, not copied, where the file system can."""
+    """Put the bundle's own files into a folder. They are linked and not copied if the file system supports it."""
     _link(bundle.path(graph.file), folder / name)
     if bundle.path(WEIGHTS).exists():
         _link(bundle.path(WEIGHTS), folder / WEIGHTS)
 
 
 def _link(source: Path, target: Path) -> None:
-    # Hard links: ONNX Runtime refuses weights behind a symbolic link that leaves the model's folder.
+    # Hard links are used because ONNX Runtime refuses weights behind a symbolic link to another folder.
     try:
         os.link(source.resolve(), target)
     except OSError:

@@ -1,4 +1,4 @@
-"""One tritonserver process on this machine: start it, wait until every model is ready, watch it, stop it."""
+"""One tritonserver process on this machine: starts it, waits until every model is ready, watches it, and stops it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from milvus_coop.errors import TritonError
 from milvus_coop.serving.triton.install import TritonInstall
 
 EXIT_TIMEOUT_S = 5
-"""How long Triton waits for requests under way when it is told to stop."""
+"""Time that running requests get to finish when Triton is stopped, in seconds."""
 POLL_S = 0.1
 WATCH_S = 1.0
 HARMLESS = "CudaDriverHelper has not been initialized"
-"""What Triton logs as an error on every machine without a GPU."""
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
+"""An error that Triton logs on every machine without a GPU."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder of shared memory in Linux
 S = TypeVar("S", bound="TritonServer")
 _ERROR = re.compile(r"E\d{4}|\[libprotobuf ERROR")
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our own process is not behind the machine's HTTP proxy
@@ -37,7 +37,7 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our ow
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where a server listens."""
+    """The address and the ports on which a server listens."""
 
     host: str = "127.0.0.1"
     grpc: int = 8001
@@ -49,12 +49,12 @@ class TritonServer:
     """A server with a model repository; `with TritonServer(...) as server:` starts and stops it.
 
     Args:
-        install: which tritonserver; see `find_triton`.
-        repository: what `export_repository` wrote.
-        endpoints: where to listen; loopback unless asked otherwise.
-        start_timeout_s: for all models to be ready.
+        install: the tritonserver to start; see `find_triton`.
+        repository: a folder from `export_repository`.
+        endpoints: the address and ports to listen on; default loopback.
+        start_timeout_s: time limit for all models to be ready.
         arguments: more arguments for tritonserver, such as `--model-control-mode=explicit`.
-        on_problem: told every error line that Triton logs while `wait` waits.
+        on_problem: a function that is called with every error line that Triton logs during `wait`.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class TritonServer:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the running server; None while it does not run."""
+        """Process id of the running server; None if it does not run."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def start(self) -> None:
         """Start the server and wait until every model is ready.
 
         Raises:
-            TritonError: a port is taken, a model does not load (with Triton's reason), or the time is up.
+            TritonError: a port is in use, a model cannot be loaded (with Triton's reason), or the time limit passed.
         """
         for port in (self.endpoints.grpc, self.endpoints.http, self.endpoints.metrics):
             _check_port(self.endpoints.host, port)
@@ -100,7 +100,7 @@ class TritonServer:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C goes to us; we stop it in order
+                start_new_session=True,  # Ctrl-C must not stop it directly; `stop` does so in order
             )
         try:
             self._wait_until_ready(process)
@@ -109,11 +109,11 @@ class TritonServer:
             raise
 
     def wait(self) -> int:
-        """Wait until the server ends by itself, telling its problems; its exit code.
+        """Wait until the server ends by itself, and report its problems meanwhile. Returns its exit code.
 
         Raises:
-            TritonError: a process of its Python backend ended. Triton starts no other, goes on to call the model ready, and fails
-                every request for it; so whoever supervises this one had better start anew.
+            TritonError: a process of its Python backend ended. Triton does not restart it, still reports the model as ready, and
+                fails every request for it. So the server should be started again.
         """
         if self._process is None:
             return 0
@@ -129,7 +129,7 @@ class TritonServer:
         return code
 
     def _model_processes(self, server: int) -> set[int]:
-        """Processes of the Python backend that are alive; none where models may be unloaded, and end as they should."""
+        """Ids of the Python backend's running processes. Empty if models may be unloaded, because processes then end normally."""
         if any(argument.startswith("--model-control-mode") and "none" not in argument for argument in self._arguments):
             return set()
         found = set()
@@ -141,7 +141,7 @@ class TritonServer:
         return found
 
     def problems(self) -> list[str]:
-        """Triton's own error lines so far."""
+        """Triton's error lines so far; without any, the last lines of its log."""
         return self._errors() or self._lines()[-5:]
 
     def _errors(self) -> list[str]:
@@ -151,14 +151,14 @@ class TritonServer:
         return self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log else []
 
     def stop(self) -> None:
-        """Let requests under way finish, then stop. Safe to call twice."""
+        """Let running requests finish, then stop the server. Safe to call twice."""
         if self._process is None:
             return
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(EXIT_TIMEOUT_S + 5)
-        if self._process.returncode != 0:  # hangs or was killed: the processes of its Python backend and their memory are left
+        if self._process.returncode != 0:  # it hangs or was killed; the processes of its Python backend and their memory are left
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -209,7 +209,7 @@ class TritonServer:
             time.sleep(POLL_S)
 
     def is_ready(self, model: str) -> bool:
-        """Whether one model can be run. A server can be ready while a model is not."""
+        """True if one model can be run. A server can be ready while a model is not."""
         return self._get(f"v2/models/{model}/ready")
 
     def _get(self, path: str) -> bool:
@@ -231,6 +231,6 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _join(lines: Sequence[str]) -> str:
-    """The first reasons, each once (two instances of a model fail alike), without the stack of the Python backend."""
+    """The first reasons, without repetition (both instances of a model log the same) and without the Python backend's traceback."""
     reasons = dict.fromkeys((line.partition("] ")[2] or line).partition("\\n\\nAt:")[0] for line in lines)
     return " | ".join(list(reasons)[:3])

@@ -1,8 +1,8 @@
-"""Image tokens that are too large for Milvus: files, one per item, in a local folder or an object store.
+"""Token files, for image tokens that are too large for Milvus: one file per item, in a local folder or an object store.
 
-location   where such a folder may be        keys     which file belongs to which item
-files      bytes by name, through fsspec     marker   whose tokens these are
-store      `TokenStore`, what others use     sweep    files that no row needs
+location   the address of a token store         keys     names of token files
+files      reads and writes files by fsspec     marker   the file that names the owner of a folder
+store      `TokenStore`, for other modules      sweep    removes files that no row needs
 """
 
 from milvus_coop.store.token_store.keys import KEY_BYTES, belongs_to, token_key

@@ -1,7 +1,7 @@
-"""Bytes by name in a folder, here or in an object store: the only place that talks to fsspec.
+"""Files in a local folder or an object store, read and written by name. Only this module uses fsspec.
 
-Locally files are written under another name first; object stores show a file when it is complete. Elsewhere many files are read,
-written and removed at once, each in a thread.
+A local file is first written under a temporary name; an object store shows a file only when it is complete. In an object store,
+many files are read, written and removed at the same time, in threads.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from milvus_coop.errors import TokenStoreError
 from milvus_coop.store.token_store.location import DRIVERS, Location
 
 THREADS = 16
-"""Requests to an object store at a time."""
+"""Maximum number of simultaneous requests to an object store."""
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
-"""What drivers call the time of a file's last change; the ones that have several agree."""
+"""The names that drivers use for the time of a file's last change. If a driver has several of them, their values agree."""
 _LONGEST = 300
 _NO_SUCH_RANGE = re.compile(r"\brange\b|InvalidRange", re.IGNORECASE)
-"""How object stores say (HTTP 416) that an object is empty, in the words of each driver."""
+"""Matches the drivers' messages for HTTP 416, with which an object store reports that an object is empty."""
 
 Given = TypeVar("Given")
 Got = TypeVar("Got")
@@ -35,13 +35,14 @@ class Files:
     """The files below one location. Safe to share between threads.
 
     Raises:
-        TokenStoreError: the driver of the location's protocol is missing; later, that the place cannot be reached or refuses.
+        TokenStoreError: the driver of the location's protocol is not installed. Methods raise it if the place cannot be reached or
+            refuses a request.
     """
 
     def __init__(self, location: Location) -> None:
         self.location = location
         self._folder = location.folder
-        import fsspec  # 70 ms, which only those pay who have such files
+        import fsspec  # imported here because it takes 70 ms and only users of token files need it
 
         with self._boundary("be opened"):
             try:
@@ -52,13 +53,13 @@ class Files:
             self._root = str(self._system._strip_protocol(location.url)).rstrip("/")
 
     def read(self, name: str) -> bytes | None:
-        """One file; None if there is none."""
+        """The content of one file; None if there is no such file."""
         with self._boundary("be read"), contextlib.suppress(FileNotFoundError):
             return bytes(self._system.cat_file(self._path(name)))
         return None
 
     def read_many(self, names: Sequence[str], n_bytes: int, timeout_s: float | None = None) -> list[bytes | None]:
-        """Files of a known size; None for each that is missing or has another size.
+        """The contents of files of a known size; None for each file that is missing or has another size.
 
         Raises:
             TokenStoreError: the place cannot be reached, or did not answer in time.
@@ -69,11 +70,11 @@ class Files:
         return self._each(lambda name: self._fetched(name, n_bytes), names, timeout_s)
 
     def has(self, name: str, timeout_s: float | None = None) -> bool:
-        """Whether there is such a file; errors as `read_many`."""
+        """True if there is such a file; for the errors, see `read_many`."""
         return self._each(self.read, [name], timeout_s) != [None]
 
     def write(self, name: str, content: bytes) -> None:
-        """Write one file; nobody ever sees a part of it."""
+        """Write one file. Readers never see a part of it."""
         with self._boundary("be written to"):
             if self._folder is None:
                 self._system.pipe_file(self._path(name), content)
@@ -85,16 +86,16 @@ class Files:
         self._each(lambda item: self.write(*item), list(contents.items()))
 
     def remove_many(self, names: Sequence[str]) -> None:
-        """Remove files; those that are not there are gone already."""
+        """Remove files. Files that do not exist are ignored."""
         self._each(self._remove, names)
 
     def remove_older(self, names: Sequence[str], before_s: float) -> int:
-        """Remove those files that were last written before then, each looked at again just before; returns how many."""
+        """Remove the files that were last written before `before_s`, checking each one again just before; return their number."""
         self._system.invalidate_cache()
         return sum(self._each(lambda name: self._remove_if_older(name, before_s), names))
 
     def listing(self) -> Iterator[tuple[str, float, int]]:
-        """Name of every file, when it was written in seconds since 1970 (`inf` where nobody knows), and its size in bytes."""
+        """Name, time and size of every file: seconds since 1970 when it was written (`inf` if not known), and bytes."""
         with self._boundary("be listed"):
             self._system.invalidate_cache()
             try:
@@ -105,7 +106,7 @@ class Files:
             yield str(path)[len(self._root) :].lstrip("/"), _written(info), int(info.get("size") or 0)
 
     def remove_folders(self) -> None:
-        """Remove what is empty of a local folder and its folders; object stores have none."""
+        """Remove the empty subfolders of a local folder, and the folder if it is empty. Object stores have no folders."""
         if self._folder is not None:
             with contextlib.suppress(OSError):
                 for path in self._folder.iterdir():
@@ -114,7 +115,7 @@ class Files:
                 self._folder.rmdir()
 
     def _fetched(self, name: str, n_bytes: int) -> bytes | None:
-        """One object; of a larger one a byte too many, which says enough."""
+        """The content of one object; None if it is missing or has another size. One more byte is read to notice a larger object."""
         with self._boundary("be read"):
             try:
                 content = bytes(self._system.cat_file(self._path(name), start=0, end=n_bytes + 1))
@@ -154,7 +155,7 @@ class Files:
 
     @contextlib.contextmanager
     def _boundary(self, what: str) -> Iterator[None]:
-        """Drivers raise OSError, errors of botocore, aiohttp, azure and more; FileNotFoundError is also a bucket that is none."""
+        """Translate errors. Drivers raise OSError and errors of botocore, aiohttp, azure, ...; FileNotFoundError for no bucket."""
         try:
             yield
         except TokenStoreError:
@@ -165,9 +166,11 @@ class Files:
 
 
 def _content(path: Path, n_bytes: int) -> bytes | None:
-    """Read, not mapped: 1,000 mapped files are 1,000 descriptors, and one that is cut short while mapped kills the process.
+    """The content of a local file; None if it is missing or has another size.
 
-    Other errors (too many open files, no permission, a network folder that went away) say nothing of the file.
+    The file is read and not mapped: 1,000 mapped files take 1,000 descriptors, and a file that is truncated while it is mapped
+    kills the process. Other errors (too many open files, no permission, an unreachable network folder) are raised, because they do
+    not show that the file is missing.
     """
     try:
         with path.open("rb") as file:
@@ -186,7 +189,7 @@ def _replace(path: Path, content: bytes) -> None:
         with part.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # the row that names this file may outlive a power cut, so must the file
+            os.fsync(file.fileno())  # the row that names this file may survive a power cut, so the file must survive it too
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)

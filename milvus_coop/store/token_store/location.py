@@ -1,4 +1,4 @@
-"""Where a token store may be: a folder of this machine, or a place in an object store that fsspec knows."""
+"""The address of a token store: a folder of this machine, or a place in an object store that fsspec supports."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from milvus_coop.errors import InvalidArgumentError
 
 LOCAL = ("file", "local")
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
-"""What each protocol needs installed."""
+"""The package that each protocol needs."""
 MEMORY = "memory"
-"""Of this process alone, for tests."""
+"""A token store in the memory of this process, for tests."""
 EXPECTED = f"a folder, or one of {', '.join(f'{name}://' for name in DRIVERS)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A folder, here or elsewhere."""
+    """A folder on this machine or in an object store."""
 
     protocol: str
-    """`file`, or one of `DRIVERS`, or `memory`."""
+    """`file`, a protocol of `DRIVERS`, or `memory`."""
     url: str
-    """An absolute path, or the address with its protocol; no slash at the end."""
+    """An absolute path, or an address with its protocol, without a slash at the end."""
 
     @property
     def folder(self) -> Path | None:
-        """The folder of this machine; None for any other place."""
+        """The folder on this machine; None for any other place."""
         return Path(self.url) if self.protocol == LOCAL[0] else None
 
     def __truediv__(self, name: str) -> Location:
@@ -38,11 +38,11 @@ class Location:
 
 
 def parse_location(text: str | Path) -> Location:
-    """Read a `token_store` setting.
+    """Parse a `token_store` setting.
 
     Raises:
-        InvalidArgumentError: it is empty, of a protocol that is not allowed (http, ftp, chains of fsspec), holds a password or
-            `..`, or names a host for a folder, or no bucket.
+        InvalidArgumentError: the setting is empty, has a protocol that is not allowed (http, ftp, chains of fsspec), holds a
+            password or `..`, names a host in the address of a folder, or names no bucket.
     """
     given = str(text).strip()
     protocol, mark, rest = given.partition("://")
@@ -51,7 +51,7 @@ def parse_location(text: str | Path) -> Location:
         raise InvalidArgumentError(f"the token store is {given[:100]!r}", expected=EXPECTED)
     if protocol in LOCAL:
         if mark and not rest.startswith(("/", "~")):
-            raise InvalidArgumentError(  # which is not shown: it may hold a password
+            raise InvalidArgumentError(  # the message does not show the host, which may hold a password
                 f"the token store at {protocol}:// names a host", expected=f"{protocol}:///folder, or {EXPECTED}"
             )
         path = Path(rest if mark else given).expanduser().absolute()

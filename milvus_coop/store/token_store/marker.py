@@ -1,4 +1,4 @@
-"""`token_store.json`: whose tokens lie in a folder."""
+"""`token_store.json`, the marker of a folder of token files: it names the collection that owns them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The collection whose tokens these are."""
+    """The collection that owns the token files of a folder."""
 
     collection: str
     bundle: str
-    """`name version`."""
+    """`name version` of the bundle."""
     fingerprint: str
     id: str
-    """Hex digits that no other collection has, of whatever name and server; the collection's header has them too."""
+    """Unique id of the collection across all servers, in hex digits. The header of the collection has it too."""
 
     def to_json(self) -> str:
         """The text of the marker."""
@@ -32,7 +32,7 @@ def read_owner(text: bytes, label: str) -> Owner:
     """Read the text of a marker.
 
     Raises:
-        TokenStoreError: it is damaged, or of another format; `label` says where it is.
+        TokenStoreError: the marker is damaged or has another format. The message names its folder, `label`.
     """
     try:
         content = json.loads(text)
@@ -46,10 +46,10 @@ def read_owner(text: bytes, label: str) -> Owner:
 
 
 def check_owner(found: Owner, expected: Owner, label: str) -> None:
-    """Compare whose tokens lie there with whose should.
+    """Compare the owner of a folder with the expected one.
 
     Raises:
-        TokenStoreError: they are another collection's, or another bundle made them.
+        TokenStoreError: the tokens belong to another collection, or were made with another bundle.
     """
     if found.fingerprint != expected.fingerprint:
         raise TokenStoreError(

@@ -1,4 +1,4 @@
-"""`TokenStore`: the image tokens of one collection, a file for each item."""
+"""`TokenStore`: the image tokens of one collection, in one file per item."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Entry:
 
     name: str
     written_s: float
-    """Seconds since 1970."""
+    """Time when the file was written, in seconds since 1970."""
     n_bytes: int
 
     @property
     def is_key(self) -> bool:
-        """Whether a row may refer to it; otherwise it is what a killed process left over."""
+        """True if a row may refer to the file; False if a killed process left it over."""
         return is_key(self.name)
 
 
 class TokenStore:
     """Reads, writes and removes token files by key. Safe to share between threads.
 
-    A file holds what `tokens.to_bytes` returned: `count * dim` int8 values, then `count` little-endian float16 scales.
+    A file holds the bytes of `tokens.to_bytes`: `count * dim` int8 values, then `count` little-endian float16 scales.
     """
 
     def __init__(self, files: Files) -> None:
@@ -39,7 +39,7 @@ class TokenStore:
 
     @property
     def location(self) -> Location:
-        """Where it is."""
+        """The place of the files."""
         return self._files.location
 
     def __repr__(self) -> str:
@@ -47,10 +47,10 @@ class TokenStore:
 
     @classmethod
     def at(cls, location: Location) -> TokenStore:
-        """Whatever is there, whoever owns it: to look, and to remove it.
+        """The files at a location, whatever collection owns them. Use this to inspect or remove them.
 
         Raises:
-            TokenStoreError: the driver of its protocol is missing.
+            TokenStoreError: the driver of the protocol is not installed.
         """
         return cls(Files(location))
 
@@ -59,12 +59,12 @@ class TokenStore:
         """Open the tokens of a collection.
 
         Args:
-            location: a folder of their own.
+            location: a folder that holds only the files of this collection.
             owner: the collection.
-            is_new: whether the collection holds no rows yet: then an empty place becomes its own.
+            is_new: a function that returns True if the collection has no rows yet. An empty location then becomes its own.
 
         Raises:
-            TokenStoreError: there are none, they are another collection's, or the place cannot be reached.
+            TokenStoreError: there are no tokens, they belong to another collection, or the location cannot be reached.
         """
         store = cls.at(location)
         marker = store._files.read(MARKER)
@@ -93,7 +93,7 @@ class TokenStore:
         )
 
     def owner(self) -> Owner | None:
-        """Whose tokens these are; None if nobody says so.
+        """The collection that owns these tokens; None if there is no marker.
 
         Raises:
             TokenStoreError: the marker is damaged, or the place cannot be reached.
@@ -102,37 +102,37 @@ class TokenStore:
         return None if marker is None else read_owner(marker, str(self.location))
 
     def write(self, tokens: Mapping[str, bytes]) -> None:
-        """Write tokens by key; a file appears when it is complete, and replaces the one of that key.
+        """Write tokens by key. A file appears only when it is complete, and replaces the old file of that key.
 
         Raises:
-            TokenStoreError: a key is none, or the place cannot be written to.
+            TokenStoreError: a key is not valid, or the place cannot be written to.
         """
         if wrong := [key for key in tokens if not is_key(key)]:
             raise TokenStoreError(f"{wrong[0][:100]!r} cannot name a token file", expected="what token_key() returns")
         self._files.write_many(tokens)
 
     def read(self, keys: Sequence[str], n_bytes: int, *, timeout_s: float | None = None) -> list[bytes | None]:
-        """The tokens of these keys, in their order; None for each whose file is missing or damaged, and for what is no key.
+        """The tokens of these keys, in their order; None if a file is missing or damaged, and for a text that is not a key.
 
         Args:
-            keys: what rows hold. Only what has the form of a key is looked for, so that a row cannot name another file.
-            n_bytes: of each file, as the bundle says.
-            timeout_s: limit for an object store.
+            keys: the payloads of rows. Only texts with the form of a key are looked up, so that a row cannot name any other file.
+            n_bytes: size of each file, from the bundle.
+            timeout_s: time limit for an object store.
 
         Raises:
-            TokenStoreError: the place cannot be reached, is no longer there, or did not answer in time.
+            TokenStoreError: the place cannot be reached, no longer exists, or did not answer in time.
         """
         known = [key for key in dict.fromkeys(keys) if is_key(key)]
         start = time.monotonic()
         found = dict(zip(known, self._files.read_many(known, n_bytes, timeout_s), strict=True))
-        if known and not any(found.values()):  # then it is rather the place than the files
+        if known and not any(found.values()):  # if no file is found, the place itself is probably wrong
             left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - start))
             if not self._files.has(MARKER, left_s):
                 raise self._lost("the token store")
         return [found.get(key) for key in keys]
 
     def remove(self, keys: Sequence[str]) -> None:
-        """Remove the files of these keys; what is no key is left alone.
+        """Remove the files of these keys. Texts that are not keys are ignored.
 
         Raises:
             TokenStoreError: the place cannot be written to.
@@ -140,7 +140,7 @@ class TokenStore:
         self._files.remove_many([key for key in dict.fromkeys(keys) if is_key(key) or is_left_over(key)])
 
     def remove_older(self, keys: Sequence[str], before_s: float) -> int:
-        """Remove the files of these keys that were not written again after `before_s`, in seconds since 1970; returns how many.
+        """Remove the files of these keys that were last written before `before_s`, in seconds since 1970; return their number.
 
         Raises:
             TokenStoreError: the place cannot be written to.
@@ -148,7 +148,7 @@ class TokenStore:
         return self._files.remove_older([key for key in keys if is_key(key) or is_left_over(key)], before_s)
 
     def entries(self) -> Iterator[Entry]:
-        """All files of tokens; files of others are passed over.
+        """All token files. Other files are left out.
 
         Raises:
             TokenStoreError: the place cannot be listed.
@@ -158,11 +158,11 @@ class TokenStore:
                 yield Entry(name, written_s, n_bytes)
 
     def is_empty(self) -> bool:
-        """Whether there is no file of tokens."""
+        """True if there are no token files."""
         return next(self.entries(), None) is None
 
     def clear(self) -> None:
-        """Remove all files of tokens and the marker; files of others stay.
+        """Remove all token files and the marker. Other files stay.
 
         Raises:
             TokenStoreError: the place cannot be written to.

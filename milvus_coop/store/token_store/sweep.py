@@ -1,4 +1,4 @@
-"""Files that no row refers to: what killed ingests and interrupted deletions leave behind."""
+"""Sweep: remove token files that no row refers to. Killed ingests and interrupted deletions leave such files behind."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from milvus_coop.store.token_store.store import Entry, TokenStore
 from milvus_coop.types import Failure
 
 HOUR_S = 3600.0
-"""Younger files may belong to an ingest that has not written their rows yet; those it writes are at most minutes old."""
+"""Default minimum age of removed files. A younger file may belong to a running ingest, which writes the rows minutes later."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What a sweep found. `needed + swept + young` is the number of files there were."""
+    """The result of a sweep. `needed + swept + young` is the number of files before the sweep."""
 
     needed: int
-    """Files that a row refers to."""
+    """Number of files that a row refers to."""
     swept: int
-    """Files that were removed, or would be."""
+    """Number of files that were removed, or that would be removed without `dry_run`."""
     young: int
-    """Files that no row refers to, but too young to be removed."""
+    """Number of files that no row refers to and that are too young to be removed."""
     missing: tuple[Failure, ...]
-    """Rows whose file is not there; the next ingest with `--force` writes it again."""
+    """Rows whose file is missing; the next ingest with `--force` writes it again."""
     damaged: tuple[Failure, ...] = ()
-    """Rows whose file has another size than it should; as `missing`."""
+    """Rows whose file has the wrong size; the next ingest with `--force` writes it again."""
 
 
 def sweep(
     store: TokenStore, rows: Iterable[tuple[str, str]], *, older_than_s: float = HOUR_S, dry_run: bool = False
 ) -> SweepReport:
-    """Remove the files that no row refers to, and name the rows whose file is missing or damaged.
+    """Remove the files that no row refers to, and report the rows whose file is missing or damaged.
 
-    All files of a collection have one size, which is the one that most have: so nobody need say which bundle it was made with.
+    All intact files of a collection have the same size. It is taken to be the most frequent size, so that the bundle is not needed.
 
     Args:
         store: the files.
-        rows: uri and key of every row; read after the files were listed, so that no row is missed.
-        older_than_s: how old a file must be to be removed.
-        dry_run: remove nothing.
+        rows: uri and key of every row. They are read after the files were listed, so that no row is missed.
+        older_than_s: minimum age of a removed file in seconds.
+        dry_run: only report, and remove nothing.
 
     Raises:
         TokenStoreError, StoreError: the files or the rows cannot be read.
@@ -58,7 +58,7 @@ def sweep(
     spare = [entry for entry in entries if entry.name not in needed]
     before_s = time.time() - older_than_s
     old = [entry.name for entry in spare if entry.written_s <= before_s]
-    if old or lacking:  # look again: an ingest may have written a file meanwhile, also one that was a spare
+    if old or lacking:  # list the files again: meanwhile an ingest may have written one, even one that was spare before
         entries = list(store.entries())
         written_s = {entry.name: entry.written_s for entry in entries}
         old = [entry.name for entry in spare if entry.name in old and written_s.get(entry.name) == entry.written_s]
@@ -74,6 +74,6 @@ def sweep(
 
 
 def _usual_size(entries: Iterable[Entry]) -> int:
-    """The size that most files have; the larger one of two, as what is damaged is rather cut short."""
+    """The most frequent file size; of two equally frequent sizes the larger one, because damaged files are usually truncated."""
     counts = Counter(entry.n_bytes for entry in entries if entry.is_key)
     return max(counts, key=lambda n_bytes: (counts[n_bytes], n_bytes), default=0)

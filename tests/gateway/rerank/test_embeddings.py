@@ -94,15 +94,15 @@ def test_large_pictures_are_bounded(service: Running) -> None:
     ("body", "said"),
     [
         ({}, "invalid request: input"),
-        ({"input": []}, "input has 0 texts and 0 pictures"),
+        ({"input": []}, "input has 0 texts and 0 images"),
         ({"input": [1, 2]}, "invalid request: input"),
         ({"input": ["a", " "]}, "input[1]: the text is empty"),
         ({"input": "x" * 20_001}, "input[0]: the text has 20,001 characters"),
         ({"input": ["a"] * 2049}, "input has 2,049 entries"),
-        ({"input": ["data:image/png;base64,AAAA"] * 4}, "of which at most 3 are pictures"),
+        ({"input": ["data:image/png;base64,AAAA"] * 4}, "of which at most 3 are images"),
         ({"input": ["a", "data:image/png;base64,AAAA"]}, "input[1]: "),
-        ({"input": "data:image/png;base64,?"}, "input[0]: the picture is not base64"),
-        ({"input": "data:image/png,AAAA"}, "input[0]: the picture is a URI without base64"),
+        ({"input": "data:image/png;base64,?"}, "input[0]: the image is not base64"),
+        ({"input": "data:image/png,AAAA"}, "input[0]: the image is a URI without base64"),
         ({"input": "a", "dimensions": 3}, "dimensions is 3; expected: 16"),
         ({"input": "a", "encoding_format": "int8"}, "invalid request: encoding_format"),
     ],
@@ -130,4 +130,4 @@ def test_bundles_that_keep_no_tokens(tmp_path: Path, world: World) -> None:
         for query in ("green", ""):
             answer = service.post("/v2/rerank", {"query": query, "documents": ["x"]})
             assert answer.status_code == 400
-            assert "keeps no image tokens, and this service opens no picture that a client names" in answer.json()["message"]
+            assert "keeps no image tokens, and this service opens no image that a client names" in answer.json()["message"]

@@ -184,7 +184,7 @@ def test_nothing_readable(service: Running, picture: str, path: str) -> None:
     )
     answer = service.post(path, asked(path, picture, [picture]))
     assert answer.status_code == 422
-    assert 'as the query is a picture: input_field_names=["text"]' in message(path, answer)
+    assert 'as the query is an image: input_field_names=["text"]' in message(path, answer)
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -19,25 +19,25 @@ from milvus_coop.models.backends.triton.options import TritonOptions
 from milvus_coop.types import Array
 
 RETRY_AFTER_S = 0.1
-"""A request that met a closed connection is sent once more after this; inference changes nothing, so that is safe."""
+"""Pause before a request that found a closed connection is sent a second time. This is safe because inference changes no state."""
 CHECK_EVERY_S = 0.1
-"""How long a server is trusted to serve the bundle that it served. gRPC reconnects without a word, perhaps to another server; no
-server starts in this time. To look takes less than a millisecond."""
+"""Interval between checks that the server still serves the same bundle. gRPC reconnects silently, perhaps to another server, but no
+server starts within this time. A check takes less than a millisecond."""
 PROBE_LENGTH = 8
-"""Length of dynamic axes in the run by which `load` tries a model."""
+"""Length of dynamic axes in the trial run of `load`."""
 CHANNEL: dict[str, int | str] = {
     "grpc.max_send_message_length": -1,
     "grpc.max_receive_message_length": -1,
-    # gRPC's own pauses between attempts to connect grow to two minutes; a server that is back should be used at once.
+    # By default, gRPC's pauses between attempts to connect grow to two minutes; a server that is back should be used at once.
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 1_000,
-    "grpc.min_reconnect_backoff_ms": 5_000,  # how long one attempt may take, in spite of the name
-    # A server that vanished without closing its connections is given up after 25 s, not after a quarter of an hour.
+    "grpc.min_reconnect_backoff_ms": 5_000,  # in spite of its name, the time limit of one attempt
+    # A server that vanished without closing its connections is given up after 25 s, not after 15 minutes.
     "grpc.keepalive_time_ms": 20_000,
     "grpc.keepalive_timeout_ms": 5_000,
-    # A name with several addresses, such as a headless service of Kubernetes, is several servers: requests take turns. gRPC's own
-    # way is to stay with the first. It asks for the name again whenever a connection ends, so servers with a
-    # `--grpc-max-connection-age` make it notice new ones.
+    # A name with several addresses, such as a headless service of Kubernetes, stands for several servers: requests go to them in
+    # turn. By default, gRPC stays with the first one. It resolves the name again whenever a connection ends, so it notices new
+    # servers if the servers run with `--grpc-max-connection-age`.
     "grpc.lb_policy_name": "round_robin",
 }
 
@@ -47,8 +47,9 @@ T = TypeVar("T")
 class TritonBackend:
     """Runs a bundle on a Triton server. Safe to share between threads.
 
-    A server that serves another bundle is refused when a model is first used, after every loss of the connection, and otherwise
-    within `CHECK_EVERY_S`. Where one name stands for several servers, they must serve the same bundle: each look is at one of them.
+    The client checks that the server serves this bundle: when a model is first used, after every loss of the connection, and
+    otherwise every `CHECK_EVERY_S`. If one name stands for several servers, all must serve the same bundle, because each check asks
+    only one of them.
     """
 
     def __init__(self, spec: BundleSpec, options: TritonOptions) -> None:
@@ -56,12 +57,12 @@ class TritonBackend:
 
         Args:
             spec: the bundle that the server must serve.
-            options: where it is and how to talk to it.
+            options: the address of the server and the options of the connection.
         """
         self._spec = spec
         self._options = options
         self._checked_s: dict[str, float] = {}
-        """When each model was last seen to be of this bundle."""
+        """Time of the last successful check of each model, by `time.monotonic()`."""
         self._is_closed = False
         self._pool = ThreadPoolExecutor(options.in_flight, "milvus-coop-triton")
         try:
@@ -82,12 +83,12 @@ class TritonBackend:
         return self._spec
 
     def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
-        """See `Backend.run`. `timeout_s` holds for the whole call, retries and all parts of a large batch included.
+        """See `Backend.run`. `timeout_s` limits the whole call, including a second attempt and all parts of a large batch.
 
         Raises:
             BackendInputError: an array does not fit the spec.
-            BackendTimeoutError: not all was answered in time.
-            BackendUnavailableError: the server or the model is away, overloaded or broken.
+            BackendTimeoutError: the server did not answer in time.
+            BackendUnavailableError: the server or the model is unreachable, overloaded or broken.
             BundleMismatchError: the server serves another bundle.
         """
         spec = self._spec.graph(graph)
@@ -105,14 +106,14 @@ class TritonBackend:
     def load(self, graphs: Sequence[str]) -> None:
         """Check that the server serves these models of this bundle, and run each once; see `run` for the errors.
 
-        Triton goes on to call a model ready when the process that runs it has died, so its word is not enough.
+        The trial run is needed because Triton still reports a model as ready when the process that runs it has died.
         """
         for graph in graphs:
             inputs = self._spec.graph(graph).inputs
             self.run(graph, {t.name: np.zeros((1, *(PROBE_LENGTH if n == -1 else n for n in t.shape)), t.dtype) for t in inputs})
 
     def close(self) -> None:
-        """Close the connection; requests under way are given up."""
+        """Close the connection and give up requests that are not answered yet."""
         self._is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
@@ -143,7 +144,7 @@ class TritonBackend:
         return {t.name: outputs[t.name] if t.shape else outputs[t.name].reshape(-1) for t in graph.outputs}
 
     def _twice(self, deadline_s: float, action: Callable[[], T]) -> T:
-        """Do it, and once more if the connection was lost and there is time."""
+        """Run `action`, and run it again if the connection was lost and there is time."""
         try:
             return action()
         except ConnectionLostError:
@@ -163,7 +164,7 @@ class TritonBackend:
             if isinstance(error, ConnectionLostError):
                 self._checked_s.clear()
             raise error from exc
-        except ValueError as exc:  # what gRPC raises for a closed channel
+        except ValueError as exc:  # gRPC raises this for a closed channel
             if self._is_closed:
                 raise BackendUnavailableError(f"the connection to Triton at {self._options.address} was closed here") from exc
             raise

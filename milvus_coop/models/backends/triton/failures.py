@@ -1,4 +1,4 @@
-"""Errors of tritonclient and gRPC, as errors of this package."""
+"""Translates errors of tritonclient and gRPC into errors of this package."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from tritonclient.utils import InferenceServerException
 from milvus_coop.errors import BackendError, BackendInputError, BackendTimeoutError, BackendUnavailableError
 
 OVERLOADED = ("exceeds maximum queue size", "request timeout expired")
-"""In Triton's refusals when a model's queue is full or too slow. Their gRPC status is that of a server that is away."""
+"""Words in Triton's message when a model's queue is full or too slow. The gRPC status is the same as for an unreachable server."""
 RESTRICTED = "protocol is restricted"
-"""In Triton's refusal of a request without the header of a restricted protocol; the status is the same once more."""
+"""Words in Triton's message for a request without the header of a restricted protocol. The gRPC status is again the same."""
 
 
 class ConnectionLostError(BackendUnavailableError):
-    """No server answered: worth another try, and another server may answer then."""
+    """No server answered. A second attempt makes sense, and another server may answer it."""
 
 
 def status_of(exc: InferenceServerException) -> str:
@@ -22,7 +22,7 @@ def status_of(exc: InferenceServerException) -> str:
 
 
 def translate(exc: InferenceServerException, address: str, model: str, timeout_s: float) -> BackendError:
-    """The error of this package that says what `exc` means."""
+    """The error of this package that corresponds to `exc`."""
     status, message = status_of(exc), " ".join(str(exc.message()).split())
     if status == "DEADLINE_EXCEEDED":
         return BackendTimeoutError(f"{model} on Triton at {address} did not answer within {timeout_s:.3g} s")
@@ -40,5 +40,5 @@ def translate(exc: InferenceServerException, address: str, model: str, timeout_s
         return ConnectionLostError(f"Triton at {address} cannot be reached: {message}", run="milvus-coop triton serve")
     if status in ("INVALID_ARGUMENT", "OUT_OF_RANGE"):
         return BackendInputError(f"{model} on Triton at {address} refuses its input: {message}")
-    # What is left (INTERNAL, UNKNOWN, ...) is the server's own trouble, such as a dead process of its Python backend.
+    # The remaining statuses (INTERNAL, UNKNOWN, ...) are faults of the server, such as a dead process of its Python backend.
     return BackendUnavailableError(f"{model} on Triton at {address} failed: {message} ({status})")

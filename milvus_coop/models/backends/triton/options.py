@@ -1,4 +1,4 @@
-"""Where a Triton server is and how to talk to it."""
+"""Address of a Triton server, and the options of a connection to it."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ DEFAULT_PORT = 8001
 EXPECTED = "triton://host:8001, or tritons://host:8001 (TLS)"
 _NAME = re.compile("[0-9a-z_.-]+")
 _VALUE = re.compile("[ -~]*")
-"""What gRPC takes as the name and the value of a header."""
+"""The names and values of headers that gRPC accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class TritonOptions:
-    """How to reach a Triton server."""
+    """Address, credentials and limits of a connection to a Triton server."""
 
     address: str
     """`host:port` of its gRPC endpoint, or a gRPC target such as `dns:///triton:8001`."""
     tls: bool = False
     ca_file: Path | None = None
-    """Certificate authority (PEM); None: the system's."""
+    """PEM file with the certificate authority; None means the system's authorities."""
     cert_file: Path | None = None
-    """Certificate chain (PEM) of this client, for mutual TLS."""
+    """PEM file with this client's certificate chain, for mutual TLS."""
     key_file: Path | None = None
-    """Private key (PEM) of this client, for mutual TLS."""
+    """PEM file with this client's private key, for mutual TLS."""
     token: str = field(default="", repr=False)
-    """Bearer token for a gateway in front."""
+    """Bearer token for a gateway in front of Triton."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """More gRPC metadata, such as `{"triton-grpc-protocol-admin-key": "..."}` for Triton's restricted protocols."""
     timeout_s: float = 10.0
-    """Limit of a call that names no other."""
+    """Time limit of a call that does not set its own."""
     in_flight: int = 4
-    """Requests that one call has under way at a time, when its batch is larger than the model's."""
+    """Maximum number of simultaneous requests of one call whose batch is larger than the model's maximum."""
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What goes with every request."""
+        """The headers of every request."""
         return {**self.headers, **({"authorization": f"Bearer {self.token}"} if self.token else {})}
 
 
 def options_of(models: str, settings: Settings) -> TritonOptions:
-    """The options in `--models triton://...` and the settings beside it.
+    """The options from an address `triton://...` and from the settings.
 
     Raises:
-        InvalidArgumentError: it is no such address, a file is missing, or TLS files are given without TLS.
+        InvalidArgumentError: the address is not valid, a file is missing, or TLS files are given without TLS.
     """
     try:
         parts = urlsplit(models)
@@ -68,7 +68,7 @@ def options_of(models: str, settings: Settings) -> TritonOptions:
         raise InvalidArgumentError(f"TLS files are given, but models is '{models}'", expected="tritons://host:8001")
     if (cert_file is None) != (key_file is None):
         raise InvalidArgumentError("a client certificate and its key belong together", expected="both, or neither")
-    token = settings.triton_token.strip()  # a secret's file often ends with a line break
+    token = settings.triton_token.strip()  # files with secrets often end with a line break
     if not _VALUE.fullmatch(token):
         raise InvalidArgumentError("the Triton token has characters that no header can hold", expected="printable ASCII")
     host = f"[{host}]" if ":" in host else host

@@ -1,6 +1,6 @@
-"""Rerank protocols, so that Milvus itself can ask the cross-encoder during a search, for any client in any language.
+"""Rerank protocols. With them, Milvus itself can call the cross-encoder during a search, for clients in any language.
 
-Each path follows a published protocol to the letter: Cohere's, that of Text Embeddings Inference, and Jina's and vLLM's.
+Each path follows a published protocol exactly: that of Cohere, of Text Embeddings Inference, or of Jina and vLLM.
 """
 
 from milvus_coop.serving.gateway.rerank.router import rerank_error, rerank_router

@@ -13,9 +13,9 @@ from milvus_coop.serving.gateway.rerank.protocol import Ask, Body, Context, Prot
 from milvus_coop.serving.gateway.rerank.scoring import DocumentScores
 
 DOCUMENTS_PER_UNIT = 100
-"""Cohere counts a search with so many documents as one unit."""
+"""Number of documents that Cohere counts as one search unit."""
 STATUS = {409: 422, 502: 503}
-"""What Cohere's API does not have, as the nearest that it has."""
+"""Statuses that Cohere's API does not have, with the nearest ones that it has."""
 
 
 class CohereRequest(Body):
@@ -23,12 +23,12 @@ class CohereRequest(Body):
 
     query: str
     documents: Annotated[list[str | None], FailFast()] = Field(description="Values of the field that holds image tokens or texts.")
-    model: str | None = Field(None, description="The bundle's name, name@fingerprint, or nothing.")
+    model: str | None = Field(None, description="The bundle's name, or name@fingerprint; optional.")
     top_n: int | None = Field(None, ge=1)
 
 
 class CohereResult(BaseModel):
-    """One document."""
+    """The score of one document."""
 
     index: int
     relevance_score: float
@@ -50,7 +50,10 @@ class CohereError(BaseModel):
 
 
 class Cohere(Protocol):
-    """Results by falling score; documents are never repeated. The first Milvus 2.6 spoke vLLM's protocol to this path: it fits."""
+    """Cohere's protocol: results by descending score, without the documents.
+
+    The first Milvus servers 2.6 send vLLM's protocol to this path; their requests fit too.
+    """
 
     name = "cohere"
     body = CohereRequest

@@ -30,9 +30,11 @@ class JinaRequest(Body):
     documents: Annotated[list[str | JinaDocument | None], FailFast()] = Field(
         description="Values of the field that holds image tokens or texts."
     )
-    model: str | None = Field(None, description="The bundle's name, name@fingerprint, or nothing.")
-    top_n: int | None = Field(None, ge=0, description="0 or nothing: all.")
-    return_documents: bool | None = Field(None, description="Jina's. Nothing: at /v1/rerank yes, as vLLM does; at /rerank no.")
+    model: str | None = Field(None, description="The bundle's name, or name@fingerprint; optional.")
+    top_n: int | None = Field(None, ge=0, description="Number of results; 0 or null means all.")
+    return_documents: bool | None = Field(
+        None, description="Repeat the documents (Jina). Default: true at /v1/rerank, as in vLLM; false at /rerank."
+    )
 
 
 class JinaText(BaseModel):
@@ -42,7 +44,7 @@ class JinaText(BaseModel):
 
 
 class JinaResult(BaseModel):
-    """One document."""
+    """The score of one document."""
 
     index: int
     relevance_score: float
@@ -50,7 +52,7 @@ class JinaResult(BaseModel):
 
 
 class JinaAnswer(BaseModel):
-    """`usage` has `prompt_tokens` and `total_tokens`: text and image tokens of all pairs."""
+    """An answer. `usage` has `prompt_tokens` and `total_tokens`: the text and image tokens of all pairs."""
 
     id: str
     model: str
@@ -66,11 +68,10 @@ class JinaError(BaseModel):
 
 
 class Jina(Protocol):
-    """Results by falling score.
+    """The protocol of Jina and vLLM: results by descending score.
 
     Args:
-        returns: whether answers repeat the documents if a request does not say. Milvus reads none of it, and it would double what
-            goes over the wire.
+        returns: repeat the documents in answers by default. Milvus does not read them, and they would double the traffic.
     """
 
     name = "vllm"
@@ -100,7 +101,7 @@ class Jina(Protocol):
         return {"id": f"rerank-{context.id}", "model": context.model, "usage": usage, "results": results}
 
     def failure(self, status: int, message: str, request_id: str) -> tuple[int, dict[str, Any]]:
-        """See `Protocol.failure`. `error` is vLLM's; `detail` is Jina's, which LangChain's client reads."""
+        """See `Protocol.failure`. `error` is the form of vLLM. `detail` is the form of Jina, which LangChain's client reads."""
         kind = TYPES.get(status, HTTPStatus(status).phrase.title().replace(" ", "").replace("-", "") + "Error")
         kind = "InternalServerError" if status == HTTPStatus.INTERNAL_SERVER_ERROR else kind
         return status, {"error": {"message": message, "type": kind, "param": None, "code": status}, "detail": message}

@@ -1,4 +1,4 @@
-"""What the protocols have in common: a question, and the way from an error to a sentence."""
+"""The interface of all rerank protocols, and their common records: requests, and facts for answers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from milvus_coop.serving.gateway.problems import RefusedError
 from milvus_coop.serving.gateway.rerank.scoring import DocumentScores
 
 SHORTEST_PREFIX = 4
-"""Digits of a fingerprint that a model's name must have after its @."""
+"""Minimum number of digits of a fingerprint after the @ in a model's name."""
 
 
 class Body(BaseModel):
-    """A request's body. What a protocol has and we have no use for is ignored.
+    """The body of a request. Fields of a protocol that this service does not use are ignored.
 
-    Long lists are `FailFast`: a body of millions of wrong entries would otherwise become as many errors, and gigabytes.
+    Long lists are `FailFast`. Otherwise a body with millions of wrong entries would cause millions of errors and take gigabytes.
     """
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
@@ -30,21 +30,21 @@ class Body(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A rerank request, whatever its protocol."""
+    """A rerank request in any protocol."""
 
     query: str
     documents: Sequence[str | None]
     model: str = ""
     top_n: int | None = None
     returns: bool = False
-    """Whether the answer repeats the documents."""
+    """True if the answer repeats the documents."""
     raw: bool = False
-    """Whether it is to tell logits."""
+    """True if the answer has logits instead of probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What an answer says beside scores."""
+    """Facts for an answer beside the scores."""
 
     id: str
     model: str
@@ -52,25 +52,25 @@ class Context:
 
 
 class Protocol(ABC):
-    """One published form of request, answer and error."""
+    """A published protocol: the form of its requests, answers and errors."""
 
     name: ClassVar[str]
-    """For metrics and logs."""
+    """Name of the protocol in metrics and logs."""
     body: ClassVar[type[Body]]
-    """What a request looks like."""
+    """Form of a request."""
     answered: ClassVar[Any]
-    """What an answer looks like: a type that pydantic knows."""
+    """Form of an answer: a type that pydantic can describe."""
     failed: ClassVar[type[BaseModel]]
-    """What an error looks like."""
+    """Form of an error."""
     statuses: ClassVar[Sequence[int]]
-    """Of errors."""
+    """Statuses of errors."""
 
     @abstractmethod
     def ask(self, body: Any) -> Ask:
-        """The question in a checked body.
+        """The request in a checked body.
 
         Raises:
-            RefusedError: it asks for what this service cannot do.
+            RefusedError: the request asks for something that this service cannot do.
         """
 
     @abstractmethod
@@ -79,13 +79,13 @@ class Protocol(ABC):
 
     @abstractmethod
     def failure(self, status: int, message: str, request_id: str) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of an error, from the status that HTTP has for it."""
+        """Status and JSON of an error in this protocol, from its HTTP status."""
 
     def parse(self, value: Any) -> Ask:
-        """The question in a decoded body.
+        """The request in a decoded body.
 
         Raises:
-            RefusedError: it does not have the protocol's form.
+            RefusedError: the body does not have the form of the protocol.
         """
         try:
             return self.ask(self.body.model_validate(value))
@@ -94,7 +94,7 @@ class Protocol(ABC):
 
 
 def inlined(body: type[Body]) -> dict[str, Any]:
-    """The JSON schema of a body in one piece: what it refers to would be looked for at the root of the OpenAPI document."""
+    """The JSON schema of a body without references; they would refer to the root of the OpenAPI document."""
     schema = body.model_json_schema()
     definitions = schema.pop("$defs", {})
 
@@ -109,14 +109,14 @@ def inlined(body: type[Body]) -> dict[str, Any]:
 
 
 def check_model(model: str, spec: BundleSpec) -> None:
-    """Make sure that a client means the bundle in use: tokens of another one may have the same size, and would give nonsense.
+    """Check that a client means the bundle in use. Tokens of another bundle may have the same size and would give wrong scores.
 
     Args:
-        model: '' for whichever there is, the bundle's name, or `name@` and the first digits of its fingerprint.
-        spec: of the bundle in use.
+        model: '' for any bundle, the bundle's name, or `name@` and the first digits of its fingerprint.
+        spec: the record of the bundle in use.
 
     Raises:
-        RefusedError: it means another.
+        RefusedError: the client means another bundle.
     """
     name, at, prefix = model.partition("@")
     fits = len(prefix) >= SHORTEST_PREFIX and spec.fingerprint.startswith(prefix) if at else True

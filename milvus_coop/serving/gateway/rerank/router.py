@@ -1,4 +1,4 @@
-"""The routes of the rerank protocols, at the root and below each collection, and their errors."""
+"""The routes of the rerank protocols and their errors. Each route exists at the root and below each collection."""
 
 from __future__ import annotations
 
@@ -28,23 +28,26 @@ from milvus_coop.serving.gateway.rerank.tei import Tei
 from milvus_coop.serving.gateway.service import Service
 
 UNREADABLE_HEADER = "x-milvus-coop-unreadable"
-"""How many documents of a request could not be read."""
-UNREADABLE_SCHEMA = {"description": "Documents that could not be read, and come last.", "schema": {"type": "integer"}}
+"""Header with the number of documents of a request that could not be read."""
+UNREADABLE_SCHEMA = {
+    "description": "Number of documents that could not be read; they come last.",
+    "schema": {"type": "integer"},
+}
 COLLECTION = "/collections/{collection}"
 
 _COHERE, _TEI, _JINA, _VLLM = Cohere(), Tei(), Jina(returns=True), Jina(returns=False)
 PROTOCOLS: Mapping[str, tuple[Protocol, ...]] = {"/v2/rerank": (_COHERE,), "/v1/rerank": (_JINA,), "/rerank": (_TEI, _VLLM)}
-"""By path. Milvus servers call `/rerank` of TEI and of vLLM alike: `texts` means the one, `documents` the other."""
+"""Protocols by path. Milvus servers call `/rerank` for both TEI and vLLM: a request with `texts` is TEI, with `documents` vLLM."""
 _PATH = re.compile(r"(?:/collections/[^/]+)?(/(?:v[12]/)?rerank)/?")
 
 Choose = Callable[[Any], Protocol]
 
 
 def rerank_router(service: Service) -> APIRouter:
-    """The routes: `/v2/rerank`, `/v1/rerank` and `/rerank`, and the same below `/collections/{collection}`.
+    """The routes `/v2/rerank`, `/v1/rerank` and `/rerank`, and the same routes below `/collections/{collection}`.
 
-    `?model=` and `?collection=` say the same as the body and the path: Milvus servers replace the path of an endpoint and name no
-    model, but keep its query.
+    `?model=` and `?collection=` may replace the model in the body and the collection in the path. Milvus servers replace the path
+    of an endpoint and send no model, but they keep the query string.
     """
     router = APIRouter(tags=["rerank"])
     for path, protocols in PROTOCOLS.items():
@@ -64,13 +67,15 @@ def _add(router: APIRouter, service: Service, path: str, protocols: tuple[Protoc
 
     async def rerank(
         request: Request,
-        model: str = Query("", description="Checked as the body's is."),
-        collection: str = Query("", description="Whose rows the documents are; needed where rows name token files."),
+        model: str = Query("", description="Name of the model; checked like the one in the body."),
+        collection: str = Query("", description="Collection of the documents; needed if its rows name token files."),
     ) -> JSONResponse:
         return await _respond(service, request, choose, model, collection)
 
     async def rerank_collection(
-        request: Request, collection: str = Path(), model: str = Query("", description="Checked as the body's is.")
+        request: Request,
+        collection: str = Path(),
+        model: str = Query("", description="Name of the model; checked like the one in the body."),
     ) -> JSONResponse:
         return await _respond(service, request, choose, model, collection)
 
@@ -81,14 +86,14 @@ def _add(router: APIRouter, service: Service, path: str, protocols: tuple[Protoc
 
 
 def _described(protocols: tuple[Protocol, ...]) -> dict[str, Any]:
-    """What the OpenAPI document says of requests, answers and errors."""
+    """The description of requests, answers and errors for the OpenAPI document."""
     schemas = [inlined(protocol.body) for protocol in protocols]
     body = {"required": True, "content": {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}}
     answered = reduce(or_, (protocol.answered for protocol in protocols))
     failed = reduce(or_, (protocol.failed for protocol in protocols))
     statuses = sorted({status for protocol in protocols for status in protocol.statuses})
     errors = {status: {"model": failed, "description": HTTPStatus(status).phrase} for status in statuses}
-    answer = {"model": answered, "description": "Best first.", "headers": {UNREADABLE_HEADER: UNREADABLE_SCHEMA}}
+    answer = {"model": answered, "description": "Results, best first.", "headers": {UNREADABLE_HEADER: UNREADABLE_SCHEMA}}
     return {"responses": {200: answer, **errors}, "openapi_extra": {"requestBody": body}}
 
 

@@ -1,4 +1,4 @@
-"""A query and documents to match scores, whatever protocol they came by. Nothing here opens a path that a client names."""
+"""Scores documents against a query, for all protocols. Paths that a client names are never opened."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ from milvus_coop.store import Collection
 from milvus_coop.types import Array, Candidate, Kind
 
 UNREADABLE_LOGIT = -1e6
-"""Stands for the logit of a document that could not be read; far below that of any pair."""
+"""The logit of a document that could not be read; far below the logit of any pair."""
 SHOWN = 24
-"""Characters of a document that an error shows."""
+"""Maximum number of characters of a document that an error shows."""
 FIELDS: Mapping[Kind, str] = {"image": IMAGE_TOKENS, "text": "text"}
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentScores:
-    """What the cross-encoder says of n documents."""
+    """The cross-encoder's scores of n documents."""
 
     probability: Array
-    """float32 of shape (n,), match probabilities; 0 for what could not be read."""
+    """Match probabilities, float32 of shape (n,); 0 for documents that could not be read."""
     logit: Array
-    """float32 of shape (n,); `UNREADABLE_LOGIT` for what could not be read."""
+    """Logits, float32 of shape (n,); `UNREADABLE_LOGIT` for documents that could not be read."""
     readable: Array
-    """bool of shape (n,)."""
+    """True for documents that could be read, bool of shape (n,)."""
     total_tokens: int
-    """Text and image tokens of all pairs that were scored."""
+    """Number of text and image tokens of all scored pairs."""
 
     @property
     def unreadable(self) -> int:
-        """How many documents could not be read."""
+        """Number of documents that could not be read."""
         return int((~self.readable).sum())
 
     def order(self, top_n: int | None = None) -> list[int]:
-        """Positions of the documents, best first; equal ones in the order in which they came, unreadable ones last."""
+        """Positions of the documents, best first. Documents with equal scores keep their order; unreadable documents come last."""
         found = np.lexsort((-self.probability, ~self.readable))
         return [int(position) for position in found[:top_n]]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to compare the documents with."""
+    """The query that the documents are compared with."""
 
     kind: Kind
     side: Mapping[str, Array]
-    """Its side of the cross-encoder: arrays of shape (1, ...)."""
+    """The cross-encoder's inputs for the query by name: arrays of shape (1, ...)."""
 
 
 def score_documents(
@@ -65,26 +65,26 @@ def score_documents(
 ) -> DocumentScores:
     """Score documents against a query.
 
-    A query that is a token string of the bundle is a picture, and the documents are texts; any other is a text, and the documents
-    are token strings, or what rows of `collection` hold instead.
+    If the query is a token string of the bundle, it is an image, and the documents are texts. Any other query is a text, and the
+    documents are token strings, or the payloads that rows of `collection` hold.
 
     Args:
-        models: of the bundle in use.
-        query: a text, or the base64 image tokens of a picture.
-        documents: values of one VARCHAR field; None where a row has none.
-        collection: whose rows they are from; None: token strings or texts.
-        deadline_s: value of `time.perf_counter()` by which to be done.
+        models: the models of the bundle in use.
+        query: a text, or the base64 image tokens of an image.
+        documents: values of one VARCHAR field; None for a row without a value.
+        collection: the collection of the documents; None: they are token strings or texts.
+        deadline_s: value of `time.perf_counter()` at which scoring must be finished.
 
     Raises:
-        InvalidArgumentError: the query is blank or too long, or a picture asked of pictures; the bundle keeps no tokens.
-        RefusedError: not one document can be read.
-        BackendTimeoutError: the deadline came.
-        BackendError, TokenStoreError: nothing can be scored now.
+        InvalidArgumentError: the query is blank or too long, query and documents are both images, or the bundle keeps no tokens.
+        RefusedError: none of the documents can be read.
+        BackendTimeoutError: the deadline passed.
+        BackendError, TokenStoreError: documents cannot be scored now.
     """
     spec = models.encoder.spec
     if spec.tokens.keep == "image":
         raise InvalidArgumentError(
-            f"bundle {spec.label} keeps no image tokens, and this service opens no picture that a client names",
+            f"bundle {spec.label} keeps no image tokens, and this service opens no image that a client names",
             expected="a bundle that keeps tokens in the collection or in a token store; or rerank in the client, with CoopSearch",
         )
     n = len(documents)
@@ -108,7 +108,7 @@ def score_documents(
 
 
 class _Scores:
-    """Scores in the making: of n documents, none of which could be read so far."""
+    """The scores of n documents, filled in step by step. At first, no document counts as readable."""
 
     def __init__(self, n: int) -> None:
         self.probability = np.zeros(n, np.float32)
@@ -117,7 +117,7 @@ class _Scores:
         self.total_tokens = 0
 
     def put(self, places: Array, found: PairScores, tokens: int) -> None:
-        # A token string may decode and still hold scales that are no numbers.
+        # A token string may be decoded and still hold scales that are NaN.
         sound = np.isfinite(found.probability) & np.isfinite(found.logit)
         rows = places[sound]
         self.probability[rows] = found.probability[sound]
@@ -141,13 +141,13 @@ def _kind_of_documents(query: Query, collection: Collection | None) -> Kind:
     if collection is not None and collection.kind == query.kind:
         raise InvalidArgumentError(
             f"the query and the items of '{collection.name}' are both {query.kind}s",
-            expected="a text for a collection of images, or the image tokens of a picture for a collection of texts",
+            expected="a text for a collection of images, or the image tokens of an image for a collection of texts",
         )
     return kind
 
 
 def _candidates(documents: Sequence[str | None], places: range, kind: Kind, tokens: TokenSpec) -> dict[int, Candidate]:
-    """The documents at these places that may be readable. A token string is no text, though it consists of characters."""
+    """The documents at these places that may be readable. A token string does not count as a text."""
 
     def may_be_read(document: str) -> bool:
         is_text = bool(document.strip()) and len(document) <= MAX_CHARACTERS and _decoded(document, tokens) is None
@@ -162,7 +162,7 @@ def _candidates(documents: Sequence[str | None], places: range, kind: Kind, toke
 
 
 def _decoded(text: str, tokens: TokenSpec) -> bytes | None:
-    """The bytes of a token string; None if it is none."""
+    """The bytes of a token string; None if the text is not a token string."""
     try:
         return decode(text, tokens) if text else None
     except TokensError:
@@ -176,7 +176,11 @@ def _count_tokens(tokens: TokenSpec, text_side: Mapping[str, Array], n: int) -> 
 
 
 def _left(deadline_s: float, done: int, n: int) -> float:
-    """Seconds left, more than 0."""
+    """Seconds left until the deadline; always more than 0.
+
+    Raises:
+        BackendTimeoutError: the deadline passed.
+    """
     left_s = deadline_s - time.perf_counter()
     if left_s <= 0:
         raise BackendTimeoutError(
@@ -196,6 +200,6 @@ def _nothing_readable(
     return RefusedError(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         f"none of the {len(documents)} documents is {what}; the first one has {len(sent)} characters: {shown!r}",
-        expected=f"values of the field `{FIELDS[kind]}`, as the query is {'a text' if query == 'text' else 'a picture'}: "
+        expected=f"values of the field `{FIELDS[kind]}`, as the query is {'a text' if query == 'text' else 'an image'}: "
         f'input_field_names=["{FIELDS[kind]}"]',
     )

@@ -16,25 +16,25 @@ from milvus_coop.serving.gateway.rerank.scoring import DocumentScores
 
 VALIDATION, TOKENIZER, BACKEND, OVERLOADED = "validation", "tokenizer", "backend", "overloaded"
 FAILURES = {400: (422, TOKENIZER), 422: (422, TOKENIZER), 413: (413, VALIDATION), 429: (429, OVERLOADED)}
-"""Status and `error_type` that TEI has for a status."""
+"""TEI's status and `error_type` for each HTTP status."""
 FAILED_DEPENDENCY = 424
 KEPT = (401, 403, 404, 405, 421)
-"""What TEI has no form for."""
+"""Statuses that TEI does not define; they are kept."""
 
 
 class TeiRequest(Body):
-    """Texts are always cut at the right, whatever `truncate` says, as everywhere in this package; token strings never are."""
+    """A request. Long texts are always cut at the right, whatever `truncate` says; token strings are never cut."""
 
     query: str
     texts: Annotated[list[str | None], FailFast()] = Field(description="Values of the field that holds image tokens or texts.")
-    raw_scores: bool = Field(False, description="Tell logits, not probabilities.")
+    raw_scores: bool = Field(False, description="Return logits instead of probabilities.")
     return_text: bool = False
     truncate: bool | None = False
     truncation_direction: str = Field("Right", pattern="(?i)^(left|right)$")
 
 
 class TeiRank(BaseModel):
-    """One document."""
+    """The score of one document."""
 
     index: int
     score: float
@@ -49,7 +49,7 @@ class TeiError(BaseModel):
 
 
 class Tei(Protocol):
-    """Results by falling score, each with its index."""
+    """The protocol of TEI: results by descending score, each with its index."""
 
     name = "tei"
     body = TeiRequest

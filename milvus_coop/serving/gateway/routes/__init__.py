@@ -1,1 +1,1 @@
-"""The routes of the API, a module for each part. Each has a function that makes its router for a service."""
+"""The routes of the API, one module for each part. Each module has a function that makes the router for a service."""

@@ -1,4 +1,4 @@
-"""`GET /` and `/gallery/<name>`: the page to look at results."""
+"""`GET /` and `/gallery/<name>`: the search page."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Nothing from elsewhere, no inline script: what texts and metadata hold cannot run."""
+"""Content security policy: nothing from elsewhere and no inline scripts, so that scripts in texts or metadata cannot run."""
 
 
 def router(service: Service) -> APIRouter:
-    """A route for each file of the page, which is the same for every service."""
+    """A route for each file of the page. The page is the same for every service."""
     routes = APIRouter(include_in_schema=False)
     for name, asset in assets().items():
         routes.add_api_route("/" if name == PAGE else f"/gallery/{name}", _answer(asset), methods=["GET", "HEAD"])

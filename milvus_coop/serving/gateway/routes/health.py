@@ -1,4 +1,4 @@
-"""For machines that watch the service: is it alive, can it answer, what has it done. No key is asked for."""
+"""Routes for monitoring, without an API key: whether the service is alive, whether it can answer, and its metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/healthz", response_model=Liveness, summary="Is the process alive")
     async def healthz() -> Liveness:
-        """Always ok, whatever Milvus and the models do: a restart would not mend them."""
+        """Always ok, whatever the state of Milvus and the models, because a restart of this service would not repair them."""
         return Liveness()
 
     @routes.get(
@@ -37,9 +37,9 @@ def router(service: Service) -> APIRouter:
         summary="Can the service answer",
     )
     async def readyz(response: Response) -> Readiness:
-        """Asks Milvus and runs each model once, at most every two seconds. Where keys are asked for, only the log says more."""
+        """Calls Milvus and runs each model once, at most every two seconds. If the service needs keys, only the log has details."""
         found = await run_in_threadpool(service.problems)
-        if service.options.api_keys:  # none is asked for here
+        if service.options.api_keys:  # this route needs no key, so it shows no details
             found = dict.fromkeys(found, "does not answer; the log says more")
         if found:
             response.status_code = 503
@@ -50,6 +50,6 @@ def router(service: Service) -> APIRouter:
         """Requests, stages of searches, candidates, degraded answers, failures, memory and CPU."""
         return Response(service.metrics.exposition(), media_type=PROMETHEUS)
 
-    for path, answer in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):  # what watches may ask for no body
+    for path, answer in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):  # monitors may send HEAD requests
         routes.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
     return routes

@@ -22,12 +22,12 @@ from milvus_coop.serving.gateway.thumbnails import Original, Thumbnails
 from milvus_coop.serving.gateway.uploads import Upload, ingest_uploads
 
 EDGES = (32, 2048)
-"""Smallest and largest thumbnail, in pixels of the longer edge."""
+"""Minimum and maximum length of a thumbnail's longer edge, in pixels."""
 KEEP_S = 300
-"""How long a browser may show a thumbnail without asking again."""
+"""Time for which a browser may show a thumbnail without a new request."""
 
 MOST_PARTS = 1000
-"""Files that are parsed at all; `max_files` of the options is what a client is told."""
+"""Maximum number of files that the parser accepts. Errors report the option `max_files`."""
 
 UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
@@ -41,17 +41,17 @@ UPLOAD_BODY: dict[str, Any] = {
                         "files": {
                             "type": "array",
                             "items": {"type": "string", "contentMediaType": "application/octet-stream"},
-                            "description": "Pictures: JPEG, PNG, WebP, GIF, BMP or TIFF.",
+                            "description": "Images: JPEG, PNG, WebP, GIF, BMP or TIFF.",
                         },
                         "metadata": {
                             "type": "string",
-                            "description": "A JSON object with metadata of all files, or a list with one object for each.",
+                            "description": "A JSON object with metadata for all files, or a list with one object for each file.",
                             "examples": ['{"year": 2024}'],
                         },
-                        "collection": {"type": "string", "description": "Made if it is not there yet."},
+                        "collection": {"type": "string", "description": "Name of the collection; created if it does not exist."},
                     },
                 },
-                # So that a list of files is sent as parts of the same name, and not as one part.
+                # This makes clients send a list of files as several parts with the same name, and not as one part.
                 "encoding": {"files": {"contentType": "application/octet-stream"}},
             }
         },
@@ -69,12 +69,13 @@ def router(service: Service) -> APIRouter:
         response_model=UploadResponse,
         responses=problems(400, 403, 409, 413, 415, 502, 503, 504),
         openapi_extra=UPLOAD_BODY,
-        summary="Upload pictures into a collection",
+        summary="Upload images into a collection",
     )
     async def upload(request: Request, form: Annotated[FormData, Depends(read_form)]) -> UploadResponse:
-        """Keep pictures and bring them into a collection, as `milvus-coop ingest` does.
+        """Keep images and ingest them into a collection, as `milvus-coop ingest` does.
 
-        Pictures that cannot be read are named in `failures`, and the others go on; if none can be used, the answer is an error.
+        Images that cannot be read are listed in `failures`; the others are ingested. If no image can be used, the answer is an
+        error.
         """
         folder = service.options.uploads
         if not folder:
@@ -87,7 +88,7 @@ def router(service: Service) -> APIRouter:
             service.metrics.ingested(report)
             if not items:
                 reasons = "; ".join(f"{failure.file}: {failure.reason}" for failure in failures[:5])
-                raise InvalidArgumentError(f"none of the {len(failures)} pictures can be used: {reasons}")
+                raise InvalidArgumentError(f"none of the {len(failures)} images can be used: {reasons}")
             return UploadResponse(
                 collection=settings.collection,
                 added=report.added,
@@ -108,28 +109,28 @@ def router(service: Service) -> APIRouter:
         response_class=Response,
         responses={
             200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
-            304: {"description": "The picture is the one that the client has."},
+            304: {"description": "The client already has this thumbnail."},
             **problems(400, 404, 409, 502, 503, 504),
         },
-        summary="A small picture of an item",
+        summary="A thumbnail of an item",
     )
     async def thumbnail(
         request: Request,
         id: Annotated[str, PathParameter(max_length=64)],
         collection: Annotated[CollectionName | None, Query()] = None,
-        size: Annotated[int, Query(ge=EDGES[0], le=EDGES[1], description="Most pixels of the longer edge.")] = 320,
+        size: Annotated[int, Query(ge=EDGES[0], le=EDGES[1], description="Maximum length of the longer edge, in pixels.")] = 320,
     ) -> Response:
-        """A JPEG of an item of an image collection, if its file is in one of the folders that the service may show."""
+        """A JPEG thumbnail of an item of an image collection, if its file is in a folder that the service may show."""
         known = request.headers.get("if-none-match", "")
 
         def find() -> Original:
             uri = service.search(collection, lambda searcher: searcher.uris([id]) if searcher.kind == "image" else {}).get(id)
             original = None if uri is None else thumbnails.original(uri)
             if original is None:
-                # One answer for all reasons: it must not tell which files exist.
+                # The answer is the same for all reasons, so that it does not reveal which files exist.
                 raise RefusedError(
                     HTTPStatus.NOT_FOUND,
-                    "there is no picture to show for this item",
+                    "there is no image to show for this item",
                     expected="an item of an image collection whose file is below one of the service's roots",
                     run="milvus-coop serve --root FOLDER",
                 )
@@ -141,7 +142,7 @@ def router(service: Service) -> APIRouter:
             try:
                 return tag, None if tag in known else thumbnails.make(original, size)
             except ImageError as exc:
-                raise RefusedError(HTTPStatus.NOT_FOUND, "the picture cannot be read any more") from exc
+                raise RefusedError(HTTPStatus.NOT_FOUND, "the image can no longer be read") from exc
 
         tag, content = await service.run(run)
         headers = {"etag": tag, "cache-control": f"private, max-age={KEEP_S}"}
@@ -151,10 +152,10 @@ def router(service: Service) -> APIRouter:
 
 
 async def read_form(request: Request) -> AsyncIterator[FormData]:
-    """The form of an upload, whose files are closed with the request.
+    """The form of an upload. Its files are closed at the end of the request.
 
     Raises:
-        RefusedError: the body is of another type.
+        RefusedError: the body has another media type.
     """
     kind = media_type(request)
     if kind != FORM:

@@ -28,7 +28,7 @@ def _body() -> dict[str, Any]:
     """The two forms of the request, for the OpenAPI document."""
     form = SearchRequest.model_json_schema()["properties"]
     fields = {name: {k: v for k, v in field.items() if k in ("type", "description")} for name, field in form.items()}
-    fields["image"] = {"type": "string", "contentMediaType": "application/octet-stream", "description": "A picture's file."}
+    fields["image"] = {"type": "string", "contentMediaType": "application/octet-stream", "description": "An image file."}
     fields["output_fields"] = {"type": "string", "description": "Names separated by commas."}
     return {
         "requestBody": {
@@ -45,7 +45,7 @@ async def read_request(request: Request) -> SearchRequest:
     """A search request from JSON or from a form.
 
     Raises:
-        RefusedError: the body is of another type.
+        RefusedError: the body has another media type.
         RequestValidationError: the body does not fit the schema.
     """
     kind = media_type(request)
@@ -55,7 +55,7 @@ async def read_request(request: Request) -> SearchRequest:
         if kind == FORM:
             return await _from_form(request)
     except ValidationError as exc:
-        # A picture's bytes must not come back in the answer, nor get into a log.
+        # The bytes of an image must not appear in the answer or in a log.
         raise RequestValidationError(exc.errors(include_input=False, include_context=False, include_url=False)) from exc
     raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body is of type '{kind}'", expected=f"{JSON} or {FORM}")
 
@@ -68,7 +68,11 @@ def _decoded(body: bytes) -> Any:
 
 
 def _known(value: Any) -> Any:
-    """The value, if it has no name that a request does not have: of millions pydantic would make an error each."""
+    """The value, if it has only names that a request has. This check comes first because pydantic would make an error per name.
+
+    Raises:
+        RequestValidationError: the value has an unknown name.
+    """
     odd = next((name for name in value if name not in SearchRequest.model_fields), None) if isinstance(value, dict) else None
     if odd is not None:
         raise RequestValidationError([{"loc": (odd,), "msg": "Extra inputs are not permitted"}])
@@ -80,7 +84,7 @@ async def _from_form(request: Request) -> SearchRequest:
         given: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str) and value}
         if "output_fields" in given:
             given["output_fields"] = [part for name in given["output_fields"].split(",") if (part := name.strip())]
-        # A browser sends a file without name and content where none was chosen.
+        # If the user chose no file, a browser sends a file without name and content.
         uploads = {name: value for name, value in form.items() if isinstance(value, UploadFile) and (value.filename or value.size)}
         if odd := set(uploads) - {"image"}:
             raise RefusedError(HTTPStatus.BAD_REQUEST, f"the form has a file '{min(odd)[:64]}'", expected="one named 'image'")
@@ -100,13 +104,13 @@ def router(service: Service) -> APIRouter:
         response_model=SearchResponse,
         responses=problems(400, 404, 409, 413, 415, 502, 503, 504),
         openapi_extra=_body(),
-        summary="Search a collection with a text or a picture",
+        summary="Search a collection with a text or an image",
     )
     async def search(request: Request, asked: Annotated[SearchRequest, Depends(read_request)]) -> SearchResponse:
-        """Search as `CoopSearch.query` does: candidates from Milvus, rescored by the cross-encoder.
+        """Search as `CoopSearch.query` does: Milvus retrieves candidates, and the cross-encoder reranks them.
 
-        The picture may come in JSON (base64) or as the file `image` of a form. If the cross-encoder cannot answer, the hits are in
-        the bi-encoder's order, and `reason` says why.
+        An image is sent in JSON (base64) or as the file `image` of a form. If the cross-encoder cannot answer, the hits are in the
+        bi-encoder's order, and `reason` says why.
         """
         for name, value in (("limit", asked.limit), ("k", asked.k or 1)):
             if value > options.max_k:
@@ -139,7 +143,7 @@ def router(service: Service) -> APIRouter:
 
 
 def response_of(result: SearchResult, collection: str, kind: Kind, asked: SearchRequest) -> SearchResponse:
-    """A result as the API gives it."""
+    """A result in the form of the API."""
     return SearchResponse(
         collection=collection,
         kind=kind,
@@ -154,5 +158,5 @@ def response_of(result: SearchResult, collection: str, kind: Kind, asked: Search
 
 
 def _values(record: Hit | Timings) -> dict[str, Any]:
-    """A record's values by name. `dataclasses.asdict` would copy all metadata, and take half of what the HTTP door costs."""
+    """The values of a record by name. `dataclasses.asdict` would copy all metadata, which would take half of the gateway's time."""
     return {field.name: getattr(record, field.name) for field in fields(record)}
