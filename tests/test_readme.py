@@ -48,7 +48,7 @@ PICTURES = ("dog.jpg", "two_dogs.jpg", "cat.jpg", "apple.jpg", "coffee.jpg", "bi
 
 @pytest.fixture
 def folder(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the reader of a page has: samples, `photos/`, `photo.jpg`, `captions.txt`, lists with metadata and captions, checkpoints."""
+    """The folder of a reader: samples, `photos/`, `photo.jpg`, `captions.txt`, lists with metadata and captions, checkpoints."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "photos").mkdir()
