@@ -6,7 +6,7 @@ ARGS ?=
 PHOTOS ?= ../shared/photos
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev check format test docker-test docker-test-local model triton-models gallery-image bench clean
+.PHONY: help install demo dev check format test docker-test docker-test-local model triton-models gallery-image docs-figures bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ triton-models: dev ## write triton_models/ again, after a change of the bundle o
 
 gallery-image: dev ## take docs/gallery.jpg again, after a change of the samples, the bundle or the gallery; needs Chromium (half a minute)
 	$(DEV)/bin/python -m tests.gallery.take_image $(ARGS)
+
+docs-figures: ## write the figures in README.md again, after a change of the bundle
+	$(PYTHON) docs/figures.py
 
 bench: dev ## run the benchmarks
 	$(DEV)/bin/python benchmarks/query.py

@@ -1,4 +1,7 @@
-"""The docs are run: every `python` block and `milvus-coop` line of the README and of docs/, in order, a folder for each page."""
+"""The docs are run: every `python` block and `milvus-coop` line of the README and of docs/, in order, a folder for each page.
+
+A page is named by its path from the repository's root.
+"""
 
 from __future__ import annotations
 
@@ -23,29 +26,31 @@ ROOT = Path(__file__).parent.parent
 ELSEWHERE = ROOT / "docs" / "milvus.md"
 """Its Python needs its commands' service: tests/gateway/rerank/test_docs.py runs both."""
 PAGES = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - {ELSEWHERE})]
-BLOCKS = {
-    page.name: re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL) for page in PAGES
-}
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+BLOCKS = {name: re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for name, text in TEXTS.items()}
 LINES = {
     name: [line for language, block in blocks if language == "sh" for line in block.splitlines()] for name, blocks in BLOCKS.items()
 }
-SEARCHES = ("README.md", "integrations.md")
+SEARCHES = ("README.md", "docs/integrations.md", "docs/search.md")
 """Pages whose Python blocks print what a search for a dog finds."""
 PYTHON = {
     name: code
     for name, blocks in BLOCKS.items()
     if (code := "\n".join(block for language, block in blocks if language == "python"))
 }
+SHOWN = BLOCKS["README.md"][next(i for i, (language, _) in enumerate(BLOCKS["README.md"]) if language == "python") + 1][1]
+"""The output that the README shows below its Python."""
 MAKE = [line.split() for lines in LINES.values() for line in lines if line.startswith("make")]
 CHECKPOINTS = {"blip-itm-base-coco": blip, "clip-vit-base-patch32": clip, "vilt-b32-finetuned-coco": vilt}
-"""What the docs convert, tiny and with random weights: there is no hub to download from."""
+"""What the docs convert, tiny and with random weights: there is no hub to download from. Only a page that names one gets it."""
 PICTURES = ("dog.jpg", "two_dogs.jpg", "cat.jpg", "apple.jpg", "coffee.jpg", "bicycle.png")
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the reader has: `photos/`, `photo.jpg`, `captions.txt`, lists with metadata and with captions, checkpoints."""
+def folder(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a reader: samples, `photos/`, `photo.jpg`, `captions.txt`, lists with metadata and captions, checkpoints."""
     folder = tmp_path_factory.mktemp("docs")
+    (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "photos").mkdir()
     for name in PICTURES:
         shutil.copy(ROOT / "examples" / "images" / name, folder / "photos" / name)
@@ -55,7 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "catalogue.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "captions.jsonl").write_text("".join(_captioned()), encoding="utf-8")
     for name, make in CHECKPOINTS.items():
-        make(folder / name)
+        if name in TEXTS[page]:
+            make(folder / name)
     return folder
 
 
@@ -80,6 +86,12 @@ def test_blocks_are_of_known_languages() -> None:
     assert MAKE == [["make", "demo"], ["make", "test"]]
 
 
+@pytest.mark.parametrize(("heading", "command"), [("Quick start", "make demo"), ("Tests", "make test")])
+def test_a_heading_has_one_command(heading: str, command: str) -> None:
+    section = TEXTS["README.md"].split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    assert re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL) == [f"{command}\n"]
+
+
 @pytest.mark.parametrize("command", MAKE, ids=" ".join)
 def test_make_targets_exist(command: list[str]) -> None:
     """`.ci/run` runs them; here they are only resolved, since one of them runs this test."""
@@ -95,6 +107,15 @@ def test_python_blocks(page: str, folder: Path, environment: dict[str, str]) -> 
     first = next(line for line in done.stdout.splitlines() if line.startswith("1 "))
     assert "dog" in first
     assert "True" in done.stdout
+    if page == "README.md":
+        (lines, percents), (shown_lines, shown_percents) = _parted(done.stdout), _parted(SHOWN)
+        assert lines == shown_lines, "the output in README.md is not what its Python prints"
+        assert percents == pytest.approx(shown_percents, abs=1)  # CPUs differ in the last digits
+
+
+def _parted(output: str) -> tuple[str, list[float]]:
+    """An output without its percentages, and these."""
+    return re.sub(r"[\d.]+%", "%", output), [float(percent) for percent in re.findall(r"([\d.]+)%", output)]
 
 
 @pytest.mark.timeout(600)  # a page trains, exports and evaluates
