@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milvus_coop.search.ranking import rank
@@ -13,6 +13,7 @@ def candidates(n: int) -> list[Candidate]:
     return [Candidate(id=f"{i}", uri=f"u{i}", be_score=1 - i / 100, payload=f"text {i}") for i in range(n)]
 
 
+@settings(deadline=None)
 @given(scores=st.dictionaries(st.integers(0, 19), st.sampled_from([0.1, 0.5, 0.9]), max_size=20), limit=st.integers(1, 25))
 def test_like_the_naive_version(scores: dict[int, float], limit: int) -> None:
     hits = rank(candidates(20), scores, limit, "image")

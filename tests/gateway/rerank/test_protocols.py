@@ -17,6 +17,7 @@ from milvus_coop.bundle import CROSS_ENCODER
 from milvus_coop.errors import BackendUnavailableError
 from milvus_coop.models.tokens import pack
 from tests.gateway.rerank.kit import CAPTIONS, N, Running, World, running
+from tests.waiting import GatedBackend, wait_until
 
 PATHS = ("/v2/rerank", "/v1/rerank", "/rerank")
 PHOTO = "03.png"
@@ -256,17 +257,18 @@ def test_a_backend_that_is_away(world: World, tokens: list[str], path: str, stat
 def test_a_time_limit_between_batches(world: World, tokens: list[str]) -> None:
     backend = FakeBackend(load_bundle(world.bundle).spec)
     backend.delays_s[CROSS_ENCODER] = 0.3
-    with running(world.bundle, backend=backend, timeout_s=0.5) as slow:
+    with running(world.bundle, backend=backend, timeout_s=0.5, concurrency=1) as slow:
         answer = slow.post("/v2/rerank", asked("/v2/rerank", "green", tokens * 10))
         assert answer.status_code == 504
-        assert backend.rows[CROSS_ENCODER] < 10 * N
-        assert results(slow.post("/v2/rerank", asked("/v2/rerank", "green", tokens)))
+        backend.delays_s.clear()
+        wait_until(lambda: "milvus_coop_pending 0.0" in httpx.get(f"{slow.url}/metrics").text)  # the late request has ended
+        assert backend.rows.get(CROSS_ENCODER, 0) < 10 * N
+        wait_until(lambda: slow.post("/v2/rerank", asked("/v2/rerank", "green", tokens)).status_code == 200)
 
 
 def test_too_many_at_once(world: World, tokens: list[str]) -> None:
-    backend = FakeBackend(load_bundle(world.bundle).spec)
-    backend.delays_s[CROSS_ENCODER] = 2.0
-    with running(world.bundle, backend=backend, concurrency=1, waiting=0) as busy, ThreadPoolExecutor(1) as pool:
+    backend = GatedBackend(load_bundle(world.bundle).spec, CROSS_ENCODER)
+    with running(world.bundle, backend=backend, concurrency=1, waiting=0, timeout_s=100) as busy, ThreadPoolExecutor(1) as pool:
         slow = pool.submit(busy.post, "/v2/rerank", asked("/v2/rerank", "green", tokens))
         while "milvus_coop_pending 1.0" not in httpx.get(f"{busy.url}/metrics").text:
             assert not slow.done()
@@ -275,6 +277,7 @@ def test_too_many_at_once(world: World, tokens: list[str]) -> None:
             assert answer.status_code == 429
             assert answer.headers["retry-after"] == "1"
             assert "too many requests" in message(path, answer)
+        backend.gate.open()
         assert results(slow.result())
 
 
