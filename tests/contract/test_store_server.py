@@ -131,7 +131,12 @@ def test_a_server_that_hangs(guarded: MilvusServer, guarded_images: Collection) 
         guarded.freeze()
         try:
             assert isinstance(failure(lambda: guarded_images.search(unit_vectors(1), 5, timeout_s=0.2)), StoreTimeoutError)
-            calls = [images.count, store.list, lambda: store.open("images"), lambda: store.create("new", SPEC)]
+            calls: list[Callable[[], object]] = [
+                images.count,
+                store.list,
+                lambda: store.open("images"),
+                lambda: store.create("new", SPEC),
+            ]
             assert [type(error) for error in pool.map(failure, calls)] == [StoreTimeoutError] * 4
             assert isinstance(failure(lambda: guarded.connect(timeout_s=0.5)), StoreUnavailableError)
         finally:
