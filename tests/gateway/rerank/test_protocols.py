@@ -235,7 +235,7 @@ def test_errors_before_the_route(service: Running, path: str, below: str) -> Non
 
 def test_a_body_in_pieces_that_is_too_large(service: Running) -> None:
     pieces = (b'{"query": "green", "documents": ["', *(b"x" * 65_536 for _ in range(20)))
-    answer = httpx.post(f"{service.url}/v2/rerank", content=iter(pieces), headers=service.headers)
+    answer = httpx.post(f"{service.url}/v2/rerank", content=iter(pieces), headers=service.headers, timeout=60)
     assert answer.status_code == 413
     assert "too large" in message("/v2/rerank", answer)
 
@@ -261,7 +261,7 @@ def test_a_time_limit_between_batches(world: World, tokens: list[str]) -> None:
         answer = slow.post("/v2/rerank", asked("/v2/rerank", "green", tokens * 10))
         assert answer.status_code == 504
         backend.delays_s.clear()
-        wait_until(lambda: "milvus_coop_pending 0.0" in httpx.get(f"{slow.url}/metrics").text)  # the late request has ended
+        wait_until(lambda: "milvus_coop_pending 0.0" in httpx.get(f"{slow.url}/metrics", timeout=60).text)  # the late request has ended
         assert backend.rows.get(CROSS_ENCODER, 0) < 10 * N
         wait_until(lambda: slow.post("/v2/rerank", asked("/v2/rerank", "green", tokens)).status_code == 200)
 
@@ -270,7 +270,7 @@ def test_too_many_at_once(world: World, tokens: list[str]) -> None:
     backend = GatedBackend(load_bundle(world.bundle).spec, CROSS_ENCODER)
     with running(world.bundle, backend=backend, concurrency=1, waiting=0, timeout_s=100) as busy, ThreadPoolExecutor(1) as pool:
         slow = pool.submit(busy.post, "/v2/rerank", asked("/v2/rerank", "green", tokens))
-        while "milvus_coop_pending 1.0" not in httpx.get(f"{busy.url}/metrics").text:
+        while "milvus_coop_pending 1.0" not in httpx.get(f"{busy.url}/metrics", timeout=60).text:
             assert not slow.done()
         for path in PATHS:
             answer = busy.post(path, asked(path, "green", tokens))
@@ -292,7 +292,7 @@ def test_models(service: Running, tokens: list[str]) -> None:
 
 
 def test_the_schema_describes_them(service: Running) -> None:
-    paths = httpx.get(f"{service.url}/openapi.json").json()["paths"]
+    paths = httpx.get(f"{service.url}/openapi.json", timeout=60).json()["paths"]
     for path in (*PATHS, *(f"/collections/{{collection}}{path}" for path in PATHS), "/v1/embeddings"):
         schema = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert re.search("'(query|input)'", str(schema))
