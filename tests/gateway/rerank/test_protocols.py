@@ -261,7 +261,8 @@ def test_a_time_limit_between_batches(world: World, tokens: list[str]) -> None:
         answer = slow.post("/v2/rerank", asked("/v2/rerank", "green", tokens * 10))
         assert answer.status_code == 504
         backend.delays_s.clear()
-        wait_until(lambda: "milvus_coop_pending 0.0" in httpx.get(f"{slow.url}/metrics", timeout=60).text)  # the late request has ended
+        # The late request has ended when nothing is pending.
+        wait_until(lambda: "milvus_coop_pending 0.0" in httpx.get(f"{slow.url}/metrics", timeout=60).text)
         assert backend.rows.get(CROSS_ENCODER, 0) < 10 * N
         wait_until(lambda: slow.post("/v2/rerank", asked("/v2/rerank", "green", tokens)).status_code == 200)
 
