@@ -339,11 +339,18 @@ def test_drop_forgets_rows_and_bundle(store: Store) -> None:
 
 
 def test_a_late_answer_is_a_timeout(images: Collection) -> None:
+    """The caller is told at its limit, and not when the answer is there: of three tries, the quickest of each kind are compared."""
     images.upsert(make_rows(2000))
-    start = time.monotonic()
-    with pytest.raises(StoreTimeoutError, match="search within"):
-        images.search(unit_vectors(100), 1000, timeout_s=0.002)
-    assert time.monotonic() - start < 2
+    whole_s, late_s = [], []
+    for _ in range(3):
+        start = time.monotonic()
+        images.search(unit_vectors(20), 1000, timeout_s=60)
+        whole_s.append(time.monotonic() - start)
+        start = time.monotonic()
+        with pytest.raises(StoreTimeoutError, match="search within"):
+            images.search(unit_vectors(20), 1000, timeout_s=0.002)
+        late_s.append(time.monotonic() - start)
+    assert min(late_s) < min(whole_s) / 2
 
 
 def test_eight_threads_search_while_one_writes(images: Collection) -> None:

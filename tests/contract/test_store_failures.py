@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -78,14 +77,13 @@ def test_each_status_of_a_call(refuser: tuple[Refuser, str], code: grpc.StatusCo
     with Store(uri, token="root:topsecret", timeout_s=5) as store:
         calls: list[Callable[[], object]] = [store.list, lambda: store.open("images"), lambda: store.drop("images")]
         for call in calls:
-            start = time.monotonic()
+            handler.calls = 0
             with pytest.raises(StoreError) as caught:
                 call()
             assert type(caught.value) is OF_STATUS.get(code, StoreError)
             assert "topsecret" not in str(caught.value)
             assert "\n" not in str(caught.value)
-            assert time.monotonic() - start < 2  # no 75 retries
-    assert handler.calls <= 2 * len(calls)
+            assert handler.calls <= 2  # not pymilvus's 75 retries
 
 
 @pytest.mark.parametrize("code", CODES, ids=lambda c: c.name)

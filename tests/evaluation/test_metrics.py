@@ -6,7 +6,7 @@ from collections import defaultdict
 import ir_measures
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
 
@@ -26,6 +26,7 @@ def naive(order: list[int], relevant: set[int]) -> list[float]:
     return [*hits, reciprocal, gain / best]
 
 
+@settings(deadline=None)
 @given(st.permutations(range(30)), st.integers(0, 30), st.sets(st.integers(0, 39), min_size=1, max_size=15))
 def test_figures_are_the_naive_ones(order: list[int], returned: int, relevant: set[int]) -> None:
     ranking = order[:returned]

@@ -7,9 +7,8 @@ import json
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from starlette.testclient import TestClient
 
 from milvus_coop import FakeBackend, load_bundle
+from milvus_coop.bundle import TEXT_ENCODER
 from milvus_coop.serving.gateway.logs import LOGGER, JsonLines, ReadableLines
 from milvus_coop.serving.gateway.tracing import Tracing
 from tests.gateway.conftest import KEY, SCOPE, MakeClient
+from tests.waiting import Gate, GatedBackend, wait_until
 
 SECRET = "a very private question"
 
@@ -30,6 +31,14 @@ SECRET = "a very private question"
 @pytest.fixture
 def fake() -> FakeBackend:
     return FakeBackend(load_bundle("coop-small").spec)
+
+
+@pytest.fixture
+def gated() -> Iterator[GatedBackend]:
+    """A backend whose text encoder does not answer before the test opens the gate."""
+    backend = GatedBackend(load_bundle("coop-small").spec, TEXT_ENCODER)
+    yield backend
+    backend.gate.open()
 
 
 @pytest.fixture
@@ -138,9 +147,8 @@ def test_logs_tell_what_happened_and_nothing_private(
     assert "status=200" in everything
 
 
-def test_what_clients_that_left_asked_for_is_not_done(make_client: MakeClient, fake: FakeBackend) -> None:
-    client = make_client(concurrency=1, backend=fake)
-    fake.delays_s["text_encoder"] = 0.3
+def test_what_clients_that_left_asked_for_is_not_done(make_client: MakeClient, gated: GatedBackend) -> None:
+    client = make_client(concurrency=1, backend=gated)
     body = json.dumps({"text": "a"}).encode()
 
     async def leave() -> None:
@@ -160,11 +168,10 @@ def test_what_clients_that_left_asked_for_is_not_done(make_client: MakeClient, f
     async def leave_often() -> None:
         await asyncio.gather(*(leave() for _ in range(20)))
 
-    began = time.perf_counter()
     asyncio.run(leave_often())
+    gated.gate.open()
     assert client.post("/v1/search", json={"text": "a"}).status_code == 200
-    assert time.perf_counter() - began < 3  # of 20 x 0.3 s
-    assert fake.rows["text_encoder"] <= 4
+    assert gated.rows[TEXT_ENCODER] <= 2  # the one that had begun, and the client that stayed
     assert 'milvus_coop_failures_total{error="ClientLeft"} 20.0' in client.get("/metrics").text
 
 
@@ -180,38 +187,35 @@ def test_what_nobody_expected(make_client: MakeClient, fake: FakeBackend, lines:
     assert 'milvus_coop_failures_total{error="RuntimeError"} 1.0' in client.get("/metrics").text
 
 
-def test_too_many_are_told_to_come_back(make_client: MakeClient, fake: FakeBackend) -> None:
-    client = make_client(concurrency=1, waiting=1, backend=fake)
-    fake.delays_s["text_encoder"] = 2.0
+def test_too_many_are_told_to_come_back(make_client: MakeClient, gated: GatedBackend) -> None:
+    client = make_client(concurrency=1, waiting=1, timeout_s=100, backend=gated)
     status: list[int] = []
     threads = [
         threading.Thread(target=lambda: status.append(client.post("/v1/search", json={"text": "a"}).status_code)) for _ in range(6)
     ]
     for thread in threads:
         thread.start()
-    time.sleep(1.0)
+    wait_until(lambda: len(status) == 4)  # one runs and one waits
     late = client.post("/v1/search", json={"text": "a"})
     assert (late.status_code, late.headers["retry-after"]) == (429, "1")
     assert client.get("/healthz").status_code == 200  # who watches is not turned away
+    gated.gate.open()
     for thread in threads:
         thread.join()
     assert sorted(status) == [200, 200, 429, 429, 429, 429]
-    fake.delays_s.clear()
     assert client.post("/v1/search", json={"text": "a"}).status_code == 200
     text = client.get("/metrics").text
     assert "milvus_coop_refused_total 5.0" in text
     assert "milvus_coop_pending 0.0" in text
 
 
-def test_requests_that_take_too_long(make_client: MakeClient, fake: FakeBackend) -> None:
-    client = make_client(concurrency=2, timeout_s=1.0, backend=fake)
-    fake.delays_s["text_encoder"] = 4.0
-    began = time.perf_counter()
+def test_requests_that_take_too_long(make_client: MakeClient, gated: GatedBackend) -> None:
+    client = make_client(concurrency=2, timeout_s=1.0, backend=gated)
     late = client.post("/v1/search", json={"text": "a"})
     assert (late.status_code, "longer" in late.json()["detail"]) == (504, True)
-    assert time.perf_counter() - began < 3.5
-    fake.delays_s.clear()
-    assert client.post("/v1/search", json={"text": "a"}).status_code == 200
+    assert gated.gate.passed == 0  # nobody waited for the encoder
+    gated.gate.open()
+    wait_until(lambda: client.post("/v1/search", json={"text": "a"}).status_code == 200)  # a busy machine may need a second try
 
 
 def test_a_body_that_does_not_come(make_client: MakeClient, fake: FakeBackend) -> None:
@@ -244,25 +248,38 @@ def test_readiness_names_what_is_missing(make_client: MakeClient, fake: FakeBack
 
 
 def test_a_milvus_that_does_not_answer_holds_nobody_up(make_client: MakeClient, fake: FakeBackend) -> None:
+    """It hangs up at once while the service starts; then it accepts connections and is silent, until the test opens the gate."""
+    starting, gate = Gate(), Gate()
+    starting.open()
+    gates = [starting]
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = silent.accept()
+                    gates[-1].wait()
+                    connection.close()
+
+        threading.Thread(target=accept, daemon=True).start()
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        client = make_client(uri=address, settings={"timeout_s": 3.0}, backend=fake)
+        client = make_client(uri=address, settings={"timeout_s": 100}, concurrency=4, timeout_s=100, backend=fake)
+        gates.append(gate)
         status: list[int] = []
-        began = time.perf_counter()
         asking = [
             threading.Thread(target=lambda: status.append(client.post("/v1/search", json={"text": "a"}).status_code))
             for _ in range(4)
         ]
         for thread in asking:
             thread.start()
-        time.sleep(0.2)
-        asked = time.perf_counter()
+        wait_until(lambda: gate.arrived == 1 and "milvus_coop_pending 4.0" in client.get("/metrics").text)
         assert client.get("/healthz").status_code == 200
-        assert time.perf_counter() - asked < 2
+        assert not status  # the four still wait for Milvus
+        gate.open()
         for thread in asking:
             thread.join()
-        assert time.perf_counter() - began < 11  # not one after the other
-    assert set(status) <= {503, 504}
+    assert status == [503] * 4
+    assert gate.arrived < 4  # who came first has waited in vain for all of them
 
 
 def test_metrics_of_a_search(make_client: MakeClient, fake: FakeBackend) -> None:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import httpx
 import pytest
 
 from tests.gateway.conftest import EXAMPLES, KEY
+from tests.waiting import wait_until
 
 COMMAND = (sys.executable, "-m", "milvus_coop", "serve", "--port", "0", "--threads", "1", "--log", "json")
 
@@ -40,18 +40,18 @@ def serving(*arguments: str | Path) -> Iterator[tuple[str, subprocess.Popen[str]
 
 def test_it_answers_and_ends_well(database: Path) -> None:
     with serving("--uri", database) as (address, process):
-        assert httpx.get(f"{address}/readyz").json()["status"] == "ready"
-        answer = httpx.post(f"{address}/v1/search", json={"text": "a cat", "limit": 1}).json()
+        assert httpx.get(f"{address}/readyz", timeout=60).json()["status"] == "ready"
+        answer = httpx.post(f"{address}/v1/search", json={"text": "a cat", "limit": 1}, timeout=60).json()
         assert answer["hits"][0]["uri"].endswith("cat.jpg")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
         assert process.stderr is not None
         lines = [json.loads(line) for line in process.stderr.read().splitlines()]
         assert [line["path"] for line in lines] == ["/v1/search"]
     with closing(socket.create_server(("127.0.0.1", 0))):
         pass
     with serving("--uri", database) as (address, _):  # the folder's lock is free again
-        assert httpx.get(f"{address}/readyz").status_code == 200
+        assert httpx.get(f"{address}/readyz", timeout=60).status_code == 200
 
 
 def test_what_runs_is_finished_first(tmp_path: Path) -> None:
@@ -65,10 +65,11 @@ def test_what_runs_is_finished_first(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=upload)
         thread.start()
-        time.sleep(0.3)
+        wait_until(lambda: "milvus_coop_pending 1.0" in httpx.get(f"{address}/metrics", timeout=60).text)
+        assert not done
         process.send_signal(signal.SIGINT)
         thread.join()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert done == [len(pictures)]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +30,7 @@ from milvus_coop.store.token_store import token_key
 from milvus_coop.store.token_store.marker import MARKER
 from milvus_coop.types import IngestReport, Row
 from tests.toy_bundle import COUNT, TOKEN_DIM, draw, make_bundle
+from tests.waiting import Gate
 
 KEEPS: tuple[Keep, ...] = ("collection", "store", "image")
 N = 40
@@ -416,11 +416,12 @@ def test_a_store_elsewhere_is_remembered_and_may_fail(world: World, memory: str,
         assert (result.rescored, [hit.be_rank for hit in result]) == (0, [1, 2, 3, 4, 5])
         assert result.reason == "the token store failed: the token store memory://keep/images cannot be read: the bucket is away"
         assert search.query("a red dog").hits == good.hits
+        gate = Gate()
         with monkeypatch.context() as patch:
-            patch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", lambda *args, **options: time.sleep(1))
-            start = time.perf_counter()
-            result = search.query("a red dog", deadline_ms=200)
-        assert time.perf_counter() - start < 0.8
+            patch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", lambda *args, **options: gate.wait())
+            result = search.query("a red dog", deadline_ms=500)
+        assert gate.passed == 0  # the query did not wait for the store
+        gate.open()
         assert result.reason == "the deadline came after 0 of 5 candidates"
     assert (world.ingest("store").unchanged, world.ingest("store", force=True).updated) == (5, 5)
     with world.store() as store:
@@ -534,18 +535,18 @@ def test_pictures_that_cannot_be_opened_are_counted(world: World) -> None:
 def test_a_deadline_while_pictures_are_opened(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.ingest("image")
     with world.search("image") as search:
-        decode = type(search.encoder).decode
+        decode, gate = type(search.encoder).decode, Gate()
 
         def slowly(*arguments: object) -> object:
-            time.sleep(0.5)
+            gate.wait()
             return decode(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(type(search.encoder), "decode", slowly)
-        start = time.perf_counter()
-        result = search.query("a red dog", deadline_ms=200)
-        assert time.perf_counter() - start < 0.45
+        result = search.query("a red dog", deadline_ms=500)
+        assert gate.passed == 0  # the query did not wait for the pictures
+        gate.open()
     assert (result.rescored, result.reason) == (0, "the deadline came after 0 of 5 candidates")
-    assert result.timings.rerank_ms > 100
+    assert result.timings.total_ms > 490  # it did wait until the deadline
     assert [hit.be_rank for hit in result] == [1, 2, 3, 4, 5]
 
 

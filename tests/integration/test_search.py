@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -328,16 +327,17 @@ def test_a_broken_cross_encoder_and_a_failing_encoder_are_errors(search: CoopSea
 
 
 def test_a_deadline_cuts_the_rescoring(search: CoopSearch, backend: FakeBackend) -> None:
-    backend.delays_s[CROSS_ENCODER] = 0.1
-    start = time.perf_counter()
-    result = search.query("a red apple", limit=60, k=60, deadline_ms=350)
-    assert time.perf_counter() - start < 2
+    """There is time for two of the four runs that all candidates take, and on a busy machine perhaps for one."""
+    backend.delays_s[CROSS_ENCODER] = 1.0
+    result = search.query("a red apple", limit=60, k=60, deadline_ms=3000)
+    assert backend.rows[CROSS_ENCODER] == result.rescored  # no run was begun whose end the deadline forbids
     assert not result.reranked
-    assert 0 < result.rescored < 60
+    assert 0 < result.rescored <= 32
     assert result.rescored % 16 == 0
     assert "the deadline came after" in (result.reason or "")
     assert is_falling([hit.ce_score for hit in result[: result.rescored]])
     assert be_ranks(result)[result.rescored :] == list(range(result.rescored + 1, 61))
+    backend.delays_s.clear()
     assert search.query("a red apple", limit=60, deadline_ms=60_000).reranked
 
 

@@ -30,6 +30,7 @@ from milvus_coop.models.backends.triton.backend import CHECK_EVERY_S
 from milvus_coop.serving.triton import Tuning
 from milvus_coop.serving.triton.config import model_config
 from tests.servers.triton import TritonForTests
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.triton
 
@@ -37,8 +38,12 @@ PICTURES = sorted((Path(__file__).parent.parent.parent / "examples" / "images").
 QUERIES = ["a red apple", "two dogs on a beach", "猫", "🚲 in the rain", "an old stone bridge over a small river in autumn"]
 PATIENT = Tuning(queue_timeout_us=60_000_000)
 """A busy machine fails no test that is not about queues."""
-SLACK_S = 1.5
-"""How much later than asked an answer may come on a busy machine."""
+LONG_S = 60.0
+"""The limit of a client's calls where the server must be what decides, also on a busy machine."""
+SHORT_S = 3.0
+"""The limit of a client's calls where the limit must be what decides."""
+SOON_S = 8.0
+"""How long an error may take that must come at once, or at `SHORT_S`: less than the 10 s that calls have unless told otherwise."""
 
 
 class BreakableTriton(TritonForTests):
@@ -46,10 +51,13 @@ class BreakableTriton(TritonForTests):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, tuning=PATIENT, arguments=["--model-control-mode=explicit", "--load-model=*"])
-        self._gate = folder / "gate"
+        self._gate, self._arrived = folder / "gate", folder / "arrived"
         script = self.repository / CROSS_ENCODER / "1" / "model.py"
         start = "        responses: list[Any] ="
-        wait = f"        import time\n        while Path({str(self._gate)!r}).exists():\n            time.sleep(0.005)\n"
+        wait = (
+            f"        import time\n        while Path({str(self._gate)!r}).exists():\n"
+            f"            Path({str(self._arrived)!r}).touch()\n            time.sleep(0.005)\n"
+        )
         lines = script.read_text(encoding="utf-8").replace(start, wait + start)
         assert "time.sleep" in lines
         script.unlink()
@@ -81,11 +89,16 @@ class BreakableTriton(TritonForTests):
     @contextmanager
     def slow_cross_encoder(self) -> Iterator[Callable[[], None]]:
         """The cross-encoder does not answer inside this context, or until what is given is called."""
+        self._arrived.unlink(missing_ok=True)
         self._gate.touch()
         try:
             yield lambda: self._gate.unlink(missing_ok=True)
         finally:
             self._gate.unlink(missing_ok=True)
+
+    def wait_until_asked(self) -> None:
+        """Wait until a run of the slow cross-encoder has begun."""
+        wait_until(self._arrived.exists)
 
     def kill_process_of(self, model: str) -> None:
         """Kill the Python process of one model."""
@@ -105,13 +118,6 @@ class BreakableTriton(TritonForTests):
             yield
         finally:
             os.kill(self.pid or 0, signal.SIGCONT)
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +141,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def search(server: BreakableTriton, database: Path) -> Iterator[CoopSearch]:
     """One client for all tests: it is never rebuilt, whatever happens to the server."""
-    with CoopSearch("images", uri=database, models=server.uri, timeout_s=5) as search:
+    with CoopSearch("images", uri=database, models=server.uri, timeout_s=LONG_S) as search:
         yield search
 
 
@@ -161,12 +167,12 @@ def assert_degraded(result: SearchResult, reason: str) -> None:
     assert reason in (result.reason or "")
 
 
-def failure(action: Callable[[], object], within_s: float) -> MilvusCoopError:
-    """The error that it ends with, in time."""
+def failure(action: Callable[[], object]) -> MilvusCoopError:
+    """The error that it ends with, soon."""
     start = time.monotonic()
     with pytest.raises(MilvusCoopError) as caught:
         action()
-    assert time.monotonic() - start < within_s + SLACK_S
+    assert time.monotonic() - start < SOON_S
     return caught.value
 
 
@@ -174,7 +180,9 @@ def test_only_the_cross_encoder_is_away(server: BreakableTriton, search: CoopSea
     good = search.query(QUERIES[0])
     server.unload(CROSS_ENCODER)
     assert_degraded(search.query(QUERIES[0]), "does not serve cross_encoder")
-    with CoopSearch("images", uri=database, models=server.uri) as late:  # opened meanwhile: works, and recovers as well
+    with CoopSearch(
+        "images", uri=database, models=server.uri, timeout_s=LONG_S
+    ) as late:  # opened meanwhile: works, and recovers as well
         assert_degraded(late.query(QUERIES[0]), "does not serve cross_encoder")
         server.load(CROSS_ENCODER)
         assert late.query(QUERIES[0]).hits == search.query(QUERIES[0]).hits == good.hits
@@ -183,7 +191,7 @@ def test_only_the_cross_encoder_is_away(server: BreakableTriton, search: CoopSea
 def test_the_text_encoder_is_away(server: BreakableTriton, search: CoopSearch) -> None:
     server.unload(TEXT_ENCODER)
     try:
-        error = failure(lambda: search.query(QUERIES[0]), within_s=0)
+        error = failure(lambda: search.query(QUERIES[0]))
         assert isinstance(error, BackendUnavailableError)
         assert "does not serve text_encoder" in str(error)
     finally:
@@ -193,13 +201,13 @@ def test_the_text_encoder_is_away(server: BreakableTriton, search: CoopSearch) -
 
 def test_the_process_of_a_model_is_killed(server: BreakableTriton, search: CoopSearch) -> None:
     """Triton does not start it again, and goes on to call the model ready: `load` has to try it to know."""
-    backend = open_backend(Settings(models=server.uri, timeout_s=5), load_bundle("coop-small"))
+    backend = open_backend(Settings(models=server.uri, timeout_s=LONG_S), load_bundle("coop-small"))
     backend.load([CROSS_ENCODER])
     server.kill_process_of(CROSS_ENCODER)
     assert_degraded(search.query(QUERIES[0]), "Stub process")
     assert_degraded(search.query(QUERIES[0]), "is not healthy")
     assert server.is_ready(CROSS_ENCODER)
-    error = failure(lambda: backend.load([TEXT_ENCODER, CROSS_ENCODER]), within_s=2)
+    error = failure(lambda: backend.load([TEXT_ENCODER, CROSS_ENCODER]))
     assert isinstance(error, BackendUnavailableError)
     assert "cross_encoder" in str(error)
     server.unload(CROSS_ENCODER)  # to load what has not changed does nothing, whatever became of its process
@@ -212,39 +220,37 @@ def test_the_process_of_a_model_is_killed(server: BreakableTriton, search: CoopS
 def test_a_slow_cross_encoder_and_a_deadline(server: BreakableTriton, search: CoopSearch) -> None:
     with server.slow_cross_encoder():
         start = time.monotonic()
-        result = search.query(QUERIES[0], deadline_ms=300)
-        assert 0.25 < time.monotonic() - start < 0.3 + SLACK_S
-    assert_degraded(result, "did not answer within 0.")
+        result = search.query(QUERIES[0], deadline_ms=1000 * SHORT_S)
+        assert 0.9 * SHORT_S < time.monotonic() - start < SOON_S
+    assert_degraded(result, "did not answer within ")
     assert search.query(QUERIES[0], deadline_ms=60_000).reranked
 
 
 def test_a_slow_cross_encoder_and_the_clients_own_limit(server: BreakableTriton, database: Path) -> None:
-    with CoopSearch("images", uri=database, models=server.uri, timeout_s=0.4) as hasty:
+    with CoopSearch("images", uri=database, models=server.uri, timeout_s=SHORT_S) as hasty:
         with server.slow_cross_encoder():
             start = time.monotonic()
             result = hasty.query(QUERIES[0])
-            assert 0.35 < time.monotonic() - start < 0.8 + SLACK_S
-        assert_degraded(result, "did not answer within 0.4 s")
+            assert 0.9 * SHORT_S < time.monotonic() - start < SOON_S
+        assert_degraded(result, f"did not answer within {SHORT_S:g} s")
         wait_until(lambda: is_coop(hasty))
 
 
 def test_a_server_that_hangs(server: BreakableTriton, search: CoopSearch, database: Path) -> None:
-    with CoopSearch("images", uri=database, models=server.uri, timeout_s=0.5) as hasty:
+    with CoopSearch("images", uri=database, models=server.uri, timeout_s=SHORT_S) as hasty:
         with server.frozen():
-            error = failure(lambda: hasty.query(QUERIES[0]), within_s=0.5)
+            error = failure(lambda: hasty.query(QUERIES[0]))
             assert isinstance(error, BackendTimeoutError)
             assert "text_encoder" in str(error)
-            assert isinstance(
-                failure(lambda: CoopSearch("images", uri=database, models=server.uri, timeout_s=0.5), within_s=0.5),
-                BackendTimeoutError,
-            )
+            opening = failure(lambda: CoopSearch("images", uri=database, models=server.uri, timeout_s=SHORT_S))
+            assert isinstance(opening, BackendTimeoutError)
         wait_until(lambda: is_coop(hasty))
     assert search.query(QUERIES[0]).reranked
 
 
 def test_a_call_that_has_no_time_left(server: BreakableTriton, search: CoopSearch) -> None:
     for limit_s in (0.0, -1.0, 1e-6):
-        assert isinstance(failure(lambda s=limit_s: search.encoder.encode_texts(["x"], timeout_s=s), 0), BackendTimeoutError)  # type: ignore[misc]
+        assert isinstance(failure(lambda s=limit_s: search.encoder.encode_texts(["x"], timeout_s=s)), BackendTimeoutError)  # type: ignore[misc]
 
 
 def test_a_full_queue_degrades_and_does_not_hang(server: BreakableTriton, search: CoopSearch) -> None:
@@ -255,7 +261,7 @@ def test_a_full_queue_degrades_and_does_not_hang(server: BreakableTriton, search
             running = [pool.submit(search.query, QUERIES[i % 5]) for i in range(16)]
             wait_until(lambda: sum(f.done() for f in running) >= 8)
             go_on()
-            results = [f.result(timeout=10) for f in running]
+            results = [f.result(timeout=60) for f in running]
         refused = [result for result in results if not result.reranked]
         assert 8 <= len(refused) < 16
         for result in refused:
@@ -272,10 +278,10 @@ def test_pairs_that_wait_too_long_are_refused(server: BreakableTriton, search: C
     try:
         with server.slow_cross_encoder() as go_on, ThreadPoolExecutor(4) as pool:
             first = pool.submit(search.query, QUERIES[0])
-            time.sleep(0.2)  # nothing to poll: Triton does not tell what runs; if this is too short, the test is only weaker
+            server.wait_until_asked()
             running = [pool.submit(search.query, text) for text in QUERIES[1:4]]
-            threading.Timer(1.5, go_on).start()
-            results = [first.result(timeout=10), *(f.result(timeout=10) for f in running)]
+            threading.Timer(4, go_on).start()  # nothing to poll: Triton does not tell what waits
+            results = [first.result(timeout=60), *(f.result(timeout=60) for f in running)]
         assert any(not r.reranked for r in results)
         for result in results:
             if not result.reranked:
@@ -296,7 +302,7 @@ def test_what_the_client_gave_up_is_not_run(server: BreakableTriton, search: Coo
     with server.slow_cross_encoder():
         before = executions()
         with ThreadPoolExecutor(8) as pool:
-            results = list(pool.map(lambda text: search.query(text, deadline_ms=300), [QUERIES[0]] * 8))
+            results = list(pool.map(lambda text: search.query(text, deadline_ms=1000), [QUERIES[0]] * 8))
         assert not any(result.reranked for result in results)
     wait_until(lambda: is_coop(search))
     assert executions() - before <= 4 * 16 + 24  # what two instances had begun or fetched when the gate closed, and `is_coop`
@@ -321,7 +327,7 @@ def other_bundle() -> Bundle:
 def test_a_server_of_another_bundle(server: BreakableTriton) -> None:
     bundle, other = load_bundle("coop-small"), other_bundle()
     backend = open_backend(Settings(models=server.uri), other)
-    error = failure(lambda: backend.load([TEXT_ENCODER]), within_s=0)
+    error = failure(lambda: backend.load([TEXT_ENCODER]))
     backend.close()
     assert isinstance(error, BundleMismatchError)
     for name in (bundle.spec.label, bundle.spec.fingerprint, other.spec.label, other.spec.fingerprint, server.uri.split("//")[1]):
@@ -329,13 +335,12 @@ def test_a_server_of_another_bundle(server: BreakableTriton) -> None:
 
 
 def test_the_bundle_is_changed_while_the_server_runs(server: BreakableTriton, search: CoopSearch) -> None:
-    """No connection is lost, so only looking again tells; see CHECK_EVERY_S."""
+    """No connection is lost, so only looking again tells: the first query after CHECK_EVERY_S does."""
     server.configure(TEXT_ENCODER, fingerprint=other_bundle().spec.fingerprint)
     server.load(TEXT_ENCODER)
     try:
-        start = time.monotonic()
-        wait_until(lambda: is_refused(search), within_s=CHECK_EVERY_S + SLACK_S)
-        assert time.monotonic() - start < CHECK_EVERY_S + SLACK_S
+        time.sleep(CHECK_EVERY_S)
+        assert is_refused(search)
     finally:
         server.configure(TEXT_ENCODER)
         server.load(TEXT_ENCODER)
@@ -394,20 +399,21 @@ def test_a_server_that_is_killed_under_load(server: BreakableTriton, search: Coo
         try:
             wait_until(lambda: len(good()) >= 20)
             server.kill()
-            too_early = failure(lambda: CoopSearch("images", uri=database, models=server.uri), within_s=0.5)
+            too_early = failure(lambda: CoopSearch("images", uri=database, models=server.uri, timeout_s=LONG_S))
             wait_until(lambda: len(errors()) >= 20)
             before = len(good())
             server.start()
-            wait_until(lambda: len(good()) >= before + 20, within_s=5)
+            wait_until(lambda: len(good()) > before, within_s=10)  # gRPC's own pauses grow to two minutes
+            wait_until(lambda: len(good()) >= before + 20)
         finally:
             stop.set()
         for future in running:
-            future.result(timeout=10)  # no other error
+            future.result(timeout=60)  # no other error
     assert isinstance(too_early, BackendUnavailableError)
     assert "cannot be reached" in str(too_early)
     assert "milvus-coop triton serve" in str(too_early)
-    assert max(took_s for took_s, _ in answers) < 5 + SLACK_S
+    assert max(took_s for took_s, _ in answers) < LONG_S / 2  # nobody waited for a limit
     assert all(isinstance(error, BackendUnavailableError) for error in errors())
     assert all({hit.uri: hit.ce_score for hit in result} == pytest.approx(expected, abs=1e-5) for result in good())
-    with CoopSearch("images", uri=database, models=server.uri) as opened_after:
+    with CoopSearch("images", uri=database, models=server.uri, timeout_s=LONG_S) as opened_after:
         assert opened_after.query(QUERIES[0]).reranked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -17,6 +17,7 @@ from milvus_coop.bundle.spec import BundleSpec
 from milvus_coop.models.backends.triton.backend import TritonBackend
 from milvus_coop.models.backends.triton.options import TritonOptions
 from tests.servers.milvus import free_ports
+from tests.waiting import wait_until
 
 
 class CountingServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -72,7 +73,7 @@ def ports() -> list[int]:
 def backend(spec: BundleSpec, ports: list[int]) -> Iterator[TritonBackend]:
     """A client of an address that stands for both, as a headless service's name does."""
     both = ",".join(f"127.0.0.1:{port}" for port in ports)
-    backend = TritonBackend(spec, TritonOptions(f"ipv4:{both}", timeout_s=5))
+    backend = TritonBackend(spec, TritonOptions(f"ipv4:{both}", timeout_s=60))
     yield backend
     backend.close()
 
@@ -83,12 +84,14 @@ def encode(backend: TritonBackend, times: int) -> None:
         backend.run(TEXT_ENCODER, {"input_ids": ids, "attention_mask": ids})
 
 
+def encode_until(backend: TritonBackend, condition: Callable[[], bool]) -> None:
+    """Ask again and again until the condition holds."""
+    wait_until(lambda: encode(backend, 1) or condition())  # type: ignore[func-returns-value]
+
+
 def test_servers_take_turns(spec: BundleSpec, ports: list[int], backend: TritonBackend) -> None:
     with CountingServer(spec, ports[0]) as one, CountingServer(spec, ports[1]) as other:
-        for _ in range(200):  # the second connection may come a moment after the first
-            encode(backend, 1)
-            if one.turns and other.turns:
-                break
+        encode_until(backend, lambda: bool(one.turns and other.turns))  # the second connection may come after the first
         before = one.turns, other.turns
         encode(backend, 40)
     first, second = one.turns - before[0], other.turns - before[1]
@@ -100,14 +103,9 @@ def test_one_goes_and_one_comes(spec: BundleSpec, ports: list[int], backend: Tri
     with ExitStack() as stack:
         stays = stack.enter_context(CountingServer(spec, ports[0]))
         with CountingServer(spec, ports[1]) as goes:
-            encode(backend, 20)
-            assert goes.answered
+            encode_until(backend, lambda: bool(stays.answered and goes.answered))
         before = stays.answered
         encode(backend, 20)  # no error: a request that met the closed connection was sent again
         assert stays.answered == before + 20
         comes = stack.enter_context(CountingServer(spec, ports[1]))
-        for _ in range(200):
-            encode(backend, 5)
-            if comes.answered:
-                break
-        assert comes.answered
+        encode_until(backend, lambda: comes.answered > 0)

@@ -25,10 +25,13 @@ from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_r
 from milvus_coop.serving.triton.server import WATCH_S
 from tests.servers.milvus import free_ports
 from tests.servers.triton import TritonForTests
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.triton
 
 SHARED_MEMORY = Path("/dev/shm")
+LONG_S = 60.0
+"""The limit of a client's calls: a refusal must come long before it."""
 
 
 def processes_of(server: TritonServer) -> list[psutil.Process]:
@@ -46,13 +49,6 @@ def is_gone(process: psutil.Process) -> bool:
         return True
 
 
-def wait_until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.02)
-
-
 def shared_memory() -> set[str]:
     return {path.name for path in SHARED_MEMORY.iterdir()}
 
@@ -62,7 +58,7 @@ def logs() -> set[Path]:
 
 
 def open_client(uri: str, **settings: str) -> Backend:
-    return open_backend(Settings(models=uri, timeout_s=5, **settings), load_bundle("coop-small"))  # type: ignore[arg-type]
+    return open_backend(Settings(models=uri, timeout_s=LONG_S, **settings), load_bundle("coop-small"))  # type: ignore[arg-type]
 
 
 def encode(backend: Backend) -> None:
@@ -70,7 +66,7 @@ def encode(backend: Backend) -> None:
     backend.run(TEXT_ENCODER, {"input_ids": ids, "attention_mask": ids})
 
 
-def failure(action: Callable[[], object], within_s: float = 6.0) -> MilvusCoopError:
+def failure(action: Callable[[], object], within_s: float = LONG_S / 2) -> MilvusCoopError:
     """The error that it ends with, in time."""
     start = time.monotonic()
     with pytest.raises(MilvusCoopError) as caught:
@@ -106,7 +102,7 @@ def test_a_model_that_lost_its_process_ends_the_server(tmp_path: Path) -> None:
         stub.kill()
         assert server.is_ready(TEXT_ENCODER)
         with pytest.raises(TritonError, match="a process that runs a model has ended"):
-            waiting.result(10)
+            waiting.result(60)
 
 
 def test_models_that_are_unloaded_end_nothing(tmp_path: Path) -> None:
@@ -119,7 +115,7 @@ def test_models_that_are_unloaded_end_nothing(tmp_path: Path) -> None:
         time.sleep(2 * WATCH_S)
         assert not waiting.done()
         os.kill(server.pid or 0, signal.SIGTERM)
-        assert waiting.result(20) == 0
+        assert waiting.result(60) == 0
 
 
 def test_a_proxy_of_the_machine_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

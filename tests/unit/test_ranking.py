@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milvus_coop.search.ranking import rank
@@ -21,6 +21,7 @@ def given_scores(n: int, values: dict[int, float]) -> Array:
     return array
 
 
+@settings(deadline=None)
 @given(scores=st.dictionaries(st.integers(0, 19), st.sampled_from([0.1, 0.5, 0.9]), max_size=20), limit=st.integers(1, 25))
 def test_like_the_naive_version(scores: dict[int, float], limit: int) -> None:
     hits = rank(candidates(20), given_scores(20, scores), limit, "image")

@@ -27,7 +27,7 @@ from tests.toy_bundle import draw, make_bundle
 KEY = "a-key-for-tests-0123"
 N = 40
 CAPTIONS = ("a red dog", "a blue cat", "the green beach", "a dog on the beach", "red", "a cat on the red beach")
-START_S = 10.0
+START_S = 60.0
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from milvus_coop.bundle import CROSS_ENCODER
 from milvus_coop.errors import BackendError
 from milvus_coop.types import Row
 from tests.gateway.rerank.kit import CAPTIONS, KEY, N, Running, World, make_world, running
+from tests.waiting import GatedBackend
 
 SAME = 1e-6
 """Of a probability: batches of other sizes add up in another order, and Milvus keeps float32."""
@@ -122,12 +122,13 @@ def test_no_service(client: MilvusClient, images: CoopSearch, service: Running) 
 
 
 def test_a_slow_service(client: MilvusClient, images: CoopSearch, world: World) -> None:
-    backend = FakeBackend(load_bundle(world.bundle).spec)
-    backend.delays_s[CROSS_ENCODER] = 5.0
+    backend = GatedBackend(load_bundle(world.bundle).spec, CROSS_ENCODER)
     with running(world.bundle, backend=backend, timeout_s=0.3) as slow:
-        start = time.perf_counter()
-        said = failure(client, images, images.ranker("green", endpoint=slow.url))
-        assert time.perf_counter() - start < 3
+        try:
+            said = failure(client, images, images.ranker("green", endpoint=slow.url))
+            assert backend.gate.passed == 0  # nobody waited for the cross-encoder
+        finally:
+            backend.gate.open()
     assert "504" in said
 
 
