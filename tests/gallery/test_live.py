@@ -41,11 +41,11 @@ def carry(page: Page, path: Path) -> object:
 def test_the_right_picture_is_first(window: Open, server: Serving) -> None:
     opened = window(server.address)
     page = opened.page
-    expect(page.get_by_role("heading", name=f"Search {len(PICTURES) + 1} pictures")).to_be_visible()
+    expect(page.get_by_role("heading", name=f"Search {len(PICTURES) + 1} images")).to_be_visible()
     search(page, "a sailing boat on the water")
     expect(first(page)).to_have_text("sailing_boat.jpg")
     expect(page.locator(".card")).to_have_count(len(PICTURES) + 1)
-    expect(page.get_by_role("status")).to_contain_text(f"{len(PICTURES) + 1} candidates, {len(PICTURES) + 1} rescored")
+    expect(page.get_by_role("status")).to_contain_text(f"{len(PICTURES) + 1} candidates, {len(PICTURES) + 1} reranked")
     assert page.title() == "a sailing boat on the water · milvus-coop"
     assert page.url == f"{server.address}?q=a+sailing+boat+on+the+water"
     assert re.fullmatch(r"encode .+ms\s*retrieve .+ms\s*rerank .+ms\s*total .+", page.locator(".timings ul").inner_text())
@@ -108,9 +108,9 @@ def test_an_address_of_a_collection_that_is_gone(window: Open, server: Serving) 
 def test_a_picture_is_dropped(window: Open, server: Serving, pictures: Path) -> None:
     page = window(server.address).page
     page.dispatch_event("body", "dragenter", {"dataTransfer": carry(page, pictures / "cat.jpg")})
-    expect(page.get_by_text("Drop a picture to search with it")).to_be_visible()
+    expect(page.get_by_text("Drop an image to search with it")).to_be_visible()
     page.dispatch_event("body", "drop", {"dataTransfer": carry(page, pictures / "cat.jpg")})
-    expect(page.get_by_text("Drop a picture to search with it")).to_be_hidden()
+    expect(page.get_by_text("Drop an image to search with it")).to_be_hidden()
     expect(first(page)).to_have_text("cat.jpg")
     expect(page.locator("#chip-name")).to_have_text("cat.jpg")
     expect(page.locator(".card .match").first).to_contain_text("1.000 cosine")
@@ -132,7 +132,7 @@ def test_a_picture_is_pasted_and_described_by_texts(window: Open, server: Servin
     expect(page.locator(".card .match").first).to_contain_text("match")
     page.get_by_label("Collection").select_option("images")
     expect(first(page)).to_have_text("sailing_boat.jpg")
-    page.get_by_role("button", name="Remove the picture").click()
+    page.get_by_role("button", name="Remove the image").click()
     expect(page.get_by_role("searchbox")).to_be_focused()
 
 

@@ -151,15 +151,15 @@ function welcome() {
   say("");
   const chosen = collections.find((c) => c.name === chooser.value);
   if (!chosen) return empty();
-  const things = count(chosen.count, chosen.kind === "text" ? "text" : "picture");
+  const things = count(chosen.count, chosen.kind === "text" ? "text" : "image");
   const tips = TOUCH
     ? [
         [WORDS, "Describe it in a few words"],
-        [PHOTO, "Or tap the picture in the box, to choose or take one"],
+        [PHOTO, "Or tap the image in the box, to choose or take one"],
       ]
     : [
         [WORDS, "Describe it in a few words; ", element("kbd", { text: "/" }), " comes back here"],
-        [["M12 4v11", "M7.5 10.5 12 15l4.5-4.5", "M4 19h16"], "Drop a picture anywhere on this page"],
+        [["M12 4v11", "M7.5 10.5 12 15l4.5-4.5", "M4 19h16"], "Drop an image anywhere on this page"],
         [["M8 5H6v16h12V5h-2", "M9 3h6v4H9z"], "Or paste one from the clipboard"],
       ];
   picture({
@@ -350,7 +350,7 @@ function choose(file) {
   $("chip-picture").removeAttribute("src");
   if (!file) return;
   box.value = "";
-  $("chip-name").textContent = file.name || "pasted picture";
+  $("chip-name").textContent = file.name || "pasted image";
   $("chip-picture").src = URL.createObjectURL(file);
 }
 
@@ -366,7 +366,7 @@ function take(files) {
 /** @param {import("./api.js").Collection | undefined} collection */
 function described(collection) {
   $("about").textContent = collection ? `${count(collection.count, "item")} · ${collection.bundle}` : "";
-  box.placeholder = collection?.kind === "text" ? "Find texts by words, or by a picture" : "Describe a picture";
+  box.placeholder = collection?.kind === "text" ? "Find texts by words, or by an image" : "Describe an image";
 }
 
 // ---- Events ----
@@ -424,8 +424,8 @@ addEventListener("drop", (event) => {
   if (!carriesFiles(event)) return;
   event.preventDefault();
   if (take(event.dataTransfer?.files)) return;
-  state.replaceChildren(...notice("That is not a picture."));
-  say("That is not a picture.");
+  state.replaceChildren(...notice("That is not an image."));
+  say("That is not an image.");
 });
 
 // ---- Start ----

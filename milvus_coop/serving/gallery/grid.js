@@ -152,7 +152,7 @@ export class ResultView {
       element("span", {}, element("b", { text: this.#degradedTitle() }), ` ${sentence(result.reason ?? "")}`),
     );
     this.switch.disabled = result.rescored === 0;
-    this.switch.title = this.switch.disabled ? "The cross-encoder rescored nothing: there is one order only" : "";
+    this.switch.title = this.switch.disabled ? "The cross-encoder reranked nothing: there is one order only" : "";
     this.#arrange();
   }
 
@@ -180,7 +180,7 @@ export class ResultView {
     const { candidates, rescored, hits } = /** @type {Result} */ (this.result);
     const first = hits.find((hit) => hit.rank === 1);
     const moved = first && moveOf(first) === "up" && this.view === "coop" ? ` The first was BE ${first.be_rank}.` : "";
-    return `${count(candidates, "candidate")}, ${rescored.toLocaleString("en")} rescored.${moved}`;
+    return `${count(candidates, "candidate")}, ${rescored.toLocaleString("en")} reranked.${moved}`;
   }
 
   /** @param {Hit} hit @returns its place in the order on the page, from 1 */
