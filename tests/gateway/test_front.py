@@ -210,7 +210,7 @@ def test_too_many_are_told_to_come_back(make_client: MakeClient, gated: GatedBac
 
 
 def test_requests_that_take_too_long(make_client: MakeClient, gated: GatedBackend) -> None:
-    client = make_client(concurrency=2, timeout_s=1.0, backend=gated)
+    client = make_client(concurrency=2, timeout_s=2.0, backend=gated)
     late = client.post("/v1/search", json={"text": "a"})
     assert (late.status_code, "longer" in late.json()["detail"]) == (504, True)
     assert gated.gate.passed == 0  # nobody waited for the encoder

@@ -61,7 +61,7 @@ def test_what_runs_is_finished_first(tmp_path: Path) -> None:
 
         def upload() -> None:
             files = [("files", (path.name, path.read_bytes())) for path in pictures]
-            done.append(httpx.post(f"{address}/v1/items", files=files, timeout=60).json()["added"])
+            done.append(httpx.post(f"{address}/v1/items", files=files, timeout=120).json()["added"])
 
         thread = threading.Thread(target=upload)
         thread.start()

@@ -123,7 +123,7 @@ def test_no_service(client: MilvusClient, images: CoopSearch, service: Running) 
 
 def test_a_slow_service(client: MilvusClient, images: CoopSearch, world: World) -> None:
     backend = GatedBackend(load_bundle(world.bundle).spec, CROSS_ENCODER)
-    with running(world.bundle, backend=backend, timeout_s=0.3) as slow:
+    with running(world.bundle, backend=backend, timeout_s=2.0) as slow:
         try:
             said = failure(client, images, images.ranker("green", endpoint=slow.url))
             assert backend.gate.passed == 0  # nobody waited for the cross-encoder

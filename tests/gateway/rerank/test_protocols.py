@@ -255,12 +255,12 @@ def test_a_backend_that_is_away(world: World, tokens: list[str], path: str, stat
 
 
 def test_a_time_limit_between_batches(world: World, tokens: list[str]) -> None:
-    backend = FakeBackend(load_bundle(world.bundle).spec)
-    backend.delays_s[CROSS_ENCODER] = 0.3
-    with running(world.bundle, backend=backend, timeout_s=0.5, concurrency=1) as slow:
+    backend = GatedBackend(load_bundle(world.bundle).spec, CROSS_ENCODER)
+    with running(world.bundle, backend=backend, timeout_s=3.0, concurrency=1) as slow:
         answer = slow.post("/v2/rerank", asked("/v2/rerank", "green", tokens * 10))
         assert answer.status_code == 504
-        backend.delays_s.clear()
+        assert backend.gate.passed == 0  # the first batch still runs
+        backend.gate.open()
         # The late request has ended when nothing is pending.
         wait_until(lambda: "milvus_coop_pending 0.0" in httpx.get(f"{slow.url}/metrics", timeout=60).text)
         assert backend.rows.get(CROSS_ENCODER, 0) < 10 * N
