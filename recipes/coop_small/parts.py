@@ -66,7 +66,9 @@ def write_parts(
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.safetensors"):
         old.unlink()
-    weights = {f"backbone.{name}": value for name, value in backbone.items()} | {f"text.{name}": value for name, value in text.items()}
+    weights = {f"backbone.{name}": value for name, value in backbone.items()} | {
+        f"text.{name}": value for name, value in text.items()
+    }
     save_file({name: value.half() for name, value in weights.items()}, folder / "pretrained.safetensors")
     texts = list(dict.fromkeys(text for items in groups.values() for item in items for text in item.texts))
     ids = torch.zeros(len(texts), TRAINED_LENGTH, dtype=torch.int32)
