@@ -30,32 +30,32 @@ Rows = Callable[[Sequence[str]], Array]
 class TrainRecipe:
     """Every number of the training; chosen on dev."""
 
-    epochs: int = 16
+    epochs: int = 24
     """Passes over the photographs."""
     frozen_epochs: float = 0.0
     """Passes at the start in which only the heads are trained."""
-    photos: int = 192
+    photos: int = 512
     """Photographs in a batch, each with `captions` of its captions."""
-    captions: int = 3
-    drawings: int = 96
+    captions: int = 2
+    drawings: int = 256
     """Drawings in a batch, each with one text."""
     weaker_share: float = 0.3
     """How often a drawing's text is one of its weaker texts."""
     source_weights: dict[str, float] = field(default_factory=lambda: {"stamps": 5.0, "clipart": 1.7})
     """How much more often a drawing of a source is drawn than one of another source."""
-    heads_rate: float = 4e-4
-    backbone_rate: float = 2e-4
-    text_rate: float = 8e-5
+    heads_rate: float = 6e-4
+    backbone_rate: float = 4e-4
+    text_rate: float = 1.2e-4
     weight_decay: float = 0.05
     dropout: float = 0.5
-    dropped_words: float = 0.0
+    dropped_words: float = 0.15
     """Probability that a word of a text is left out."""
-    dropped_blocks: float = 0.0
+    dropped_blocks: float = 0.15
     """Probability that the last block is left out for an image; it grows with depth (Huang et al. 2016, "Stochastic depth")."""
     hidden: int = 2048
     word_weight: float = 0.5
     """Weight of the loss of words and cells beside those of the heads."""
-    memory_weight: float = 0.3
+    memory_weight: float = 0.2
     """Weight of the loss that keeps the classifier's answers what they were before training (Li & Hoiem 2016)."""
     word_images: int = 96
     """Images of a batch, drawn anew for every batch, whose cells take part in that loss."""

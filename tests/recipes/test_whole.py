@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from milvus_coop.bundle.spec import TextSpec
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.offline.training.efficientnet_lite import EfficientNetLite
 from milvus_coop.offline.training.minilm import MiniLM
+from milvus_coop.types import Array
 from recipes.coop_small.__main__ import SHIPPED
 from recipes.coop_small.backbone import left_out
 from recipes.coop_small.features import Captioned
@@ -89,7 +91,7 @@ def test_a_block_that_is_left_out_keeps_the_mean() -> None:
 def test_a_choice_ignores_images_that_share_a_label_or_a_text(packed: Packed) -> None:
     row = {text: number for number, text in enumerate(packed.texts)}
 
-    def rows(texts: tuple[str, ...]) -> np.ndarray:
+    def rows(texts: Sequence[str]) -> Array:
         return np.array([row[text] for text in texts])
 
     photos = photo_source(packed.items["photos_train"], None, rows)
