@@ -22,6 +22,10 @@ SHARE = 0.5
 BALANCE = 0.5**0.5
 LENGTH_SQUARED = 2.0
 EXTRA = 4
+BANK = (3072, 2048)
+"""The number of texts, and of images, in the banks."""
+NEAREST = (11, 7)
+"""The number of highest cosines that make the hub value of an image, and of a text."""
 
 
 class Hubs(nn.Module):

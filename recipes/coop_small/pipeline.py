@@ -22,7 +22,7 @@ from milvus_coop.types import Array
 from recipes.coop_small.backbone import IMAGE_SPEC, SIZE, UpperHalf, load_backbone
 from recipes.coop_small.cross_encoder import CrossEncoder, image_tokens
 from recipes.coop_small.features import Captioned, read_captioned
-from recipes.coop_small.hubs import Hubs
+from recipes.coop_small.hubs import BANK, NEAREST, Hubs
 from recipes.coop_small.networks import ImageEncoder, Networks, TextEncoder
 from recipes.coop_small.split import normalise
 from recipes.coop_small.texts import TEXT_SPEC, HalfReadTexts, LowerLayers, class_vectors, load_text_tower, tower_folder
@@ -70,10 +70,6 @@ class Recipe:
     whole: WholeRecipe = field(default_factory=WholeRecipe)
     """What a GPU does instead of these."""
     cross: CrossRecipe = field(default_factory=CrossRecipe)
-    bank: tuple[int, int] = (3072, 2048)
-    """How many texts, and how many images, the hub banks hold."""
-    nearest: tuple[int, int] = (11, 7)
-    """How many of a bank's highest cosines make a hub value."""
 
 
 @dataclass(frozen=True)
@@ -251,10 +247,10 @@ def _banks(work: Path, items: Items, towers: Towers, recipe: Recipe) -> tuple[Hu
     images = items.photos["train"] or items.drawings["train"]
     dice = np.random.default_rng(recipe.cross.seed)
     captions = list(dict.fromkeys(text for item in images for text in item.texts))
-    texts = [captions[number] for number in dice.permutation(len(captions))[: recipe.bank[0]]]
-    chosen = [images[number] for number in np.sort(dice.permutation(len(images))[: recipe.bank[1]])]
+    texts = [captions[number] for number in dice.permutation(len(captions))[: BANK[0]]]
+    chosen = [images[number] for number in np.sort(dice.permutation(len(images))[: BANK[1]])]
     text_bank, image_bank = embedding(read(work, towers, texts).heads), embedding(see(towers, chosen).heads)
-    return Hubs(text_bank, recipe.nearest[0], images=True), Hubs(image_bank, recipe.nearest[1], images=False)
+    return Hubs(text_bank, NEAREST[0], images=True), Hubs(image_bank, NEAREST[1], images=False)
 
 
 @torch.no_grad()
@@ -284,8 +280,8 @@ def assemble(work: Path, recipe: Recipe) -> Networks:
     towers, weights = load_towers(work, recipe), load_file(work / "models" / "cross.safetensors")
     cross = CrossEncoder()
     cross.load_state_dict({name.removeprefix("cross."): value for name, value in weights.items() if name.startswith("cross.")})
-    images = Hubs(weights["bank.texts"], recipe.nearest[0], images=True)
-    texts = Hubs(weights["bank.images"], recipe.nearest[1], images=False)
+    images = Hubs(weights["bank.texts"], NEAREST[0], images=True)
+    texts = Hubs(weights["bank.images"], NEAREST[1], images=False)
     return Networks(
         TextEncoder(LowerLayers(towers.whole_text), towers.text, texts).eval(),
         ImageEncoder(towers.backbone, towers.image, images).eval(),

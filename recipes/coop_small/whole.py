@@ -26,7 +26,7 @@ from milvus_coop.offline.training.minilm import MiniLM
 from milvus_coop.offline.training.networks.transformer import additive_mask
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import FROZEN_BLOCKS, LowerHalf, UpperHalf, left_out
-from recipes.coop_small.hubs import Hubs
+from recipes.coop_small.hubs import BANK, NEAREST, Hubs
 from recipes.coop_small.parts import Packed, save_in_parts, unpack
 from recipes.coop_small.texts import TEXT_SPEC, LowerLayers
 from recipes.coop_small.towers import ImageTower, Read, Seen, TextTower, embedding, join
@@ -273,10 +273,12 @@ class Trainer:
             found[group] = _recalls(texts @ images.T, torch.from_numpy(right).to(self.device))
             if photos:
                 bank = np.unique(np.concatenate([self.rows(item.texts) for item in self.packed.items["photos_train"]]))
-                text_bank = embedding(self.read(dice.permutation(bank)[:3072]).heads)
-                chosen = torch.from_numpy(dice.permutation(len(self.pixels["photos_train"]))[:2048]).to(self.device)
+                text_bank = embedding(self.read(dice.permutation(bank)[: BANK[0]]).heads)
+                chosen = torch.from_numpy(dice.permutation(len(self.pixels["photos_train"]))[: BANK[1]]).to(self.device)
                 image_bank = embedding(self.see(self.pixels["photos_train"][chosen]).heads)
-                scores = Hubs(image_bank, 7, images=False)(texts) @ Hubs(text_bank, 11, images=True)(images).T
+                text_hubs = Hubs(image_bank, min(NEAREST[1], len(image_bank)), images=False)
+                image_hubs = Hubs(text_bank, min(NEAREST[0], len(text_bank)), images=True)
+                scores = text_hubs(texts) @ image_hubs(images).T
                 found[f"{group}, hubs"] = _recalls(scores, torch.from_numpy(right).to(self.device))
         logger.info("%s: %s", name, "; ".join(f"{group} {values}" for group, values in found.items()))
         return found
@@ -285,7 +287,7 @@ class Trainer:
 def _recalls(scores: Tensor, right: Tensor) -> list[float]:
     found = []
     for some, truth in ((scores, right), (scores.T, right.T)):
-        hits = truth.gather(1, some.topk(10, dim=1).indices)
+        hits = truth.gather(1, some.topk(min(10, some.shape[1]), dim=1).indices)
         found += [round(100 * hits[:, :k].any(1).float().mean().item(), 1) for k in (1, 5, 10)]
     return found
 
