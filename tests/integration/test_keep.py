@@ -21,7 +21,7 @@ from milvus_coop.config import Settings
 from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, StoreError, TokenStoreError
 from milvus_coop.ingest import ingest
 from milvus_coop.models.open import open_models
-from milvus_coop.search import rescoring
+from milvus_coop.search import reranking
 from milvus_coop.store import Collection
 from milvus_coop.store.address import parse_address
 from milvus_coop.store.schema import Header, read_header
@@ -181,8 +181,8 @@ def test_reranking_what_another_retriever_found(shared: World, keep: Keep) -> No
 def test_chunks_change_nothing(shared: World, keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
     with shared.search(keep) as search:
         whole = [search.query_many(TEXTS, limit=N, k=N), search.query_many(TEXTS, limit=N, k=N, deadline_ms=60_000)]
-        monkeypatch.setattr(rescoring, "CHUNK", 3)
-        monkeypatch.setattr(rescoring, "CHUNK_BYTES", 1)
+        monkeypatch.setattr(reranking, "CHUNK", 3)
+        monkeypatch.setattr(reranking, "CHUNK_BYTES", 1)
         parts = [search.query_many(TEXTS, limit=N, k=N), search.query_many(TEXTS, limit=N, k=N, deadline_ms=60_000)]
     for some in (*whole, *parts):
         for one, other in zip(some, whole[0], strict=True):

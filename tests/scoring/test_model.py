@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from milvus_coop import CoopIngest, CoopModel, CoopSearch, FakeBackend, MilvusCoopError, load_bundle
-from milvus_coop import reranker as reranker_module
 from milvus_coop.bundle import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
 from milvus_coop.errors import (
@@ -24,6 +23,7 @@ from milvus_coop.errors import (
     ImageUnreadableError,
     InvalidArgumentError,
 )
+from milvus_coop.models import reranker as reranker_module
 from milvus_coop.models.open import open_models
 from milvus_coop.models.scoring.reader import BATCH
 from milvus_coop.types import Array
