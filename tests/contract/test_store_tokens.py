@@ -104,7 +104,7 @@ def test_no_payload(store: Store) -> None:
     again = store.open("contract_opened", OPENED)
     assert (again.keep, again.has_payload, again.tokens) == ("image", False, None)
     assert again.rows([rows[0].id])[rows[0].id].payload == ""
-    assert again.info().tokens.startswith("none: pictures are opened")
+    assert again.info().tokens.startswith("none: images are opened")
 
 
 def test_texts_need_no_place(store: Store) -> None:

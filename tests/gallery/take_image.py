@@ -27,7 +27,7 @@ SEEN = 10
 
 
 @click.command()
-@click.option("--query", "text", default=QUERIES[-1], show_default=True, help="What is searched for.")
+@click.option("--query", "text", default=QUERIES[1], show_default=True, help="What is searched for.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=TARGET, help="The JPEG file that is written; default docs/gallery.jpg."
 )
@@ -60,9 +60,10 @@ def take(text: str, out: Path) -> None:
 
 
 def shown(page: Page) -> None:
-    """Wait until the images of the hits in sight are there."""
+    """Wait until the images of the hits in sight are there, and have been faded in."""
     for number in range(SEEN):
         expect(page.locator(".card img").nth(number)).to_have_js_property("complete", value=True)
+    page.evaluate("Promise.all(document.getAnimations().map((animation) => animation.finished))")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def test_a_picture_among_texts(window: Open, tmp_path: Path, pictures: Path) -> 
 def test_without_the_cross_encoder(window: Open, tmp_path: Path) -> None:
     assert query("a dog", "--no-rerank", "--html", "out.html").exit_code == 0
     page = window((tmp_path / "out.html").as_uri()).page
-    assert "Rescoring was turned off" in page.locator(".notice").inner_text()
+    assert "Reranking was turned off" in page.locator(".notice").inner_text()
     assert page.get_by_label("Coop", exact=True).is_disabled()
     assert "cosine" in page.locator(".card").first.inner_text()
 

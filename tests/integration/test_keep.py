@@ -121,7 +121,7 @@ def test_what_a_collection_holds(shared: World) -> None:
     assert {path.stat().st_size for path in shared.tokens.rglob("*") if path.name != MARKER and path.is_file()} == {
         COUNT * (TOKEN_DIM + 2)
     }
-    for keep, place in zip(KEEPS, ("in the collection", str(shared.tokens), "none: pictures are opened"), strict=True):
+    for keep, place in zip(KEEPS, ("in the collection", str(shared.tokens), "none: images are opened"), strict=True):
         with shared.store(keep) as store:
             collection = store.open("images", load_bundle(shared.bundle(keep)).spec)
             assert collection.keep == keep

@@ -122,7 +122,7 @@ def test_a_saved_pipeline_is_the_same_pipeline(uri: str, search: CoopSearch) -> 
     inputs["retriever"] = {"query": QUERY}
     found = loaded.run(inputs)
     assert told(found["retriever"]["documents"]) == expected(search.query(QUERY, k=7))
-    with pytest.raises(DeserializationError, match=r"milvus_coop\.integrations\.haystack"):
+    with pytest.raises(DeserializationError, match=r"milvus_coop\.serving\.integrations\.haystack"):
         Pipeline.loads(saved)
     for opened in (loaded, pipeline):
         opened.close()
