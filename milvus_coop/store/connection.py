@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,15 @@ FLUSH_TIMEOUT_S = 120.0
 SHORTEST_SECRET = 6
 """Minimum length of a password in Milvus."""
 
-# pymilvus and Milvus Lite log a traceback at ERROR for each error that they also raise. This package reports the raised error, so
-# these logs are turned off. To see them, set the level again after importing this package.
-for _name in ("pymilvus", "pymilvus.milvus_client", "milvus_lite"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+@cache
+def _mute() -> None:
+    """Turn off the logs of pymilvus and Milvus Lite: they log a traceback at ERROR for each error that they also raise.
+
+    This package reports the raised error. To see the logs, set their level again after the first connection.
+    """
+    for name in ("pymilvus", "pymilvus.milvus_client", "milvus_lite"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class Connection:
@@ -48,6 +54,7 @@ class Connection:
             raise InvalidArgumentError(f"timeout_s is {timeout_s}", expected="a positive number of seconds")
         if ca_file is not None and not (ca_file.is_file() and address.endpoint.startswith("https://")):
             raise InvalidArgumentError(f"ca_file is {ca_file}", expected="a PEM file that exists, with an https:// address")
+        _mute()
         self.address = address
         self.timeout_s = timeout_s
         self._server = lite.acquire(address.folder) if address.folder is not None else None

@@ -130,3 +130,10 @@ def test_imports_stay_light(code: str, forbidden: list[str]) -> None:
     probe = f"{code}; import sys; print([m for m in {forbidden!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_importing_leaves_the_logs_of_others_alone() -> None:
+    probe = "import logging, milvus_coop.store; print([n for n in ('pymilvus', 'milvus_lite') if logging.getLogger(n).level])"
+    before = probe.replace("milvus_coop.store", "pymilvus, milvus_lite")
+    levels = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for code in (probe, before)]
+    assert levels[0].stdout == levels[1].stdout

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,9 @@ def find_triton(*, install: bool = True, on_progress: Callable[[str], None] = la
         if not install:
             raise TritonError("Triton is not installed", run="milvus-coop triton install")
         _check_machine()
-        _install(folder, on_progress)
+        with _alone(folder):
+            if not (folder / MARK).is_file():  # another process may have installed it meanwhile
+                _install(folder, on_progress)
     return _from_wheel(folder)
 
 
@@ -70,6 +73,17 @@ def _check_machine() -> None:
             expected="Linux on x86_64",
             run="NVIDIA's container image, or --models onnx",
         )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder's installation, so that of two first starts the second waits for the first."""
+    import fcntl  # not on Windows, where there is no wheel either
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _install(folder: Path, on_progress: Callable[[str], None]) -> None:
