@@ -44,9 +44,7 @@ _EDGES = np.array([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0])
 class Recipe:
     """The whole recipe."""
 
-    heads: TrainRecipe = field(
-        default_factory=lambda: TrainRecipe(epochs=40, frozen_epochs=40, captions=1, heads_rate=1.2e-3, dropped_words=0.0)
-    )
+    heads: TrainRecipe = field(default_factory=lambda: TrainRecipe(epochs=40, captions=1, heads_rate=1.2e-3, dropped_words=0.0))
     """The first training: heads alone, on what the pretrained towers give."""
     towers: tuple[TrainRecipe, ...] = field(
         default_factory=lambda: (
@@ -113,12 +111,12 @@ def train(work: Path, photos: Path | None, recipe: Recipe, *, end_to_end: bool =
     classes = {name: classes_of(towers.image, part) for name, part in cells.items()}
     full = half.mapped(list(towers.text.layers))
     towers.standardise(*_sample(cells.values(), full))
-    train_towers(towers, _feed(items, cells, None, full, recipe.heads), recipe.heads)
+    train_towers(towers, _feed(items, cells, None, full, recipe.heads), recipe.heads, end_to_end=False)
     if end_to_end:
         start, states = {name: value.clone() for name, value in towers.state_dict().items()}, list[dict[str, Tensor]]()
         for part in recipe.towers:
             towers.load_state_dict(start)
-            train_towers(towers, _feed(items, maps, classes, half, part), part)
+            train_towers(towers, _feed(items, maps, classes, half, part), part, end_to_end=True)
             states.append({name: value.clone() for name, value in towers.state_dict().items()})
         towers.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in start})
     save_towers(work, towers.state_dict())

@@ -32,8 +32,6 @@ class TrainRecipe:
 
     epochs: int = 24
     """Passes over the photographs."""
-    frozen_epochs: float = 0.0
-    """Passes at the start in which only the heads are trained."""
     photos: int = 512
     """Photographs in a batch, each with `captions` of its captions."""
     captions: int = 2
@@ -295,10 +293,8 @@ def memory_loss(now: Tensor, before: Tensor) -> Tensor:
     return functional.kl_div(now.log_softmax(-1), before.softmax(-1), reduction="batchmean")
 
 
-def train_towers(
-    towers: Towers, feed: Feed, recipe: TrainRecipe, judge: Callable[[Towers, int], None] | None = None, every: int = 0
-) -> None:
-    """Train, in bfloat16 where that pays. `judge` is called every so many epochs."""
+def train_towers(towers: Towers, feed: Feed, recipe: TrainRecipe, *, end_to_end: bool) -> None:
+    """Train the heads alone, or end to end, in bfloat16 where that pays."""
     backbone = [p for p in towers.image.upper.parameters() if p.requires_grad] + list(towers.image.classifier.parameters())
     layers = list(towers.text.layers.parameters())
     known = {id(p) for p in (*towers.image.upper.parameters(), *backbone, *layers)}
@@ -309,17 +305,15 @@ def train_towers(
         {"params": layers, "lr": recipe.text_rate},
     ]
     optimiser = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
-    total, frozen = recipe.epochs * feed.per_epoch, round(recipe.frozen_epochs * feed.per_epoch)
-    peaks = [group["lr"] for group in groups]
+    total, peaks = recipe.epochs * feed.per_epoch, [group["lr"] for group in groups]
+    for parameter in (*backbone, *layers):
+        parameter.requires_grad_(end_to_end)
     started = time.monotonic()
     towers.train()
     running = 0.0
     for step in range(total):
-        trained = step >= frozen
-        for parameter in (*backbone, *layers):
-            parameter.requires_grad_(trained)
-        for group, peak, own in zip(optimiser.param_groups, peaks, (False, True, True), strict=True):
-            group["lr"] = peak * schedule(step - frozen * own, total - frozen * own)
+        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+            group["lr"] = peak * schedule(step, total)
         batch = feed.next()
         with torch.autocast("cpu", torch.bfloat16):
             loss = batch_loss(towers, batch, recipe)
@@ -332,14 +326,11 @@ def train_towers(
             epoch = step // feed.per_epoch + 1
             spent = time.monotonic() - started
             logger.info("epoch %d of %d, loss %.3f, %.0f s", epoch, recipe.epochs, running / (1 - 0.95 ** (step + 1)), spent)
-            if judge and every and epoch % every == 0:
-                judge(towers, epoch)
-                towers.train()
 
 
 def schedule(step: int, total: int) -> float:
     """Linear warm-up over a tenth, then a cosine down to zero."""
     warm = max(1, total // 10)
     if step < warm:
-        return max(0, step + 1) / warm
+        return (step + 1) / warm
     return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, total - warm))))
