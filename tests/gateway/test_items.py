@@ -71,7 +71,7 @@ def test_bad_pictures_are_named_and_the_others_go_on(taking: TestClient, tmp_pat
     assert len(list((tmp_path / "uploads" / "images").iterdir())) == 1
     none = taking.post("/v1/items", files=files(DOG[:4000]))
     assert none.status_code == 400
-    assert "none of the 1 pictures" in none.json()["detail"]
+    assert "none of the 1 images" in none.json()["detail"]
 
 
 def test_names_of_clients_are_not_paths(taking: TestClient, tmp_path: Path) -> None:
