@@ -6,7 +6,7 @@ ARGS ?=
 PHOTOS ?= ../shared/photos
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev check format test docker-test docker-test-local model triton-models gallery-image docs-figures bench clean
+.PHONY: help install demo dev check format test test-more docker-test docker-test-local model triton-models gallery-image docs-figures bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,8 +37,11 @@ format: dev ## format the code
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 
-test: dev ## run the tests, in an environment of their own; ARGS="-k store" runs some
-	$(DEV)/bin/python -m pytest $(ARGS)
+test: dev ## run what a change can break, in an environment of its own; ARGS="-k store" runs some
+	$(DEV)/bin/python -m pytest -m "not more" $(ARGS)
+
+test-more: dev ## run the rest: trainings, conversions, long runs with faults
+	$(DEV)/bin/python -m pytest -m more $(ARGS)
 
 docker-test: dev ## build the images, bring deploy/compose.yaml up and test it; needs docker with Compose
 	MILVUS_ROOT_PASSWORD=- MILVUS_COOP_SERVE_API_KEYS=- docker compose -f deploy/compose.yaml --profile ingest build

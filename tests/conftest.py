@@ -4,10 +4,38 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["tests.servers.milvus", "tests.servers.triton"]
+
+
+MORE = (
+    "convert/test_convert_cli.py",
+    "convert/test_families.py",
+    "evaluation/test_evaluate.py",
+    "gateway/test_openapi.py",
+    "helm/test_commands.py",
+    "integration/test_growth_benchmark.py",
+    "integration/test_triton_failures.py",
+    "integration/test_triton_server.py",
+    "test_readme.py::test_commands[docs/evaluation.md]",
+    "test_readme.py::test_commands[docs/pretrained.md]",
+    "test_readme.py::test_commands[docs/training.md]",
+    "training/",
+)
+"""Trainings, conversions and long runs with faults: `make test-more` runs them, and `make test` does not."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests whose name below tests/ starts with one of `MORE`."""
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(tests):
+            name = f"{item.path.relative_to(tests).as_posix()}::{item.nodeid.partition('::')[2]}"
+            if name.startswith(MORE):
+                item.add_marker(pytest.mark.more)
 
 
 def pytest_configure() -> None:
