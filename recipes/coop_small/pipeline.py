@@ -77,10 +77,6 @@ class Items:
     photos: dict[str, list[Captioned]]
     drawings: dict[str, list[Captioned]]
 
-    def texts(self) -> list[str]:
-        """Every text of every part."""
-        return [text for parts in (self.photos, self.drawings) for items in parts.values() for item in items for text in item.texts]
-
 
 def read_items(work: Path, photos: Path | None) -> Items:
     """Read the lists. Test images are not among them."""

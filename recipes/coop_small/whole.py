@@ -309,7 +309,7 @@ def load_whole_state(towers: Towers, state: Mapping[str, Tensor]) -> None:
         own = {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}
         if own:
             missing = module.load_state_dict(own, strict=False)
-            if missing.unexpected_keys or set(missing.missing_keys) > {"words.weight"}:
+            if missing.unexpected_keys or set(missing.missing_keys) - {"words.weight"}:
                 raise ValueError(f"the weights do not fit {prefix}: {missing}")
     towers.load_state_dict({name: value for name, value in state.items() if not name.startswith(tuple(lower))})
 
