@@ -10,7 +10,7 @@ import argparse
 import copy
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,8 @@ from recipes.coop_small.train import (
 )
 
 logger = logging.getLogger(__name__)
+KEEP_EVERY = 20
+"""Epochs after which the weights so far are kept, since a lent machine may go back at any moment."""
 _SPECIAL_IDS = (0, 101, 102)
 """Padding, start and end of a text."""
 
@@ -160,8 +162,8 @@ class Trainer:
                 states = layer(states, additive_mask((ids > 0).to(states.dtype)))
         towers.standardise(cells, states.float(), (ids > 0).float())
 
-    def train(self, recipe: TrainRecipe, *, whole: bool) -> None:
-        """Train the heads, or everything."""
+    def train(self, recipe: TrainRecipe, *, whole: bool, keep: Callable[[], None] = lambda: None) -> None:
+        """Train the heads, or everything. `keep` is called every `KEEP_EVERY` epochs."""
         towers, chooser = self.towers.train(), self.chooser(recipe)
         groups = self._groups(recipe, whole=whole)
         optimiser = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
@@ -181,6 +183,8 @@ class Trainer:
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             running = 0.95 * running + 0.05 * loss.detach()
+            if step % (KEEP_EVERY * chooser.per_epoch) == KEEP_EVERY * chooser.per_epoch - 1:
+                keep()
             if step % (4 * chooser.per_epoch) == 4 * chooser.per_epoch - 1:
                 value, spent = running.item() / (1 - 0.95 ** (step + 1)), time.monotonic() - started
                 logger.info("epoch %d of %d, loss %.3f, %.0f s", (step + 1) // chooser.per_epoch, recipe.epochs, value, spent)
@@ -327,15 +331,17 @@ def new_towers(packed: Packed, recipe: TrainRecipe) -> Towers:
     return Towers(backbone, image, text, TextTower(text, hidden=recipe.hidden, dropout=recipe.dropout))
 
 
-def train_whole(packed: Packed, recipe: WholeRecipe, device: str) -> dict[str, Tensor]:
-    """The weights after both trainings, in float32 on the CPU."""
+def train_whole(
+    packed: Packed, recipe: WholeRecipe, device: str, keep: Callable[[dict[str, Tensor]], None] = lambda _: None
+) -> dict[str, Tensor]:
+    """The weights after both trainings, in float32 on the CPU. `keep` gets the weights so far every `KEEP_EVERY` epochs."""
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     trainer = Trainer(packed, recipe, device)
     trainer.prepare_heads()
     trainer.train(recipe.heads, whole=False)
     trainer.judge("heads")
-    trainer.train(recipe.towers, whole=True)
+    trainer.train(recipe.towers, whole=True, keep=lambda: keep(whole_state(trainer.towers)))
     trainer.judge("towers")
     return {name: value.cpu() for name, value in whole_state(trainer.towers).items()}
 
@@ -348,7 +354,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    save_in_parts(train_whole(unpack(asked.parts), WholeRecipe(), asked.device), asked.out)
+
+    def keep(state: dict[str, Tensor]) -> None:
+        save_in_parts(state, asked.out)
+
+    keep(train_whole(unpack(asked.parts), WholeRecipe(), asked.device, keep))
 
 
 if __name__ == "__main__":

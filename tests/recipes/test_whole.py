@@ -16,6 +16,7 @@ from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.offline.training.efficientnet_lite import EfficientNetLite
 from milvus_coop.offline.training.minilm import MiniLM
 from milvus_coop.types import Array
+from recipes.coop_small import whole
 from recipes.coop_small.__main__ import SHIPPED
 from recipes.coop_small.backbone import left_out
 from recipes.coop_small.features import Captioned
@@ -109,14 +110,17 @@ def test_a_choice_ignores_images_that_share_a_label_or_a_text(packed: Packed) ->
             assert ignored[image] == (shares and image != owner)
 
 
-def test_whole_towers_learn_and_come_back_from_parts(packed: Packed, tmp_path: Path) -> None:
+def test_whole_towers_learn_and_come_back_from_parts(packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole, "KEEP_EVERY", 1)
     recipe = WholeRecipe(heads=TINY, towers=TINY, remembered=2)
     trainer = Trainer(packed, recipe, "cpu")
     trainer.prepare_heads()
     before = whole_state(trainer.towers)
     trainer.train(TINY, whole=False)
     middle = whole_state(trainer.towers)
-    trainer.train(TINY, whole=True)
+    kept: list[dict[str, torch.Tensor]] = []
+    trainer.train(TINY, whole=True, keep=lambda: kept.append(whole_state(trainer.towers)))
+    assert len(kept) == TINY.epochs
     after = whole_state(trainer.towers)
     lower = [name for name in after if name.startswith("lower_")]
     assert all(torch.equal(before[name], middle[name]) for name in lower)
