@@ -1,1 +1,1 @@
-"""How the shipped bundles are made. This folder is no part of the wheel."""
+"""The recipes of the shipped bundles. This folder is not part of the wheel."""

@@ -11,7 +11,7 @@ from milvus_coop.bundle.spec import BundleSpec
 from milvus_coop.types import Array
 
 PATIENCE_S = 60.0
-"""How long a test waits for something that takes moments, even on a machine whose cores are all in use."""
+"""The time that a test waits for something that takes moments, even on a machine whose cores are all in use."""
 
 
 class Gate:
@@ -23,9 +23,9 @@ class Gate:
 
     def __init__(self) -> None:
         self.arrived = 0
-        """How many have come to the gate."""
+        """The number of threads that have come to the gate."""
         self.passed = 0
-        """How many have gone through it."""
+        """The number of threads that have gone through it."""
         self._opened = threading.Event()
         self._counting = threading.Lock()
 

@@ -98,7 +98,7 @@ class _Member(nn.Module):
 
 
 def compare(text: Tensor, words: Tensor, present: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """What the networks see of pairs; sums, maxima and means only, so padding does not matter.
+    """The features of pairs that the networks read; sums, maxima and means only, so padding does not matter.
 
     Args:
         text: unit (B, 772).

@@ -32,7 +32,7 @@ _WEBP_QUALITY = 80
 
 @dataclass(frozen=True)
 class Packed:
-    """What a folder of parts holds.
+    """The content of a folder of parts.
 
     `items`: the images by name of their group; their texts are in `texts`. `pixels`: uint8 (n, 3, 224, 224) by group.
     `ids`: int64 token ids (texts, 32), 0 for padding. `backbone`, `text`: states of the pretrained towers, in float16.

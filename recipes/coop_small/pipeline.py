@@ -66,7 +66,7 @@ class Recipe:
     """The second: end to end, twice from the same heads. The mean of both is kept; it is better on dev than either (Wortsman
     et al. 2022, "Model soups")."""
     whole: WholeRecipe = field(default_factory=WholeRecipe)
-    """What a GPU does instead of these."""
+    """The training on a GPU, instead of these."""
     cross: CrossRecipe = field(default_factory=CrossRecipe)
 
 
@@ -171,7 +171,7 @@ def cells_of(tower: ImageTower, maps: Array) -> Array:
 
 @torch.no_grad()
 def classes_of(tower: ImageTower, cells: Array) -> Array:
-    """What the classifier says of every view, logits in float16 (n, views, 1000), from cells (n, views, 16, 1280)."""
+    """The classifier's answers for every view, logits in float16 (n, views, 1000), from cells (n, views, 16, 1280)."""
     parts = [
         tower.classifier(torch.from_numpy(cells[start : start + _CHUNK]).float().mean(2)).numpy().astype(np.float16)
         for start in range(0, len(cells), _CHUNK)

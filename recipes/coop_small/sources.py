@@ -102,7 +102,7 @@ def _is_english_title(title: str, english: frozenset[str]) -> bool:
 
 
 def _is_english(text: str, english: frozenset[str]) -> bool:
-    """Whether WordNet knows every word, or its singular by the plainest rule."""
+    """True if WordNet knows every word, or its singular by the plainest rule."""
     return all(word in english or (word.endswith("s") and word[:-1] in english) for word in normalise(text).split())
 
 

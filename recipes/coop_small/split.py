@@ -140,7 +140,7 @@ def near_copies(hashes: Array, others: Array) -> Array:
 
 
 def hamming(left: Array, right: Array) -> Array:
-    """How many bits differ between boolean rows (n, 64) and (m, 64): int64 of shape (n, m)."""
+    """The number of bits that differ between boolean rows (n, 64) and (m, 64): int64 of shape (n, m)."""
     a, b = left.astype(np.float32) * 2 - 1, right.astype(np.float32) * 2 - 1
     bits: Array = np.rint((left.shape[1] - a @ b.T) / 2).astype(np.int64)
     return bits

@@ -38,9 +38,9 @@ class TrainRecipe:
     drawings: int = 256
     """Drawings in a batch, each with one text."""
     weaker_share: float = 0.3
-    """How often a drawing's text is one of its weaker texts."""
+    """The share of draws in which a drawing's text is one of its weaker texts."""
     source_weights: dict[str, float] = field(default_factory=lambda: {"stamps": 5.0, "clipart": 1.7})
-    """How much more often a drawing of a source is drawn than one of another source."""
+    """The factor by which a drawing of a source is drawn more often than one of another source."""
     heads_rate: float = 6e-4
     backbone_rate: float = 4e-4
     text_rate: float = 1.2e-4
@@ -104,13 +104,13 @@ class Source:
     """A number per image; images of one label are never negatives of each other."""
     weights: Array
     classes: Array | None = None
-    """What the classifier said before training, logits (n, views, 1000)."""
+    """The classifier's answers before training, logits (n, views, 1000)."""
 
     def __len__(self) -> int:
         return len(self.text_rows)
 
     def said(self, number: int, view: int) -> Array:
-        """What the classifier said of one view of an image, logits (1000,)."""
+        """The classifier's answer for one view of an image before training, logits (1000,)."""
         if self.classes is None:
             raise ValueError("this source was made without the classifier's answers")
         said: Array = self.classes[number, view]
@@ -133,7 +133,7 @@ def drawing_source(
 
 @dataclass(frozen=True)
 class Choice:
-    """What a step learns from: numbers of photographs and of drawings, and their texts.
+    """The images and texts of a step: numbers of photographs and of drawings, and their texts.
 
     `rows`: numbers of the texts; `owner`: the image of each, photographs first; `ignored`: pairs that are neither right nor
     wrong, bool (texts, images).
@@ -198,7 +198,7 @@ class Batch:
     ignored: Tensor
     """bool (texts, images): pairs that are neither right nor wrong."""
     classes: Tensor | None
-    """What the classifier said of the images before training, logits (images, 1000)."""
+    """The classifier's answers for the images before training, logits (images, 1000)."""
 
 
 class Feed:
@@ -289,7 +289,7 @@ def match_loss(
 
 
 def memory_loss(now: Tensor, before: Tensor) -> Tensor:
-    """How far the classifier's answers have moved: Kullback-Leibler divergence between logits (B, 1000)."""
+    """The distance by which the classifier's answers have moved: Kullback-Leibler divergence between logits (B, 1000)."""
     return functional.kl_div(now.log_softmax(-1), before.softmax(-1), reduction="batchmean")
 
 

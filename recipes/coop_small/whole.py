@@ -108,7 +108,7 @@ def changed(pixels: Tensor, smallest: float) -> Tensor:
 
 
 def feature_map(backbone: EfficientNetLite, images: Tensor, dropped: float) -> Tensor:
-    """As the backbone itself, from values of 0 to 255, with blocks left out at random: (B, 3, S, S) -> (B, 1280, 7, 7)."""
+    """The backbone's feature grid, from values of 0 to 255, with blocks left out at random: (B, 3, S, S) -> (B, 1280, 7, 7)."""
     hidden = ((images - PIXEL_MEAN) / PIXEL_STD).contiguous(memory_format=torch.channels_last)
     hidden = functional.relu6(backbone.stem(hidden))
     last = len(backbone.blocks) - 1
