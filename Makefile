@@ -23,7 +23,7 @@ $(DEV)/installed: pyproject.toml constraints.txt
 
 install: $(RUN)/installed ## make .venv with the package as users install it (no torch)
 
-demo: install ## ingest the sample pictures and run three queries
+demo: install ## ingest the sample images and run three queries
 	$(RUN)/bin/milvus-coop demo
 
 dev: $(DEV)/installed ## make .venv-dev with everything for training and tests
@@ -60,8 +60,9 @@ triton-models: dev ## write triton_models/ again, after a change of the bundle o
 gallery-image: dev ## take docs/gallery.jpg again, after a change of the samples, the bundle or the gallery; needs Chromium (half a minute)
 	$(DEV)/bin/python -m tests.gallery.take_image $(ARGS)
 
-docs-figures: ## write the figures in README.md again, after a change of the bundle
-	$(PYTHON) docs/figures.py
+docs-figures: dev ## write the figures in README.md and docs/reference.md again, after a change of the bundle, settings or errors
+	$(DEV)/bin/python docs/figures.py
+	$(DEV)/bin/python docs/reference.py
 
 bench: dev ## run the benchmarks
 	$(DEV)/bin/python benchmarks/query.py
