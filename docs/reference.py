@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
-import re
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
@@ -36,9 +36,9 @@ Every option of `milvus-coop serve` is also an environment variable.
 {serve}
 ## Errors
 
-Every error that milvus-coop raises on purpose is a `MilvusCoopError` from `milvus_coop.errors`. Its message says what was given, what was
-expected, and what to run; the same three parts are the attributes `given`, `expected` and `run`. A command prints the message in one line
-and ends with the exit code 2. The service answers with the HTTP status.
+Every error that milvus-coop raises on purpose is a `MilvusCoopError` from `milvus_coop.errors`. Its message says what was given, what
+was expected, and what to run; the same three parts are the attributes `given`, `expected` and `run`. A command prints the message in
+one line and ends with the exit code 2. The service answers with the HTTP status.
 
 {errors}"""
 
@@ -70,7 +70,7 @@ def settings(record: type[Any], prefix: str) -> str:
 def documented(record: type[Any]) -> Iterator[tuple[str, str]]:
     """The fields of a class that have a docstring below them, each with that docstring in one line."""
     (body,) = (node.body for node in ast.parse(inspect.getsource(record)).body if isinstance(node, ast.ClassDef))
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             yield ast.unparse(field.target), " ".join(str(text.value.value).split())
 
