@@ -36,9 +36,9 @@ Every option of `milvus-coop serve` is also an environment variable.
 {serve}
 ## Errors
 
-Every error that milvus-coop raises on purpose is a `MilvusCoopError` from `milvus_coop.errors`. Its message says what was given, what
-was expected, and what to run; the same three parts are the attributes `given`, `expected` and `run`. A command prints the message in
-one line and ends with the exit code 2. The service answers with the HTTP status.
+Every error that milvus-coop raises on purpose is a `MilvusCoopError` from `milvus_coop.errors`. Its message says what was given,
+what was expected, and what to run. The same three parts are the attributes `given`, `expected` and `run`. A command prints the
+message in one line and ends with the exit code 2. The service answers with the HTTP status.
 
 {errors}"""
 
