@@ -58,7 +58,7 @@ from milvus_coop.models.backends.onnx import available_cores
 from milvus_coop.models.open import Models, open_models
 from milvus_coop.models.tokens import pack
 from milvus_coop.store import Collection
-from milvus_coop.types import Array, Row
+from milvus_coop.types import Array, Row, StoredTokens
 from tests.servers.milvus import MilvusServer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -190,7 +190,7 @@ def fill(uri: str, name: str, items: int, world: World, say: Status) -> None:
     """Fill a collection up to that many items. Items of an earlier run are kept, even of one that was killed."""
     with CoopIngest(name, uri=uri, models=world.models.backend, timeout_s=TIMEOUT_S) as ingest:
         ingest.run([world.images])
-    payloads = pack(world.values, world.scales)
+    contents = [StoredTokens(string) for string in pack(world.values, world.scales)]
     distractors = items - len(world.targets)
     with Store(uri, timeout_s=TIMEOUT_S) as store:
         collection = store.open(name, world.models.encoder.spec)
@@ -200,7 +200,7 @@ def fill(uri: str, name: str, items: int, world: World, say: Status) -> None:
         began = time.perf_counter()
         for ids, vectors, seeds in world.blocks(written, distractors):
             rows = zip(ids, vectors, seeds, strict=True)
-            collection.upsert([Row(i, f"growth://{i}", i, 1, 0, vector, payloads[seed]) for i, vector, seed in rows])
+            collection.upsert([Row(i, f"growth://{i}", i, 1, 0, vector, contents[seed]) for i, vector, seed in rows])
             done = int(ids[-1].partition("-")[2]) + 1
             rate = (done - written) / (time.perf_counter() - began)
             say(f"{name}: {done:,} of {distractors:,} written, {rate:,.0f} rows/s")

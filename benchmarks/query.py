@@ -32,7 +32,7 @@ from milvus_coop.models.backends.onnx import available_cores
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import pack, quantise
 from milvus_coop.store.schema import search_params
-from milvus_coop.types import Array, Row
+from milvus_coop.types import Array, Row, StoredTokens
 
 COLLECTION = "benchmark_query"
 TEXTS = ("a red apple", "two dogs playing on a sandy beach", "a boat", "an old stone bridge over a small river in autumn")
@@ -47,9 +47,9 @@ def rows(bundle: Bundle, n: int) -> Iterator[list[Row]]:
         vectors = rng.standard_normal((min(1000, n - start), spec.dim)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         tokens = rng.standard_normal((len(vectors), spec.tokens.count, spec.tokens.dim)).astype(np.float32)
-        payloads = pack(*quantise(tokens))
+        contents = map(StoredTokens, pack(*quantise(tokens)))
         ids = [f"{start + i:032x}" for i in range(len(vectors))]
-        yield [Row(i, f"/photos/{i}.jpg", i, 1, 1, v, p) for i, v, p in zip(ids, vectors, payloads, strict=True)]
+        yield [Row(i, f"/photos/{i}.jpg", i, 1, 1, v, c) for i, v, c in zip(ids, vectors, contents, strict=True)]
 
 
 def session(bundle: Bundle, graph: str) -> onnxruntime.InferenceSession:

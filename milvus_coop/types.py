@@ -13,15 +13,49 @@ Kind = Literal["image", "text"]
 
 
 @dataclass(frozen=True, slots=True)
+class StoredText:
+    """A text that its row holds."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTokens:
+    """Image tokens that their row holds."""
+
+    encoded: str
+    """base64 of the quantised tokens; see `models.tokens`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """Image tokens in a file of the collection's token store."""
+
+    key: str
+    """The name of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image whose tokens are kept nowhere. The cross-encoder reads the image itself, which is opened again for every query."""
+
+    uri: str
+
+
+Content = StoredText | StoredTokens | TokenFile | ImageFile
+"""What the cross-encoder reads of an item, or the place where it is kept. All rows of a collection hold the same type."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One row that Milvus returned for a query. Candidates come in BE order."""
 
     id: str
     uri: str
     be_score: float
-    payload: str | None
-    """The content that the CE reads, as the collection keeps it. For an image: its base64 image tokens, or the key of its token
-    file. For a text: the text itself. None if the collection has no such field."""
+    content: Content | None
+    """None if the row has nothing that the cross-encoder could read. This happens only in collections that milvus-coop did not
+    make."""
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -100,9 +134,7 @@ class Row:
     """Modification time of the source file in nanoseconds; 0 for texts."""
     embedding: Array
     """float32 of shape (dim,), unit length."""
-    payload: str
-    """The content that the CE reads, as the bundle keeps it. For an image: its base64 image tokens, the key of its token file,
-    or ''. For a text: the text."""
+    content: Content
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -1,6 +1,6 @@
 """A bundle of a few kilobytes whose graphs are real: fixed random weights, in each of the three ways to keep what the CE reads.
 
-The three share all weights, so they rank alike; with `keep="image"` the cross-encoder computes its tokens from pixels, unquantised.
+The three share all weights, so they rank alike; with `keep="nowhere"` the cross-encoder computes its tokens from pixels, exactly.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def make_bundle(folder: Path, keep: Keep = "collection", score: Score = "ce") ->
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / TOKENIZER))
-    of_image = (CE_PIXELS,) if keep == "image" else STORED
+    of_image = (CE_PIXELS,) if keep == "nowhere" else STORED
     embedding = TensorSpec("image_embedding", "float32", (DIM,))
     graphs = (
         GraphSpec("text_encoder", "text_encoder.onnx", IDS, (TensorSpec("text_embedding", "float32", (DIM,)),)),
-        GraphSpec("image_encoder", "image_encoder.onnx", (PIXELS,), (embedding,) if keep == "image" else (embedding, TOKENS)),
+        GraphSpec("image_encoder", "image_encoder.onnx", (PIXELS,), (embedding,) if keep == "nowhere" else (embedding, TOKENS)),
         GraphSpec("cross_encoder", "cross_encoder.onnx", (*IDS, *of_image), MATCH),
     )
     for graph, nodes in zip(graphs, (_text_nodes(), _image_nodes(keep), _cross_nodes(keep)), strict=True):
@@ -55,7 +55,7 @@ def make_bundle(folder: Path, keep: Keep = "collection", score: Score = "ce") ->
         dim=DIM,
         image=ImageSpec(SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), fit="stretch"),
         text=TextSpec(16),
-        tokens=TokenSpec(0, 0, keep) if keep == "image" else TokenSpec(COUNT, TOKEN_DIM, keep),
+        tokens=TokenSpec(0, 0, keep) if keep == "nowhere" else TokenSpec(COUNT, TOKEN_DIM, keep),
         graphs=graphs,
         score=score,
     )
@@ -123,7 +123,7 @@ def _image_nodes(keep: Keep) -> _Nodes:
     cells = add.cells("pixel_values")
     flat = add("Reshape", cells, add.constant(0, 3 * COUNT))
     add.unit(add("MatMul", flat, add.random(2, 3 * COUNT, DIM)), "image_embedding")
-    if keep != "image":
+    if keep != "nowhere":
         add.tokens(cells, "image_tokens")
     return add
 
@@ -131,7 +131,7 @@ def _image_nodes(keep: Keep) -> _Nodes:
 def _cross_nodes(keep: Keep) -> _Nodes:
     """The logit is the mean over tokens of tanh(token . text)."""
     add = _Nodes()
-    if keep == "image":
+    if keep == "nowhere":
         tokens = add.tokens(add.cells("ce_pixel_values"))
     else:
         scales = add("Unsqueeze", "image_token_scales", add.constant(2))

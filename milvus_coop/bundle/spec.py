@@ -39,7 +39,7 @@ MATCH_LOGIT = "match_logit"
 COLLECTION_TOKEN_BYTES = 49_000
 """Maximum size of one image's tokens in a collection, in bytes: as base64 they must fit a Milvus VARCHAR of 65,535 bytes."""
 
-Keep = Literal["collection", "store", "image"]
+Keep = Literal["collection", "store", "nowhere"]
 Score = Literal["ce", "sum"]
 
 
@@ -115,7 +115,7 @@ class TokenSpec:
     dim: int
     keep: Keep = "collection"
     """The place where tokens are kept. `collection`: as base64 in a VARCHAR beside the embedding. `store`: in one file per image in
-    a token store. `image`: they are not kept, and the image is opened again for every query (`count` and `dim` are 0)."""
+    a token store. `nowhere`: the image is opened again for every query (`count` and `dim` are 0)."""
 
     @property
     def n_bytes(self) -> int:

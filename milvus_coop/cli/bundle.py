@@ -55,9 +55,9 @@ def show(name_or_folder: str, verify: bool, as_json: bool) -> None:
         click.echo(spec.to_json(), nl=False)
         return
     size = sum(file.n_bytes for file in spec.files.values())
-    kept = {"collection": "in the collection", "store": "in a token store", "image": ""}[spec.tokens.keep]
+    kept = {"collection": "in the collection", "store": "in a token store", "nowhere": ""}[spec.tokens.keep]
     tokens = f"{spec.tokens.count} x {spec.tokens.dim} x int8, {spec.tokens.n_bytes:,} bytes per image {kept}"
-    if spec.tokens.keep == "image":
+    if spec.tokens.keep == "nowhere":
         tokens = "none: images are opened again for every query"
     facts = {
         "name": spec.label,

@@ -42,8 +42,8 @@ _SAMPLE_PICTURES = 4
 )
 @click.option(
     "--keep",
-    type=click.Choice(["collection", "store", "image"]),
-    help="Where image tokens are kept.  [default: in the collection if they fit, else in a token store]",
+    type=click.Choice(["collection", "store", "nowhere"]),
+    help="Where image tokens are kept; nowhere: images are opened for every query.  [default: collection if they fit, else store]",
 )
 @click.option("--pool-tokens", type=click.IntRange(min=1), help="Average-pool the image tokens to G x G; needs fine-tuning.")
 @click.option(

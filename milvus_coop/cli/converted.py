@@ -19,8 +19,8 @@ def print_converted(converted: Converted, *, as_json: bool) -> None:
         facts = {"bundle": str(bundle.folder), "fingerprint": spec.fingerprint, "bytes": n_bytes, "differences": differences}
         click.echo(json.dumps(facts))
         return
-    kept = "none, images are opened again" if spec.tokens.keep == "image" else f"{spec.tokens.n_bytes:,} bytes per image"
-    where = {"collection": " in the collection", "store": " in a token store", "image": ""}[spec.tokens.keep]
+    kept = "none, images are opened again" if spec.tokens.keep == "nowhere" else f"{spec.tokens.n_bytes:,} bytes per image"
+    where = {"collection": " in the collection", "store": " in a token store", "nowhere": ""}[spec.tokens.keep]
     click.echo(f"{bundle.folder}: {spec.label}, {spec.kind}, {n_bytes / 1e6:,.1f} MB")
     click.echo(f"  image tokens: {kept}{where}")
     click.echo("  largest difference from the checkpoint: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))

@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol
 
-import numpy as np
-
 from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgumentError
 from milvus_coop.ingest.items import HALF, Item, checked, hash_of, hash_of_metadata
-from milvus_coop.models.encoder import EncodedImages, Encoder
+from milvus_coop.models.encoder import EncodedImages, Encoder, Pixels, join_pixels
 from milvus_coop.models.preprocess.texts import check_text
 from milvus_coop.models.tokens import pack, to_bytes
 from milvus_coop.store.schema import VARCHAR_BYTES
 from milvus_coop.store.token_store import TokenStore, token_key
-from milvus_coop.types import Array, Failure, Kind, Row, Stamp
+from milvus_coop.types import Array, Content, Failure, ImageFile, Kind, Row, Stamp, StoredText, StoredTokens, TokenFile
 
 CHUNK_BYTES = 1 << 20
 
@@ -33,8 +31,8 @@ class Ready:
     mtime_ns: int
     known: bool
     """True if the collection already has the item."""
-    pixels: Mapping[str, Array] = field(default_factory=dict)
-    """The arrays of `Encoder.pixels` for this image alone, each of shape (1, ...); empty for a text."""
+    pixels: Pixels = field(default_factory=dict)
+    """The inputs of the image encoder for this image; empty for a text."""
 
 
 class Work(Protocol):
@@ -73,10 +71,10 @@ def work_for(kind: Kind, encoder: Encoder, tokens: TokenStore | None = None) -> 
         raise InvalidArgumentError(
             f"bundle {encoder.spec.label} keeps image tokens in files, and no token store is given", expected="Collection.tokens"
         )
-    return Pictures(encoder, tokens)
+    return Images(encoder, tokens)
 
 
-class Pictures:
+class Images:
     """Reads, decodes and shrinks images in threads, and runs the image encoder on batches."""
 
     def __init__(self, encoder: Encoder, tokens: TokenStore | None = None) -> None:
@@ -119,20 +117,18 @@ class Pictures:
 
     def encode(self, batch: Sequence[Ready]) -> list[Row]:
         """See `Work.encode`."""
-        encoded = self._encoder.encode_pixels(
-            {name: np.concatenate([ready.pixels[name] for ready in batch]) for name in batch[0].pixels}
-        )
-        return [_row(*parts) for parts in zip(batch, encoded.embeddings, self._payloads(batch, encoded), strict=True)]
+        encoded = self._encoder.encode_pixels(join_pixels([ready.pixels for ready in batch]))
+        return [_row(*parts) for parts in zip(batch, encoded.embeddings, self._contents(batch, encoded), strict=True)]
 
-    def _payloads(self, batch: Sequence[Ready], encoded: EncodedImages) -> list[str]:
-        """The payloads of the rows: image tokens, the key of a token file, or ''."""
-        if self._encoder.spec.tokens.keep == "image":
-            return [""] * len(batch)
+    def _contents(self, batch: Sequence[Ready], encoded: EncodedImages) -> Sequence[Content]:
+        """The contents of the rows, after the token files are written if there are any."""
+        if self._encoder.spec.tokens.keep == "nowhere":
+            return [ImageFile(ready.item.uri) for ready in batch]
         if self._tokens is None:
-            return pack(encoded.tokens, encoded.scales)
+            return [StoredTokens(string) for string in pack(encoded.tokens, encoded.scales)]
         keys = [token_key(ready.item.id, ready.digest) for ready in batch]
         self._tokens.write(dict(zip(keys, to_bytes(encoded.tokens, encoded.scales), strict=True)))
-        return keys
+        return [TokenFile(key) for key in keys]
 
 
 class Texts:
@@ -158,10 +154,11 @@ class Texts:
     def encode(self, batch: Sequence[Ready]) -> list[Row]:
         """See `Work.encode`."""
         encoded = self._encoder.encode_texts([ready.item.text for ready in batch])
-        return [_row(ready, embedding, ready.item.text) for ready, embedding in zip(batch, encoded.embeddings, strict=True)]
+        parts = zip(batch, encoded.embeddings, strict=True)
+        return [_row(ready, embedding, StoredText(ready.item.text)) for ready, embedding in parts]
 
 
-def _row(ready: Ready, embedding: Array, payload: str) -> Row:
+def _row(ready: Ready, embedding: Array, content: Content) -> Row:
     item = ready.item
     return Row(
         id=item.id,
@@ -170,7 +167,7 @@ def _row(ready: Ready, embedding: Array, payload: str) -> Row:
         size=ready.size,
         mtime_ns=ready.mtime_ns,
         embedding=embedding,
-        payload=payload,
+        content=content,
         metadata=item.metadata or {},
     )
 

@@ -28,6 +28,14 @@ from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import quantise
 from milvus_coop.types import Array
 
+Pixels = Mapping[str, Array]
+"""The inputs of a graph for one image by input name, each of shape (1, ...)."""
+
+
+def join_pixels(pixels: Sequence[Pixels]) -> dict[str, Array]:
+    """The inputs of several images as one batch."""
+    return {name: np.concatenate([arrays[name] for arrays in pixels]) for name in pixels[0]}
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:

@@ -79,8 +79,3 @@ def arrange(raws: Sequence[bytes], spec: TokenSpec) -> tuple[Array, Array]:
     n_values = spec.count * spec.dim
     values = rows[:, :n_values].view(np.int8).reshape(len(raws), spec.count, spec.dim)
     return values, np.ascontiguousarray(rows[:, n_values:]).view("<f2").astype(np.float32)
-
-
-def unpack(strings: Sequence[str], spec: TokenSpec) -> tuple[Array, Array]:
-    """The inverse of `pack`; see `decode` and `arrange`."""
-    return arrange([decode(string, spec) for string in strings], spec)

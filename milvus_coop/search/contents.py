@@ -1,71 +1,72 @@
-"""Contents: the cross-encoder's inputs for candidates, read from the place where their collection keeps them."""
+"""Reads contents: the cross-encoder's inputs for items, from the place where their collection keeps them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from milvus_coop.bundle.spec import IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TokenSpec
-from milvus_coop.errors import TokensError, TokenStoreError
-from milvus_coop.models.encoder import Encoder
+from milvus_coop.errors import InvalidArgumentError, TokensError, TokenStoreError
+from milvus_coop.models.encoder import Encoder, join_pixels
+from milvus_coop.models.preprocess.texts import check_text
 from milvus_coop.models.tokens import arrange, decode
-from milvus_coop.search.pictures import Pictures
+from milvus_coop.search.images import ImageOpener
 from milvus_coop.store.token_store import TokenStore
-from milvus_coop.types import Array, Candidate, Kind
+from milvus_coop.types import Array, Content, ImageFile, Kind, StoredText, StoredTokens, TokenFile
 
 NOTHING = "hold nothing that the cross-encoder can read"
 """The problem of rows that should hold a text or tokens themselves but hold none that can be used."""
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """The cross-encoder's inputs for the candidates that could be read."""
+class ReadContents:
+    """The cross-encoder's inputs for the contents that could be read."""
 
     side: Mapping[str, Array] = field(default_factory=dict)
-    """The inputs for n readable candidates by input name, each of shape (n, ...)."""
+    """The inputs for n readable contents by input name, each of shape (n, ...)."""
     positions: Sequence[int] = ()
-    """The positions of the n readable candidates among all candidates, ascending."""
+    """The positions of the n readable contents among all that were given, ascending."""
 
 
-class Contents(Protocol):
-    """Reads candidates. Safe to share between threads."""
+class ContentReader(Protocol):
+    """Reads contents of one type. Safe to share between threads."""
 
     @property
     def lack(self) -> str:
-        """The problem of candidates that cannot be read, as a phrase that follows `3 candidates`."""
+        """The problem of items that cannot be read, as a phrase that follows `3 candidates`."""
 
     @property
     def n_bytes(self) -> int:
-        """Memory for one candidate's content in bytes; 0 if it is small or in memory already."""
+        """Memory for one content in bytes; 0 if it is small or in memory already."""
 
-    def read(self, candidates: Sequence[Candidate], timeout_s: float, deadline_s: float | None) -> Read:
-        """Read candidates. Those that cannot be read are left out.
+    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline_s: float | None) -> ReadContents:
+        """Read contents. Those that cannot be read, and those of another type, are left out.
 
         Args:
-            candidates: any number of candidates, without repetition.
+            contents: any number of contents, without repetition.
             timeout_s: time limit of each call to a server.
             deadline_s: value of `time.perf_counter()` at which reading stops; the result must not be used then.
 
         Raises:
-            BackendError, TokenStoreError: no candidate can be read now.
+            BackendError, TokenStoreError: no content can be read now.
         """
 
 
-def contents_of(encoder: Encoder, kind: Kind | None, tokens: TokenStore | None) -> Contents:
-    """The reader for rows of a collection of that kind, with its token files if it has any."""
+def content_reader(encoder: Encoder, kind: Kind | None, tokens: TokenStore | None) -> ContentReader:
+    """The reader for a collection of that kind, with its token files if it has any."""
     if kind != "image":
-        return Texts(encoder)
+        return TextReader(encoder)
     if tokens is not None:
-        return TokenFiles(encoder.spec.tokens, tokens)
-    if encoder.spec.tokens.keep == "image":
-        return PictureFiles(encoder)
-    return Tokens(encoder.spec.tokens)
+        return TokenFileReader(encoder.spec.tokens, tokens)
+    if encoder.spec.tokens.keep == "nowhere":
+        return ImageReader(encoder)
+    return TokenReader(encoder.spec.tokens)
 
 
-class Texts:
-    """Reads and encodes the texts that rows hold."""
+class TextReader:
+    """Encodes the texts that rows hold."""
 
     lack = NOTHING
     n_bytes = 0
@@ -73,17 +74,17 @@ class Texts:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    def read(self, candidates: Sequence[Candidate], timeout_s: float, deadline_s: float | None) -> Read:
-        """See `Contents.read`."""
-        texts = {i: c.payload for i, c in enumerate(candidates) if c.payload and c.payload.strip()}
+    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline_s: float | None) -> ReadContents:
+        """See `ContentReader.read`."""
+        texts = {i: c.text for i, c in enumerate(contents) if isinstance(c, StoredText) and _is_readable(c.text)}
         if not texts:
-            return Read()
+            return ReadContents()
         left_s = timeout_s if deadline_s is None else min(timeout_s, deadline_s - time.perf_counter())
-        return Read(self._encoder.encode_texts(list(texts.values()), timeout_s=left_s).text_side, list(texts))
+        return ReadContents(self._encoder.encode_texts(list(texts.values()), timeout_s=left_s).text_side, list(texts))
 
 
-class Tokens:
-    """Reads the image tokens that rows hold themselves."""
+class TokenReader:
+    """Decodes the image tokens that rows hold."""
 
     lack = NOTHING
     n_bytes = 0
@@ -91,19 +92,18 @@ class Tokens:
     def __init__(self, spec: TokenSpec) -> None:
         self._spec = spec
 
-    def read(self, candidates: Sequence[Candidate], timeout_s: float, deadline_s: float | None) -> Read:
-        """See `Contents.read`."""
-        raws = {i: raw for i, c in enumerate(candidates) if (raw := self._decoded(c)) is not None}
-        return Read(_token_side(list(raws.values()), self._spec), list(raws)) if raws else Read()
+    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline_s: float | None) -> ReadContents:
+        """See `ContentReader.read`."""
+        return _token_inputs(map(self._decoded, contents), self._spec)
 
-    def _decoded(self, candidate: Candidate) -> bytes | None:
+    def _decoded(self, content: Content | None) -> bytes | None:
         try:
-            return decode(candidate.payload or "", self._spec)
+            return decode(content.encoded, self._spec) if isinstance(content, StoredTokens) else None
         except TokensError:
             return None
 
 
-class TokenFiles:
+class TokenFileReader:
     """Reads image tokens from the files that rows name."""
 
     lack = "have no token file, or a damaged one"
@@ -113,35 +113,48 @@ class TokenFiles:
         self._store = store
         self.n_bytes = spec.n_bytes
 
-    def read(self, candidates: Sequence[Candidate], timeout_s: float, deadline_s: float | None) -> Read:
-        """See `Contents.read`."""
+    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline_s: float | None) -> ReadContents:
+        """See `ContentReader.read`."""
         left_s = timeout_s if deadline_s is None else max(0.0, min(timeout_s, deadline_s - time.perf_counter()))
+        keys = [c.key if isinstance(c, TokenFile) else "" for c in contents]
         try:
-            found = self._store.read([c.payload or "" for c in candidates], self._spec.n_bytes, timeout_s=left_s)
+            found = self._store.read(keys, self._spec.n_bytes, timeout_s=left_s)
         except TokenStoreError:
             if deadline_s is not None and time.perf_counter() >= deadline_s:
-                return Read()
+                return ReadContents()
             raise
-        raws = {i: raw for i, raw in enumerate(found) if raw is not None}
-        return Read(_token_side(list(raws.values()), self._spec), list(raws)) if raws else Read()
+        return _token_inputs(found, self._spec)
 
 
-class PictureFiles:
-    """Opens the images again at the uri of each row. This is slow, because each image is decoded for every query."""
+class ImageReader:
+    """Opens the images themselves at their uris. This is slow, because each image is decoded for every query."""
 
     lack = "have no image that can be opened at their uri; only files of this machine are opened"
 
     def __init__(self, encoder: Encoder) -> None:
-        self._pictures = Pictures(encoder)
-        self.n_bytes = self._pictures.n_bytes
+        self._opener = ImageOpener(encoder)
+        self.n_bytes = self._opener.n_bytes
 
-    def read(self, candidates: Sequence[Candidate], timeout_s: float, deadline_s: float | None) -> Read:
-        """See `Contents.read`."""
-        found = self._pictures.open([c.uri for c in candidates], deadline_s)
+    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline_s: float | None) -> ReadContents:
+        """See `ContentReader.read`."""
+        found = self._opener.open([c.uri if isinstance(c, ImageFile) else "" for c in contents], deadline_s)
         pixels = {i: arrays for i, arrays in enumerate(found) if arrays is not None}
-        return Read(self._pictures.together(list(pixels.values())), list(pixels)) if pixels else Read()
+        return ReadContents(join_pixels(list(pixels.values())), list(pixels)) if pixels else ReadContents()
 
 
-def _token_side(raws: Sequence[bytes], spec: TokenSpec) -> dict[str, Array]:
-    tokens, scales = arrange(raws, spec)
-    return {IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales}
+def _is_readable(text: str) -> bool:
+    """True if the encoder accepts the text."""
+    try:
+        check_text(text)
+    except InvalidArgumentError:
+        return False
+    return True
+
+
+def _token_inputs(found: Iterable[bytes | None], spec: TokenSpec) -> ReadContents:
+    """The tokens of images from their bytes; None for an image without tokens."""
+    raws = {i: raw for i, raw in enumerate(found) if raw is not None}
+    if not raws:
+        return ReadContents()
+    tokens, scales = arrange(list(raws.values()), spec)
+    return ReadContents({IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales}, list(raws))

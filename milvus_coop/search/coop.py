@@ -17,7 +17,7 @@ from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.open import open_models
-from milvus_coop.search.contents import contents_of
+from milvus_coop.search.contents import content_reader
 from milvus_coop.search.queries import Options, Picture, check_ids, check_options, encode_queries
 from milvus_coop.search.ranking import rank
 from milvus_coop.search.ranking_service import query_string
@@ -97,8 +97,8 @@ class CoopSearch:
             self.close()
             raise
         kind = self._collection.kind
-        contents = contents_of(self.encoder, kind, self._collection.tokens)
-        self._reranker = CandidateReranker(contents, self._models.reranker, kind, settings.timeout_s)
+        reader = content_reader(self.encoder, kind, self._collection.tokens)
+        self._reranker = CandidateReranker(reader, self._models.reranker, kind, settings.timeout_s)
 
     @property
     def encoder(self) -> Encoder:
@@ -340,7 +340,7 @@ class CoopSearch:
         scored = int((~np.isnan(probability)).sum())
         complete = bool(found) and scored == min(options.k, len(found))
         return SearchResult(
-            hits=rank(found, probability, options.limit, self._collection.kind, logit=logit, score=options.score),
+            hits=rank(found, probability, options.limit, logit=logit, score=options.score),
             reranked=complete,
             rescored=scored,
             candidates=len(found),

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from milvus_coop.bundle.spec import Score
-from milvus_coop.types import Array, Candidate, Hit, Kind
+from milvus_coop.types import Array, Candidate, Hit, StoredText
 
 
 def rank(
     candidates: Sequence[Candidate],
     probability: Array,
     limit: int,
-    kind: Kind | None,
     *,
     logit: Array | None = None,
     score: Score = "ce",
@@ -25,7 +24,6 @@ def rank(
         candidates: the candidates in BE order.
         probability: match probabilities of the first candidates, of shape (n,); NaN where the cross-encoder gave none.
         limit: the maximum number of hits.
-        kind: kind of the collection. In a collection of texts, the payload is the text of a hit.
         logit: logits of the same candidates, of shape (n,); needed for `sum`. Logits do not break ties between probabilities: if a
             head has two outputs, the probability depends on their difference.
         score: `ce` orders by the match probability. `sum` orders by logit + cosine, as BLIP's retrieval adds the score of its
@@ -49,7 +47,7 @@ def rank(
             be_rank=i + 1,
             be_score=candidates[i].be_score,
             ce_score=ce_of.get(i),
-            text=candidates[i].payload if kind == "text" else None,
+            text=content.text if isinstance(content := candidates[i].content, StoredText) else None,
             fields=candidates[i].fields,
         )
         for position, i in enumerate([*order.tolist(), *rest.tolist()][:limit], start=1)

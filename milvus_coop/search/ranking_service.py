@@ -27,7 +27,7 @@ def query_string(encoder: Encoder, kind: Kind, text: str | None, image: Picture 
     spec = encoder.spec
     if (text is None) == (image is None):
         raise InvalidArgumentError("the query has neither a text nor an image, or both", expected="one of them")
-    if spec.tokens.keep == "image":
+    if spec.tokens.keep == "nowhere":
         raise InvalidArgumentError(
             f"bundle {spec.label} keeps no image tokens, and a rerank service opens no images",
             expected="a bundle that keeps tokens in the collection or in a token store",

@@ -10,7 +10,7 @@ import numpy as np
 
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, TokenStoreError
 from milvus_coop.models.reranker import PairScores, Reranker
-from milvus_coop.search.contents import Contents
+from milvus_coop.search.contents import ContentReader
 from milvus_coop.search.queries import EncodedQueries
 from milvus_coop.types import Array, Candidate, Kind
 
@@ -43,8 +43,8 @@ class CeScores:
 class CandidateReranker:
     """Scores the candidates of a batch of queries against their queries. Safe to share between threads."""
 
-    def __init__(self, contents: Contents, reranker: Reranker, kind: Kind | None, timeout_s: float) -> None:
-        self._contents = contents
+    def __init__(self, reader: ContentReader, reranker: Reranker, kind: Kind | None, timeout_s: float) -> None:
+        self._reader = reader
         self._reranker = reranker
         self._kind = kind
         self._timeout_s = timeout_s
@@ -77,7 +77,7 @@ class CandidateReranker:
         except TokenStoreError as exc:
             scores.problem = f"the token store failed: {exc}"
         if scores.problem is None and scores.unreadable:
-            scores.problem = f"{scores.unreadable} of {len(positions)} candidates {self._contents.lack}"
+            scores.problem = f"{scores.unreadable} of {len(positions)} candidates {self._reader.lack}"
         return scores
 
     def _score_chunks(
@@ -90,7 +90,7 @@ class CandidateReranker:
         scores: CeScores,
     ) -> None:
         total, n_queries = len(positions), len(queries.embeddings)
-        size = max(CHUNK * n_queries, CHUNK_BYTES // self._contents.n_bytes if self._contents.n_bytes else total)
+        size = max(CHUNK * n_queries, CHUNK_BYTES // self._reader.n_bytes if self._reader.n_bytes else total)
         size = CHUNK * n_queries if deadline_s is not None else size
         slowest_s = 0.0
         for start in range(0, total, max(size, 1)):
@@ -113,14 +113,14 @@ class CandidateReranker:
     ) -> bool:
         """Read and score candidate `positions[i]` of query `numbers[i]`, for all i; False if reading took until the deadline."""
         chosen = [candidates[number][position] for number, position in zip(numbers.tolist(), positions.tolist(), strict=True)]
-        items = {candidate.id: candidate for candidate in chosen}  # queries may share candidates
-        read = self._contents.read(list(items.values()), self._timeout_s, deadline_s)
+        contents = {candidate.id: candidate.content for candidate in chosen}  # queries may share candidates
+        read = self._reader.read(list(contents.values()), self._timeout_s, deadline_s)
         timeout_s = self._timeout_s if deadline_s is None else min(self._timeout_s, deadline_s - time.perf_counter())
         if timeout_s <= 0:
             return False
-        row_of_item = np.full(len(items), -1)
+        row_of_item = np.full(len(contents), -1)
         row_of_item[list(read.positions)] = np.arange(len(read.positions))
-        place = {id: number for number, id in enumerate(items)}
+        place = {id: number for number, id in enumerate(contents)}
         rows = row_of_item[[place[candidate.id] for candidate in chosen]]
         readable = rows >= 0
         scores.unreadable += int((~readable).sum())

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from milvus_coop.bundle.spec import Keep
 from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.layout import Layout, summary, token_place
@@ -16,17 +15,17 @@ from milvus_coop.store.ranker import Ranker, RerankService, build_ranker
 from milvus_coop.store.rows import Record, among, among_any, literal, records, requests
 from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, Header, search_params
 from milvus_coop.store.token_store import HOUR_S, SweepReport, TokenStore, belongs_to, sweep
-from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, Row, Stamp
+from milvus_coop.types import Array, Candidate, CollectionInfo, Content, Kind, Row, Stamp, TokenFile
 
 IDS_PER_CALL = 2000
 """Maximum number of ids in one `id in [...]`. With Strong consistency, a server takes 0.4 s for 2,000 ids, and also for 6,000."""
 ROWS_PER_PAGE = 5000
 """Number of rows in one page of `all_stamps`."""
 ANSWER_BYTES = 64 * 2**20
-"""Maximum size of the payloads in one search answer, in bytes; servers send up to 256 MiB."""
+"""Maximum size of the contents in one search answer, in bytes; servers send up to 256 MiB."""
 TYPICAL_TEXT_BYTES = 4096
 ROW_BYTES = 1024
-"""Rough size of a row in an answer without its payload, in bytes."""
+"""Rough size of a row in an answer without its content, in bytes."""
 WRITE_TIMEOUT_S = 60.0
 """Minimum time limit of one write of up to 32 MiB; writes take longer than searches."""
 
@@ -47,8 +46,8 @@ class Collection:
         self._connection = connection
         self.name = name
         self.tokens = tokens
-        """The store of the token files that `Row.payload` and `Candidate.payload` name; None if `keep` is not `store`. Files are
-        written before the rows that name them. `upsert` and `delete` remove files that no row names any more."""
+        """The store of the files that each `TokenFile` names; None if the collection has no token files. Files are written before
+        the rows that name them. `upsert` and `delete` remove files that no row names any more."""
         self._layout = layout
         self._header = header
 
@@ -61,16 +60,6 @@ class Collection:
     def dim(self) -> int:
         """Length of the embeddings."""
         return self._layout.dim
-
-    @property
-    def keep(self) -> Keep:
-        """The place where the image tokens for the cross-encoder are kept."""
-        return self._layout.keep
-
-    @property
-    def has_payload(self) -> bool:
-        """True if the rows hold content that the cross-encoder can read."""
-        return self._layout.payload is not None
 
     def __repr__(self) -> str:
         return f"<Collection {self.name} of {self.kind}s in {self._connection.address.label}>"
@@ -90,7 +79,7 @@ class Collection:
         output_fields: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> list[list[Candidate]]:
-        """The `k` rows nearest to each query, with their payload.
+        """The `k` rows nearest to each query, with their content.
 
         This is one Milvus call, or several if the answer would be larger than 64 MiB.
 
@@ -138,14 +127,20 @@ class Collection:
         Raises:
             InvalidArgumentError: the rows hold nothing that a service could read.
         """
-        if self._layout.payload is None:
+        field = self._layout.content_field
+        if field is None:
             raise InvalidArgumentError(
                 f"the rows of '{self.name}' hold nothing that a rerank service could read",
                 expected="a collection with image tokens or texts; or rerank in the client, with CoopSearch.query()",
             )
         version = str(self._connection.call("get_server_version"))
         read_by = self.name if self.tokens is not None else ""
-        return build_ranker(service, query, self._layout.payload, version=version, collection=read_by)
+        return build_ranker(service, query, field.name, version=version, collection=read_by)
+
+    def content_of(self, string: str) -> Content | None:
+        """The content that a string in the content field of a row stands for; None if the collection has no such field."""
+        field = self._layout.content_field
+        return None if field is None else field.holds(string)
 
     def upsert(self, rows: Sequence[Row]) -> None:
         """Write rows. A row with a known id replaces the old row. Acknowledged rows survive a crash.
@@ -158,7 +153,7 @@ class Collection:
             ForeignCollectionError: milvus-coop did not make this collection.
         """
         layout = self._own()
-        sized = records(rows, dim=layout.dim, payload_field=layout.payload, payload_bytes=layout.payload_bytes)
+        sized = records(rows, dim=layout.dim, content_field=layout.content_field)
         replaced = self._token_keys([row.id for row in rows])
         # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's insert would add a
         # second row with the same id.
@@ -167,7 +162,7 @@ class Collection:
             for request, n_bytes in requests(sized):
                 self._connection.call(method, collection=self.name, timeout_s=self._write_timeout_s, data=request)
                 self._connection.wrote(self.name, len(request), n_bytes)
-        self._remove_tokens(replaced - {row.payload for row in rows})
+        self._remove_tokens(replaced - {row.content.key for row in rows if isinstance(row.content, TokenFile)})
 
     def flush(self) -> None:
         """Put new rows into the index of Milvus Lite, so that they are fast to search. Servers do this themselves.
@@ -210,8 +205,7 @@ class Collection:
             )
         if not older_than_s >= 0:
             raise InvalidArgumentError(f"older_than_s is {older_than_s}", expected="0 or more seconds")
-        payload = str(self._layout.payload)
-        rows = ((row["uri"], row[payload]) for page in self._pages(("uri", payload)) for row in page)
+        rows = ((row["uri"], self._key(row)) for page in self._pages(("uri", *self._content_fields)) for row in page)
         return sweep(self.tokens, rows, older_than_s=older_than_s, dry_run=dry_run)
 
     def stamps(self, ids: Sequence[str]) -> dict[str, Stamp]:
@@ -223,7 +217,7 @@ class Collection:
         return known
 
     def rows(self, ids: Sequence[str]) -> dict[str, Row]:
-        """The whole rows of these ids, with embeddings and payloads. Ids that the collection does not have are left out.
+        """The whole rows of these ids, with embeddings and contents. Ids that the collection does not have are left out.
 
         A row takes about 10 kB, so ask for a few thousand at a time.
         """
@@ -257,7 +251,7 @@ class Collection:
         return int(answer["count(*)"])
 
     def candidates(self, ids: Sequence[str], embedding: Array, *, timeout_s: float | None = None) -> list[Candidate]:
-        """The rows with these ids as candidates of one query, with their payload. This is one Milvus call for each 2,000 ids.
+        """The rows with these ids as candidates of one query, with their content. This is one Milvus call for each 2,000 ids.
 
         Args:
             ids: ids of rows, without repetition.
@@ -304,9 +298,14 @@ class Collection:
         """Keys of the token files that belong to these rows; empty if there are no such files."""
         if self.tokens is None or not ids:
             return set()
-        id, payload = self._layout.id, str(self._layout.payload)
-        found = (row for some in _chunks(list(dict.fromkeys(ids))) for row in self._query(among(id, some), (id, payload)))
-        return {row[payload] for row in found if belongs_to(row[payload], row[id])}
+        id, fields = self._layout.id, (self._layout.id, *self._content_fields)
+        found = (row for some in _chunks(list(dict.fromkeys(ids))) for row in self._query(among(id, some), fields))
+        return {key for row in found if belongs_to(key := self._key(row), row[id])}
+
+    def _key(self, record: Record) -> str:
+        """The key of the token file that a row names; '' if it names none."""
+        content = self._layout.content(record)
+        return content.key if isinstance(content, TokenFile) else ""
 
     def _remove_tokens(self, keys: Set[str]) -> None:
         if self.tokens is not None and keys:
@@ -342,13 +341,18 @@ class Collection:
         return queries
 
     def _output_fields(self, asked: Sequence[str]) -> list[str]:
-        """The fields to ask Milvus for, always with uri and payload. A server ignores `*` if other names are given beside it."""
-        always = [f for f in (self._layout.uri, self._layout.payload) if f is not None]
-        return ["*"] if "*" in asked else list(dict.fromkeys((*always, *asked)))
+        """The fields to ask Milvus for, always with uri and content. A server ignores `*` if other names are given beside it."""
+        return ["*"] if "*" in asked else list(dict.fromkeys((self._layout.uri, *self._content_fields, *asked)))
+
+    @property
+    def _content_fields(self) -> tuple[str, ...]:
+        field = self._layout.content_field
+        return () if field is None else (field.name,)
 
     def _runs(self, queries: Array, k: int) -> Iterator[list[Array]]:
         """The queries in parts whose answers stay below the size limit."""
-        limit = self._layout.payload_bytes if self.kind == "image" else TYPICAL_TEXT_BYTES
+        field = self._layout.content_field
+        limit = TYPICAL_TEXT_BYTES if self.kind == "text" else 0 if field is None else field.max_bytes
         step = max(1, min(MAX_K, ANSWER_BYTES // (k * (limit + ROW_BYTES))))
         for start in range(0, len(queries), step):
             yield list(queries[start : start + step])
@@ -370,7 +374,7 @@ class Collection:
             id=str(entity[layout.id]),
             uri=str(entity.get(layout.uri, "")),
             be_score=score,
-            payload=None if layout.payload is None else entity.get(layout.payload),
+            content=layout.content(entity),
             fields=fields,
         )
 
@@ -388,6 +392,9 @@ def _stamp(row: Mapping[str, Any]) -> tuple[str, Stamp]:
 
 def _row(record: Mapping[str, Any], layout: Layout) -> Row:
     id, stamp = _stamp(record)
+    content = layout.content(record)
+    if content is None:  # impossible in a collection of this package
+        raise StoreError(f"the row '{id}' holds no content", expected="image tokens, a token file or a text")
     return Row(
         id=id,
         uri=stamp.uri,
@@ -395,7 +402,7 @@ def _row(record: Mapping[str, Any], layout: Layout) -> Row:
         size=stamp.size,
         mtime_ns=stamp.mtime_ns,
         embedding=np.asarray(record[layout.embedding], dtype=np.float32),
-        payload="" if layout.payload is None else record[layout.payload],
+        content=content,
         metadata={name: value for name, value in record.items() if name not in layout.schema_fields},
     )
 

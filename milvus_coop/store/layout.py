@@ -1,4 +1,4 @@
-"""The layout of a collection: which field holds the id, the uri, the embedding and the payload.
+"""The layout of a collection: which field holds the id, the uri, the embedding and the content that the cross-encoder reads.
 
 Collections of this package have the fields of its schema. For other collections, the user names the fields.
 """
@@ -6,19 +6,21 @@ Collections of this package have the fields of its schema. For other collections
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pymilvus import DataType
 
 from milvus_coop.bundle.spec import BundleSpec, Keep
-from milvus_coop.errors import ForeignCollectionError
-from milvus_coop.store.schema import EMBEDDING, PAYLOAD_FIELDS, Header
-from milvus_coop.types import CollectionInfo, Kind
+from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError
+from milvus_coop.store.schema import CONTENT_FIELDS, EMBEDDING, Header
+from milvus_coop.types import CollectionInfo, Content, ImageFile, Kind, Row, StoredText, StoredTokens, TokenFile
 
 _ANY = tuple(DataType)
 METRICS = ("COSINE", "IP")
 """Supported metrics. In both, higher is better. IP equals the cosine if the stored embeddings have unit length, as here."""
+
+_IMAGE_CONTENTS: Mapping[Keep, type[StoredTokens] | type[TokenFile]] = {"collection": StoredTokens, "store": TokenFile}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,42 @@ class Fields:
     """The primary field: a VARCHAR, or an INT64. The id of a candidate is then the decimal form of the number."""
     uri: str = "uri"
     embedding: str = "embedding"
-    payload: str | None = None
-    """The VARCHAR with image tokens or the text. None: the collection has neither, so the cross-encoder cannot rerank."""
+    content: str | None = None
+    """The VARCHAR with image tokens or the text. None: the collection has neither, so the cross-encoder cannot rerank, unless the
+    bundle keeps tokens nowhere and opens images at their uri."""
     kind: Kind = "image"
     """The kind of the items: `image` or `text`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentField:
+    """The VARCHAR field that holds the content of each row."""
+
+    name: str
+    holds: type[StoredText] | type[StoredTokens] | type[TokenFile]
+    """The type of content that the strings in the field stand for."""
+    max_bytes: int
+
+    def string(self, row: Row) -> str:
+        """The string that the field holds for the content of a row.
+
+        Raises:
+            InvalidArgumentError: the content has another type.
+        """
+        if not isinstance(row.content, self.holds):
+            raise InvalidArgumentError(
+                f"the content of '{row.uri}' is of type {type(row.content).__name__}", expected=self.holds.__name__
+            )
+        return string_of(row.content)
+
+
+def string_of(content: Content) -> str:
+    """The string that a row holds for a content; '' if the row holds nothing beside the uri."""
+    match content:
+        case StoredText(string) | StoredTokens(string) | TokenFile(string):
+            return string
+        case ImageFile():
+            return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +77,8 @@ class Layout:
     id: str
     uri: str
     embedding: str
-    payload: str | None
-    payload_bytes: int
-    """Maximum size of a payload in bytes."""
+    content_field: ContentField | None
+    """None: no field holds what the cross-encoder reads."""
     dim: int
     index_type: str
     metric: str
@@ -55,8 +88,16 @@ class Layout:
     """True if the primary field is INT64."""
     ours: bool
     """True if milvus-coop made the collection; only then it may write to it."""
-    keep: Keep = "collection"
-    """The kind of payload of images: their tokens (`collection`), the key of a token file (`store`), or nothing (`image`)."""
+    keep: Keep
+    """The place where the image tokens are kept; `collection` for texts."""
+
+    def content(self, record: Mapping[str, Any]) -> Content | None:
+        """The content of a row, from its fields by name."""
+        if self.keep == "nowhere":
+            return ImageFile(str(record.get(self.uri, "")))
+        field = self.content_field
+        string = None if field is None else record.get(field.name)
+        return None if field is None or string is None else field.holds(string)
 
 
 Description = Mapping[str, Any]
@@ -66,16 +107,15 @@ Description = Mapping[str, Any]
 def own_layout(header: Header, description: Description, index: Mapping[str, Any]) -> Layout:
     """The layout of a collection that milvus-coop made."""
     keep = own_keep(header, description)
-    payload = None if keep == "image" else PAYLOAD_FIELDS[header.kind]
-    layout = _layout(Fields("id", "uri", EMBEDDING, payload, header.kind), description, index, ours=True)
-    return replace(layout, keep=keep)
+    content = None if keep == "nowhere" else CONTENT_FIELDS[header.kind]
+    return _layout(Fields("id", "uri", EMBEDDING, content, header.kind), keep, description, index, ours=True)
 
 
 def own_keep(header: Header, description: Description) -> Keep:
     """The place where a collection that milvus-coop made keeps its image tokens."""
     if header.token_id:
         return "store"
-    return "collection" if any(f["name"] == PAYLOAD_FIELDS[header.kind] for f in description["fields"]) else "image"
+    return "collection" if any(f["name"] == CONTENT_FIELDS[header.kind] for f in description["fields"]) else "nowhere"
 
 
 def foreign_layout(fields: Fields, spec: BundleSpec | None, description: Description, index: Mapping[str, Any]) -> Layout:
@@ -87,8 +127,8 @@ def foreign_layout(fields: Fields, spec: BundleSpec | None, description: Descrip
     name = description["collection_name"]
     types = {f["name"]: f["type"] for f in description["fields"]}
     wanted = {fields.id: (DataType.VARCHAR, DataType.INT64), fields.embedding: (DataType.FLOAT_VECTOR,)}
-    if fields.payload is not None:
-        wanted[fields.payload] = (DataType.VARCHAR,)
+    if fields.content is not None:
+        wanted[fields.content] = (DataType.VARCHAR,)
     if not description.get("enable_dynamic_field"):
         wanted.setdefault(fields.uri, _ANY)
     for field, allowed in wanted.items():
@@ -101,7 +141,8 @@ def foreign_layout(fields: Fields, spec: BundleSpec | None, description: Descrip
     primary = next(f["name"] for f in description["fields"] if f.get("is_primary"))
     if primary != fields.id:
         raise ForeignCollectionError(f"the primary field of '{name}' is not '{fields.id}'", expected=f"Fields(id='{primary}')")
-    layout = _layout(fields, description, index, ours=False)
+    opens_images = fields.kind == "image" and spec is not None and spec.tokens.keep == "nowhere"
+    layout = _layout(fields, "nowhere" if opens_images else "collection", description, index, ours=False)
     if layout.metric not in METRICS:
         raise ForeignCollectionError(
             f"the index of '{name}.{fields.embedding}' has the metric {layout.metric or '(none)'}",
@@ -145,24 +186,28 @@ def token_place(header: Header | None, keep: Keep, location: object) -> str:
     places: Mapping[Keep, str] = {
         "collection": "in the collection",
         "store": str(location),
-        "image": "none: images are opened for every query, which is slow",
+        "nowhere": "none: images are opened for every query, which is slow",
     }
     return places[keep]
 
 
-def _layout(fields: Fields, description: Description, index: Mapping[str, Any], *, ours: bool) -> Layout:
+def _layout(fields: Fields, keep: Keep, description: Description, index: Mapping[str, Any], *, ours: bool) -> Layout:
     params = {f["name"]: f["params"] for f in description["fields"]}
+    content_field = None
+    if fields.content is not None and keep != "nowhere":
+        holds = StoredText if fields.kind == "text" else _IMAGE_CONTENTS[keep]
+        content_field = ContentField(fields.content, holds, int(params[fields.content]["max_length"]))
     return Layout(
         kind=fields.kind,
         id=fields.id,
         uri=fields.uri,
         embedding=fields.embedding,
-        payload=fields.payload,
-        payload_bytes=int(params[fields.payload]["max_length"]) if fields.payload is not None else 0,
+        content_field=content_field,
         dim=vector_dim(description, fields.embedding),
         index_type=str(index.get("index_type", "")),
         metric=str(index.get("metric_type", "")),
         schema_fields=frozenset(params),
         numeric_ids=any(f["name"] == fields.id and f["type"] == DataType.INT64 for f in description["fields"]),
         ours=ours,
+        keep=keep,
     )

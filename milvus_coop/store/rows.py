@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.store.layout import ContentField
 from milvus_coop.store.schema import DIGEST_BYTES, EMBEDDING, ID_BYTES, RESERVED, URI_BYTES, VARCHAR_BYTES
-from milvus_coop.types import Row
+from milvus_coop.types import ImageFile, Row
 
 REQUEST_BYTES = 32 * 2**20
 """Maximum size of one write request in bytes. A server refuses 64 MiB and more; half of that leaves room for protobuf overhead."""
@@ -23,16 +24,16 @@ _DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 Record = dict[str, Any]
 
 
-def records(rows: Sequence[Row], *, dim: int, payload_field: str | None, payload_bytes: int) -> list[tuple[Record, int]]:
+def records(rows: Sequence[Row], *, dim: int, content_field: ContentField | None) -> list[tuple[Record, int]]:
     """The Milvus records of rows, and their sizes in bytes.
 
-    If several rows have the same id, only the last one is kept. If `payload_field` is None, payloads are left out.
+    If several rows have the same id, only the last one is kept. If `content_field` is None, the image tokens are kept nowhere.
 
     Raises:
         InvalidArgumentError: a row does not fit; the message names it.
     """
     last = {row.id: row for row in rows}
-    return [_record(row, dim, payload_field, payload_bytes) for row in last.values()]
+    return [_record(row, dim, content_field) for row in last.values()]
 
 
 def requests(sized: Sequence[tuple[Record, int]], limit_bytes: int = REQUEST_BYTES) -> Iterator[tuple[list[Record], int]]:
@@ -81,14 +82,13 @@ def _literal_or_none(text: str) -> str | None:
         return None
 
 
-def _record(row: Row, dim: int, payload_field: str | None, payload_bytes: int) -> tuple[Record, int]:
+def _record(row: Row, dim: int, content_field: ContentField | None) -> tuple[Record, int]:
     if not row.id:
         raise InvalidArgumentError(f"the id of '{row.uri}' is empty", expected="a stable hash of its uri")
     n_bytes = _check_text("id", row.id, ID_BYTES, row.id)
     n_bytes += _check_text("uri", row.uri, URI_BYTES, row.id)
     n_bytes += _check_text("digest", row.digest, DIGEST_BYTES, row.id)
-    payload = {} if payload_field is None else {payload_field: row.payload}
-    n_bytes += 0 if payload_field is None else _payload_size(row, payload_field, payload_bytes)
+    content, content_bytes = _content(row, content_field)
     metadata, metadata_bytes = _metadata(row)
     embedding = np.asarray(row.embedding, dtype=np.float32)
     if embedding.shape != (dim,) or not np.isfinite(embedding).all():
@@ -103,9 +103,9 @@ def _record(row: Row, dim: int, payload_field: str | None, payload_bytes: int) -
         "size": int(row.size),
         "mtime_ns": int(row.mtime_ns),
         EMBEDDING: embedding,
-        **payload,
+        **content,
     }
-    return record, n_bytes + metadata_bytes + 4 * dim + ROW_OVERHEAD_BYTES
+    return record, n_bytes + content_bytes + metadata_bytes + 4 * dim + ROW_OVERHEAD_BYTES
 
 
 def _check_text(name: str, text: str, limit_bytes: int, of: str) -> int:
@@ -118,11 +118,20 @@ def _check_text(name: str, text: str, limit_bytes: int, of: str) -> int:
     return n_bytes
 
 
-def _payload_size(row: Row, field: str, limit_bytes: int) -> int:
-    n_bytes = _utf8_size(field, row.payload, row.uri)
-    if n_bytes > limit_bytes:
-        raise InvalidArgumentError(f"the {field} of '{row.uri}' takes {n_bytes} bytes", expected=f"at most {limit_bytes}")
-    return n_bytes
+def _content(row: Row, field: ContentField | None) -> tuple[Mapping[str, str], int]:
+    """The content field of a row with its value, and its size in bytes."""
+    if field is None:
+        if row.content != ImageFile(row.uri):
+            raise InvalidArgumentError(
+                f"the collection keeps no image tokens, and the content of '{row.uri}' is something else than the image at its uri",
+                expected=f"ImageFile('{row.uri}')",
+            )
+        return {}, 0
+    string = field.string(row)
+    n_bytes = _utf8_size(field.name, string, row.uri)
+    if n_bytes > field.max_bytes:
+        raise InvalidArgumentError(f"the {field.name} of '{row.uri}' takes {n_bytes} bytes", expected=f"at most {field.max_bytes}")
+    return {field.name: string}, n_bytes
 
 
 def _utf8_size(name: str, text: str, of: str) -> int:

@@ -33,9 +33,10 @@ MAX_K = 16_384
 
 EMBEDDING = "embedding"
 TEXT = "text"
-PAYLOAD_FIELDS: Mapping[Kind, str] = {"image": IMAGE_TOKENS, "text": TEXT}
+CONTENT_FIELDS: Mapping[Kind, str] = {"image": IMAGE_TOKENS, "text": TEXT}
+"""The VARCHAR field that holds the content of a row, by the kind of the collection."""
 STAMP_FIELDS = ("uri", "digest", "size", "mtime_ns")
-RESERVED = frozenset(("id", *STAMP_FIELDS, EMBEDDING, *PAYLOAD_FIELDS.values()))
+RESERVED = frozenset(("id", *STAMP_FIELDS, EMBEDDING, *CONTENT_FIELDS.values()))
 """Names that metadata cannot use."""
 
 # The embeddings of texts lie apart from those of images. In a graph of images, the neighbours of a text are therefore harder to
@@ -114,8 +115,8 @@ def check_name(name: str) -> str:
     return name
 
 
-def payload_bytes(spec: BundleSpec, kind: Kind) -> int:
-    """Maximum size of the payload field in bytes; 0 if there is no such field.
+def content_bytes(spec: BundleSpec, kind: Kind) -> int:
+    """Maximum size of the content field in bytes; 0 if there is no such field.
 
     Raises:
         InvalidArgumentError: the bundle's tokens do not fit a VARCHAR.
@@ -141,8 +142,8 @@ def collection_schema(spec: BundleSpec, kind: Kind, header: Header) -> Collectio
     schema.add_field("size", DataType.INT64)
     schema.add_field("mtime_ns", DataType.INT64)
     schema.add_field(EMBEDDING, DataType.FLOAT_VECTOR, dim=spec.dim)
-    if n_bytes := payload_bytes(spec, kind):
-        schema.add_field(PAYLOAD_FIELDS[kind], DataType.VARCHAR, max_length=n_bytes)
+    if n_bytes := content_bytes(spec, kind):
+        schema.add_field(CONTENT_FIELDS[kind], DataType.VARCHAR, max_length=n_bytes)
     return schema
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from milvus_coop.bundle.spec import BundleSpec, GraphSpec, ImageSpec, TextSpec, TokenSpec
-from milvus_coop.types import Array, Row
+from milvus_coop.types import Array, Row, StoredTokens
 
 DIM = 8
 SPEC = BundleSpec(
@@ -44,7 +44,7 @@ def make_row(i: int, embedding: Array, *, metadata: Mapping[str, Any] | None = N
             size=1000 + i,
             mtime_ns=1_700_000_000_000_000_000 + i,
             embedding=embedding,
-            payload=base64.b64encode(i.to_bytes(SPEC.tokens.n_bytes, "little")).decode(),
+            content=StoredTokens(base64.b64encode(i.to_bytes(SPEC.tokens.n_bytes, "little")).decode()),
             metadata=metadata or {},
         ),
         **changes,

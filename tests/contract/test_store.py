@@ -23,7 +23,7 @@ from milvus_coop.errors import (
 )
 from milvus_coop.store import Collection, Fields, Store
 from milvus_coop.store.collection import ROWS_PER_PAGE
-from milvus_coop.types import Array
+from milvus_coop.types import Array, ImageFile, StoredText, StoredTokens, TokenFile
 from tests.contract.store_samples import DIM, OTHER_SPEC, SPEC, make_row, make_rows, unit_vectors
 
 SCORE_TOLERANCE = 1e-5  # float32 sums in another order
@@ -61,7 +61,7 @@ def test_search_finds_what_a_full_scan_finds(images: Collection) -> None:
         expected = [rows[i] for i in exact_order(query, embeddings, 12)]
         assert [c.id for c in candidates] == [r.id for r in expected]
         assert [c.uri for c in candidates] == [r.uri for r in expected]
-        assert [c.payload for c in candidates] == [r.payload for r in expected]
+        assert [c.content for c in candidates] == [r.content for r in expected]
         np.testing.assert_allclose([c.be_score for c in candidates], [r.embedding @ query for r in expected], atol=SCORE_TOLERANCE)
 
 
@@ -188,7 +188,10 @@ MISFITS: list[dict[str, Any]] = [
     {"uri": "é" * 1500},
     {"uri": "file:///\udcff.png"},
     {"digest": "d" * 65},
-    {"payload": "A" * 65_536},
+    {"content": StoredTokens("A" * 65_536)},
+    {"content": StoredText("a dog")},
+    {"content": TokenFile("ab/" + "ab" * 16 + "-" + "0" * 32)},
+    {"content": ImageFile("file:///pictures/1.png")},
     {"embedding": np.zeros(DIM + 1, np.float32)},
     {"embedding": np.full(DIM, np.nan, np.float32)},
     *({"metadata": {key: 1}} for key in ("id", "uri", "embedding", "image_tokens", "text", "mtime_ns", "$meta", "$x", "")),
@@ -264,16 +267,16 @@ def test_all_stamps_reads_every_row_once_over_several_pages(images: Collection) 
     assert images.count() == n - 1
 
 
-def test_texts_have_their_text_as_payload(texts: Collection) -> None:
+def test_texts_hold_their_text(texts: Collection) -> None:
     assert texts.kind == "text"
-    row = make_row(1, unit_vectors(1)[0], payload="ein Straßenschild 漢字\nzweite Zeile")
-    longest = make_row(2, -unit_vectors(1)[0], payload="é" * 32_767)
+    row = make_row(1, unit_vectors(1)[0], content=StoredText("ein Straßenschild 漢字\nzweite Zeile"))
+    longest = make_row(2, -unit_vectors(1)[0], content=StoredText("é" * 32_767))
     texts.upsert([row, longest])
     best, last = texts.search(row.embedding[None], 2)[0]
-    assert (best.payload, last.payload) == (row.payload, longest.payload)
+    assert (best.content, last.content) == (row.content, longest.content)
     assert texts.info().index == "AUTOINDEX COSINE"
     with pytest.raises(InvalidArgumentError, match="text of"):
-        texts.upsert([replace(row, payload="é" * 32_768)])
+        texts.upsert([replace(row, content=StoredText("é" * 32_768))])
 
 
 def test_list_and_describe(store: Store, images: Collection, texts: Collection) -> None:

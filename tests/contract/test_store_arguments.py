@@ -11,8 +11,10 @@ from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.store import Store
 from milvus_coop.store.address import parse_address
+from milvus_coop.store.layout import ContentField
 from milvus_coop.store.rows import literal, records, requests
-from milvus_coop.store.schema import VARCHAR_BYTES, payload_bytes, search_params
+from milvus_coop.store.schema import VARCHAR_BYTES, content_bytes, search_params
+from milvus_coop.types import StoredTokens
 from tests.contract.store_samples import DIM, SPEC, make_rows
 
 
@@ -87,8 +89,11 @@ def test_from_settings(tmp_path: Path) -> None:
         assert repr(store) == f"<Store {tmp_path / 'a.db'}>"
 
 
+CONTENT = ContentField("image_tokens", StoredTokens, 100)
+
+
 def test_requests_keep_the_order_and_the_limit() -> None:
-    sized = records(make_rows(100), dim=DIM, payload_field="image_tokens", payload_bytes=100)
+    sized = records(make_rows(100), dim=DIM, content_field=CONTENT)
     sizes = [n for _, n in sized]
     limit = 7 * max(sizes)
     cut = list(requests(sized, limit))
@@ -103,7 +108,7 @@ def test_requests_keep_the_order_and_the_limit() -> None:
 def test_sizes_are_at_least_what_is_sent() -> None:
     (row,) = make_rows(1)
     row = replace(row, uri="é" * 1000, metadata={"a": "漢" * 100, "b": [1.5] * 10})
-    ((record, size),) = records([row], dim=DIM, payload_field="image_tokens", payload_bytes=100)
+    ((record, size),) = records([row], dim=DIM, content_field=CONTENT)
     text_bytes = sum(len(v.encode()) for v in record.values() if isinstance(v, str))
     assert size >= text_bytes + 4 * DIM + 10 * 4
 
@@ -121,7 +126,7 @@ def test_how_hard_an_index_searches() -> None:
 
 
 def test_tokens_must_fit_a_field() -> None:
-    assert payload_bytes(SPEC, "image") == 44  # 32 bytes in base64
-    assert payload_bytes(SPEC, "text") == VARCHAR_BYTES
+    assert content_bytes(SPEC, "image") == 44  # 32 bytes in base64
+    assert content_bytes(SPEC, "text") == VARCHAR_BYTES
     with pytest.raises(InvalidArgumentError, match="at most 65535"):
-        payload_bytes(replace(SPEC, tokens=replace(SPEC.tokens, count=100, dim=768)), "image")
+        content_bytes(replace(SPEC, tokens=replace(SPEC.tokens, count=100, dim=768)), "image")

@@ -11,7 +11,7 @@ from pymilvus import DataType, MilvusClient
 
 from milvus_coop.errors import ForeignCollectionError
 from milvus_coop.store import Fields, Store
-from milvus_coop.types import Array
+from milvus_coop.types import Array, ImageFile, StoredText, StoredTokens
 from tests.contract.store_samples import DIM, SPEC, make_rows, unit_vectors
 
 SCORE_TOLERANCE = 1e-5  # float32 sums in another order
@@ -48,10 +48,9 @@ def test_it_needs_fields(store: Store, vectors: Array) -> None:
 
 def test_it_can_be_searched(store: Store, vectors: Array) -> None:
     collection = store.open(NAME, SPEC, fields=FIELDS)
-    assert not collection.has_payload
     best = collection.search(vectors[:3], 5, output_fields=["caption"], filter="caption != 'picture 1'")
     assert [b[0].id for b in (best[0], best[2])] == ["0", "2"]
-    assert (best[0][0].uri, best[0][0].payload, best[0][0].fields) == ("/p/0", None, {"caption": "picture 0"})
+    assert (best[0][0].uri, best[0][0].content, best[0][0].fields) == ("/p/0", None, {"caption": "picture 0"})
     assert best[0][0].be_score == pytest.approx(1.0, abs=SCORE_TOLERANCE)
 
 
@@ -62,10 +61,23 @@ def test_its_numbers_are_ids(store: Store, vectors: Array) -> None:
     assert [c.be_score for c in found] == pytest.approx([vectors[7] @ vectors[3], 1.0], abs=SCORE_TOLERANCE)
 
 
-def test_it_can_have_a_payload(store: Store, vectors: Array) -> None:
-    collection = store.open(NAME, SPEC, fields=replace(FIELDS, payload="caption", kind="text"))
-    assert (collection.kind, collection.has_payload) == ("text", True)
-    assert collection.search(vectors[3:4], 1)[0][0].payload == "picture 3"
+def test_it_can_hold_texts(store: Store, vectors: Array) -> None:
+    collection = store.open(NAME, SPEC, fields=replace(FIELDS, content="caption", kind="text"))
+    assert collection.kind == "text"
+    assert collection.search(vectors[3:4], 1)[0][0].content == StoredText("picture 3")
+
+
+def test_it_can_hold_tokens(store: Store, vectors: Array) -> None:
+    collection = store.open(NAME, SPEC, fields=replace(FIELDS, content="caption"))
+    assert collection.search(vectors[3:4], 1)[0][0].content == StoredTokens("picture 3")
+
+
+def test_its_images_are_opened_if_the_bundle_keeps_no_tokens(store: Store, vectors: Array) -> None:
+    spec = replace(SPEC, tokens=replace(SPEC.tokens, count=0, dim=0, keep="nowhere"))
+    collection = store.open(NAME, spec, fields=FIELDS)
+    assert collection.search(vectors[3:4], 1)[0][0].content == ImageFile("/p/3")
+    captions = store.open(NAME, spec, fields=replace(FIELDS, content="caption", kind="text"))
+    assert captions.search(vectors[3:4], 1)[0][0].content == StoredText("picture 3")
 
 
 def test_it_is_not_written(store: Store, vectors: Array) -> None:
@@ -81,7 +93,7 @@ def test_it_is_not_written(store: Store, vectors: Array) -> None:
             call()
 
 
-@pytest.mark.parametrize("change", [{"id": "caption"}, {"id": "pk"}, {"embedding": "caption"}, {"payload": "vector"}])
+@pytest.mark.parametrize("change", [{"id": "caption"}, {"id": "pk"}, {"embedding": "caption"}, {"content": "vector"}])
 def test_wrong_fields_are_refused(store: Store, vectors: Array, change: dict[str, Any]) -> None:
     with pytest.raises(ForeignCollectionError):
         store.open(NAME, SPEC, fields=replace(FIELDS, **change))

@@ -16,6 +16,7 @@ import pytest
 
 from milvus_coop.errors import MilvusCoopError, StoreAuthError, StoreError, StoreTimeoutError, StoreUnavailableError
 from milvus_coop.store import Collection, Store
+from milvus_coop.types import StoredText
 from tests.contract.store_samples import SPEC, make_rows, unit_vectors
 from tests.servers.milvus import ROOT, MilvusServer, free_ports
 
@@ -56,7 +57,7 @@ def test_somebody_listens_and_says_nothing() -> None:
 def test_large_upserts_are_cut_and_too_large_questions_are_explained(milvus_server: MilvusServer) -> None:
     """A server refuses requests of 64 MiB and more; these rows take 70 MiB."""
     text = "x" * 65_000
-    rows = [replace(row, payload=text) for row in make_rows(1130)]
+    rows = [replace(row, content=StoredText(text)) for row in make_rows(1130)]
     with milvus_server.connect(timeout_s=LONG_S) as store:
         texts = store.create("contract_large", SPEC, "text")
         try:

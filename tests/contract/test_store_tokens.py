@@ -1,4 +1,4 @@
-"""Collections whose payload is a key of a token file, and collections without payload, on Milvus Lite and a Milvus server."""
+"""Collections whose rows name token files, and collections that keep tokens nowhere, on Milvus Lite and a Milvus server."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from milvus_coop.bundle.spec import BundleSpec
 from milvus_coop.errors import InvalidArgumentError, TokenStoreError
 from milvus_coop.store import Store
 from milvus_coop.store.schema import HEADER, Header, collection_schema
 from milvus_coop.store.token_store import token_key
-from milvus_coop.types import Row
+from milvus_coop.types import Content, ImageFile, Kind, Row, StoredText, StoredTokens, TokenFile
 from tests.contract.store_samples import SPEC, make_rows
 
 STORED = replace(SPEC, name="stored", tokens=replace(SPEC.tokens, keep="store"))
-OPENED = replace(SPEC, name="opened", tokens=replace(SPEC.tokens, count=0, dim=0, keep="image"))
+OPENED = replace(SPEC, name="opened", tokens=replace(SPEC.tokens, count=0, dim=0, keep="nowhere"))
 RAW = bytes(SPEC.tokens.n_bytes)
 
 
@@ -32,7 +33,12 @@ def stored(store: Store, store_uri: str, tmp_path: Path) -> Iterator[Store]:
 
 
 def with_keys(rows: list[Row]) -> list[Row]:
-    return [replace(row, payload=token_key(row.id, row.digest)) for row in rows]
+    return [replace(row, content=TokenFile(token_key(row.id, row.digest))) for row in rows]
+
+
+def key_of(row: Row) -> str:
+    assert isinstance(row.content, TokenFile)
+    return row.content.key
 
 
 def test_files_go_with_their_rows(stored: Store, tmp_path: Path) -> None:
@@ -41,17 +47,17 @@ def test_files_go_with_their_rows(stored: Store, tmp_path: Path) -> None:
     rows = with_keys(make_rows(6))
     tokens = collection.tokens
     assert tokens is not None
-    tokens.write({row.payload: RAW for row in rows})
+    tokens.write({key_of(row): RAW for row in rows})
     collection.upsert(rows)
-    assert [c.payload for c in collection.search(rows[0].embedding[None], 1)[0]] == [rows[0].payload]
+    assert [c.content for c in collection.search(rows[0].embedding[None], 1)[0]] == [rows[0].content]
     (changed,) = with_keys([replace(rows[0], digest="another")])
-    tokens.write({changed.payload: RAW})
+    tokens.write({key_of(changed): RAW})
     assert len(list(tokens.entries())) == 7
     collection.upsert([changed, rows[1]])
     collection.delete([rows[2].id, "unknown"])
-    assert {entry.name for entry in tokens.entries()} == {changed.payload, *(row.payload for row in (rows[1], *rows[3:]))}
+    assert {entry.name for entry in tokens.entries()} == {key_of(changed), *(key_of(row) for row in (rows[1], *rows[3:]))}
     with suppress(InvalidArgumentError):
-        collection.upsert([replace(rows[1], payload="x" * 129)])
+        collection.upsert([replace(rows[1], content=TokenFile("x" * 129))])
     assert collection.sweep(older_than_s=0).needed == 5
     assert stored.describe("contract_tokens") == collection.info()
     assert collection.info().tokens == str(folder)
@@ -95,18 +101,42 @@ def test_an_odd_place_does_not_hide_other_collections(store: Store) -> None:
         store._connection.call("drop_collection", collection="contract_odd")
 
 
-def test_no_payload(store: Store) -> None:
+def test_tokens_kept_nowhere(store: Store) -> None:
     collection = store.create("contract_opened", OPENED)
-    rows = [replace(row, payload="") for row in make_rows(3)]
+    rows = [replace(row, content=ImageFile(row.uri)) for row in make_rows(3)]
     collection.upsert(rows)
     (best,) = collection.search(rows[0].embedding[None], 1)[0]
-    assert (best.uri, best.payload) == (rows[0].uri, None)
+    assert (best.uri, best.content) == (rows[0].uri, ImageFile(rows[0].uri))
     again = store.open("contract_opened", OPENED)
-    assert (again.keep, again.has_payload, again.tokens) == ("image", False, None)
-    assert again.rows([rows[0].id])[rows[0].id].payload == ""
+    assert again.tokens is None
+    assert again.rows([rows[0].id])[rows[0].id].content == ImageFile(rows[0].uri)
     assert again.info().tokens.startswith("none: images are opened")
+    for content in (ImageFile("file:///another.png"), make_rows(1)[0].content):
+        with pytest.raises(InvalidArgumentError, match="keeps no image tokens"):
+            again.upsert([replace(rows[0], content=content)])
 
 
 def test_texts_need_no_place(store: Store) -> None:
     texts = store.create("contract_stored_texts", STORED, "text")
-    assert (texts.tokens, texts.keep, texts.has_payload) == (None, "collection", True)
+    assert texts.tokens is None
+    assert texts.content_of("a dog") == StoredText("a dog")
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "content", "field", "string"),
+    [
+        (SPEC, "image", StoredTokens("QUJD"), "image_tokens", "QUJD"),
+        (STORED, "image", TokenFile("any/key"), "image_tokens", "any/key"),
+        (SPEC, "text", StoredText("a dog"), "text", "a dog"),
+    ],
+)
+def test_what_the_field_holds(stored: Store, spec: BundleSpec, kind: Kind, content: Content, field: str, string: str) -> None:
+    """These strings are the format of every collection that exists; other programs read them too."""
+    collection = stored.create("contract_strings", spec, kind)
+    (row,) = (replace(row, content=content) for row in make_rows(1))
+    collection.upsert([row])
+    (record,) = stored._connection.call("query", collection=collection.name, filter="", limit=1, output_fields=["*"])
+    assert record[field] == string
+    assert collection.rows([row.id])[row.id].content == content
+    assert collection.content_of(string) == content
+    stored.drop(collection.name)

@@ -84,7 +84,7 @@ def test_pooled_tokens(checkpoint: Callable[[str], Path], tmp_path: Path) -> Non
         (("--be", "{clip}", "--ce", "{vilt}", "--pool-tokens", "1"), "are no grid of patches"),
         (("/no/such/model",), "there is no folder '/no/such/model'"),
         (("{blip}", "--ce-revision", "v1"), "a revision is given without its model"),
-        (("{blip}", "--pool-tokens", "2", "--keep", "image"), "one of the two"),
+        (("{blip}", "--pool-tokens", "2", "--keep", "nowhere"), "one of the two"),
         (("{blip}", "--name", "../evil"), "'../evil' cannot name a bundle"),
     ],
 )

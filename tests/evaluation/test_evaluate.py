@@ -116,9 +116,9 @@ def test_costs_are_of_the_right_pools_and_pairs(report: EvaluationReport) -> Non
     images, texts = report.storage
     spec = load_bundle("coop-small").spec
     token_bytes = spec.tokens.n_bytes
-    assert (images.items, images.embedding_bytes, images.payload_bytes) == (N, 4 * spec.dim, 4 * -(-token_bytes // 3))  # base64
+    assert (images.items, images.embedding_bytes, images.content_bytes) == (N, 4 * spec.dim, 4 * -(-token_bytes // 3))  # base64
     assert (texts.items, texts.kind) == (N, "text")
-    assert texts.payload_bytes == np.mean([len(i.captions[0].text) for i in examples(N).test])
+    assert texts.content_bytes == np.mean([len(i.captions[0].text) for i in examples(N).test])
 
 
 def test_growth_is_measured_in_parts(report: EvaluationReport) -> None:

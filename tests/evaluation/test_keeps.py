@@ -40,14 +40,14 @@ def test_files_change_no_figure(data: Given, tmp_path: Path, monkeypatch: pytest
     assert report.quality == expected.quality
     assert {q.contestant.system for q in report.quality} == {"be", "ce", "joint-coop"}
     assert {c.pool for c in report.growth} == {12, N}  # in parts, whose files were copied
-    bytes_kept = {s.kind: s.payload_bytes for s in report.storage}
+    bytes_kept = {s.kind: s.content_bytes for s in report.storage}
     assert bytes_kept["image"] == COUNT * (TOKEN_DIM + 2) + 68  # the key
 
 
 def test_pictures_are_opened(data: Given, tmp_path: Path) -> None:
-    report = run(data, tmp_path, "image")
+    report = run(data, tmp_path, "nowhere")
     assert {q.contestant.system for q in report.quality} == {"be", "ce", "joint-coop"}
-    assert {s.kind: s.payload_bytes for s in report.storage}["image"] == 0
+    assert {s.kind: s.content_bytes for s in report.storage}["image"] == 0
 
 
 def test_a_lost_file_is_an_error(data: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,10 @@ from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, Source
 from milvus_coop.ingest import IngestInterrupted, Progress, ingest
 from milvus_coop.models.backends.fake import FakeBackend
 from milvus_coop.models.preprocess.images import decode
-from milvus_coop.models.tokens import unpack
-from milvus_coop.types import Array, IngestReport, Kind
+from milvus_coop.models.tokens import arrange
+from milvus_coop.models.tokens import decode as decode_tokens
+from milvus_coop.store.layout import string_of
+from milvus_coop.types import Array, IngestReport, Kind, StoredText
 
 from .ingest_kit import SPEC, MemorySink, encoder, picture, pictures
 
@@ -82,7 +84,7 @@ def test_rows_are_what_the_encoder_says_of_the_picture(run: Run, sink: MemorySin
     assert (row.size, row.mtime_ns) == (path.stat().st_size, path.stat().st_mtime_ns)
     assert len(row.digest) == 64
     np.testing.assert_allclose(row.embedding, alone.embeddings[0], atol=1e-6)
-    np.testing.assert_array_equal(unpack([row.payload], SPEC.tokens)[0], alone.tokens)
+    np.testing.assert_array_equal(arrange([decode_tokens(string_of(row.content), SPEC.tokens)], SPEC.tokens)[0], alone.tokens)
 
 
 def test_batches_and_threads_change_nothing(run: Run, sink: MemorySink, tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_batches_and_threads_change_nothing(run: Run, sink: MemorySink, tmp_path
     assert counts(run(folder, batch=64)) == (150, 0, 0, 0, 0)
     assert first.keys() == sink.rows.keys()
     for key, row in sink.rows.items():
-        assert row.payload == first[key].payload
+        assert row.content == first[key].content
         np.testing.assert_allclose(row.embedding, first[key].embedding, atol=1e-6)
 
 
@@ -273,12 +275,12 @@ def test_texts(run: Run, sink: MemorySink, tmp_path: Path) -> None:
     report = run(source, kind="text")
     assert counts(report) == (2, 0, 0, 0, 2)
     assert ["20,001 characters" in report.failures[0].reason, "68,000 bytes" in report.failures[1].reason] == [True, True]
-    dog = next(row for row in sink.rows.values() if row.payload == "a dog")
+    dog = next(row for row in sink.rows.values() if row.content == StoredText("a dog"))
     np.testing.assert_allclose(dog.embedding, run.encoder.encode_texts(["a dog"]).embeddings[0], atol=1e-6)
     assert (dog.size, dog.mtime_ns) == (5, 0)
     source.write_text("a bird\na cat\n")
     assert counts(run(source, kind="text", prune=True)) == (1, 0, 1, 1, 0)
-    assert sorted(row.payload for row in sink.rows.values()) == ["a bird", "a cat"]
+    assert sorted(string_of(row.content) for row in sink.rows.values()) == ["a bird", "a cat"]
 
 
 def test_a_text_with_a_uri_is_updated(run: Run, sink: MemorySink, tmp_path: Path) -> None:
@@ -290,7 +292,7 @@ def test_a_text_with_a_uri_is_updated(run: Run, sink: MemorySink, tmp_path: Path
     source.write_text('{"text": "a cat", "uri": "u", "n": 2}\n')
     assert counts(run(source, kind="text", prune=True)) == (0, 1, 0, 0, 0)
     (row,) = sink.rows.values()
-    assert (row.payload, row.metadata) == ("a cat", {"n": 2})
+    assert (row.content, row.metadata) == (StoredText("a cat"), {"n": 2})
 
 
 def test_progress_ends_with_the_report(run: Run, tmp_path: Path) -> None:

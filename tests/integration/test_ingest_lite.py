@@ -41,14 +41,14 @@ def run(database: Path, folder: Path, **options: Any) -> IngestReport:
 
 
 def content(database: Path) -> dict[str, tuple[Any, ...]]:
-    """Everything in the collection: stamps, payloads, and the score of a fixed query, which tells the embeddings apart."""
+    """Everything in the collection: stamps, contents, and the score of a fixed query, which tells the embeddings apart."""
     with Store(database) as store:
         collection = store.open_or_create("images", SPEC, "image")
         query = np.ones((1, DIM), dtype=np.float32) / DIM**0.5
         (found,) = collection.search(query, 2 * N_PICTURES)
         stamps = list(collection.all_stamps())
         assert len(stamps) == len({key for key, _ in stamps}) == collection.count() == len(found)
-        scores = {c.id: (c.payload, round(c.be_score, 4)) for c in found}
+        scores = {c.id: (c.content, round(c.be_score, 4)) for c in found}
         return {key: (stamp, *scores[key]) for key, stamp in stamps}
 
 

@@ -24,15 +24,16 @@ from milvus_coop.models.open import open_models
 from milvus_coop.search import reranking
 from milvus_coop.store import Collection
 from milvus_coop.store.address import parse_address
+from milvus_coop.store.layout import string_of
 from milvus_coop.store.schema import Header, read_header
 from milvus_coop.store.token_files import location_of
 from milvus_coop.store.token_store import token_key
 from milvus_coop.store.token_store.marker import MARKER
-from milvus_coop.types import IngestReport, Row
+from milvus_coop.types import ImageFile, IngestReport, Row, StoredTokens, TokenFile
 from tests.toy_bundle import COUNT, TOKEN_DIM, draw, make_bundle
 from tests.waiting import Gate
 
-KEEPS: tuple[Keep, ...] = ("collection", "store", "image")
+KEEPS: tuple[Keep, ...] = ("collection", "store", "nowhere")
 N = 40
 TEXTS = ("a red dog", "the blue cat on the beach", "green")
 CAPTIONS = ("a red dog", "a blue cat", "the green beach", "a dog on the beach", "red")
@@ -77,7 +78,7 @@ class World:
         """What the rows refer to."""
         with self.store() as store:
             collection = store.open("images")
-            return {row.payload for row in collection.rows([id for id, _ in collection.all_stamps()]).values()}
+            return {string_of(row.content) for row in collection.rows([id for id, _ in collection.all_stamps()]).values()}
 
 
 def pictures(folder: Path, n: int = N) -> Path:
@@ -124,14 +125,12 @@ def test_what_a_collection_holds(shared: World) -> None:
     for keep, place in zip(KEEPS, ("in the collection", str(shared.tokens), "none: images are opened"), strict=True):
         with shared.store(keep) as store:
             collection = store.open("images", load_bundle(shared.bundle(keep)).spec)
-            assert collection.keep == keep
             assert collection.info() == store.describe("images")
             assert collection.info().tokens.startswith(place)
             assert store.describe("captions").tokens == ""
-            assert collection.has_payload is (keep != "image")
             row = next(iter(collection.rows([next(collection.all_stamps())[0]]).values()))
-            assert (row.payload == "") is (keep == "image")
-            assert (row.payload == token_key(row.id, row.digest)) is (keep == "store")
+            assert isinstance(row.content, {"collection": StoredTokens, "store": TokenFile, "nowhere": ImageFile}[keep])
+            assert (row.content == TokenFile(token_key(row.id, row.digest))) is (keep == "store")
 
 
 @pytest.mark.parametrize("score", ["ce", "sum"])
@@ -148,7 +147,7 @@ def test_the_same_hits_from_all_three(shared: World, score: str) -> None:
                 )  # batches round apart
             found[keep] = results
     assert list(map(told, found["store"])) == list(map(told, found["collection"]))
-    for exact, quantised in zip(found["image"], found["collection"], strict=True):
+    for exact, quantised in zip(found["nowhere"], found["collection"], strict=True):
         by_uri = {hit.uri: hit for hit in quantised}
         assert by_uri.keys() == {hit.uri for hit in exact}
         for hit in exact:
@@ -331,8 +330,8 @@ def test_gc_names_items_without_a_sound_file(world: World) -> None:
 
 
 def test_gc_of_a_collection_without_files(world: World) -> None:
-    world.ingest("image")
-    result = gc(world, keep="image")
+    world.ingest("nowhere")
+    result = gc(world, keep="nowhere")
     assert result.exit_code == 2
     assert "'images' has no token store" in result.stderr
 
@@ -379,14 +378,14 @@ def test_a_row_cannot_name_another_file(world: World) -> None:
     with world.store() as store:
         collection = store.open("images")
         (row,) = collection.rows([next(collection.all_stamps())[0]]).values()
-        for payload in ("../secret", str(world.tokens.parent / "secret"), "", MARKER):
-            collection.upsert([Row(row.id, row.uri, row.digest, 0, 0, row.embedding, payload)])
+        for key in ("../secret", str(world.tokens.parent / "secret"), "", MARKER):
+            collection.upsert([Row(row.id, row.uri, row.digest, 0, 0, row.embedding, TokenFile(key))])
             with world.search("store") as search:
                 assert search.query("a red dog").reason == "1 of 5 candidates have no token file, or a damaged one"
         (other,) = collection.rows([next(id for id, _ in collection.all_stamps() if id != row.id)]).values()
-        collection.upsert([Row(row.id, row.uri, row.digest, 0, 0, row.embedding, other.payload)])
+        collection.upsert([Row(row.id, row.uri, row.digest, 0, 0, row.embedding, other.content)])
         collection.delete([row.id])
-    assert (world.tokens / other.payload).exists()
+    assert (world.tokens / string_of(other.content)).exists()
     assert (world.tokens.parent / "secret").exists()
     assert (world.tokens / MARKER).exists()
 
@@ -517,8 +516,8 @@ def test_pictures_that_cannot_be_opened_are_counted(world: World) -> None:
     lines = [{"path": "album/00.png"}, {"path": "album/01.png", "uri": "http://127.0.0.1:9/1.png"}]
     lines += [{"path": "album/02.png", "uri": (world.album / "02.png").as_uri()}, {"path": "album/03.png", "uri": "3"}]
     (world.folder / "list.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    assert world.ingest("image", world.folder / "list.jsonl").added == 4
-    with world.search("image") as search:
+    assert world.ingest("nowhere", world.folder / "list.jsonl").added == 4
+    with world.search("nowhere") as search:
         result = search.query("a red dog")
         assert (result.rescored, len(result)) == (2, 4)
         assert (result.reason or "").startswith("2 of 4 candidates have no image that can be opened at their uri")
@@ -533,8 +532,8 @@ def test_pictures_that_cannot_be_opened_are_counted(world: World) -> None:
 
 
 def test_a_deadline_while_pictures_are_opened(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.ingest("image")
-    with world.search("image") as search:
+    world.ingest("nowhere")
+    with world.search("nowhere") as search:
         decode, gate = type(search.encoder).decode, Gate()
 
         def slowly(*arguments: object) -> object:

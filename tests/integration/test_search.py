@@ -25,7 +25,7 @@ from milvus_coop.errors import (
     InvalidArgumentError,
     MilvusCoopError,
 )
-from milvus_coop.types import Row
+from milvus_coop.types import Row, StoredTokens
 
 N_IMAGES = 60
 CAPTIONS = ["a red apple", "two dogs on a beach", "猫", "🚲 in the rain", "a boat on the water"]
@@ -351,7 +351,7 @@ def test_damaged_tokens_are_named_and_stay_in_the_list(folder: Path, backend: Fa
     embedding = search.encoder.encode_texts(["a red apple"]).embeddings[0]
     with Store(folder / "lite.db") as store:
         collection = store.open("images", backend.spec)
-        collection.upsert([Row("damaged", "damaged.png", "", 0, 0, embedding, "AAAA")])
+        collection.upsert([Row("damaged", "damaged.png", "", 0, 0, embedding, StoredTokens("AAAA"))])
         try:
             result = search.query("a red apple", limit=60, k=20)
         finally:

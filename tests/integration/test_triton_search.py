@@ -13,6 +13,7 @@ import pytest
 from milvus_coop import CoopIngest, CoopSearch, SearchResult, Store, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER
 from milvus_coop.models.tokens import arrange, decode
+from milvus_coop.types import StoredTokens
 from tests.servers.triton import TritonForTests
 
 pytestmark = pytest.mark.triton
@@ -80,7 +81,9 @@ def test_the_same_rows_as_in_process(folder: Path) -> None:
     assert set(here) == set(there)
     for uri, candidate in here.items():
         assert there[uri].be_score == pytest.approx(candidate.be_score, abs=SAME_GRAPH)
-        (ours, theirs), scales = arrange([decode(c.payload or "", spec.tokens) for c in (candidate, there[uri])], spec.tokens)
+        contents = [found.content for found in (candidate, there[uri])]
+        raws = [decode(content.encoded, spec.tokens) for content in contents if isinstance(content, StoredTokens)]
+        (ours, theirs), scales = arrange(raws, spec.tokens)
         np.testing.assert_allclose(scales[0], scales[1], rtol=1e-3)  # float16
         assert np.abs(ours.astype(int) - theirs).max() <= 1
         assert (ours != theirs).mean() < 0.01

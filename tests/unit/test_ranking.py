@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milvus_coop.search.ranking import rank
-from milvus_coop.types import Array, Candidate
+from milvus_coop.types import Array, Candidate, StoredText, StoredTokens
 
 
-def candidates(n: int) -> list[Candidate]:
-    return [Candidate(id=f"{i}", uri=f"u{i}", be_score=1 - i / 100, payload=f"text {i}") for i in range(n)]
+def candidates(n: int, *, of_texts: bool = False) -> list[Candidate]:
+    contents = [StoredText(f"text {i}") if of_texts else StoredTokens(f"{i}") for i in range(n)]
+    return [Candidate(id=f"{i}", uri=f"u{i}", be_score=1 - i / 100, content=content) for i, content in enumerate(contents)]
 
 
 def given_scores(n: int, values: dict[int, float]) -> Array:
@@ -24,7 +25,7 @@ def given_scores(n: int, values: dict[int, float]) -> Array:
 @settings(deadline=None)
 @given(scores=st.dictionaries(st.integers(0, 19), st.sampled_from([0.1, 0.5, 0.9]), max_size=20), limit=st.integers(1, 25))
 def test_like_the_naive_version(scores: dict[int, float], limit: int) -> None:
-    hits = rank(candidates(20), given_scores(20, scores), limit, "image")
+    hits = rank(candidates(20), given_scores(20, scores), limit)
     expected = []
     for value in (0.9, 0.5, 0.1):
         expected += [i for i in range(20) if scores.get(i) == value]
@@ -38,13 +39,13 @@ def test_like_the_naive_version(scores: dict[int, float], limit: int) -> None:
 
 
 def test_texts_come_with_their_text() -> None:
-    assert [hit.text for hit in rank(candidates(2), given_scores(2, {1: 0.5}), 2, "text")] == ["text 1", "text 0"]
+    assert [hit.text for hit in rank(candidates(2, of_texts=True), given_scores(2, {1: 0.5}), 2)] == ["text 1", "text 0"]
 
 
 def test_logits_break_no_ties() -> None:
     """20 against -30 is surer than 25 against -20, and the logit of "match" alone says the opposite."""
     logit = np.array([20.0, 25.0, 17.0, -1.0])
-    hits = rank(candidates(5), np.array([1.0, 1.0, 1.0, 0.3]), 5, "image", logit=logit)
+    hits = rank(candidates(5), np.array([1.0, 1.0, 1.0, 0.3]), 5, logit=logit)
     assert [hit.id for hit in hits] == ["0", "1", "2", "3", "4"]
     assert [hit.score for hit in hits] == [1.0, 1.0, 1.0, 0.3, 0.96]
 
@@ -56,7 +57,7 @@ def test_the_sum_of_logit_and_cosine() -> None:
         Candidate("c", "", 0.1, None),
         Candidate("d", "", 0.0, None),
     ]
-    hits = rank(found, np.array([0.5, 0.6, 0.5]), 4, "image", logit=np.array([0.0, 0.25, 0.8]), score="sum")
+    hits = rank(found, np.array([0.5, 0.6, 0.5]), 4, logit=np.array([0.0, 0.25, 0.8]), score="sum")
     assert [(hit.id, hit.score, hit.ce_score) for hit in hits] == [
         ("a", 0.9, 0.5),
         ("c", 0.9, 0.5),

@@ -17,7 +17,7 @@ import numpy as np
 from PIL.Image import Image
 
 from milvus_coop.errors import ImageError
-from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.encoder import Encoder, Pixels, join_pixels
 from milvus_coop.models.scoring.inputs import ImageLike, OnError, decode, path_of
 from milvus_coop.types import Array
 
@@ -28,9 +28,6 @@ PLACES = 256
 """Maximum number of positions in a batch. A batch has more positions than images if an image is repeated several times in a row."""
 
 THREADS = 8
-
-Pixels = Mapping[str, Array]
-"""The pixels of one image by input name, each of shape (1, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +143,7 @@ class Reader:
         if not kept:
             return None
         places, rows = np.array(kept, dtype=np.int64).T
-        return Batch(places, rows, {name: np.concatenate([pixels[name] for pixels in found]) for name in found[0]})
+        return Batch(places, rows, join_pixels(found))
 
     def _tell(self, number: int, error: ImageError, reading: _Reading) -> None:
         for place, of in reading.places:

@@ -12,7 +12,7 @@ from milvus_coop.offline.export.parity import Difference
 _KEPT = {
     "collection": "in the collection, beside the embedding",
     "store": "in a token store, one file per image",
-    "image": "nowhere: the image is opened again for every query, and the vision tower runs for every pair",
+    "nowhere": "nowhere: the image is opened again for every query, and the vision tower runs for every pair",
 }
 
 
@@ -60,6 +60,6 @@ def _origin(facts: Mapping[str, object]) -> str:
 def _bytes(spec: BundleSpec) -> str:
     return (
         ""
-        if spec.tokens.keep == "image"
+        if spec.tokens.keep == "nowhere"
         else f": {spec.tokens.count} x {spec.tokens.dim} int8, {spec.tokens.n_bytes:,} bytes per image"
     )

@@ -71,7 +71,7 @@ def measure(bundle: Bundle, parts: Parts, samples: Samples) -> dict[str, Differe
         inputs = _inputs(parts.ce, arrays, "" if parts.is_joint else CE_PREFIX)
         theirs = own if parts.is_joint else _reference(parts.ce, inputs)
         probability = Reranker(backend).score_pairs(texts.text_side, images.image_side).probability
-        if parts.keep == "image":
+        if parts.keep == "nowhere":
             return found | {MATCH_PROBABILITY: difference(theirs[MATCH_PROBABILITY], probability)}
         tokens, matched = _by_parts(parts, inputs, images.tokens, images.scales)
         graph_tokens = backend.run(IMAGE_ENCODER, pixels)[IMAGE_TOKENS]

@@ -85,8 +85,8 @@ def make_parts(be: Source, ce: Source, *, keep: Keep | None = None, pool_tokens:
             expected="a cross-encoder beside it",
             run="--be MODEL --ce MODEL",
         )
-    if pool_tokens is not None and keep == "image":
-        raise ConvertError("--pool-tokens makes kept tokens fewer, and --keep image keeps none", expected="one of the two")
+    if pool_tokens is not None and keep == "nowhere":
+        raise ConvertError("--pool-tokens makes kept tokens fewer, and --keep nowhere keeps none", expected="one of the two")
     matcher = ce.matcher if pool_tokens is None else _pooled(ce, ce.matcher, pool_tokens)
     n_bytes = TokenSpec(matcher.count, matcher.dim).n_bytes
     settled: Keep = keep or ("collection" if n_bytes <= COLLECTION_TOKEN_BYTES else "store")
@@ -115,7 +115,7 @@ def _pooled(ce: Source, matcher: Matcher, side: int) -> Matcher:
 
 def make_spec(parts: Parts, name: str, version: str, text: TextSpec, ce_text: TextSpec | None, licence: str) -> BundleSpec:
     """The bundle's record without files, lineage and metrics."""
-    kept = parts.keep != "image"
+    kept = parts.keep != "nowhere"
     return BundleSpec(
         name=name,
         version=version,
@@ -137,12 +137,12 @@ def module_makers(parts: Parts) -> dict[str, Callable[[], nn.Module]]:
     tokens = parts.matcher.tokens
 
     def image_encoder() -> nn.Module:
-        if parts.is_joint or parts.keep == "image":
-            return JointImageEncoder(Sight(parts.be), parts.retriever, None if parts.keep == "image" else tokens)
+        if parts.is_joint or parts.keep == "nowhere":
+            return JointImageEncoder(Sight(parts.be), parts.retriever, None if parts.keep == "nowhere" else tokens)
         return SeparateImageEncoder(Sight(parts.be), parts.retriever, Sight(parts.ce), tokens)
 
     def cross_encoder() -> nn.Module:
-        if parts.keep == "image":
+        if parts.keep == "nowhere":
             return PixelCrossEncoder(Sight(parts.ce), tokens, parts.matcher)
         return TokenCrossEncoder(parts.matcher)
 
@@ -160,11 +160,11 @@ def _graphs(parts: Parts, text: TextSpec, ce_text: TextSpec | None) -> tuple[Gra
     )
     ce_words = _words(text, "") if ce_text is None else _words(ce_text, CE_PREFIX)
     ce_pixels = _pixels(parts.ce.image, CE_PREFIX)
-    two_towers = not parts.is_joint and parts.keep != "image"
+    two_towers = not parts.is_joint and parts.keep != "nowhere"
     verdict = (TensorSpec(MATCH_PROBABILITY, "float32", ()), TensorSpec(MATCH_LOGIT, "float32", ()))
     embedding = TensorSpec("image_embedding", "float32", (parts.retriever.dim,))
     tokens = TensorSpec(IMAGE_TOKENS, "float32", (parts.matcher.count, parts.matcher.dim))
-    on_pixels = parts.keep == "image"
+    on_pixels = parts.keep == "nowhere"
     return (
         GraphSpec(
             TEXT_ENCODER,

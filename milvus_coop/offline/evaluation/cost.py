@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from milvus_coop.errors import BackendError
 from milvus_coop.offline.evaluation.corpus import Corpus
 from milvus_coop.offline.evaluation.options import Options
 from milvus_coop.offline.evaluation.progress import OnProgress, Progress
@@ -16,9 +15,9 @@ from milvus_coop.offline.evaluation.records import DIRECTIONS, AnnRecall, Contes
 from milvus_coop.offline.evaluation.systems import Entrant
 from milvus_coop.offline.evaluation.workbench import Shelf, Workbench
 from milvus_coop.search import CoopSearch
-from milvus_coop.search.contents import contents_of
+from milvus_coop.search.contents import content_reader
 from milvus_coop.search.queries import Picture, encode_queries
-from milvus_coop.search.reranking import CandidateReranker
+from milvus_coop.search.reranking import CHUNK_BYTES
 from milvus_coop.types import Array, Kind, Timings
 
 WARM_UP = 2
@@ -81,26 +80,28 @@ def coop_meter(search: CoopSearch, of: Sample, contestant: Contestant, pool: int
 
 def exhaustive_meter(entrant: Entrant, shelf: Shelf, of: Sample) -> Meter:
     """The meter of the cross-encoder on every stored item. Where a query takes too long, it scores a few items and extrapolates."""
-    contents = contents_of(entrant.models.encoder, shelf.kind, shelf.tokens)
-    reranker = CandidateReranker(contents, entrant.models.reranker, shelf.kind, entrant.settings.timeout_s)
-    candidates = shelf.candidates(list(shelf.rows))
+    timeout_s, reranker = entrant.settings.timeout_s, entrant.models.reranker
+    reader = content_reader(entrant.models.encoder, shelf.kind, shelf.tokens)
+    items = list(shelf.rows)
+    step = max(1, CHUNK_BYTES // reader.n_bytes) if reader.n_bytes else len(items)
 
     def ask(i: int, n: int) -> Timings:
         texts, images = ([of.texts[i]], None) if of.texts else (None, [of.images[i]])
         start = time.perf_counter()
-        queries = encode_queries(entrant.models.encoder, texts, images, entrant.settings.timeout_s)
+        query = encode_queries(entrant.models.encoder, texts, images, timeout_s)
         encoded = time.perf_counter()
-        scores = reranker.score(queries, [candidates[:n]], n, None)
-        if scores.problem:
-            raise BackendError(f"the cross-encoder could not score {n} pairs: {scores.problem}")
-        encode_ms, ce_ms = 1000 * (encoded - start), 1000 * (time.perf_counter() - encoded) * len(candidates) / n
+        for first in range(0, n, step):
+            side = shelf.read(reader, items[first : min(first + step, n)], timeout_s)
+            sides = (query.side, side) if query.kind == "text" else (side, query.side)
+            reranker.score_pairs(*sides, timeout_s=timeout_s)
+        encode_ms, ce_ms = 1000 * (encoded - start), 1000 * (time.perf_counter() - encoded) * len(items) / n
         return Timings(encode_ms, 0.0, ce_ms, encode_ms + ce_ms)
 
-    contestant, few = Contestant(entrant.name, "ce"), min(PROBE, len(candidates))
+    contestant, few = Contestant(entrant.name, "ce"), min(PROBE, len(items))
     expected_ms = min(ask(0, few).total_ms for _ in range(2))
-    if few == len(candidates) or expected_ms < 1000 * AFFORDABLE_S:
-        return Meter(contestant, len(candidates), lambda i: ask(i, len(candidates)))
-    return Meter(contestant, len(candidates), lambda i: ask(i, few), estimated=True)
+    if few == len(items) or expected_ms < 1000 * AFFORDABLE_S:
+        return Meter(contestant, len(items), lambda i: ask(i, len(items)))
+    return Meter(contestant, len(items), lambda i: ask(i, few), estimated=True)
 
 
 def measure(meters: Sequence[Meter], of: Sample, stage: str, on_progress: OnProgress) -> list[Cost]:
@@ -126,7 +127,7 @@ def measure(meters: Sequence[Meter], of: Sample, stage: str, on_progress: OnProg
 def storage(entrant: Entrant, shelf: Shelf) -> Storage:
     """Bytes per item of a collection, its token files included."""
     files = entrant.spec.tokens.n_bytes if shelf.tokens is not None else 0
-    return Storage(entrant.name, shelf.kind, len(shelf.rows), 4.0 * entrant.spec.dim, shelf.payload_bytes + files)
+    return Storage(entrant.name, shelf.kind, len(shelf.rows), 4.0 * entrant.spec.dim, shelf.content_bytes + files)
 
 
 def ann_recall(bench: Workbench, name: str, shelf: Shelf, embeddings: Array, ks: Sequence[int]) -> AnnRecall:

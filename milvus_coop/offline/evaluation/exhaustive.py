@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from milvus_coop.errors import BackendError
 from milvus_coop.offline.evaluation.corpus import Text
 from milvus_coop.offline.evaluation.metrics import ranks_of
 from milvus_coop.offline.evaluation.progress import OnProgress, Progress
 from milvus_coop.offline.evaluation.protocols import Pool
 from milvus_coop.offline.evaluation.systems import Entrant
 from milvus_coop.offline.evaluation.workbench import Shelf
-from milvus_coop.search.contents import contents_of
+from milvus_coop.search.contents import content_reader
 from milvus_coop.types import Array, Kind
 
 TEXTS_PER_CALL = 16
@@ -37,8 +36,8 @@ class PairScorer:
         self._timeout_s = entrant.settings.timeout_s
         self._texts = texts
         self._shelf = shelf
-        self._contents = contents_of(self._models.encoder, "image", shelf.tokens)
-        n_bytes = TEXTS_PER_CALL * self._contents.n_bytes
+        self._reader = content_reader(self._models.encoder, "image", shelf.tokens)
+        n_bytes = TEXTS_PER_CALL * self._reader.n_bytes
         self._images_per_call = min(IMAGES_PER_CALL, max(1, BYTES_PER_CALL // n_bytes)) if n_bytes else IMAGES_PER_CALL
 
     def scores(self, texts: Sequence[int], images: Sequence[int], on_done: OnProgress | None = None) -> Array:
@@ -53,18 +52,12 @@ class PairScorer:
             side = self._models.encoder.encode_texts([self._texts[n].text for n in some]).text_side
             for left in range(0, len(images), self._images_per_call):
                 block = images[left : left + self._images_per_call]
-                pairs = self._models.reranker.score_matrix(side, self._read(block))
+                pairs = self._models.reranker.score_matrix(side, self._shelf.read(self._reader, block, self._timeout_s))
                 values = pairs.logit if self._models.encoder.spec.score == "sum" else pairs.probability
                 result[start : start + len(some), left : left + len(block)] = values
             if on_done is not None:
                 on_done(Progress("", start + len(some), len(texts)))
         return result
-
-    def _read(self, images: Sequence[int]) -> Mapping[str, Array]:
-        read = self._contents.read(self._shelf.candidates(images), self._timeout_s, None)
-        if len(read.positions) < len(images):
-            raise BackendError(f"{len(images) - len(read.positions)} of {len(images)} images {self._contents.lack}")
-        return read.side
 
     def probe(self, texts: Sequence[int], images: Sequence[int]) -> float:
         """Pairs per second, measured on a few pairs after a warm-up on as many."""

@@ -100,8 +100,8 @@ class Storage:
     kind: Kind
     items: int
     embedding_bytes: float
-    payload_bytes: float
-    """Bytes of the image tokens as base64, or of the text."""
+    content_bytes: float
+    """Bytes of what the cross-encoder reads: the image tokens as base64 or in a file, or the text."""
 
 
 @dataclass(frozen=True, slots=True)

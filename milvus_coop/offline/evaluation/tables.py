@@ -145,7 +145,7 @@ def storage_table(report: EvaluationReport) -> TextTable:
     for s in report.storage:
         ann = recall.get((s.bundle, DIRECTIONS[s.kind]))
         found = NONE if ann is None else ", ".join(f"{percent(r)} at {k}" for k, r in ann.recall.items())
-        rows.append([s.bundle, f"{s.kind}s", f"{s.items:,}", f"{s.embedding_bytes:,.0f}", f"{s.payload_bytes:,.0f}", found])
+        rows.append([s.bundle, f"{s.kind}s", f"{s.items:,}", f"{s.embedding_bytes:,.0f}", f"{s.content_bytes:,.0f}", found])
     header = ["bundle", "collection", "items", "embedding, bytes", "tokens or text, bytes", "ANN recall, %"]
     note = "Bytes per item as stored. ANN recall: share of the exact k nearest that Milvus' index returned."
     return TextTable("Storage and index", header, rows, 2, note)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from milvus_coop.errors import CollectionNotFoundError, DatasetError
+from milvus_coop.errors import BackendError, CollectionNotFoundError, DatasetError
 from milvus_coop.ingest import CoopIngest
 from milvus_coop.ingest import Progress as IngestProgress
 from milvus_coop.offline.datasets import Problem
@@ -19,9 +19,11 @@ from milvus_coop.offline.evaluation.corpus import Corpus
 from milvus_coop.offline.evaluation.progress import OnProgress, Progress
 from milvus_coop.offline.evaluation.systems import Entrant
 from milvus_coop.search import CoopSearch
+from milvus_coop.search.contents import ContentReader
 from milvus_coop.store import Collection, Store
+from milvus_coop.store.layout import string_of
 from milvus_coop.store.token_store import TokenStore
-from milvus_coop.types import Array, Candidate, Kind, Row
+from milvus_coop.types import Array, Kind, Row, TokenFile
 
 ROWS_PER_CALL = 500
 """Rows to read back or to copy in one call: about 5 MB."""
@@ -43,14 +45,21 @@ class Shelf:
         """The embeddings of these items, float32 of shape (n, dim)."""
         return np.stack([self.rows[number].embedding for number in numbers])
 
-    def candidates(self, numbers: Sequence[int]) -> list[Candidate]:
-        """These items as the candidates that a search would give to the cross-encoder."""
-        return [Candidate(self.rows[n].id, self.rows[n].uri, 0.0, self.rows[n].payload) for n in numbers]
+    def read(self, reader: ContentReader, numbers: Sequence[int], timeout_s: float) -> Mapping[str, Array]:
+        """The cross-encoder's inputs for these items by input name, each of shape (n, ...).
+
+        Raises:
+            BackendError: an item cannot be read.
+        """
+        read = reader.read([self.rows[number].content for number in numbers], timeout_s, None)
+        if len(read.positions) < len(numbers):
+            raise BackendError(f"{len(numbers) - len(read.positions)} of {len(numbers)} {self.kind}s {reader.lack}")
+        return read.side
 
     @property
-    def payload_bytes(self) -> float:
-        """Mean size of the rows' payload for the cross-encoder: image tokens, the name of a token file, or the text."""
-        return float(np.mean([len(row.payload.encode()) for row in self.rows.values()]))
+    def content_bytes(self) -> float:
+        """Mean size of the rows' content field: image tokens, the name of a token file, or the text."""
+        return float(np.mean([len(string_of(row.content).encode()) for row in self.rows.values()]))
 
 
 class Workbench:
@@ -98,8 +107,10 @@ class Workbench:
         rows = {number: shelf.rows[number] for number in numbers}
         values = list(rows.values())
         for start in range(0, len(values), ROWS_PER_CALL):
-            self._copy_tokens(shelf.tokens, collection.tokens, [row.payload for row in values[start : start + ROWS_PER_CALL]])
-            collection.upsert(values[start : start + ROWS_PER_CALL])
+            some = values[start : start + ROWS_PER_CALL]
+            keys = [row.content.key for row in some if isinstance(row.content, TokenFile)]
+            self._copy_tokens(shelf.tokens, collection.tokens, keys)
+            collection.upsert(some)
         collection.flush()
         return Shelf(name, shelf.kind, rows, collection.tokens)
 
@@ -155,8 +166,8 @@ class Workbench:
         path = self._folder / f"{name}.jsonl"
         if language is None:
             uris = [str(n) for n in range(len(corpus.images))]
-            if self._entrant.spec.tokens.keep == "image":  # the cross-encoder opens images at their uri
-                uris = _links(self._folder.absolute() / f"{name}_pictures", [picture.path for picture in corpus.images])
+            if self._entrant.spec.tokens.keep == "nowhere":  # the cross-encoder opens images at their uri
+                uris = _links(self._folder.absolute() / f"{name}_images", [image.path for image in corpus.images])
             rows = [{"uri": uri, "path": str(p.path.absolute())} for uri, p in zip(uris, corpus.images, strict=True)]
         else:
             rows = [{"uri": str(n), "text": text.text} for n, text in enumerate(corpus.texts[language])]

@@ -13,7 +13,7 @@ from typing import Any
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.search import CoopSearch
-from milvus_coop.search.pictures import local_path
+from milvus_coop.search.images import local_path
 from milvus_coop.serving.integrations import missing
 from milvus_coop.serving.integrations.hits import metadata_of, rerank_places
 from milvus_coop.store.address import parse_address

@@ -8,7 +8,7 @@ from typing import Any
 
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.search import CoopSearch
-from milvus_coop.search.pictures import local_path
+from milvus_coop.search.images import local_path
 from milvus_coop.serving.integrations import missing
 from milvus_coop.serving.integrations.hits import SCORES, metadata_of, rerank_places
 from milvus_coop.types import Hit

@@ -115,7 +115,7 @@ class TokenStore:
         """The tokens of these keys, in their order; None if a file is missing or damaged, and for a text that is not a key.
 
         Args:
-            keys: the payloads of rows. Only texts with the form of a key are looked up, so that a row cannot name any other file.
+            keys: keys from rows. Only texts with the form of a key are looked up, so that a row cannot name any other file.
             n_bytes: size of each file, from the bundle.
             timeout_s: time limit for an object store.
 

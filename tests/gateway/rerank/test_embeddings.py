@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from milvus_coop import CoopSearch
+from milvus_coop.types import StoredTokens
 from tests.gateway.rerank.kit import N, Running, World, running
 from tests.toy_bundle import make_bundle
 
@@ -62,8 +63,9 @@ def test_pictures_and_their_tokens(service: Running, images: CoopSearch, world: 
     (row,) = images.collection.rows([hit.id]).values()
     assert hit.uri == str(path)
     assert body["data"][1]["embedding"] == pytest.approx(row.embedding.tolist(), abs=1e-6)
-    assert body["data"][1]["image_tokens"] == row.payload
-    ranked = service.post("/v2/rerank", {"query": row.payload, "documents": ["a red dog", "green"]})
+    assert isinstance(row.content, StoredTokens)
+    assert body["data"][1]["image_tokens"] == row.content.encoded
+    ranked = service.post("/v2/rerank", {"query": row.content.encoded, "documents": ["a red dog", "green"]})
     assert ranked.status_code == 200
 
 
@@ -123,7 +125,7 @@ def test_errors_before_the_route(service: Running) -> None:
 
 
 def test_bundles_that_keep_no_tokens(tmp_path: Path, world: World) -> None:
-    make_bundle(tmp_path / "bundle", "image")
+    make_bundle(tmp_path / "bundle", "nowhere")
     with running(tmp_path / "bundle") as service:
         (entry,) = service.post(PATH, {"input": uri(world.folder / "01.png")}).json()["data"]
         assert set(entry) == {"object", "index", "embedding"}

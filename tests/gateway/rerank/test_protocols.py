@@ -16,6 +16,7 @@ from milvus_coop import FakeBackend, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER
 from milvus_coop.errors import BackendUnavailableError
 from milvus_coop.models.tokens import pack
+from milvus_coop.store.layout import string_of
 from tests.gateway.rerank.kit import CAPTIONS, N, Running, World, running
 from tests.waiting import GatedBackend, wait_until
 
@@ -57,7 +58,7 @@ def tokens(world: World) -> list[str]:
     with world.search() as search:
         hits = search.query("green", limit=N, k=N)
         rows = search.collection.rows([hit.id for hit in hits])
-        return [rows[hit.id].payload for hit in hits]
+        return [string_of(rows[hit.id].content) for hit in hits]
 
 
 @pytest.fixture(scope="module")

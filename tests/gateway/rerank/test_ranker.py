@@ -116,7 +116,7 @@ def test_rank_by_sum_cannot_be_asked_of_milvus(tmp_path: Path) -> None:
 
 
 def test_bundles_that_keep_no_tokens(tmp_path: Path) -> None:
-    make_bundle(tmp_path / "bundle", "image")
+    make_bundle(tmp_path / "bundle", "nowhere")
     draw(tmp_path / "photos" / "a.png", 1)
     (tmp_path / "captions.txt").write_text("a dog", encoding="utf-8")
     sources: tuple[tuple[Any, Path], ...] = (("image", tmp_path / "photos"), ("text", tmp_path / "captions.txt"))

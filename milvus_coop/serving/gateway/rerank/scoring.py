@@ -12,19 +12,19 @@ import numpy as np
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TokenSpec
 from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, TokensError
 from milvus_coop.models.open import Models
-from milvus_coop.models.preprocess.texts import MAX_CHARACTERS, check_text
+from milvus_coop.models.preprocess.texts import check_text
 from milvus_coop.models.reranker import PairScores
 from milvus_coop.models.tokens import arrange, decode
-from milvus_coop.search.contents import Read, contents_of
+from milvus_coop.search.contents import content_reader
 from milvus_coop.serving.gateway.problems import RefusedError
 from milvus_coop.store import Collection
-from milvus_coop.types import Array, Candidate, Kind
+from milvus_coop.store.schema import CONTENT_FIELDS
+from milvus_coop.types import Array, Content, Kind, StoredText, StoredTokens
 
 UNREADABLE_LOGIT = -1e6
 """The logit of a document that could not be read; far below the logit of any pair."""
 SHOWN = 24
 """Maximum number of characters of a document that an error shows."""
-FIELDS: Mapping[Kind, str] = {"image": IMAGE_TOKENS, "text": "text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def score_documents(
     """Score documents against a query.
 
     If the query is a token string of the bundle, it is an image, and the documents are texts. Any other query is a text, and the
-    documents are token strings, or the payloads that rows of `collection` hold.
+    documents are token strings, or what the content field of `collection` holds.
 
     Args:
         models: the models of the bundle in use.
@@ -82,7 +82,7 @@ def score_documents(
         BackendError, TokenStoreError: documents cannot be scored now.
     """
     spec = models.encoder.spec
-    if spec.tokens.keep == "image":
+    if spec.tokens.keep == "nowhere":
         raise InvalidArgumentError(
             f"bundle {spec.label} keeps no image tokens, and this service opens no image that a client names",
             expected="a bundle that keeps tokens in the collection or in a token store; or rerank in the client, with CoopSearch",
@@ -90,17 +90,17 @@ def score_documents(
     n = len(documents)
     asked = _encode(models, query, _left(deadline_s, 0, n))
     kind = _kind_of_documents(asked, collection)
-    contents = contents_of(models.encoder, kind, None if collection is None else collection.tokens)
+    reader = content_reader(models.encoder, kind, None if collection is None else collection.tokens)
     scores = _Scores(n)
     step = spec.graph(CROSS_ENCODER).max_batch
     for start in range(0, n, step):
-        candidates = _candidates(documents, range(start, min(start + step, n)), kind, spec.tokens)
-        read = contents.read(list(candidates.values()), _left(deadline_s, start, n), deadline_s) if candidates else Read()
+        contents = [_content(document, kind, collection, spec.tokens) for document in documents[start : start + step]]
+        read = reader.read(contents, _left(deadline_s, start, n), deadline_s)
         left_s = _left(deadline_s, start, n)
         if read.positions:
             sides = (asked.side, read.side) if asked.kind == "text" else (read.side, asked.side)
             found = models.reranker.score_pairs(*sides, timeout_s=left_s)
-            places = np.array(list(candidates))[list(read.positions)]
+            places = start + np.array(read.positions)
             scores.put(places, found, _count_tokens(spec.tokens, sides[0], len(places)))
     if not scores.readable.any():
         raise _nothing_readable(documents, asked.kind, kind, spec.label, collection)
@@ -146,19 +146,13 @@ def _kind_of_documents(query: Query, collection: Collection | None) -> Kind:
     return kind
 
 
-def _candidates(documents: Sequence[str | None], places: range, kind: Kind, tokens: TokenSpec) -> dict[int, Candidate]:
-    """The documents at these places that may be readable. A token string does not count as a text."""
-
-    def may_be_read(document: str) -> bool:
-        is_text = bool(document.strip()) and len(document) <= MAX_CHARACTERS and _decoded(document, tokens) is None
-        return kind == "image" or is_text
-
-    found = {}
-    for place in places:
-        document = documents[place]
-        if document is not None and may_be_read(document):
-            found[place] = Candidate(str(place), "", 0.0, document)
-    return found
+def _content(document: str | None, kind: Kind, collection: Collection | None, tokens: TokenSpec) -> Content | None:
+    """The content that a document stands for; None if it stands for none. A token string does not count as a text."""
+    if document is None or (kind == "text" and _decoded(document, tokens) is not None):
+        return None
+    if collection is not None:
+        return collection.content_of(document)
+    return StoredTokens(document) if kind == "image" else StoredText(document)
 
 
 def _decoded(text: str, tokens: TokenSpec) -> bytes | None:
@@ -200,6 +194,6 @@ def _nothing_readable(
     return RefusedError(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         f"none of the {len(documents)} documents is {what}; the first one has {len(sent)} characters: {shown!r}",
-        expected=f"values of the field `{FIELDS[kind]}`, as the query is {'a text' if query == 'text' else 'an image'}: "
-        f'input_field_names=["{FIELDS[kind]}"]',
+        expected=f"values of the field `{CONTENT_FIELDS[kind]}`, as the query is {'a text' if query == 'text' else 'an image'}: "
+        f'input_field_names=["{CONTENT_FIELDS[kind]}"]',
     )

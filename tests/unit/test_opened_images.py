@@ -1,4 +1,4 @@
-"""Pictures that are opened again: which uris are files, and what is remembered of them."""
+"""Images that are opened again: which uris are files, and what is remembered of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milvus_coop.search.pictures import PixelCache, local_path
+from milvus_coop.search.images import PixelCache, local_path
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Opens the images of candidates again at their uri. Threads decode them, and a small cache keeps the pixels used last."""
+"""Opens images again at their uri. Threads decode them, and a small cache keeps the pixels used last."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,15 +17,12 @@ import numpy as np
 
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_SIDE
 from milvus_coop.errors import ImageError
-from milvus_coop.models.encoder import Encoder
-from milvus_coop.types import Array
+from milvus_coop.models.encoder import Encoder, Pixels
 
 THREADS = 8
 CACHE_BYTES = 64 * 2**20
 """Size of the cache: about 150 images of 384 x 384 pixels as uint8, or 35 as float32."""
 
-Pixels = Mapping[str, Array]
-"""The cross-encoder's inputs for one image, by input name; each of shape (1, ...)."""
 Version = tuple[str, int, int]
 """Path, size in bytes and modification time in nanoseconds of a file."""
 
@@ -61,7 +58,7 @@ class PixelCache:
         return self._n_bytes
 
 
-class Pictures:
+class ImageOpener:
     """Opens images for the cross-encoder. Safe to share between threads."""
 
     def __init__(self, encoder: Encoder, cache: PixelCache | None = None) -> None:
@@ -85,11 +82,6 @@ class Pictures:
             return [future.result() if future in done else None for future in futures]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-    @staticmethod
-    def together(pictures: Sequence[Pixels]) -> dict[str, Array]:
-        """The inputs of several images joined into one batch."""
-        return {name: np.concatenate([pixels[name] for pixels in pictures]) for name in pictures[0]}
 
     def _open(self, uri: str) -> Pixels | None:
         path = local_path(uri)
