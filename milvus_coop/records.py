@@ -10,7 +10,7 @@ import functools
 import json
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -19,7 +19,7 @@ from msgspec import inspect
 from milvus_coop.errors import MilvusCoopError
 
 LARGEST = 2**31 - 1
-"""Maximum of whole numbers that have no smaller one. msgspec itself accepts numbers of any length."""
+"""Maximum of numbers that have no smaller one. msgspec itself accepts infinity, and whole numbers of any length."""
 EXPECTED = "expected"
 """Key in the `extra` of a `Meta`: the words for what a field expects, if its type does not say it well, such as a pattern."""
 _SHOWN = 60
@@ -27,6 +27,48 @@ _SHOWN = 60
 Record = TypeVar("Record")
 Fault = tuple[str, str]
 """What was given, and what is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFacts:
+    """The facts about a field of a dataclass from which an option of a command is made."""
+
+    name: str
+    type: type
+    """bool, int, float or str. Everything else, such as a list, is str here."""
+    choices: tuple[Any, ...]
+    """The values of a `Literal`, in order. Empty for other types."""
+    at_least: float | None
+    above: float | None
+    at_most: float | None
+    below: float | None
+    default: Any
+    """None if there is no default."""
+    description: str
+    extra: Mapping[str, Any]
+
+
+def fields_of(record: type) -> Iterator[FieldFacts]:
+    """The facts about each field, in order. A field that may be None has the type of its other values."""
+    for field in fields(record):
+        hint = _hints(record)[field.name]
+        info = inspect.type_info(hint)
+        meta = info if isinstance(info, inspect.Metadata) else inspect.Metadata(info)
+        info = meta.type
+        if isinstance(info, inspect.UnionType):
+            info = next(one for one in info.types if not isinstance(one, inspect.NoneType))
+        yield FieldFacts(
+            field.name,
+            _TYPES.get(type(info), str),
+            get_args(_plain(hint)) if isinstance(info, inspect.LiteralType) else (),
+            *(getattr(info, bound, None) for bound in ("ge", "gt", "le", "lt")),
+            None if field.default is MISSING else field.default,
+            (meta.extra_json_schema or {}).get("description", ""),
+            meta.extra or {},
+        )
+
+
+_TYPES: Mapping[type[inspect.Type], type] = {inspect.BoolType: bool, inspect.IntType: int, inspect.FloatType: float}
 
 
 def parse_json(text: str | bytes, source: str, error: type[MilvusCoopError]) -> Any:
@@ -144,10 +186,10 @@ def _faults_of_names(kind: Any, value: dict[Any, Any], path: str) -> Iterator[Fa
     for name in value:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
-            yield f"there is no field '{_cut(start + str(name))}'", near[0] if near else f"one of {', '.join(known)}"
+            yield f"there is no field {_short(start + str(name))}", near[0] if near else f"one of {', '.join(known)}"
     for name, field in known.items():
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
-            yield f"the field '{start}{name}' is missing", describe(_hints(kind)[name])
+            yield f"the field {_short(start + name)} is missing", describe(_hints(kind)[name])
 
 
 def _plain(kind: Any) -> Any:
@@ -173,8 +215,5 @@ def _items(kind: Any, value: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
 
 
 def _short(value: Any) -> str:
-    return _cut(json.dumps(value, default=str))
-
-
-def _cut(text: str) -> str:
+    text = json.dumps(value, default=str)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -27,10 +28,15 @@ def change_one(document: dict[str, Any], draw: Callable[[st.SearchStrategy[Any]]
     elif how == "add" and isinstance(inner, dict):
         last = draw(st.text(min_size=1, max_size=5).filter(lambda name: name not in inner))
         inner[last] = draw(VALUES)
-        return place[:-1]
+        return (*place[:-1], last)
     else:
         inner[last] = draw(VALUES)
     return place
+
+
+def names(place: Place) -> list[str]:
+    """The names on the way to a place, as a message shows them."""
+    return [json.dumps(step)[1:-1] for step in place if isinstance(step, str)]
 
 
 def places(document: Any) -> list[Place]:

@@ -34,7 +34,7 @@ HOMES = {
     "grpc": {"store"},
     "fsspec": {"store.token_store"},
     "onnxruntime": {"models.backends", "offline.export", "offline.convert", "serving.triton"},
-    "msgspec": {"records", "bundle", "offline.training", "cli"},
+    "msgspec": {"records", "bundle", "offline.training"},
     "accelerate": {"offline.training"},
     "safetensors": {"offline.training"},
     "tokenizers": {"models.preprocess", "offline.convert", "offline.training"},
