@@ -11,6 +11,7 @@ import json
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -104,6 +105,20 @@ def read_record(kind: type[Record], content: Any, error: type[MilvusCoopError], 
         if isinstance(exc.__cause__, MilvusCoopError):
             raise exc.__cause__ from None
         raise error(f"{source}: {exc}" if source else str(exc), run=run) from exc
+
+
+def read_file(kind: type[Record], path: Path, error: type[MilvusCoopError]) -> Record:
+    """Make a dataclass from a JSON file; see `read_record`. A file that cannot be read is an `error` as well."""
+    return read_record(kind, parse_file(path, error), error, str(path))
+
+
+def parse_file(path: Path, error: type[MilvusCoopError]) -> Any:
+    """The content of a JSON file; see `parse_json`. A file that cannot be read is an `error` as well."""
+    try:
+        text = path.read_bytes()
+    except OSError as exc:
+        raise error(f"{path} cannot be read: {exc.strerror or exc}", expected="a JSON file") from exc
+    return parse_json(text, str(path), error)
 
 
 def check_record(record: Any, error: type[MilvusCoopError]) -> None:

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.offline.training.run.order import ORDERS, TASKS, Objective
-from milvus_coop.records import LARGEST, check_record, parse_json, read_record
+from milvus_coop.records import LARGEST, check_record, parse_file, read_record
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
 Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
@@ -165,10 +165,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         InvalidArgumentError: the file cannot be read, or is not a JSON object.
     """
-    try:
-        content = parse_json(path.read_bytes(), str(path), InvalidArgumentError)
-    except OSError as exc:
-        raise InvalidArgumentError(f"{path} cannot be read: {exc.strerror or exc}", expected="a JSON object") from exc
+    content = parse_file(path, InvalidArgumentError)
     settings = content.get("config", content) if isinstance(content, dict) else content
     if not isinstance(settings, dict):
         raise InvalidArgumentError(f"{path} holds no settings", expected="a JSON object, or a run.json")
