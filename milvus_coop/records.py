@@ -9,7 +9,7 @@ import difflib
 import functools
 import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -36,13 +36,13 @@ class FieldFacts:
 
     name: str
     type: type
-    """bool, int, float or str. Everything else, such as a list, is str here."""
+    """bool, int, float or str. Everything else, such as a list, is str here. A bound is a number of this type, or None."""
     choices: tuple[Any, ...]
     """The values of a `Literal`, in order. Empty for other types."""
-    at_least: float | None
-    above: float | None
-    at_most: float | None
-    below: float | None
+    at_least: Any
+    above: Any
+    at_most: Any
+    below: Any
     default: Any
     """None if there is no default."""
     description: str
@@ -59,13 +59,16 @@ def fields_of(record: type) -> Iterator[FieldFacts]:
         if isinstance(info, inspect.UnionType):
             info = next(one for one in info.types if not isinstance(one, inspect.NoneType))
         yield FieldFacts(
-            field.name,
-            _TYPES.get(type(info), str),
-            get_args(_plain(hint)) if isinstance(info, inspect.LiteralType) else (),
-            *(getattr(info, bound, None) for bound in ("ge", "gt", "le", "lt")),
-            None if field.default is MISSING else field.default,
-            (meta.extra_json_schema or {}).get("description", ""),
-            meta.extra or {},
+            name=field.name,
+            type=_TYPES.get(type(info), str),
+            choices=get_args(_plain(hint)) if isinstance(info, inspect.LiteralType) else (),
+            at_least=getattr(info, "ge", None),
+            above=getattr(info, "gt", None),
+            at_most=getattr(info, "le", None),
+            below=getattr(info, "lt", None),
+            default=None if field.default is MISSING else field.default,
+            description=(meta.extra_json_schema or {}).get("description", ""),
+            extra=meta.extra or {},
         )
 
 
@@ -170,7 +173,7 @@ def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Hashable) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 

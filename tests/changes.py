@@ -17,7 +17,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.di
 
 def change_one(document: dict[str, Any], draw: Callable[[st.SearchStrategy[Any]], Any]) -> Place:
     """Replace, remove or add one value anywhere in the document, and return its place."""
-    place = draw(st.sampled_from(places(document)))
+    place: Place = draw(st.sampled_from(places(document)))
     inner: Any = document
     for step in place[:-1]:
         inner = inner[step]

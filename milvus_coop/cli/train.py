@@ -50,7 +50,7 @@ def _option(field: FieldFacts) -> Callable[[Command], Command]:
     return click.option(flag, field.name, type=_click_type(field), help=shown)
 
 
-def _click_type(field: FieldFacts) -> click.ParamType:
+def _click_type(field: FieldFacts) -> Any:
     if field.choices:
         return click.Choice([choice for choice in field.choices if choice])
     low, high = (field.at_least if field.above is None else field.above), (field.at_most if field.below is None else field.below)
