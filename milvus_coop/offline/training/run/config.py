@@ -79,7 +79,9 @@ class TrainConfig:
     miner: Annotated[
         str, _help("For ce: the run whose bi-encoder finds the hard negatives, and the candidates for the dev score.")
     ] = ""
-    side: Annotated[Natural, _help("Pool the backbone's grid to this many cells per side.  [default: 4 for efficientnet-lite0, else as it is]")] = 0
+    side: Annotated[
+        Natural, _help("Pool the backbone's grid to this many cells per side.  [default: 4 for efficientnet-lite0, else as it is]")
+    ] = 0
     image_size: Annotated[Natural, _help("Pixels per side, for conv.")] = 0
     tokens: Annotated[Natural, _help("Image tokens per image, made by as many learnt queries.  [default: one per cell]")] = 0
     token_dim: Annotated[Positive, _help("Numbers per image token.")] = 64
