@@ -9,7 +9,7 @@ import difflib
 import functools
 import json
 import types
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -172,8 +172,12 @@ def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
     return f", {' and '.join(said)}" if said else ""
 
 
+def _hints(kind: Any) -> dict[str, Any]:
+    return _cached_hints(kind)
+
+
 @functools.cache
-def _hints(kind: Hashable) -> dict[str, Any]:
+def _cached_hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
