@@ -19,7 +19,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from milvus_coop import Bundle, BundleSpec, load_bundle
-from milvus_coop.cli.evaluation import print_evaluation
+from milvus_coop.cli.tables import print_evaluation
 from milvus_coop.models.backends.base import check_inputs, run_in_batches
 from milvus_coop.offline.datasets import open_dataset
 from milvus_coop.offline.evaluation import Contender, Options, evaluate

@@ -65,10 +65,10 @@ def load_bundle(name_or_folder: str | Path) -> Bundle:
             run="milvus-coop bundle list",
         )
     spec = BundleSpec.from_json(record.read_text(encoding="utf-8"), source=str(record))
+    if unknown := [graph for graph in spec.graphs if graph.file not in spec.files]:
+        raise BundleInvalidError(f"{record} has no entry in `files` for {unknown[0].file}", expected=", ".join(spec.files))
     for name, expected in spec.files.items():
         path = folder / name
-        if Path(name).name != name:
-            raise BundleInvalidError(f"{record} names the file '{name}'", expected="a plain file name beside it")
         if not path.is_file():
             raise BundleInvalidError(f"{path} is missing", run="copy the whole bundle folder again")
         if path.stat().st_size != expected.n_bytes:
@@ -85,14 +85,19 @@ def write_record(folder: Path, spec: BundleSpec) -> Bundle:
         folder: a folder with every graph file of `spec` and tokenizer.json; also ce_tokenizer.json if `spec.ce_text` is set, and
             weights.bin if the graphs have external data.
         spec: the record to write. Its `files` are filled in here.
+
+    Raises:
+        BundleInvalidError: a field of the record has a wrong value. Nothing is written.
     """
     names = [graph.file for graph in spec.graphs] + [TOKENIZER]
     if spec.ce_text is not None:
         names.append(CE_TOKENIZER)
     if (folder / WEIGHTS).exists():
         names.append(WEIGHTS)
-    spec = dataclasses.replace(spec, files={name: hash_file(folder / name) for name in names})
-    (folder / RECORD).write_text(spec.to_json(), encoding="utf-8")
+    record = folder / RECORD
+    text = dataclasses.replace(spec, files={name: hash_file(folder / name) for name in names}).to_json()
+    spec = BundleSpec.from_json(text, source=str(record))
+    record.write_text(text, encoding="utf-8")
     return Bundle(folder, spec)
 
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from milvus_coop.errors import BundleInvalidError
+from msgspec import Meta
+
+from milvus_coop.errors import BundleInvalidError, MilvusCoopError
+from milvus_coop.records import EXPECTED, parse_json, read_record
 
 FORMAT = 1
 """Version of the bundle.json layout."""
@@ -41,26 +45,45 @@ COLLECTION_TOKEN_BYTES = 49_000
 
 Keep = Literal["collection", "store", "nowhere"]
 Score = Literal["ce", "sum"]
+Dtype = Literal["float32", "int8", "int32", "int64", "uint8"]
+
+_NAME = r"[^\W_][\w.-]{0,127}"
+_NAME_RULE = "a name of letters, digits, '.', '_' and '-'"
+Name = Annotated[str, Meta(pattern=rf"\A{_NAME}\Z", extra={EXPECTED: _NAME_RULE})]
+"""A name that is safe as the name of a file: without separators, and not hidden."""
+Dim = Annotated[int, Meta(ge=1, le=32_768)]
+"""Length of an embedding. Milvus has this limit."""
+Axis = Annotated[int, Meta(ge=-1, le=2**20)]
+Pixels = Annotated[int, Meta(ge=1, le=2**14)]
+Level = Annotated[int, Meta(ge=0, le=255)]
+Mean = Annotated[float, Meta(ge=-255, le=255)]
+Deviation = Annotated[float, Meta(gt=0, le=255)]
+TokenCount = Annotated[int, Meta(ge=0, le=2**16)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TextLength = Annotated[int, Meta(ge=1, le=2**16)]
+Batch = Annotated[int, Meta(ge=1, le=2**16)]
+Bytes = Annotated[int, Meta(ge=0, le=2**50)]
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z", extra={EXPECTED: "64 hex digits"})]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One graph input or output. `shape` leaves out the batch axis; -1 is a dynamic axis."""
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
+    name: Name
+    dtype: Dtype
+    shape: tuple[Axis, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
     """One ONNX graph of the bundle. Every tensor has a leading, dynamic batch axis."""
 
-    name: str
-    file: str
+    name: Name
+    file: Name
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    max_batch: int = 64
+    max_batch: Batch = 64
     """Maximum batch size of one run; larger batches are split."""
 
 
@@ -72,10 +95,10 @@ class ImageSpec:
     computes `(pixel / 255 - mean) / std` first.
     """
 
-    size: int
+    size: Pixels
     """Height and width of `pixel_values`."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[Mean, Mean, Mean]
+    std: tuple[Deviation, Deviation, Deviation]
     resampling: Literal["bilinear", "bicubic"] = "bicubic"
     fit: Literal["pad", "stretch", "crop", "edge-crop", "edge-corner"] = "pad"
     """The way to fit an image into the square.
@@ -84,25 +107,30 @@ class ImageSpec:
     pixels as the image processors of transformers: `edge-crop` resizes the shorter edge to `edge` and then crops the centre;
     `edge-corner` (ViLT) resizes the shorter edge to `edge` and puts the image into the top left corner of the square, with a
     `patch_mask` that marks the patches inside the image."""
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: tuple[Level, Level, Level] = (255, 255, 255)
     """Colour of the letterbox and behind transparent images."""
-    edge: int = 0
+    edge: Annotated[int, Meta(ge=0, le=2**14)] = 0
     """Length of the shorter edge after resizing, in pixels, for `edge-crop` and `edge-corner`."""
-    divisor: int = 1
+    divisor: Pixels = 1
     """For `edge-crop` and `edge-corner`: both edges are rounded down to multiples of this number, and the longer edge is at most
     1333 / 800 of `edge`. With 1, neither rule applies."""
     full_decode: bool = False
     """Decode large JPEGs at full size, as other programs do. If False, they are decoded at a fraction of their size, which is
     several times faster."""
 
+    def __post_init__(self) -> None:
+        """Make whole numbers floats, as they are when bundle.json is read again, so that the fingerprint is the same."""
+        object.__setattr__(self, "mean", tuple(map(float, self.mean)))
+        object.__setattr__(self, "std", tuple(map(float, self.std)))
+
 
 @dataclass(frozen=True, slots=True)
 class TextSpec:
     """The preprocessing that turns a text into `input_ids`."""
 
-    max_length: int
+    max_length: TextLength
     """Maximum number of tokens, special tokens included; longer texts are cut."""
-    pad_id: int = 0
+    pad_id: TokenId = 0
     pad_to_max: bool = False
     """Pad every text to `max_length`, as SigLIP was trained. If False, texts are padded to the next multiple of 8."""
 
@@ -111,8 +139,8 @@ class TextSpec:
 class TokenSpec:
     """The image tokens that the cross-encoder reads, and where they are kept: int8 values with one float16 scale per token."""
 
-    count: int
-    dim: int
+    count: TokenCount
+    dim: TokenCount
     keep: Keep = "collection"
     """The place where tokens are kept. `collection`: as base64 in a VARCHAR beside the embedding. `store`: in one file per image in
     a token store. `nowhere`: the image is opened again for every query (`count` and `dim` are 0)."""
@@ -127,18 +155,18 @@ class TokenSpec:
 class FileSpec:
     """Size and content hash of one file of the bundle."""
 
-    n_bytes: int
-    sha256: str
+    n_bytes: Bytes
+    sha256: Sha256
 
 
 @dataclass(frozen=True, slots=True)
 class BundleSpec:
     """Everything that a program needs to know about a bundle without opening a graph."""
 
-    name: str
-    version: str
+    name: Name
+    version: Annotated[str, Meta(min_length=1, max_length=128)]
     kind: Literal["joint", "separate"]
-    dim: int
+    dim: Dim
     """Length of an embedding."""
     image: ImageSpec
     text: TextSpec
@@ -156,7 +184,7 @@ class BundleSpec:
     licence: str = ""
     lineage: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, FileSpec] = field(default_factory=dict)
+    files: Mapping[Name, FileSpec] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -218,24 +246,34 @@ class BundleSpec:
         """Read the text of a bundle.json.
 
         Raises:
-            BundleInvalidError: the text is not JSON, has another format, or lacks a field. The message calls it `source`.
+            BundleInvalidError: the text is not JSON, has another format, or a field has a wrong value. The message calls the text
+                `source` and names the field.
         """
-        try:
-            content = json.loads(text)
-            if content["format"] != FORMAT:
-                raise BundleInvalidError(
-                    f"{source} has format {content['format']}", expected=f"format {FORMAT}", run="pip install -U milvus-coop"
-                )
-            spec = _spec_of(content)
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            if isinstance(exc, BundleInvalidError):
-                raise
-            raise BundleInvalidError(f"{source} is not a valid bundle record: {exc!r}") from exc
-        if content.get("fingerprint") != spec.fingerprint:
+        content = parse_json(text, source, BundleInvalidError)
+        if not isinstance(content, dict) or "format" not in content:
+            raise BundleInvalidError(f"{source} is not a bundle record", expected=f"a JSON object with the format {FORMAT}")
+        if (version := content.pop("format")) != FORMAT:
+            raise BundleInvalidError(f"{source} has format {version}", expected=f"format {FORMAT}", run=_LATER_VERSION)
+        fingerprint = content.pop("fingerprint", None)
+        spec = read_record(cls, content, BundleInvalidError, source, run=f"{_LATER_VERSION}, if a later version wrote it")
+        for given, expected in _contradictions(spec):
+            raise BundleInvalidError(f"{source}: {given}", expected=expected)
+        if fingerprint != spec.fingerprint:
             raise BundleInvalidError(f"{source} was edited by hand: its fingerprint does not fit its content")
         return spec
 
 
+def check_bundle_name(name: str, error: type[MilvusCoopError]) -> None:
+    """Check the name of a bundle before the work on it begins.
+
+    Raises:
+        MilvusCoopError: it cannot name a bundle. It is an `error`.
+    """
+    if not re.fullmatch(_NAME, name):
+        raise error(f"'{name}' cannot name a bundle", expected=_NAME_RULE, run="--name NAME")
+
+
+_LATER_VERSION = "pip install -U milvus-coop"
 _LATER: Mapping[str, tuple[str, ...]] = {
     "": ("ce_image", "ce_text", "score"),
     "image": ("edge", "divisor", "full_decode"),
@@ -261,34 +299,23 @@ def _content(spec: BundleSpec) -> dict[str, Any]:
     return content
 
 
-def _image_of(content: Mapping[str, Any]) -> ImageSpec:
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    return ImageSpec(**values)
-
-
-def _spec_of(content: Mapping[str, Any]) -> BundleSpec:
-    ce_image, ce_text = content.get("ce_image"), content.get("ce_text")
-    return BundleSpec(
-        name=str(content["name"]),
-        version=str(content["version"]),
-        kind=content["kind"],
-        dim=int(content["dim"]),
-        image=_image_of(content["image"]),
-        text=TextSpec(**content["text"]),
-        tokens=TokenSpec(**content["tokens"]),
-        graphs=tuple(_graph_of(g) for g in content["graphs"]),
-        ce_image=None if ce_image is None else _image_of(ce_image),
-        ce_text=None if ce_text is None else TextSpec(**ce_text),
-        score=content.get("score", "ce"),
-        licence=content.get("licence", ""),
-        lineage=content.get("lineage", {}),
-        metrics=content.get("metrics", {}),
-        files={name: FileSpec(**entry) for name, entry in content["files"].items()},
-    )
-
-
-def _graph_of(content: Mapping[str, Any]) -> GraphSpec:
-    def tensors(key: str) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in content[key])
-
-    return GraphSpec(content["name"], content["file"], tensors("inputs"), tensors("outputs"), content["max_batch"])
+def _contradictions(spec: BundleSpec) -> Iterator[tuple[str, str]]:
+    """Fields that do not fit each other: what was given, and what is expected."""
+    tokens, names = spec.tokens, [graph.name for graph in spec.graphs]
+    kept = tokens.keep in ("collection", "store")
+    for name, number in (("count", tokens.count), ("dim", tokens.dim)):
+        if (number > 0) != kept:
+            yield f"tokens.{name} is {number} and tokens.keep is '{tokens.keep}'", "at least 1" if kept else "0, as none are kept"
+    if tokens.keep == "collection" and tokens.n_bytes > COLLECTION_TOKEN_BYTES:
+        size = f"tokens.count is {tokens.count} and tokens.dim {tokens.dim}: {tokens.n_bytes:,} bytes per image"
+        yield size, f"at most {COLLECTION_TOKEN_BYTES:,} in a collection"
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            yield f"graphs[{number}].name is '{name}' a second time", "a graph of each name"
+    for graph in spec.graphs:
+        for tensor in (*graph.inputs, *graph.outputs):
+            if 0 in tensor.shape:
+                yield f"the shape of '{tensor.name}' in graph '{graph.name}' has a 0", "-1 for a dynamic axis, or at least 1"
+    for part, image in (("image", spec.image), ("ce_image", spec.ce_image)):
+        if image is not None and image.fit in ("edge-crop", "edge-corner") and not image.edge:
+            yield f"{part}.edge is 0 and {part}.fit is '{image.fit}'", "the length of the shorter edge"

@@ -7,14 +7,14 @@ import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from milvus_coop.errors import ConvertError
 
 if TYPE_CHECKING:
-    from milvus_coop.bundle.spec import Keep
+    from milvus_coop.offline.convert.bundle import Converted
     from milvus_coop.offline.convert.parity import Samples
 
 _PACKAGES = ("torch", "transformers", "huggingface_hub", "onnx", "onnxscript")
@@ -59,18 +59,12 @@ def convert(
     model: str | None,
     be: str | None,
     ce: str | None,
-    out: Path,
     revision: str | None,
     be_revision: str | None,
     ce_revision: str | None,
-    name: str | None,
-    version: str,
-    precision: Literal["fp32", "fp16", "int8"],
-    keep: Keep | None,
-    pool_tokens: int | None,
-    text_length: int,
-    licence: str,
+    out: Path,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Make a bundle from pretrained checkpoints: MODEL in both roles, or --be and --ce.
 
@@ -84,36 +78,30 @@ def convert(
       milvus-coop ingest photos/ --bundle blip --collection blip
     """
     _need_torch()
-    if (model is None) == (be is None and ce is None) or (be is None) != (ce is None):
-        raise ConvertError(
-            "the models are not clear", expected="MODEL alone, or --be MODEL and --ce MODEL", run="milvus-coop bundle models"
-        )
-    if (revision and not model) or (be_revision and not be) or (ce_revision and not ce):
-        raise ConvertError(
-            "a revision is given without its model", expected="--revision with MODEL, --be-revision with --be, and so on"
-        )
+    _check_models(model, be, ce)
+    _check_revisions((model, revision), (be, be_revision), (ce, ce_revision))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no incomplete files are left
-    from milvus_coop.cli.converted import print_converted
     from milvus_coop.offline.convert.bundle import convert as run
     from milvus_coop.offline.convert.checkpoint import open_checkpoint
 
     first = open_checkpoint(model or be or "", revision or be_revision)
     second = first if ce is None else open_checkpoint(ce, ce_revision)
-    converted = run(
-        first,
-        second,
-        out,
-        _samples(),
-        name=name,
-        version=version,
-        precision=precision,
-        keep=keep,
-        pool_tokens=pool_tokens,
-        text_length=text_length,
-        licence=licence,
-        on_progress=lambda message: click.echo(f"{message} ...", err=True),
-    )
-    print_converted(converted, as_json=as_json)
+    converted = run(first, second, out, _samples(), on_progress=lambda message: click.echo(f"{message} ...", err=True), **options)
+    _print_converted(converted, as_json=as_json)
+
+
+def _check_models(model: str | None, be: str | None, ce: str | None) -> None:
+    if (model is None) == (be is None and ce is None) or (be is None) != (ce is None):
+        raise ConvertError(
+            "the models are not clear", expected="MODEL alone, or --be MODEL and --ce MODEL", run="milvus-coop bundle models"
+        )
+
+
+def _check_revisions(*given: tuple[str | None, str | None]) -> None:
+    if any(revision and not model for model, revision in given):
+        raise ConvertError(
+            "a revision is given without its model", expected="--revision with MODEL, --be-revision with --be, and so on"
+        )
 
 
 @click.command()
@@ -143,3 +131,29 @@ def _samples() -> Samples:
 def _need_torch() -> None:
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ConvertError(f"converting needs {missing[0]}, which is not installed", run="pip install 'milvus-coop[train]'")
+
+
+def _print_converted(converted: Converted, *, as_json: bool) -> None:
+    """Print the bundle's folder, its differences from the checkpoint, and the next command."""
+    from milvus_coop.offline.convert.parity import NOTEWORTHY, WITH_TOKENS
+
+    bundle, spec = converted.bundle, converted.bundle.spec
+    differences = {name: float(f"{found.largest:.2g}") for name, found in converted.differences.items()}
+    n_bytes = sum(file.n_bytes for file in spec.files.values())
+    if as_json:
+        facts = {"bundle": str(bundle.folder), "fingerprint": spec.fingerprint, "bytes": n_bytes, "differences": differences}
+        click.echo(json.dumps(facts))
+        return
+    kept = "none, images are opened again" if spec.tokens.keep == "nowhere" else f"{spec.tokens.n_bytes:,} bytes per image"
+    where = {"collection": " in the collection", "store": " in a token store", "nowhere": ""}[spec.tokens.keep]
+    click.echo(f"{bundle.folder}: {spec.label}, {spec.kind}, {n_bytes / 1e6:,.1f} MB")
+    click.echo(f"  image tokens: {kept}{where}")
+    click.echo("  largest difference from the checkpoint: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
+    if (stored := differences.get(WITH_TOKENS, 0.0)) > NOTEWORTHY:
+        click.secho(f"  Storing its tokens as int8 moves probabilities by up to {stored:g}: check its ranking.", fg="yellow")
+    click.echo(f"  milvus-coop ingest photos/ --bundle {bundle.folder} --collection {_collection(spec.name)}")
+
+
+def _collection(name: str) -> str:
+    plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
+    return f"b_{plain}" if plain[0].isdigit() else plain

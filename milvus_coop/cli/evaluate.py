@@ -72,7 +72,8 @@ def evaluate(
       milvus-coop eval --data captions.jsonl --bundle coop-small --bundle runs/mine --out report/
       milvus-coop eval --data karpathy:dataset_coco.json --protocol 5k --systems be,joint-coop -k 20
     """
-    from milvus_coop.cli.evaluation import evaluation_progress, print_evaluation
+    from milvus_coop.cli.progress import evaluation_progress
+    from milvus_coop.cli.tables import print_evaluation
     from milvus_coop.offline.datasets import open_dataset
     from milvus_coop.offline.evaluation import evaluate as run
     from milvus_coop.offline.evaluation.output import check_output, write_output

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,7 +17,13 @@ from milvus_coop.types import CollectionInfo, Failure, Hit, IngestReport, Search
 
 if TYPE_CHECKING:
     from milvus_coop.models.scoring import Comparison
+    from milvus_coop.offline.evaluation import EvaluationReport
+    from milvus_coop.offline.evaluation.tables import TextTable
     from milvus_coop.store.token_store import SweepReport
+
+PROBLEMS = 10
+"""Maximum number of problems in the data of an evaluation that are listed."""
+PIPE_WIDTH = 132
 
 
 def hit_lines(result: SearchResult) -> Iterator[str]:
@@ -110,6 +117,28 @@ def print_sweep(report: SweepReport, collection: str, dry_run: bool) -> None:
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in (*report.missing, *report.damaged)[:10]))
 
 
+def print_evaluation(report: EvaluationReport) -> None:
+    """Print the tables, then sentences about them, then the problems in the data."""
+    from milvus_coop.offline.evaluation.tables import summary_lines, tables
+
+    console = Console()
+    if not console.is_terminal:  # the output is a file, which has no maximum width
+        console = Console(width=PIPE_WIDTH)
+    for table in tables(report):
+        console.print(_rich(table))
+        console.print(escape(table.note), style="dim", highlight=False, soft_wrap=True)
+        console.print()
+    head = f"{report.data}, split {report.split}, protocol {report.protocol}: {report.seconds:.0f} s"
+    console.print(f"[bold]{escape(head)}[/]", highlight=False, soft_wrap=True)
+    for line in summary_lines(report):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    if report.problems:
+        console.print(f"{len(report.problems):,} problems in the data, left out:", style="yellow", highlight=False)
+        print_pairs("failed", ((p.place, p.reason) for p in report.problems[:PROBLEMS]))
+        if len(report.problems) > PROBLEMS:
+            console.print(f"… and {len(report.problems) - PROBLEMS:,} more; --out DIR lists them all", style="yellow")
+
+
 def print_collections(infos: Sequence[CollectionInfo]) -> None:
     """Print collections as a table."""
     table = Table(header_style="bold")
@@ -142,3 +171,13 @@ def _move(hit: Hit) -> str:
         return f"{hit.be_rank}"
     arrow = "[green]▲[/]" if hit.rank < hit.be_rank else "[red]▼[/]" if hit.rank > hit.be_rank else "="
     return f"{hit.be_rank} {arrow} {hit.rank}"
+
+
+def _rich(table: TextTable) -> Table:
+    made = Table(title=escape(table.title), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+    made.padding = (0, 1, 0, 0)
+    for i, name in enumerate(table.header):
+        made.add_column(escape(name), justify="left" if i < table.names else "right", no_wrap=i < table.names)
+    for row in table.rows:
+        made.add_row(*map(escape, row))
+    return made

@@ -4,97 +4,67 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from milvus_coop.errors import InvalidArgumentError, TrainingError
-from milvus_coop.offline.training.run.config import TrainConfig
+from milvus_coop.offline.training.run.config import TrainConfig, read_settings
 from milvus_coop.offline.training.run.order import OBJECTIVES, TASKS
+from milvus_coop.records import LARGEST, FieldFacts, fields_of
+
+if TYPE_CHECKING:
+    from milvus_coop.offline.training.bundling.export import Exported
+    from milvus_coop.offline.training.run.trainer import RunReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
-
-_OPTIONS: tuple[tuple[str, Any, str], ...] = (
-    ("--init", str, "A run or bundle to start from, or a BERT, VisualBERT, RoBERTa or XLM-RoBERTa checkpoint (folder or id)."),
-    (
-        "--vision",
-        str,
-        "Backbone: conv (untrained), efficientnet-lite0, a folder with vision.json, or a checkpoint of transformers.",
-    ),
-    (
-        "--train-vision/--freeze-vision",
-        bool,
-        "Train the backbone as well. The features of a frozen backbone are cached.  [default: train only conv]",
-    ),
-    ("--miner", click.Path(exists=True, file_okay=False), "For ce: the run whose bi-encoder finds the hard negatives."),
-    ("--order", str, "Tasks of a round, such as be,ce-hard; see below."),
-    ("--rounds", int, "Rounds of tasks."),
-    ("--batch", int, "Images per task."),
-    ("--accumulate", int, "Batches per optimiser step."),
-    ("--learning-rate", float, "Maximum learning rate."),
-    ("--warm-up", int, "Rounds in which the learning rate rises."),
-    ("--mined", int, "Length of the lists of the bi-encoder's best wrong answers."),
-    ("--mine-every", int, "Minimum rounds for which these lists are used; the next pass over the data makes them again."),
-    ("--hard-share", float, "Share of mined negatives among those of ce-top and ce-list."),
-    ("--margin", float, "Margin of the triplet losses."),
-    ("--keep-groups/--shuffle", bool, "Keep look-alikes in one batch (generated data).  [default: shuffle]"),
-    ("--tokens", int, "Image tokens per image, made by as many learnt queries.  [default: one per cell]"),
-    ("--token-dim", int, "Numbers per image token."),
-    ("--side", int, "Pool the backbone's grid to this many cells per side."),
-    ("--image-size", int, "Pixels per side, for conv."),
-    ("--width", int, "Width of the transformer."),
-    ("--layers", int, "Layers of the transformer; of a checkpoint, the first ones are used."),
-    ("--heads", int, "Attention heads of the transformer."),
-    ("--dim", int, "Length of an embedding."),
-    ("--match", click.Choice(["cls", "residual"]), "Match logit from [CLS], or a correction of the network's own cosine."),
-    (
-        "--norm",
-        click.Choice(["post", "pre", "deepnorm"]),
-        "Norms of the transformer: after each block (BERT's), before it, or DeepNorm for deep networks.  "
-        "[default: post with a checkpoint, pre without]",
-    ),
-    ("--dropout", float, "Share of activations that are dropped."),
-    ("--max-length", int, "Maximum length of a caption in tokens."),
-    ("--eval-every", int, "Rounds between evaluations on the dev split, each with a checkpoint."),
-    ("--patience", int, "Stop after this many evaluations without a better dev score; 0: never."),
-    ("--dev-items", int, "Images of the dev pool."),
-    ("--k", int, "Candidates that are reranked for the dev score."),
-    ("--dev-queries", int, "Queries per direction that are reranked for the dev score; 0: all."),
-    ("--seed", int, "Seed of all random draws."),
-    ("--threads", int, "Threads of PyTorch."),
-    (
-        "--precision",
-        click.Choice(["auto", "no", "bf16", "fp16"]),
-        "Mixed precision. auto: bf16 where the CPU or GPU multiplies bfloat16, else no (float32).",
-    ),
-    ("--tensorboard", bool, "Also write TensorBoard files into the run."),
-)
+_SETTINGS = {field.name: field for field in fields_of(TrainConfig) if field.name != "objective"}
+"""Every setting of a run becomes an option. The objective is the command's argument instead."""
 _PACKAGES = ("torch", "accelerate", "onnx", "onnxscript", "safetensors", "transformers")
 _BUNDLE_PRECISIONS = click.Choice(["fp32", "fp16", "int8"])
-
-
 _TASK_LIST = "\b\nTasks for --order, each with an optimiser step of its own:\n" + "\n".join(
     f"  {task.name:8} {task.about}" for task in TASKS.values()
 )
 
 
-def _run_options(command: Command) -> Command:
-    """Add every setting of a run as an option. A setting that is not given keeps the value of --config, or the default."""
-    for flag, kind, text in reversed(_OPTIONS):
-        is_flag = kind is bool
-        default = _DEFAULTS.get(flag.lstrip("-").replace("-", "_"))
-        shown = f"{text}  [default: {default}]" if default and not is_flag else text
-        command = click.option(flag, type=None if is_flag else kind, is_flag=is_flag, default=None, help=shown)(command)
-    return command
+def _settings(*names: str) -> Callable[[Command], Command]:
+    """Add settings of a run as options. A setting that is not given keeps the value of --config, or the default."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            command = _option(_SETTINGS[name])(command)
+        return command
+
+    return decorate
+
+
+def _option(field: FieldFacts) -> Callable[[Command], Command]:
+    flag, shown = f"--{field.name.replace('_', '-')}", field.description
+    if field.type is bool:
+        flag += f"/--{field.extra['off']}" if "off" in field.extra else ""
+        return click.option(flag, field.name, is_flag=True, default=None, help=shown)
+    if field.default:
+        shown += f"  [default: {field.default}]"
+    return click.option(flag, field.name, type=_click_type(field), help=shown)
+
+
+def _click_type(field: FieldFacts) -> Any:
+    if field.choices:
+        return click.Choice([choice for choice in field.choices if choice])
+    low, high = (field.at_least if field.above is None else field.above), (field.at_most if field.below is None else field.below)
+    high = None if high == LARGEST else high
+    if field.type is int:
+        return click.IntRange(low, high)
+    if field.type is float:
+        return click.FloatRange(low, high, min_open=field.above is not None, max_open=field.below is not None)
+    return click.STRING
 
 
 @click.command(epilog=_TASK_LIST)
 @click.argument("objective", type=click.Choice(OBJECTIVES))
-@click.option("--data", help="Captioned images: FORMAT:PATH[,key=value]..., or a path.")
+@_settings("data")
 @click.option("--run", "run", type=click.Path(path_type=Path, file_okay=False), help="The run's folder.  [default: runs/OBJECTIVE]")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write a bundle here when done (joint runs).")
 @click.option(
@@ -102,7 +72,7 @@ def _run_options(command: Command) -> Command:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="JSON with values for these options, or a run.json.",
 )
-@_run_options
+@_settings(*(name for name in _SETTINGS if name != "data"))
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar, and no progress lines without a terminal.")
 def train(
@@ -131,7 +101,7 @@ def train(
       milvus-coop export runs/be --ce runs/ce --out my-bundle
     """
     _need_torch()
-    from milvus_coop.cli.training import print_exported, print_run, train_progress
+    from milvus_coop.cli.progress import train_progress
     from milvus_coop.offline.training.bundling.export import check_target, export_run
     from milvus_coop.offline.training.run.processes import is_main_process
     from milvus_coop.offline.training.run.trainer import train as run_training
@@ -141,15 +111,15 @@ def train(
         raise InvalidArgumentError("there is no --data", expected="captioned images, such as --data captions.jsonl")
     if out is not None:
         _check_joint(objective)
-        check_target(out)
+        check_target(out, out.name)
     folder = run or Path("runs") / objective
     with train_progress(quiet or as_json) as on_progress:
         report = run_training(TrainConfig.from_dict(values), folder, on_progress=on_progress)
     if not is_main_process():
         return
-    print_run(report, as_json=as_json)
+    _print_run(report, as_json=as_json)
     if out is not None:
-        print_exported(export_run(folder, out), as_json=as_json)
+        _print_exported(export_run(folder, out), as_json=as_json)
 
 
 @click.command()
@@ -178,10 +148,9 @@ def export(run: Path, out: Path, checkpoint: bool, as_json: bool, **options: Any
       milvus-coop export runs/be --ce runs/ce --out my-bundle --precision int8
     """
     _need_torch()
-    from milvus_coop.cli.training import print_exported
     from milvus_coop.offline.training.bundling.export import export_run
 
-    print_exported(export_run(run, out, keep_checkpoint=checkpoint, **options), as_json=as_json)
+    _print_exported(export_run(run, out, keep_checkpoint=checkpoint, **options), as_json=as_json)
 
 
 def _need_torch() -> None:
@@ -201,15 +170,45 @@ def _check_joint(objective: str) -> None:
 
 
 def _values(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:
-    """The values of a JSON file, replaced by the given options."""
-    values: dict[str, Any] = {}
-    if config is not None:
-        try:
-            values = json.loads(config.read_text("utf-8"))
-            values = dict(values.get("config", values))
-        except (OSError, ValueError, TypeError, AttributeError) as exc:
-            raise InvalidArgumentError(f"{config} cannot be read: {exc}", expected="a JSON object, or a run.json") from exc
+    """The settings of a JSON file, replaced by the given options."""
+    values = {} if config is None else read_settings(config)
     values |= {name: value for name, value in given.items() if value is not None}
     if isinstance(values.get("order"), str):
         values["order"] = [name.strip() for name in values["order"].split(",") if name.strip()]
     return values
+
+
+def _print_run(report: RunReport, *, as_json: bool) -> None:
+    """Print the summary of a run."""
+    if as_json:
+        fields = {name: getattr(report, name) for name in ("rounds", "stopped_early", "best", "dev", "problems")}
+        click.echo(json.dumps({"run": str(report.folder), **fields, "seconds": round(report.seconds, 1)}))
+        return
+    end = " (stopped early)" if report.stopped_early else ""
+    click.echo(
+        f"{report.folder}: {report.rounds} rounds{end} in {report.seconds:.0f} s; best mean recall on dev {report.best:.1f} %"
+    )
+    for role, title in (("be", "bi-encoder"), ("coop", "Coop")):
+        if f"{role}_mr" in report.dev:
+            recalls = (
+                f"{name} R@1/5/10 " + "/".join(f"{report.dev[f'{role}_{short}_r{k}']:.1f}" for k in (1, 5, 10))
+                for name, short in (("text to image", "t2i"), ("image to text", "i2t"))
+            )
+            gain = f"; mean recall {report.dev['gain_mr']:+.1f} by reranking" if role == "coop" and "gain_mr" in report.dev else ""
+            click.echo(f"  {title}, last evaluation: {'; '.join(recalls)}{gain}")
+    if report.problems:
+        click.echo(f"  {report.problems} items were left out: {report.folder / 'problems.jsonl'}")
+
+
+def _print_exported(exported: Exported, *, as_json: bool) -> None:
+    """Print the bundle's folder, and the differences of its graphs from PyTorch."""
+    spec = exported.bundle.spec
+    differences = {name: float(f"{d.largest:.2g}") for name, d in exported.differences.items()}
+    if as_json:
+        click.echo(json.dumps({"bundle": str(exported.bundle.folder), "fingerprint": spec.fingerprint, "differences": differences}))
+        return
+    n_bytes = sum(file.n_bytes for file in spec.files.values())
+    sizes = f"{n_bytes / 1e6:.1f} MB, {spec.tokens.n_bytes:,} bytes of tokens per image"
+    click.echo(f"{exported.bundle.folder}: {spec.label}, {spec.kind}, {sizes}")
+    click.echo("  largest difference from PyTorch: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
+    click.echo(f"  milvus-coop ingest photos/ --bundle {exported.bundle.folder}")

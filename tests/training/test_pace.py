@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from milvus_coop.cli.training import Lines
+from milvus_coop.cli.progress import Lines
 from milvus_coop.offline.training.run.pace import Pace, Progress
 from milvus_coop.offline.training.run.trainer import train
 from tests.training.colours import config

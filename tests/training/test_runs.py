@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,6 +25,7 @@ from milvus_coop.offline.training.run.folder import RunFolder
 from milvus_coop.offline.training.run.order import OBJECTIVES, TASKS
 from milvus_coop.offline.training.run.tasks import LOSSES
 from milvus_coop.offline.training.run.trainer import Progress, RunReport, train
+from tests.changes import change_one, names
 from tests.training.colours import COLOURS, config, draw_colours, metrics, picture
 
 ROOT = Path(__file__).parents[2]
@@ -400,26 +403,52 @@ def test_a_run_with_fresh_items_is_resumed_with_the_right_ones(tmp_path: Path) -
         ({"objective": "be", "order": ["be", "distil"]}, "has no cross-encoder to learn from"),
         ({"objective": "ce", "order": ["ce-top"]}, "asks a bi-encoder for negatives.*--miner"),
         ({"objective": "joint", "miner": "runs/be"}, "a miner for a joint run"),
-        ({"batch": 1}, "batch is 1; expected: 2 or more"),
-        ({"rounds": 0}, "rounds is 0; expected: 1 or more"),
+        ({"batch": 1}, "batch is 1; expected: a whole number from 2"),
+        ({"rounds": 0}, "rounds is 0; expected: a whole number from 1"),
         ({"mined": 0}, "mined is 0"),
-        ({"hard_share": 1.5}, "hard_share is 1.5; expected: 0 to 1"),
-        ({"learning_rate": -1.0}, "learning_rate is -1.0; expected: more than 0"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"dropout": 1}, "dropout is 1; expected: less than 1"),
+        ({"hard_share": 1.5}, "hard_share is 1.5; expected: a number from 0 to 1"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0; expected: a number, above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is NaN"),
+        ({"learning_rate": 1e999}, "learning_rate is Infinity"),
+        ({"dropout": 1}, "dropout is 1; expected: a number, at least 0 and below 1"),
         ({"seed": -1}, "seed is -1"),
-        ({"precision": "fp8"}, "precision is fp8; expected: auto or no or bf16 or fp16"),
-        ({"norm": "batch"}, "norm is batch; expected: post or pre or deepnorm"),
-        ({"dev_queries": -1}, "dev_queries is -1; expected: 0 or more"),
+        ({"precision": "fp8"}, 'precision is "fp8"; expected: one of auto, no, bf16, fp16'),
+        ({"norm": "batch"}, 'norm is "batch"; expected: one of post, pre, deepnorm'),
+        ({"match": "CLS"}, 'match is "CLS"; expected: one of cls, residual'),
+        ({"objective": "all"}, 'objective is "all"; expected: one of be, ce, joint'),
+        ({"data": ""}, 'data is ""; expected: text'),
+        ({"dev_queries": -1}, "dev_queries is -1; expected: a whole number from 0"),
         ({"rounds": "many"}, 'rounds is "many"; expected: a whole number'),
         ({"rounds": True}, "rounds is true; expected: a whole number"),
+        ({"rounds": 10**30}, "rounds is 1000"),
         ({"tensorboard": 1}, "tensorboard is 1; expected: true or false"),
-        ({"learningrate": 1.0}, "a run has no setting 'learningrate'; expected: learning_rate"),
+        ({"train_vision": 1}, "train_vision is 1; expected: true or false"),
+        ({"order": "be"}, 'order is "be"; expected: a list'),
+        ({"order": ["be", 1]}, r"order\[1\] is 1; expected: text"),
+        ({"learningrate": 1.0}, 'there is no field "learningrate"; expected: learning_rate'),
     ],
 )
 def test_settings_that_make_no_sense(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         TrainConfig.from_dict({"objective": "joint", "data": "x", **change})
+
+
+def test_a_call_is_checked_like_a_file() -> None:
+    with pytest.raises(InvalidArgumentError, match="token_dim is 0; expected: a whole number from 1"):
+        TrainConfig("joint", "x", token_dim=0)
+
+
+@given(data=st.data())
+def test_any_change_of_a_configuration_is_valid_or_named(data: st.DataObject) -> None:
+    content = json.loads(json.dumps(config("x").to_dict()))
+    place = change_one(content, data.draw)
+    given = names(place[:1])[0]
+    try:
+        again = TrainConfig.from_dict(content)
+        assert TrainConfig.from_dict(again.to_dict()) == again
+    except InvalidArgumentError as exc:
+        given = exc.given
+    assert names(place[:1])[0] in given
 
 
 def test_a_configuration_survives_json() -> None:

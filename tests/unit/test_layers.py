@@ -14,7 +14,7 @@ import milvus_coop
 PACKAGE = Path(milvus_coop.__file__).parent
 LAYERS = (
     ("errors", "types"),
-    ("config",),
+    ("config", "records"),
     ("bundle",),
     ("models.tokens", "models.preprocess", "models.backends", "store.token_store"),
     ("models.encoder", "models.reranker", "store"),
@@ -34,6 +34,7 @@ HOMES = {
     "grpc": {"store"},
     "fsspec": {"store.token_store"},
     "onnxruntime": {"models.backends", "offline.export", "offline.convert", "serving.triton"},
+    "msgspec": {"records", "bundle", "offline.training"},
     "accelerate": {"offline.training"},
     "safetensors": {"offline.training"},
     "tokenizers": {"models.preprocess", "offline.convert", "offline.training"},

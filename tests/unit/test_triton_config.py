@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
 from milvus_coop.bundle import GRAPHS, Bundle, load_bundle
-from milvus_coop.bundle.spec import BundleSpec, GraphSpec
+from milvus_coop.bundle.spec import BundleSpec, Dtype, GraphSpec
 from milvus_coop.serving.triton.config import DATA_TYPES, PLATFORMS, Platform, Tuning, model_config
 from tests.unit import regenerate_triton_models
 from tests.unit.regenerate_triton_models import FOLDER
@@ -160,11 +160,11 @@ def test_the_schema_has_teeth(spec: BundleSpec, right: str, wrong: str) -> None:
 
 
 def test_any_dtype_that_a_spec_can_have(spec: BundleSpec) -> None:
-    for dtype, written in DATA_TYPES.items():
+    for dtype in get_args(Dtype):
         tensors = tuple(dataclasses.replace(t, dtype=dtype) for t in spec.graph("image_encoder").inputs)
         graph: GraphSpec = dataclasses.replace(spec.graph("image_encoder"), inputs=tensors)
         config = parse(model_config(spec, graph, "python", Tuning()))
-        assert model_config_pb2.DataType.Name(config.input[0].data_type) == written
+        assert model_config_pb2.DataType.Name(config.input[0].data_type) == DATA_TYPES[dtype]
 
 
 def test_committed_configurations_are_the_generated_ones(bundle: Bundle) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from milvus_coop.bundle.folder import CE_TOKENIZER, TOKENIZER, Bundle, write_record
-from milvus_coop.bundle.spec import Keep, TextSpec
+from milvus_coop.bundle.spec import Keep, TextSpec, check_bundle_name
 from milvus_coop.errors import ConvertError
 from milvus_coop.offline.convert.card import write_card
 from milvus_coop.offline.convert.checkpoint import Checkpoint
@@ -27,7 +26,6 @@ from milvus_coop.offline.export.parity import Difference
 
 TEXT_LENGTH = 64
 """Maximum text length in tokens. Captions and queries are shorter; BLIP's authors cut at 35. Fewer give smaller TensorRT plans."""
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -74,30 +72,37 @@ def convert(
     Raises:
         ConvertError: a checkpoint cannot be used in its role, or the graphs do not compute the same as the checkpoint.
     """
-    if os.path.lexists(out):  # true also for a broken link
-        raise ConvertError(f"{out} exists", expected="a folder that is not there yet", run=f"rm -r {out}, or another --out")
-    if text_length < EXAMPLE_LENGTH:
-        raise ConvertError(f"the text length is {text_length}", expected=f"at least {EXAMPLE_LENGTH}")
-    if not _NAME.fullmatch(name or out.name):
-        letters = "letters, digits, '.', '_' and '-'"
-        raise ConvertError(f"'{name or out.name}' cannot name a bundle", expected=letters, run="--name NAME")
+    name = name or out.name
+    _check(out, name, text_length)
     with _workshop(out) as folder:
         on_progress("opening the checkpoint" if be is ce else "opening the checkpoints")
         source = open_source(be)
         parts = make_parts(source, source if ce is be else open_source(ce), keep=keep, pool_tokens=pool_tokens)
         text, ce_text = _write_tokenizers(parts, folder, text_length)
-        spec = make_spec(parts, name or out.name, version, text, ce_text, licence or _licence(be, ce))
+        spec = make_spec(parts, name, version, text, ce_text, licence or _licence(be, ce))
+        spec = dataclasses.replace(spec, lineage=_lineage(be, ce, precision, pool_tokens))
         on_progress("exporting the graphs")
         write_graphs(module_makers(parts), spec, folder, precision)
-        bundle = write_record(folder, spec)
         on_progress("comparing them with the checkpoint")
-        differences = measure(bundle, parts, samples)
+        differences = measure(write_record(folder, spec), parts, samples)
         refuse(differences, precision)
-        spec = dataclasses.replace(spec, lineage=_lineage(be, ce, precision, pool_tokens), metrics=_metrics(differences))
-        bundle = write_record(folder, spec)
+        bundle = write_record(folder, dataclasses.replace(spec, metrics=_metrics(differences)))
         write_card(bundle, precision, differences, pooled=pool_tokens is not None)
         folder.rename(out)
     return Converted(Bundle(out, bundle.spec), differences)
+
+
+def _check(out: Path, name: str, text_length: int) -> None:
+    """Refuse what cannot become a bundle before the work begins.
+
+    Raises:
+        ConvertError: the folder exists, the text length is too small, or the name cannot name a bundle.
+    """
+    if os.path.lexists(out):  # true also for a broken link
+        raise ConvertError(f"{out} exists", expected="a folder that is not there yet", run=f"rm -r {out}, or another --out")
+    if text_length < EXAMPLE_LENGTH:
+        raise ConvertError(f"the text length is {text_length}", expected=f"at least {EXAMPLE_LENGTH}")
+    check_bundle_name(name, ConvertError)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 
 from milvus_coop.bundle import Bundle, BundleSpec, TensorSpec, write_record
 from milvus_coop.bundle.folder import TOKENIZER, WEIGHTS
-from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, ImageSpec
+from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, ImageSpec, check_bundle_name
 from milvus_coop.errors import DatasetError, ImageError, TrainingError
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import quantise
@@ -78,10 +78,11 @@ def export_run(
         DatasetError: the data cannot be opened.
     """
     target = Path(out)
-    check_target(target)
+    name = name or target.name
+    check_target(target, name)
     retriever, tokenizer = _checked(run, ("be", "joint") if cross_encoder else ("joint",))
     matcher = retriever if cross_encoder is None else _partner(retriever, tokenizer, cross_encoder)
-    spec = make_spec(name or target.name, version, retriever, matcher, licence, lineage_of(run, cross_encoder))
+    spec = make_spec(name, version, retriever, matcher, licence, lineage_of(run, cross_encoder))
     samples = _samples(open_dataset(RunFolder(Path(run)).config().data) if data is None else _opened(data), spec.image)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary:
@@ -99,12 +100,13 @@ def export_run(
     return Exported(Bundle(target, bundle.spec), differences)
 
 
-def check_target(target: Path) -> None:
-    """Refuse to overwrite an existing file or folder.
+def check_target(target: Path, name: str) -> None:
+    """Check the folder and the name of a bundle before the work on it begins.
 
     Raises:
-        TrainingError: `target` exists.
+        TrainingError: `target` exists, or the name cannot name a bundle.
     """
+    check_bundle_name(name, TrainingError)
     if target.exists():
         raise TrainingError(f"{target} exists", expected="a folder that is not there yet", run=f"rm -r {target}, or another --out")
 

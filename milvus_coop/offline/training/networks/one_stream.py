@@ -6,10 +6,9 @@ Unlike in the paper, the region vectors are made once, at ingest, and stored (ED
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -55,11 +54,6 @@ class NetworkConfig:
     """The source of the match logit. `cls`: it is read from [CLS], as in the paper. `residual`: it is the network's own scaled
     cosine plus a correction, which starts at zero and is read from the mean of all states. Such a network cannot start worse than
     the bi-encoder, and few layers suffice."""
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> NetworkConfig:
-        """Read what `dataclasses.asdict` wrote."""
-        return cls(**{**content, "vision": VisionConfig.from_dict(content["vision"])})
 
 
 class Compressor(nn.Module):

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from milvus_coop.bundle.spec import ImageSpec
+from milvus_coop.errors import TrainingError
 from milvus_coop.offline.training.networks.backbones import Kind, build_backbone
+from milvus_coop.records import read_file
 
 CONFIG_FILE = "vision.json"
 WEIGHTS_FILE = "vision.safetensors"
@@ -39,14 +41,6 @@ class VisionConfig:
         """The number of feature vectors per image: the cells of the grid, or the regions of a detector."""
         regions: int = self.options.get("regions", self.side * self.side)
         return regions
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> VisionConfig:
-        """Read what `dataclasses.asdict` wrote."""
-        image = dict(content["image"])
-        for key in ("mean", "std", "background"):
-            image[key] = tuple(image[key])
-        return cls(**{**content, "image": ImageSpec(**image)})
 
 
 class Vision(nn.Module):
@@ -88,7 +82,11 @@ def save_vision(vision: Vision, folder: Path) -> None:
 
 
 def load_vision(folder: Path) -> Vision:
-    """Read what `save_vision` wrote. The backbone is in eval mode."""
-    vision = Vision(VisionConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text("utf-8"))))
+    """Read what `save_vision` wrote. The backbone is in eval mode.
+
+    Raises:
+        TrainingError: the configuration cannot be read, or a field of it has a wrong value.
+    """
+    vision = Vision(read_file(VisionConfig, folder / CONFIG_FILE, TrainingError))
     vision.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return vision.eval()

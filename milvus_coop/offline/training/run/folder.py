@@ -28,6 +28,7 @@ from milvus_coop.offline.datasets import Problem
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
 from milvus_coop.offline.training.networks.vision import Vision, load_vision, save_vision
 from milvus_coop.offline.training.run.config import TrainConfig
+from milvus_coop.records import parse_file, read_file, read_record
 
 NETWORK = "network.safetensors"
 _REPOSITORY = Path(__file__).resolve().parents[4]
@@ -80,16 +81,18 @@ class RunFolder:
         """The content of run.json.
 
         Raises:
-            TrainingError: there is no run here.
+            TrainingError: there is no run here, or its record is damaged.
         """
         if not self.exists():
             raise TrainingError(f"'{self.path}' is not a run", expected="a folder that `milvus-coop train` made (run.json)")
-        content: dict[str, Any] = json.loads((self.path / "run.json").read_text("utf-8"))
+        content = parse_file(self.path / "run.json", TrainingError)
+        if not isinstance(content, dict) or "config" not in content:
+            raise TrainingError(f"{self.path / 'run.json'} holds no configuration", expected="what `milvus-coop train` wrote")
         return content
 
     def config(self) -> TrainConfig:
         """The run's configuration."""
-        return TrainConfig.from_dict(self.record()["config"])
+        return read_record(TrainConfig, self.record()["config"], TrainingError, str(self.path / "run.json"))
 
     def check_same(self, config: TrainConfig) -> None:
         """Refuse to continue the run with another configuration.
@@ -160,7 +163,7 @@ class RunFolder:
     def state(self) -> State:
         """The state of the last checkpoint."""
         path = self.path / "last" / "state.json"
-        return State(**json.loads(path.read_text("utf-8"))) if path.is_file() else State()
+        return read_file(State, path, TrainingError) if path.is_file() else State()
 
     def _replace(self, name: str, files: Mapping[str, dict[str, Tensor]], state: State | None) -> None:
         """Write a checkpoint beside the old one and exchange them, so that one of the two is left after a kill."""
@@ -241,7 +244,7 @@ def load_network(path: str | Path, checkpoint: str = "best") -> tuple[OneStream,
 
 def build_network(folder: Path) -> OneStream:
     """A network of the sizes in network.json. Its weights are random, except for those of a frozen backbone."""
-    config = NetworkConfig.from_dict(json.loads((folder / "network.json").read_text("utf-8")))
+    config = read_file(NetworkConfig, folder / "network.json", TrainingError)
     frozen = (folder / "vision").is_dir()
     vision = load_vision(folder / "vision") if frozen else Vision(config.vision)
     return OneStream(config, vision.requires_grad_(not frozen))
