@@ -236,7 +236,7 @@ class CoopSearch:
         Args:
             text: the text to search with, in a collection of images.
             image: the image to search with, in a collection of texts, instead of `text`.
-            endpoint: address at which Milvus reaches the service, such as http://gateway:8080.
+            endpoint: address at which Milvus reaches the service, such as http://gateway:8080 or http://gateway:8080/v2.
             api_key: key of the service, for Milvus Lite.
             credential: name of that key in the milvus.yaml of a server; servers accept no key from clients.
             provider: protocol; default `vllm` on a server, and `cohere` on Milvus Lite, which supports no other.
@@ -250,10 +250,10 @@ class CoopSearch:
             StoreError: Milvus failed, or has no model rankers (servers before 2.6 would silently ignore this one).
         """
         spec = self.encoder.spec
+        service = RerankService(endpoint, spec.model_name, api_key, credential, provider, batch_size)
         query = query_string(
             self.encoder, self._collection.kind, text, image, spec.score if score is None else score, self._timeout_s
         )
-        service = RerankService(endpoint, spec.model_name, api_key, credential, provider, batch_size)
         return self._collection.ranker(query, service)
 
     def _run(

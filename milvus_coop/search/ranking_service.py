@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+from milvus_coop.arguments import one_of
 from milvus_coop.bundle.spec import Score
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.models.encoder import Encoder
@@ -23,6 +26,7 @@ def query_string(encoder: Encoder, kind: Kind, text: str | None, image: ImageInp
         BackendError: the backend failed.
     """
     spec = encoder.spec
+    one_of("score", score, get_args(Score))
     if (text is None) == (image is None):
         raise InvalidArgumentError("the query has neither a text nor an image, or both", expected="one of them")
     if spec.tokens.keep == "image":
