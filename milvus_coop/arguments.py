@@ -8,9 +8,14 @@ import numbers
 import operator
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from milvus_coop.errors import InvalidArgumentError, UnknownArgumentError, quoted
+
+LONGEST_PATH = 4095
+LONGEST_NAME = 255
+"""Maximum length of a path, and of the name of a file in bytes, on Linux."""
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> int:
@@ -44,6 +49,21 @@ def string(name: str, value: object) -> str:
     except UnicodeEncodeError as exc:  # a lone surrogate, which Python creates from bytes of another encoding
         raise InvalidArgumentError(f"{name} is {quoted(value)}, which is not valid Unicode", expected="UTF-8") from exc
     return value
+
+
+def as_path(name: str, value: str | os.PathLike[str]) -> Path:
+    """The value as a path, if a file or folder can have that name."""
+    text = os.fspath(value)
+    try:
+        parts = os.fsencode(text).split(os.sep.encode())
+    except UnicodeEncodeError as exc:
+        raise InvalidArgumentError(f"{name} is {quoted(text)}, which cannot name a file", expected="valid Unicode") from exc
+    if "\0" in text or len(text) > LONGEST_PATH or max(map(len, parts)) > LONGEST_NAME:
+        raise InvalidArgumentError(
+            f"{name} is {quoted(text)}, which cannot name a file",
+            expected=f"at most {LONGEST_PATH:,} characters, and {LONGEST_NAME} bytes between two '/'",
+        )
+    return Path(text)
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

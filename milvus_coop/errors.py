@@ -44,6 +44,9 @@ import reprlib
 LONGEST_QUOTE = 100
 """Maximum number of characters that a message repeats of a value."""
 
+LONGEST_PART = 4000
+"""Maximum number of characters of each part of a message, whatever it repeats."""
+
 
 class MilvusCoopError(Exception):
     """Base of all errors of this package.
@@ -55,10 +58,11 @@ class MilvusCoopError(Exception):
     """
 
     def __init__(self, given: str, *, expected: str = "", run: str = "") -> None:
-        super().__init__(given)
-        self.given = given
-        self.expected = expected
-        self.run = run
+        # A message with a lone surrogate, such as that of a file name in another encoding, could be neither printed nor sent.
+        self.given, self.expected, self.run = (
+            shortened(part, LONGEST_PART).encode(errors="backslashreplace").decode() for part in (given, expected, run)
+        )
+        super().__init__(self.given)
 
     def __str__(self) -> str:
         parts = [self.given]
@@ -201,7 +205,7 @@ def quoted(value: object) -> str:
         text = _SHORT.repr(value)
     except Exception:  # whatever a type's own repr raises; also an int of more than 4,300 digits
         text = f"of type {type(value).__name__}"
-    return shortened(text)
+    return shortened(" ".join(text.split()) if "\n" in text else text)
 
 
 def shortened(text: str, longest: int = LONGEST_QUOTE) -> str:

@@ -6,12 +6,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
-from milvus_coop.arguments import strings
-from milvus_coop.errors import InvalidArgumentError, quoted, shortened
+from milvus_coop.arguments import as_path, strings
+from milvus_coop.errors import InvalidArgumentError, quoted
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.search.options import MAX_K
 from milvus_coop.search.pictures import local_path
@@ -21,9 +20,6 @@ ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Ima
 """An image: a path, the bytes of an image file, or a Pillow image."""
 
 EXPECTED_IMAGE = "a path, the bytes of an image file, or an image of Pillow"
-LONGEST_PATH = 300
-"""Maximum number of characters that a message repeats of a path."""
-
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://|https?:/|data:[^/]*/[^/]*[;,]", re.IGNORECASE)  # a Path makes https:/host of https://host
 
 
@@ -87,7 +83,7 @@ def decode_query(encoder: Encoder, image: ImageInput) -> Image.Image:
     if not isinstance(image, str | os.PathLike):
         raise InvalidArgumentError(f"image is {quoted(image)}", expected=EXPECTED_IMAGE)
     text = str(image)
-    path = local_path(text) if _URL.match(text) else Path(image)
-    if path is None:
+    file = local_path(text) if _URL.match(text) else text
+    if file is None:
         raise InvalidArgumentError(f"image is the URL {quoted(text)}, and URLs are not fetched", expected=EXPECTED_IMAGE)
-    return encoder.decode(path, name=shortened(str(path), LONGEST_PATH))
+    return encoder.decode(as_path("image", file))
