@@ -47,7 +47,7 @@ def string(name: str, value: object) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as exc:  # a lone surrogate, which Python creates from bytes of another encoding
-        raise InvalidArgumentError(f"{name} is {quoted(value)}, which is not valid Unicode", expected="UTF-8") from exc
+        raise InvalidArgumentError(f"{name} is not valid Unicode: {quoted(value)}", expected="text that UTF-8 can write") from exc
     return value
 
 

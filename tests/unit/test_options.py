@@ -81,7 +81,7 @@ def test_any_value_of_a_setting_is_taken_or_refused_by_name(name: str, value: An
         ("offset", 16_383, "offset \\+ limit is 16,393; expected: at most 16,384"),
         ("k", 16_385, "k is 16385"),
         ("filter", {"year": 1}, "filter is {'year': 1}; expected: a string"),
-        ("filter", "\ud83d", r"filter is '\\ud83d', which is not valid Unicode"),
+        ("filter", "\ud83d", r"filter is not valid Unicode: '\\ud83d'; expected: text"),
         ("output_fields", "year", "output_fields is 'year'; expected: a list of field names"),
         ("output_fields", None, "output_fields is None"),
         ("output_fields", {"year": 1}, "output_fields is {'year': 1}"),
