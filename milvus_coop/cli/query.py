@@ -77,7 +77,7 @@ def query(
       milvus-coop query "a red apple" --json | jq -r .uri
       milvus-coop query "a red apple" --html apples.html
     """
-    from milvus_coop.cli.tables import hit_lines, print_result
+    from milvus_coop.cli.tables import hit_lines, print_result, why_not_reranked
     from milvus_coop.search import CoopSearch
     from milvus_coop.search.options import QueryOptions
 
@@ -95,11 +95,11 @@ def query(
         for line in hit_lines(result):
             click.echo(line)
         if not result.reranked and options.rerank:
-            click.echo(f"Candidates that were not reranked are in the bi-encoder's order: {result.reason}.", err=True)
+            click.echo(why_not_reranked(result), err=True)
     else:
         print_result(result, title=text or str(image))
     if html is not None and info is not None:
-        _write_page(html, found, text or image or "", info, limit, options.filter)
+        _write_page(html, found, text or Path(image or ""), info, limit, options.filter)
         click.echo(f"Written: {html}", err=as_json)
 
 

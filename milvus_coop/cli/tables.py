@@ -52,11 +52,18 @@ def print_result(result: SearchResult, title: str) -> None:
         console.print("Ordered by match logit + cosine, as the model's authors do; --score ce orders by match.", style="dim")
     if not result.reranked:
         console.print(
-            f"Candidates that were not reranked are in the bi-encoder's order: {escape(str(result.reason))}.",
+            escape(why_not_reranked(result)),
             style="yellow",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def why_not_reranked(result: SearchResult) -> str:
+    """One sentence on the candidates that were not reranked, which `min_score` may have left out of the hits."""
+    if any(hit.ce_score is None for hit in result):
+        return f"Candidates that were not reranked are in the bi-encoder's order: {result.reason}."
+    return f"Not every candidate was reranked: {result.reason}."
 
 
 def print_scores(texts: Sequence[str], uris: Sequence[str], comparison: Comparison) -> None:

@@ -103,6 +103,11 @@ def test_pages_and_a_threshold() -> None:
     assert "│ 4 │" in table
     assert "│ 1 │" not in table
     assert hits("--min-score", str(whole[1]["ce_score"])) == whole[:2]
+    late = run("query", "a red apple", "--deadline-ms", "0.01", "--min-score", "0")
+    assert "No hits for" in late.output
+    assert "Not every candidate was reranked: the deadline came after 0 of 6 candidates; min_score leaves out 6" in " ".join(
+        late.output.split()
+    )
     plain = hits("--no-rerank")
     assert hits("--no-rerank", "--min-score", str(plain[1]["be_score"])) == plain[:2]
 
