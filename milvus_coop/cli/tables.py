@@ -49,7 +49,7 @@ def print_result(result: SearchResult, title: str) -> None:
     console.print(table if result.hits else f"No hits for “{escape(title)}”.")
     t = result.timings
     console.print(
-        f"{result.candidates} candidates, {result.rescored} reranked; encode {t.encode_ms:.1f} ms, "
+        f"{result.candidates} candidates, {result.reranked_count} reranked; encode {t.encode_ms:.1f} ms, "
         f"retrieve {t.retrieve_ms:.1f} ms, rerank {t.rerank_ms:.1f} ms, total {t.total_ms:.1f} ms",
         style="dim",
         highlight=False,
@@ -59,11 +59,18 @@ def print_result(result: SearchResult, title: str) -> None:
         console.print("Ordered by match logit + cosine, as the model's authors do; --score ce orders by match.", style="dim")
     if not result.reranked:
         console.print(
-            f"Candidates that were not reranked are in the bi-encoder's order: {escape(str(result.reason))}.",
+            escape(why_not_reranked(result)),
             style="yellow",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def why_not_reranked(result: SearchResult) -> str:
+    """One sentence on the candidates that were not reranked, which `min_score` may have left out of the hits."""
+    if any(hit.ce_score is None for hit in result):
+        return f"Candidates that were not reranked are in the bi-encoder's order: {result.reason}."
+    return f"Not every candidate was reranked: {result.reason}."
 
 
 def print_scores(texts: Sequence[str], uris: Sequence[str], comparison: Comparison) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 
+from milvus_coop.arguments import many, strings
 from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.layout import Layout, summary, token_place
@@ -76,7 +77,7 @@ class Collection:
         k: int,
         *,
         filter: str = "",
-        output_fields: Sequence[str] = (),
+        output_fields: Iterable[str] = (),
         timeout_s: float | None = None,
     ) -> list[list[Candidate]]:
         """The `k` rows nearest to each query, with their content.
@@ -100,11 +101,12 @@ class Collection:
             StoreTimeoutError, StoreUnavailableError, StoreError: Milvus is too slow, cannot be reached, or failed.
         """
         queries = self._check_queries(embeddings, k)
+        names = strings("output_fields", output_fields, "a list of field names")
         self._connection.before_search(self.name)
         options = {
             "limit": k,
             "anns_field": self._layout.embedding,
-            "output_fields": self._output_fields(output_fields),
+            "output_fields": self._output_fields(names),
             "search_params": search_params(self._layout.index_type, self._layout.metric, k),
             "consistency_level": "Session",
         }
@@ -114,7 +116,7 @@ class Collection:
                 answer = self._connection.call(
                     "search", collection=self.name, timeout_s=timeout_s, filter=filter, data=some, **options
                 )
-            found += [self._candidates(hits, output_fields) for hits in answer]
+            found += [self._candidates(hits, names) for hits in answer]
         return found
 
     def ranker(self, query: str, service: RerankService) -> Ranker:
@@ -142,7 +144,7 @@ class Collection:
         field = self._layout.content_field
         return None if field is None else field.holds(string)
 
-    def upsert(self, rows: Sequence[Row]) -> None:
+    def upsert(self, rows: Iterable[Row]) -> None:
         """Write rows. A row with a known id replaces the old row. Acknowledged rows survive a crash.
 
         If several rows in one call have the same id, the last one counts. Nothing is written if a row does not fit. Large calls are
@@ -153,8 +155,9 @@ class Collection:
             ForeignCollectionError: milvus-coop did not make this collection.
         """
         layout = self._own()
-        sized = records(rows, dim=layout.dim, content_field=layout.content_field)
-        replaced = self._token_keys([row.id for row in rows])
+        listed = many("rows", rows, "a list of rows")
+        sized = records(listed, dim=layout.dim, content_field=layout.content_field)
+        replaced = self._token_keys([row.id for row in listed])
         # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's insert would add a
         # second row with the same id.
         method = "insert" if self._connection.is_lite else "upsert"
@@ -162,7 +165,7 @@ class Collection:
             for request, n_bytes in requests(sized):
                 self._connection.call(method, collection=self.name, timeout_s=self._write_timeout_s, data=request)
                 self._connection.wrote(self.name, len(request), n_bytes)
-        self._remove_tokens(replaced - {row.content.key for row in rows if isinstance(row.content, TokenFile)})
+        self._remove_tokens(replaced - {row.content.key for row in listed if isinstance(row.content, TokenFile)})
 
     def flush(self) -> None:
         """Put new rows into the index of Milvus Lite, so that they are fast to search. Servers do this themselves.
@@ -173,19 +176,20 @@ class Collection:
         """
         self._connection.flush(self.name)
 
-    def delete(self, ids: Sequence[str]) -> None:
+    def delete(self, ids: Iterable[str]) -> None:
         """Delete the rows with these ids. Unknown ids are ignored. Searches after this call do not find the rows.
 
         The token files of the rows are removed too. If that fails, `sweep` removes them later.
         """
         layout = self._own()
-        unneeded = self._token_keys(ids)
+        listed = _listed(ids)
+        unneeded = self._token_keys(listed)
         with self._connection.writing():
-            for some in _chunks(ids):
+            for some in _chunks(listed):
                 self._connection.call(
                     "delete", collection=self.name, timeout_s=self._write_timeout_s, filter=among(layout.id, some)
                 )
-        if ids and not self._connection.is_lite:
+        if listed and not self._connection.is_lite:
             self.count()  # a server returns no timestamp for a delete, so Session reads do not wait for it; Strong reads do
         self._remove_tokens(unneeded)
 
@@ -208,31 +212,31 @@ class Collection:
         rows = ((row["uri"], self._key(row)) for page in self._pages(("uri", *self._content_fields)) for row in page)
         return sweep(self.tokens, rows, older_than_s=older_than_s, dry_run=dry_run)
 
-    def stamps(self, ids: Sequence[str]) -> dict[str, Stamp]:
+    def stamps(self, ids: Iterable[str]) -> dict[str, Stamp]:
         """The stamps of these ids: facts about the sources of the items. Ids that the collection does not have are left out."""
         layout = self._own()
         known: dict[str, Stamp] = {}
-        for some in _chunks(list(dict.fromkeys(ids))):
+        for some in _chunks(_listed(ids)):
             known.update(map(_stamp, self._query(among(layout.id, some), STAMP_FIELDS)))
         return known
 
-    def rows(self, ids: Sequence[str]) -> dict[str, Row]:
+    def rows(self, ids: Iterable[str]) -> dict[str, Row]:
         """The whole rows of these ids, with embeddings and contents. Ids that the collection does not have are left out.
 
         A row takes about 10 kB, so ask for a few thousand at a time.
         """
         layout = self._own()
         found: dict[str, Row] = {}
-        for some in _chunks(list(dict.fromkeys(ids))):
+        for some in _chunks(_listed(ids)):
             for record in self._query(among(layout.id, some), ("*",)):
                 found[record[layout.id]] = _row(record, layout)
         return found
 
-    def uris(self, ids: Sequence[str]) -> dict[str, str]:
+    def uris(self, ids: Iterable[str]) -> dict[str, str]:
         """The uris of these ids, read with the consistency of `search`. Ids that the collection does not have are left out."""
         id, uri = self._layout.id, self._layout.uri
         found: dict[str, str] = {}
-        for some in _chunks(list(dict.fromkeys(ids))):
+        for some in _chunks(_listed(ids)):
             found.update((row[id], row[uri]) for row in self._query(among(id, some), (id, uri), consistency_level="Session"))
         return found
 
@@ -250,11 +254,11 @@ class Collection:
         (answer,) = self._query("", ("count(*)",))
         return int(answer["count(*)"])
 
-    def candidates(self, ids: Sequence[str], embedding: Array, *, timeout_s: float | None = None) -> list[Candidate]:
+    def candidates(self, ids: Iterable[str], embedding: Array, *, timeout_s: float | None = None) -> list[Candidate]:
         """The rows with these ids as candidates of one query, with their content. This is one Milvus call for each 2,000 ids.
 
         Args:
-            ids: ids of rows, without repetition.
+            ids: ids of rows; of repeated ones the first counts.
             embedding: the embedding of the query, float array of shape (dim,), unit length.
             timeout_s: time limit of each call; default the store's.
 
@@ -265,17 +269,17 @@ class Collection:
             InvalidArgumentError: the shape is wrong.
             StoreTimeoutError, StoreUnavailableError, StoreError: Milvus is too slow, cannot be reached, or failed.
         """
-        layout = self._layout
+        layout, listed = self._layout, _listed(ids)
         query = self._check_queries(embedding[None], 1)[0]
         fields = [layout.id, layout.embedding, *self._output_fields(())]
         found: dict[str, Candidate] = {}
-        for some in _chunks(ids):
+        for some in _chunks(listed):
             if filter := among_any(layout.id, some, numeric=layout.numeric_ids):
                 for record in self._query(filter, fields, consistency_level="Session", timeout_s=timeout_s):
                     similarity = _similarity(query, record[layout.embedding], layout)
                     candidate = self._candidate({"id": record[layout.id], "entity": record, "distance": similarity}, ())
                     found[candidate.id] = candidate
-        return [found[id] for id in ids if id in found]
+        return [found[id] for id in listed if id in found]
 
     def _pages(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
         """All rows in pages, by ascending id."""
@@ -405,6 +409,11 @@ def _row(record: Mapping[str, Any], layout: Layout) -> Row:
         content=content,
         metadata={name: value for name, value in record.items() if name not in layout.schema_fields},
     )
+
+
+def _listed(ids: Iterable[str]) -> list[str]:
+    """The ids without repetition."""
+    return list(dict.fromkeys(many("ids", ids, "a list of ids")))
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:

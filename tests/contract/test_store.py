@@ -251,6 +251,27 @@ def test_stamps_know_what_was_written(images: Collection) -> None:
     assert set(images.stamps([r.id for r in rows])) == {r.id for r in rows[2:]}
 
 
+def test_many_may_be_any_iterable_and_one_is_not_many(images: Collection) -> None:
+    rows = make_rows(5)
+    ids = [row.id for row in rows]
+    images.upsert(iter(rows))
+    assert set(images.stamps(iter(ids))) == set(ids)
+    assert set(images.rows(iter(ids))) == set(ids)
+    assert images.uris(iter(ids)) == {row.id: row.uri for row in rows}
+    assert [candidate.id for candidate in images.candidates(iter([*ids, ids[0]]), rows[0].embedding)] == ids
+    (found,) = images.search(rows[0].embedding[None], 1, output_fields=iter(["digest"]))
+    assert set(found[0].fields) == {"digest"}
+    images.delete(iter(ids[:2]))
+    assert images.count() == 3
+    calls: tuple[Callable[[Any], object], ...] = (images.stamps, images.rows, images.uris, images.delete, images.upsert)
+    for call in calls:
+        for one in (ids[0], b"x", None, 5, {ids[0]: 1}):
+            with pytest.raises(InvalidArgumentError, match=r"^(ids|rows) is "):
+                call(one)
+    with pytest.raises(InvalidArgumentError, match="output_fields is 'digest'"):
+        images.search(rows[0].embedding[None], 1, output_fields="digest")
+
+
 def test_all_stamps_reads_every_row_once_over_several_pages(images: Collection) -> None:
     n = 2 * ROWS_PER_PAGE + 17
     rows = make_rows(n)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -88,6 +90,28 @@ def test_query_options(folder: Path) -> None:
     assert "the deadline came after 0 of 6" in " ".join(late.output.split())
 
 
+def test_pages_and_a_threshold() -> None:
+    def hits(*arguments: str) -> list[dict[str, Any]]:
+        result = run("query", "a red apple", "--json", *arguments)
+        assert result.exit_code == 0
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    whole = hits()
+    assert hits("--limit", "2", "--offset", "2") == whole[2:4]
+    table = run("query", "a red apple", "--limit", "2", "--offset", "2").output
+    assert "│ 3 │" in table
+    assert "│ 4 │" in table
+    assert "│ 1 │" not in table
+    assert hits("--min-score", str(whole[1]["ce_score"])) == whole[:2]
+    late = run("query", "a red apple", "--deadline-ms", "0.01", "--min-score", "0")
+    assert "No hits for" in late.output
+    assert "Not every candidate was reranked: the deadline came after 0 of 6 candidates; min_score leaves out 6" in " ".join(
+        late.output.split()
+    )
+    plain = hits("--no-rerank")
+    assert hits("--no-rerank", "--min-score", str(plain[1]["be_score"])) == plain[:2]
+
+
 def test_metadata(folder: Path) -> None:
     lines = [f'{{"path": "photos/{name}", "year": {2018 + i}}}\n' for i, name in enumerate(PICTURES)]
     (folder / "list.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -142,11 +166,20 @@ def test_ingest_again_and_with_failures(folder: Path) -> None:
         (("query", "x", "--collection", "nonsense"), "no collection 'nonsense'"),
         (("query", "x", "--collection", "a b"), "'a b'"),
         (("query", "x", "--limit", "99999"), "limit is 99999"),
+        (("query", "x", "--offset", "16380"), "offset + limit is 16,390"),
+        (("query", "x", "--min-score", "50"), "min_score is 50"),
+        (("query", "x", "--html", "x.html", "--offset", "1"), "--html is given with --offset"),
+        (("query", "x", "--timeout", "nan"), "timeout_s is nan"),
+        (("query", "--image", "https://example.com/x.jpg"), "URLs are not fetched"),
+        (("query", os.fsdecode(b"caf\xe9")), "is not valid Unicode"),
+        (("query", "x", "--filter", os.fsdecode(b"caf\xe9")), "is not valid Unicode"),
+        (("query", "x", "--output-fields", os.fsdecode(b"caf\xe9")), "is not valid Unicode"),
+        (("query", "x", "--collection", os.fsdecode(b"caf\xe9")), "cannot name a collection"),
         (("query", "x", "--uri", "http://127.0.0.1:1"), "cannot be reached"),
         (("query", "x", "--uri", "ftp://x"), "ftp"),
         (("query", "x", "--uri", "no/such/folder/lite.db"), "no/such/folder"),
         (("query", "x", "--bundle", "nonsense"), "no bundle 'nonsense'"),
-        (("query", "x", "--models", "nonsense"), "models 'nonsense'"),
+        (("query", "x", "--models", "nonsense"), "models is 'nonsense'"),
         (("ingest", "missing"), "missing"),
         (("ingest", "photos", "--models", "onnx:quantum"), "no device 'quantum'"),
         (("collections", "describe", "nonsense"), "nonsense"),

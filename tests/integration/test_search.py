@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from milvus_coop import CoopIngest, CoopSearch, FakeBackend, Fields, SearchResult, Store, load_bundle
+from milvus_coop import CoopIngest, CoopSearch, FakeBackend, Fields, QueryOptions, SearchResult, Store, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER, TEXT_ENCODER
 from milvus_coop.errors import (
     BackendError,
@@ -25,6 +30,7 @@ from milvus_coop.errors import (
     InvalidArgumentError,
     MilvusCoopError,
 )
+from milvus_coop.search.options import QueryArguments
 from milvus_coop.types import Row, StoredTokens
 
 N_IMAGES = 60
@@ -80,7 +86,7 @@ def test_coop_order(search: CoopSearch) -> None:
     result = search.query("a red apple", limit=5, k=20)
     assert result.reranked
     assert result.reason is None
-    assert (result.candidates, result.rescored, len(result)) == (20, 20, 5)
+    assert (result.candidates, result.reranked_count, len(result)) == (20, 20, 5)
     assert is_falling([hit.ce_score for hit in result])
     assert all(hit.score == hit.ce_score for hit in result)
     plain = search.query("a red apple", limit=20, rerank=False)
@@ -95,7 +101,7 @@ def test_be_order(search: CoopSearch, backend: FakeBackend) -> None:
     result = search.query("a red apple", limit=7, rerank=False)
     assert be_ranks(result) == list(range(1, 8))
     assert is_falling([hit.be_score for hit in result])
-    assert (result.reranked, result.rescored, result.reason) == (False, 0, "reranking was turned off")
+    assert (result.reranked, result.reranked_count, result.reason) == (False, 0, "reranking was turned off")
     assert {hit.ce_score for hit in result} == {None}
     assert CROSS_ENCODER not in backend.rows
 
@@ -113,7 +119,7 @@ def test_no_picture_is_opened(search: CoopSearch, folder: Path) -> None:
 
 def test_hits_beyond_k_follow_in_be_order(search: CoopSearch) -> None:
     result = search.query("a red apple", limit=30, k=10)
-    assert (result.candidates, result.rescored, len(result)) == (30, 10, 30)
+    assert (result.candidates, result.reranked_count, len(result)) == (30, 10, 30)
     assert result.reranked
     assert set(be_ranks(result)[:10]) == set(range(1, 11))
     assert be_ranks(result)[10:] == list(range(11, 31))
@@ -122,7 +128,7 @@ def test_hits_beyond_k_follow_in_be_order(search: CoopSearch) -> None:
 
 def test_more_asked_for_than_there_is(search: CoopSearch) -> None:
     result = search.query("a red apple", limit=1000)
-    assert (len(result), result.candidates, result.rescored, result.reranked) == (N_IMAGES, N_IMAGES, N_IMAGES, True)
+    assert (len(result), result.candidates, result.reranked_count, result.reranked) == (N_IMAGES, N_IMAGES, N_IMAGES, True)
 
 
 def test_filter_and_output_fields(search: CoopSearch) -> None:
@@ -151,7 +157,7 @@ def test_queries_that_are_none(search: CoopSearch) -> None:
         search.query()
     with pytest.raises(InvalidArgumentError, match="a text and an image"):
         search.query("x", image=b"")
-    with pytest.raises(InvalidArgumentError, match="one string"):
+    with pytest.raises(InvalidArgumentError, match="texts is 'a red apple'; expected: a list of texts"):
         search.query_many("a red apple")
     with pytest.raises(InvalidArgumentError, match="output_fields"):
         search.query("a red apple", output_fields="year")
@@ -232,7 +238,7 @@ def test_rerank_what_another_retriever_found(search: CoopSearch, backend: FakeBa
     backend.rows.clear()
     result = search.rerank("a red apple", ids=given)
     assert backend.rows == {TEXT_ENCODER: 1, CROSS_ENCODER: 20}
-    assert (result.reranked, result.reason, result.rescored, result.candidates) == (True, None, 20, 20)
+    assert (result.reranked, result.reason, result.reranked_count, result.candidates) == (True, None, 20, 20)
     for hit, same in zip(result, found, strict=True):
         assert hit.be_score == pytest.approx(same.be_score, abs=1e-5)
         assert hit.be_rank == given.index(hit.id) + 1
@@ -255,7 +261,7 @@ def test_rerank_ids_that_are_not_there(search: CoopSearch) -> None:
     result = search.rerank("a red apple", ids=["unknown", *given, given[0], "\n"])
     assert {hit.id for hit in result} == set(given)
     assert {hit.id: hit.be_rank for hit in result} == {id: i for i, id in enumerate(given, start=1)}
-    assert (len(result), result.rescored, result.candidates, result.reranked) == (5, 5, 5, False)
+    assert (len(result), result.reranked_count, result.candidates, result.reranked) == (5, 5, 5, False)
     assert result.reason == "2 of 7 ids are not in the collection"
     none = search.rerank("a red apple", ids=["unknown"])
     assert (none.hits, none.reranked, none.reason) == ((), False, "1 of 1 ids are not in the collection")
@@ -268,7 +274,7 @@ def test_rerank_keeps_the_given_order_where_it_cannot_rescore(search: CoopSearch
     backend.delays_s[CROSS_ENCODER] = 0.1
     late = search.rerank("a red apple", ids=given, deadline_ms=180)
     assert "the deadline came after" in (late.reason or "")
-    assert [hit.id for hit in late][late.rescored :] == given[late.rescored :]
+    assert [hit.id for hit in late][late.reranked_count :] == given[late.reranked_count :]
     backend.failures[CROSS_ENCODER] = BackendUnavailableError("the server is away")
     result = search.rerank("a red apple", ids=["unknown", *given])
     assert [hit.id for hit in result] == given
@@ -277,9 +283,9 @@ def test_rerank_keeps_the_given_order_where_it_cannot_rescore(search: CoopSearch
 
 
 def test_rerank_arguments_out_of_range(search: CoopSearch) -> None:
-    with pytest.raises(InvalidArgumentError, match="ids is one string"):
+    with pytest.raises(InvalidArgumentError, match="ids is 'abc'; expected: a list of ids"):
         search.rerank("a red apple", ids="abc")
-    with pytest.raises(InvalidArgumentError, match="not all of them are strings"):
+    with pytest.raises(InvalidArgumentError, match="an element of ids is 1; expected: a string"):
         search.rerank("a red apple", ids=[1])  # type: ignore[list-item]
     with pytest.raises(InvalidArgumentError, match="16,385 ids"):
         search.rerank("a red apple", ids=[str(i) for i in range(16_385)])
@@ -311,7 +317,7 @@ def test_a_failing_cross_encoder_degrades(search: CoopSearch, backend: FakeBacke
     backend.failures[CROSS_ENCODER] = BackendUnavailableError("the server is away")
     result = search.query("a red apple", limit=20)
     assert be_ranks(result) == list(range(1, 21))
-    assert (result.reranked, result.rescored) == (False, 0)
+    assert (result.reranked, result.reranked_count) == (False, 0)
     assert result.reason == "the cross-encoder failed: the server is away"
     backend.failures.clear()
     assert search.query("a red apple", limit=20).hits == good.hits
@@ -330,21 +336,241 @@ def test_a_deadline_cuts_the_rescoring(search: CoopSearch, backend: FakeBackend)
     """There is time for two of the four runs that all candidates take, and on a busy machine perhaps for one."""
     backend.delays_s[CROSS_ENCODER] = 1.0
     result = search.query("a red apple", limit=60, k=60, deadline_ms=3000)
-    assert backend.rows[CROSS_ENCODER] == result.rescored  # no run was begun whose end the deadline forbids
+    assert backend.rows[CROSS_ENCODER] == result.reranked_count  # no run was begun whose end the deadline forbids
     assert not result.reranked
-    assert 0 < result.rescored <= 32
-    assert result.rescored % 16 == 0
+    assert 0 < result.reranked_count <= 32
+    assert result.reranked_count % 16 == 0
     assert "the deadline came after" in (result.reason or "")
-    assert is_falling([hit.ce_score for hit in result[: result.rescored]])
-    assert be_ranks(result)[result.rescored :] == list(range(result.rescored + 1, 61))
+    assert is_falling([hit.ce_score for hit in result[: result.reranked_count]])
+    assert be_ranks(result)[result.reranked_count :] == list(range(result.reranked_count + 1, 61))
     backend.delays_s.clear()
     assert search.query("a red apple", limit=60, deadline_ms=60_000).reranked
 
 
 def test_a_deadline_that_has_passed(search: CoopSearch) -> None:
     result = search.query("a red apple", deadline_ms=0.001)
-    assert (result.rescored, len(result)) == (0, 10)
+    assert (result.reranked_count, len(result)) == (0, 10)
     assert be_ranks(result) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("changes", [{}, {"rerank": False}, {"k": 12}, {"score": "sum"}, {"min_score": 0.3}])
+def test_pages_continue_each_other(search: CoopSearch, changes: dict[str, Any]) -> None:
+    whole = search.query("a red apple", **{**changes, "limit": 60, "k": changes.get("k", 50)})
+    pages = [search.query("a red apple", offset=offset, limit=7, **changes) for offset in range(0, 63, 7)]
+    assert tuple(hit for page in pages for hit in page) == whole.hits
+    if "min_score" not in changes:
+        assert [hit.rank for hit in whole] == list(range(1, 61))
+        assert [hit.rank for hit in pages[2]] == list(range(15, 22))
+
+
+def test_a_page_beyond_the_last_hit(search: CoopSearch) -> None:
+    result = search.query("a red apple", offset=1000)
+    assert (result.hits, result.reranked) == ((), True)
+
+
+def test_min_score_is_a_match_probability(search: CoopSearch) -> None:
+    whole = search.query("a red apple", limit=60, k=20)
+    least = whole[9].ce_score
+    assert least is not None
+    result = search.query("a red apple", limit=60, k=20, min_score=least)
+    assert result.hits == whole.hits[:10]  # and none of the 40 that have no match probability
+    assert (result.reranked, result.reason) == (True, None)
+    assert search.query("a red apple", min_score=1.0).hits == ()
+    summed = search.query("a red apple", limit=60, k=20, min_score=least, score="sum")
+    assert {hit.id for hit in summed} == {hit.id for hit in result}
+    mixed = search.rerank("a red apple", ids=[hit.id for hit in whole[:20]][::-1], min_score=least)
+    assert [hit.id for hit in mixed] == [hit.id for hit in result]
+
+
+def test_min_score_is_a_cosine_where_reranking_is_turned_off(search: CoopSearch) -> None:
+    whole = search.query("a red apple", limit=60, rerank=False)
+    least = whole[9].be_score
+    assert search.query("a red apple", limit=60, rerank=False, min_score=least).hits == whole.hits[:10]
+
+
+def test_min_score_never_becomes_a_cosine_by_itself(
+    search: CoopSearch, captions: CoopSearch, backend: FakeBackend, folder: Path
+) -> None:
+    """Degraded answers hold no hit that was not compared with the threshold, and say so."""
+    backend.failures[CROSS_ENCODER] = BackendUnavailableError("the server is away")
+    result = search.query("a red apple", min_score=0.0)
+    assert (result.hits, result.reranked, result.candidates) == ((), False, 50)
+    assert result.reason == (
+        "the cross-encoder failed: the server is away; min_score leaves out 50 candidates that have no match probability"
+    )
+    backend.failures.clear()
+    result = search.query(image=folder / "03.png", min_score=0.0)
+    assert result.hits == ()
+    assert "both images" in (result.reason or "")
+    assert "min_score leaves out 50 candidates" in (result.reason or "")
+    late = search.query("a red apple", deadline_ms=0.001, min_score=0.0)
+    assert late.hits == ()
+    assert "the deadline came after 0 of 50 candidates; min_score leaves out 50" in (late.reason or "")
+
+
+def test_one_record_serves_every_call(search: CoopSearch) -> None:
+    options = QueryOptions(limit=4, offset=2, filter="year > 2000", output_fields=["year"])
+    expected = search.query("a red apple", limit=4, offset=2, filter="year > 2000", output_fields=["year"])
+    assert search.query("a red apple", options=options).hits == expected.hits
+    assert search.query_many(["a red apple"], options=options)[0].hits == expected.hits
+    assert search.query("a red apple", options=options, limit=2).hits == expected.hits[:2]
+    ids = [hit.id for hit in expected]
+    assert len(search.rerank("a red apple", ids=ids, options=QueryOptions(limit=3))) == 3
+    whole = search.rerank("a red apple", ids=ids)
+    assert search.rerank("a red apple", ids=ids, offset=1).hits == whole.hits[1:]
+    for name, value in (("k", 5), ("filter", "year > 1"), ("output_fields", ["year"]), ("rerank", False)):
+        with pytest.raises(InvalidArgumentError, match=f"^{name} is .*expected: no {name}, which rerank does not use"):
+            search.rerank("a red apple", ids=ids, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="there is no argument 'limits'; expected: limit"):
+        search.query("a red apple", limits=3)  # type: ignore[call-arg]
+
+
+def test_many_may_be_any_iterable(search: CoopSearch, folder: Path) -> None:
+    texts = ["a red apple", "two dogs"]
+    expected = search.query_many(texts)
+    for given_ in (iter(texts), dict.fromkeys(texts).keys(), np.array(texts), (text for text in texts)):
+        assert [result.hits for result in search.query_many(given_)] == [result.hits for result in expected]
+    assert len(search.query_many(images=(folder / f"0{i}.png" for i in range(3)))) == 3
+    assert search.query_many(iter([])) == []
+    ids = [hit.id for hit in expected[0]]
+    assert search.rerank("a red apple", ids=iter(ids)).hits == search.rerank("a red apple", ids=ids).hits
+    assert search.uris(iter(ids)) == search.uris(ids) == {hit.id: hit.uri for hit in expected[0]}
+    assert len(search.encoder.encode_texts(iter(texts)).embeddings) == 2
+    assert set(search.query("a red apple", output_fields=iter(["year"]))[0].fields) == {"year"}
+
+
+def test_a_single_value_is_not_many(search: CoopSearch, folder: Path) -> None:
+    png = folder / "03.png"
+    calls: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("texts is 'a dog'; expected: a list of texts", lambda: search.query_many("a dog")),
+        ("images is PosixPath", lambda: search.query_many(images=png)),  # type: ignore[arg-type]
+        ("images is '.*png'", lambda: search.query_many(images=str(png))),
+        ("images is [0-9,]+ bytes", lambda: search.query_many(images=png.read_bytes())),  # type: ignore[arg-type]
+        ("images is <PIL.Image", lambda: search.query_many(images=Image.new("RGB", (9, 9)))),  # type: ignore[arg-type]
+        ("ids is 'abc'; expected: a list of ids", lambda: search.uris("abc")),
+        ("texts is 'a dog'", lambda: search.encoder.encode_texts("a dog")),
+        ("texts is None", lambda: search.encoder.encode_texts(None)),  # type: ignore[arg-type]
+    )
+    for message, call in calls:
+        with pytest.raises(InvalidArgumentError, match=f"^{message}"):
+            call()
+
+
+@pytest.mark.parametrize("text", ["caf\udce9", "smile \ud83d"])
+def test_a_text_that_is_not_unicode(search: CoopSearch, text: str) -> None:
+    for call in (
+        lambda: search.query(text),
+        lambda: search.query_many(["a dog", text]),
+        lambda: search.rerank(text, ids=[]),
+        lambda: search.ranker(text, endpoint="http://gateway:8080"),
+        lambda: search.encoder.encode_texts([text]),
+        lambda: search.query("a dog", filter=f"author == '{text}'"),
+        lambda: search.query("a dog", output_fields=[text]),
+        lambda: search.rerank("a dog", ids=[text]),
+    ):
+        with pytest.raises(InvalidArgumentError, match=r"is not valid Unicode: .*; expected: text that UTF-8 can write") as caught:
+            call()
+        assert str(caught.value).encode()
+
+
+def test_images_that_cannot_be(captions: CoopSearch, folder: Path) -> None:
+    data = (folder / "03.png").read_bytes()
+    expected = captions.query(image=folder / "03.png").hits
+    for same in (
+        bytearray(data),
+        memoryview(data),
+        str(folder / "03.png"),
+        (folder / "03.png").as_uri(),
+        Image.open(io.BytesIO(data)),
+    ):
+        assert captions.query(image=same).hits == expected
+    wrong: tuple[tuple[Any, type[MilvusCoopError], str], ...] = (
+        (
+            "https://example.com/x.jpg",
+            InvalidArgumentError,
+            "image is the URL 'https://example.com/x.jpg', and URLs are not fetched",
+        ),
+        (Path("https://example.com/x.jpg"), InvalidArgumentError, "URLs are not fetched"),
+        ("data:image/png;base64,AAAA", InvalidArgumentError, "URLs are not fetched"),
+        ("s3://bucket/x.jpg", InvalidArgumentError, "URLs are not fetched"),
+        (5, InvalidArgumentError, "image is 5; expected: a path"),
+        ([data], InvalidArgumentError, "image is "),
+        ("x" * 100_000, InvalidArgumentError, "which cannot name a file"),
+        ("a\0b", InvalidArgumentError, "which cannot name a file"),
+        ("", ImageUnreadableError, "cannot be read"),
+        (bytearray(200_000), ImageUnreadableError, "not an image"),
+        (Image.new("RGB", (0, 0)), ImageUnreadableError, "no pixels"),
+        (Image.open(io.BytesIO(data[: len(data) // 2])), ImageUnreadableError, "truncated"),
+    )
+    for image, error, message in wrong:
+        for call in (captions.query, functools.partial(captions.ranker, endpoint="http://gateway:8080")):
+            with pytest.raises(error, match=message) as caught:
+                call(image=image)
+            assert len(str(caught.value)) < 400
+
+
+def test_arguments_of_constructors_that_cannot_be(folder: Path, backend: FakeBackend) -> None:
+    wrong: tuple[tuple[type[CoopSearch] | type[CoopIngest], dict[str, Any], str], ...] = (
+        (CoopIngest, {"kind": "video"}, "kind is 'video'; expected: image or text"),
+        (CoopIngest, {"index": "FLAT"}, "index is 'FLAT'; expected: HNSW or AUTOINDEX"),
+        (CoopSearch, {"fields": {"uri": "link"}}, "fields is {'uri': 'link'}; expected: a Fields object"),
+        (CoopSearch, {"models": 5}, "models is 5; expected: onnx"),
+        (CoopSearch, {"settings": {"uri": "x"}}, "settings is {'uri': 'x'}; expected: a Settings object"),
+        (CoopSearch, {"timeout": 3}, "there is no argument 'timeout'; expected: timeout_s"),
+        (CoopSearch, {"uri": "x" * 100_000}, "the Milvus address is 'x.*which cannot name a file"),
+        (CoopIngest, {"uri": "\ud83d.db"}, "which cannot name a file"),
+        (CoopSearch, {"bundle": "x" * 300}, "the bundle is 'x.*which cannot name a file"),
+        (CoopSearch, {"collection": "x" * 100_000}, "cannot name a collection"),
+    )
+    for make, arguments, message in wrong:
+        with pytest.raises(InvalidArgumentError, match=message) as caught:
+            make(**{"collection": "images", "uri": folder / "lite.db", "models": backend, **arguments})
+        assert len(str(caught.value)) < 400
+
+
+STRANGE: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 20_000),
+    st.floats(),
+    st.text(max_size=40),
+    st.binary(max_size=40),
+    st.lists(st.one_of(st.none(), st.text(max_size=5), st.integers()), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    st.sampled_from(
+        ["\ud83d", "caf\udce9", "a\0", np.int64(3), np.bool_(True), object(), 10**5000, Path("x"), "x" * 30_000, QueryOptions()]
+    ),
+)
+PLACES: tuple[tuple[str, str], ...] = (
+    *(("query", name) for name in (*QueryArguments.__annotations__, "text", "image", "options", "unknown")),
+    *(("query_many", name) for name in (*QueryArguments.__annotations__, "texts", "images", "options")),
+    *(("rerank", name) for name in (*QueryArguments.__annotations__, "text", "image", "ids", "options")),
+    *(("ranker", name) for name in ("text", "image", "endpoint", "api_key", "credential", "provider", "batch_size", "score")),
+    ("uris", "ids"),
+)
+USUAL: dict[str, dict[str, Any]] = {
+    "query": {"text": "a dog"},
+    "query_many": {"texts": ["a dog"]},
+    "rerank": {"text": "a dog", "ids": ["a"]},
+    "ranker": {"text": "a dog", "endpoint": "http://gateway:8080"},
+    "uris": {},
+}
+
+
+@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.sampled_from(PLACES), value=STRANGE)
+def test_any_argument_gives_a_result_or_an_own_short_error(search: CoopSearch, place: tuple[str, str], value: Any) -> None:
+    method, name = place
+    arguments = {**USUAL[method], name: value}
+    if name in ("image", "images"):
+        arguments.pop("text", arguments.pop("texts", None))
+    try:
+        getattr(search, method)(**arguments)
+    except MilvusCoopError as exc:
+        message = str(exc)
+    else:
+        return
+    assert len(message.encode()) < 1000
 
 
 def test_damaged_tokens_are_named_and_stay_in_the_list(folder: Path, backend: FakeBackend, search: CoopSearch) -> None:
@@ -356,7 +582,7 @@ def test_damaged_tokens_are_named_and_stay_in_the_list(folder: Path, backend: Fa
             result = search.query("a red apple", limit=60, k=20)
         finally:
             collection.delete(["damaged"])
-    assert result.rescored == 19
+    assert result.reranked_count == 19
     assert result.reason == "1 of 20 candidates hold nothing that the cross-encoder can read"
     assert [hit.id for hit in result].index("damaged") == 19
 

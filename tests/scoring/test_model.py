@@ -299,7 +299,7 @@ def test_a_lone_text_is_refused(fake: CoopModel, lone: Any) -> None:
     ("texts", "images", "message"),
     [
         (["x", " "], [], "text 1: the text is empty"),
-        (["x", 3], [], "text 1: the text is a int"),
+        (["x", 3], [], "text 1: the text is 3; expected: a string"),
         (["x" * 20_001], [], "text 0: the text has 20,001 characters"),
         (["x", "\ud800"], [], "text 1: the text is not valid Unicode"),
         (None, [], "texts is of type NoneType"),
@@ -397,7 +397,7 @@ def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert model.spec.name == "coop-small"
     with pytest.raises(BundleNotFoundError, match="no bundle 'nonsense'"):
         CoopModel("nonsense")
-    with pytest.raises(InvalidArgumentError, match="models 'nonsense'"):
+    with pytest.raises(InvalidArgumentError, match="models is 'nonsense'"):
         CoopModel("coop-small", models="nonsense")
 
 

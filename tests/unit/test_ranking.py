@@ -64,3 +64,29 @@ def test_the_sum_of_logit_and_cosine() -> None:
         ("b", 0.75, 0.6),
         ("d", 0.0, None),
     ]
+
+
+@settings(deadline=None)
+@given(
+    scores=st.dictionaries(st.integers(0, 19), st.sampled_from([0.1, 0.5, 0.9]), max_size=20),
+    limit=st.integers(1, 7),
+    least=st.sampled_from([None, 0.0, 0.5, 0.95]),
+)
+def test_pages_are_parts_of_one_ranking(scores: dict[int, float], limit: int, least: float | None) -> None:
+    given_ = given_scores(20, scores)
+    whole = rank(candidates(20), given_, 20, "image")
+    pages = [
+        hit
+        for offset in range(0, 20, limit)
+        for hit in rank(candidates(20), given_, limit, "image", offset=offset, min_ce_score=least)
+    ]
+    assert pages == [hit for hit in whole if least is None or (hit.ce_score is not None and hit.ce_score >= least)]
+    near = rank(candidates(20), given_, 20, "image", min_be_score=0.9)
+    assert list(near) == [hit for hit in whole if hit.be_score >= 0.9]
+
+
+def test_a_threshold_keeps_the_hit_that_shows_this_very_value() -> None:
+    probability = np.array([0.7, 0.2], np.float32)  # 0.7 as float32 is less than 0.7
+    (hit,) = rank(candidates(2), probability, 5, "image", min_ce_score=float(probability[0]))
+    assert hit.ce_score == float(probability[0])
+    assert rank(candidates(2), probability, 5, "image", min_ce_score=0.7) == ()
