@@ -47,7 +47,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from growth_results import Cost, Percentiles, Pool, draw, duration, read
+from growth_results import Percentiles, PoolTimes, QueryTime, draw, duration, read
 
 from milvus_coop import CoopIngest, CoopSearch, Store
 from milvus_coop.bundle.spec import PIXELS
@@ -304,15 +304,15 @@ class Exhaustive:
         best: Array = np.argsort(-np.concatenate(scores))[:LIMIT]
         return best
 
-    def cost(self, run: Callable[[int], Array], items: int) -> Cost:
+    def cost(self, run: Callable[[int], Array], items: int) -> QueryTime:
         """The cost, measured on the whole pool, or extrapolated from the rate of a part that takes some seconds."""
         part = min(items, 64)
         while (took := timed(run, part)) < min(PROBE_S, self._longest_s) and part < items:
             part = min(items, 4 * part)
         if took * items / part > self._longest_s and part < items:
-            return Cost(took * items / part, measured=False)
+            return QueryTime(took * items / part, measured=False)
         took = took if part == items else timed(run, items)
-        return Cost(float(np.median([took, timed(run, items), timed(run, items)])) if took < PROBE_S else took, measured=True)
+        return QueryTime(float(np.median([took, timed(run, items), timed(run, items)])) if took < PROBE_S else took, measured=True)
 
 
 def timed(run: Callable[[int], Array], n: int) -> float:
@@ -321,7 +321,7 @@ def timed(run: Callable[[int], Array], n: int) -> float:
     return time.perf_counter() - began
 
 
-def measure(store: str, uri: str, items: int, queries: int, world: World, longest_s: float, say: Status) -> Pool:
+def measure(store: str, uri: str, items: int, queries: int, world: World, longest_s: float, say: Status) -> PoolTimes:
     name = f"growth_{items}_{world.label}"
     fill(uri, name, items, world, say)
     if store == "server":
@@ -340,7 +340,7 @@ def measure(store: str, uri: str, items: int, queries: int, world: World, longes
     say(f"{name}: the cross-encoder on everything")
     exhaustive = Exhaustive(world, longest_s)
     costs = [exhaustive.cost(run, items) for run in (exhaustive.tokens, exhaustive.pictures)]
-    return Pool(store, items, latency, shares, *costs)
+    return PoolTimes(store, items, latency, shares, *costs)
 
 
 @contextmanager
@@ -377,7 +377,7 @@ def cell(p: Percentiles) -> str:
     return f"{p[0]:.1f} ({p[1]:.1f})"
 
 
-def show(pools: Sequence[Pool]) -> None:
+def show(pools: Sequence[PoolTimes]) -> None:
     table = Table(title="milliseconds, p50 (p95); time for one query on everything; ~ extrapolated")
     table.add_column("pool", justify="right", no_wrap=True)
     for name in ("store", "BE", "Coop 20", "Coop 50", "encode", "retrieve", "rerank"):

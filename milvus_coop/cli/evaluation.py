@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from milvus_coop.cli.tables import print_pairs
-from milvus_coop.offline.evaluation import EvaluationReport, Progress
+from milvus_coop.offline.evaluation import EvaluationProgress, EvaluationReport
 from milvus_coop.offline.evaluation.progress import silent
 from milvus_coop.offline.evaluation.tables import TextTable, summary_lines, tables
 
@@ -23,7 +23,7 @@ PIPE_WIDTH = 132
 
 
 @contextmanager
-def evaluation_progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+def evaluation_progress(quiet: bool) -> Iterator[Callable[[EvaluationProgress], None]]:
     """A progress bar on standard error with the stage. Nothing if `quiet` or without a terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
@@ -34,7 +34,7 @@ def evaluation_progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task("open", total=None)
         stage = ""
 
-        def show(progress: Progress) -> None:
+        def show(progress: EvaluationProgress) -> None:
             nonlocal stage
             if progress.stage != stage:
                 stage = progress.stage

@@ -13,14 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from milvus_coop.offline.training.bundling.export import Exported
-from milvus_coop.offline.training.run.pace import Progress
+from milvus_coop.offline.training.run.pace import TrainingProgress
 from milvus_coop.offline.training.run.trainer import RunReport
 
 FIRST_LINE_S, LINE_EVERY_S = 15.0, 60.0
 
 
 @contextmanager
-def train_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+def train_progress(quiet: bool) -> Iterator[Callable[[TrainingProgress], None] | None]:
     """Progress on standard error: a bar on a terminal, a line per minute elsewhere. Nothing if `quiet`."""
     console = Console(stderr=True)
     if quiet:
@@ -34,7 +34,7 @@ def train_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
         tasks = {}
         dev: float | None = None
 
-        def show(progress: Progress) -> None:
+        def show(progress: TrainingProgress) -> None:
             nonlocal dev
             if progress.stage not in tasks:
                 tasks[progress.stage] = bar.add_task(progress.stage, figures="")
@@ -57,7 +57,7 @@ class Lines:
         self._due = clock() + FIRST_LINE_S
         self._dev: float | None = None
 
-    def tell(self, progress: Progress) -> None:
+    def tell(self, progress: TrainingProgress) -> None:
         """Write a line if one is due."""
         self._dev = progress.dev if progress.dev is not None else self._dev
         now = self._clock()
@@ -68,7 +68,7 @@ class Lines:
         self._write(f"{progress.stage}: {progress.done:,} of {progress.total:,}" + (f"  {figures}" if figures else ""))
 
 
-def _figures(progress: Progress, dev: float | None) -> str:
+def _figures(progress: TrainingProgress, dev: float | None) -> str:
     """The text of loss, pace, dev score and time left, as far as they are known."""
     rounds = progress.stage == "train"
     parts = [f"loss {progress.loss:.3f}"] if progress.loss is not None else []

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milvus_coop.errors import DatasetError, ImageUnreadableError
-from milvus_coop.offline.datasets import SPLITS, Dataset, Item, open_dataset
+from milvus_coop.offline.datasets import SPLITS, CaptionedImage, Dataset, open_dataset
 from milvus_coop.offline.datasets.randomness import rng_of
 from milvus_coop.offline.datasets.scene_picture import _HSV, SceneObject, _rgb, lay_out
 from milvus_coop.offline.datasets.scene_words import COLOURS, SHAPES, SIZES, Content, Thing, read, variants, write
@@ -33,7 +33,7 @@ def scenes(request: pytest.FixtureRequest) -> Dataset:
 seen = cache(scene_of)
 
 
-def everything(dataset: Dataset) -> list[Item]:
+def everything(dataset: Dataset) -> list[CaptionedImage]:
     return [item for split in SPLITS for item in dataset.items(split)]
 
 
@@ -44,7 +44,7 @@ def stands(relation: str, one: SceneObject, other: SceneObject) -> bool:
     return distance > 0.5 * (one.radius + other.radius)
 
 
-def is_true(caption: str, item: Item) -> bool:
+def is_true(caption: str, item: CaptionedImage) -> bool:
     """Naive: look for every thing of the caption in the picture, then at where they stand."""
     things = {f"a {o.size} {o.colour} {o.shape}": o for o in seen(item).objects}
     subject = next((name for name in things if caption.startswith(name)), None)
@@ -147,7 +147,7 @@ def test_too_many_scenes_is_an_error_that_says_what_helps() -> None:
 
 def test_an_item_of_another_data_set_cannot_be_drawn(scenes: Dataset) -> None:
     with pytest.raises(ImageUnreadableError, match="names no scene"):
-        scenes.open(Item("cats/1.jpg", scenes.items("dev")[0].captions, "dev"))
+        scenes.open(CaptionedImage("cats/1.jpg", scenes.items("dev")[0].captions, "dev"))
 
 
 things = st.builds(Thing, st.sampled_from(SIZES), st.sampled_from(COLOURS), st.sampled_from(SHAPES))

@@ -12,8 +12,8 @@ from PIL import Image
 
 from milvus_coop import FakeBackend, load_bundle
 from milvus_coop.errors import ImageUnreadableError
-from milvus_coop.offline.datasets import Caption, Item, Problem, Split
-from milvus_coop.offline.evaluation import Contender
+from milvus_coop.offline.datasets import Caption, CaptionedImage, DataProblem, Split
+from milvus_coop.offline.evaluation import BundleChoice
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "images"
 
@@ -22,15 +22,15 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "images"
 class Given:
     """A data set of what it is given; it draws the pictures of items without a path."""
 
-    test: Sequence[Item]
+    test: Sequence[CaptionedImage]
     name: str = "given"
-    problems: Sequence[Problem] = ()
+    problems: Sequence[DataProblem] = ()
     broken: set[str] = field(default_factory=set)
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
+    def items(self, split: Split, *, epoch: int = 0) -> Sequence[CaptionedImage]:
         return [item for item in self.test if item.split == split]
 
-    def open(self, item: Item) -> Image.Image:
+    def open(self, item: CaptionedImage) -> Image.Image:
         if item.id in self.broken:
             raise ImageUnreadableError(f"{item.id} cannot be drawn")
         if item.path is not None:
@@ -44,9 +44,9 @@ def drawn(seed: int) -> Image.Image:
     return Image.fromarray(values).resize((32, 32), Image.Resampling.NEAREST)
 
 
-def item(number: int, *captions: str | Caption, split: Split = "test", path: Path | None = None) -> Item:
+def item(number: int, *captions: str | Caption, split: Split = "test", path: Path | None = None) -> CaptionedImage:
     texts = captions or (f"picture number {number}",)
-    return Item(f"item{number:03}", tuple(c if isinstance(c, Caption) else Caption(c) for c in texts), split, path)
+    return CaptionedImage(f"item{number:03}", tuple(c if isinstance(c, Caption) else Caption(c) for c in texts), split, path)
 
 
 def examples(n: int) -> Given:
@@ -55,6 +55,6 @@ def examples(n: int) -> Given:
     return Given([item(i, f"A {p.stem.replace('_', ' ')}.", path=p) for i, p in enumerate(paths)], name="examples")
 
 
-def fake(name: str = "") -> Contender:
+def fake(name: str = "") -> BundleChoice:
     """coop-small's shapes without its sense: quick."""
-    return Contender("coop-small", FakeBackend(load_bundle("coop-small").spec), name)
+    return BundleChoice("coop-small", FakeBackend(load_bundle("coop-small").spec), name)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from milvus_coop.errors import DatasetError, InvalidArgumentError
-from milvus_coop.offline.datasets import Caption, Problem
+from milvus_coop.offline.datasets import Caption, DataProblem
 from milvus_coop.offline.evaluation.corpus import build_corpus
 from milvus_coop.offline.evaluation.protocols import pools
 from tests.evaluation.kit import Given, drawn, item
@@ -34,7 +34,7 @@ def test_pictures_that_are_drawn_become_files(tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_drawn_leaves_with_its_texts(tmp_path: Path) -> None:
     data = Given(
         [item(0, "a dog"), item(1, "a cat", "a pet"), item(2, "a pet")],
-        problems=[Problem("line 9", "no image")],
+        problems=[DataProblem("line 9", "no image")],
         broken={"item001"},
     )
     corpus = build_corpus(data, tmp_path)

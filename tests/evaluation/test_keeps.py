@@ -9,7 +9,7 @@ import pytest
 from milvus_coop.bundle.spec import Keep
 from milvus_coop.errors import BackendError
 from milvus_coop.offline.datasets import Caption
-from milvus_coop.offline.evaluation import Contender, EvaluationReport, Options, evaluate
+from milvus_coop.offline.evaluation import BundleChoice, EvaluationOptions, EvaluationReport, evaluate
 from milvus_coop.offline.evaluation import exhaustive as exhaustive_module
 from milvus_coop.offline.evaluation.exhaustive import PairScorer
 from milvus_coop.store.token_store import TokenStore
@@ -28,9 +28,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Given:
 
 
 def run(data: Given, folder: Path, keep: Keep) -> EvaluationReport:
-    options = Options(ks=(3, 10), cost_queries=2, cost_s=0.01, resamples=20)
+    options = EvaluationOptions(ks=(3, 10), cost_queries=2, cost_s=0.01, resamples=20)
     make_bundle(folder / keep, keep)
-    return evaluate(data, [Contender(folder / keep, name="toy")], options)
+    return evaluate(data, [BundleChoice(folder / keep, name="toy")], options)
 
 
 def test_files_change_no_figure(data: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def test_files_change_no_figure(data: Given, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(exhaustive_module, "BYTES_PER_CALL", 5 * 16 * COUNT * (TOKEN_DIM + 2))
     report = run(data, tmp_path, "store")
     assert report.quality == expected.quality
-    assert {q.contestant.system for q in report.quality} == {"be", "ce", "joint-coop"}
+    assert {q.variant.system for q in report.quality} == {"be", "ce", "joint-coop"}
     assert {c.pool for c in report.growth} == {12, N}  # in parts, whose files were copied
     bytes_kept = {s.kind: s.payload_bytes for s in report.storage}
     assert bytes_kept["image"] == COUNT * (TOKEN_DIM + 2) + 68  # the key
@@ -46,7 +46,7 @@ def test_files_change_no_figure(data: Given, tmp_path: Path, monkeypatch: pytest
 
 def test_pictures_are_opened(data: Given, tmp_path: Path) -> None:
     report = run(data, tmp_path, "image")
-    assert {q.contestant.system for q in report.quality} == {"be", "ce", "joint-coop"}
+    assert {q.variant.system for q in report.quality} == {"be", "ce", "joint-coop"}
     assert {s.kind: s.payload_bytes for s in report.storage}["image"] == 0
 
 

@@ -10,7 +10,7 @@ from milvus_coop.offline.training.efficientnet_lite import EfficientNetLite
 from recipes.coop_small.backbone import LowerHalf, UpperHalf
 from recipes.coop_small.cross_encoder import EMBEDDING, TOKENS, CrossEncoder, image_tokens
 from recipes.coop_small.hubs import EXTRA, LENGTH_SQUARED, SHARE, Hubs
-from recipes.coop_small.towers import CELLS, WORD_DIM, Read, Seen, word_match
+from recipes.coop_small.towers import CELLS, WORD_DIM, ReadTexts, SeenImages, word_match
 from recipes.coop_small.train import contrast
 
 
@@ -68,7 +68,7 @@ def test_hub_dimensions_subtract_half_of_both_hub_values() -> None:
 def test_word_match_looks_for_the_best_cell_of_each_word() -> None:
     words, cells = unit(3, 4, 8), unit(2, 5, 8)
     weights = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.2, 0.3, 0.5, 0.0], [0.25, 0.25, 0.25, 0.25]])
-    found = word_match(Read(unit(3, 2, 8), words, weights), Seen(unit(2, 2, 8), cells, torch.zeros(2, 1)))
+    found = word_match(ReadTexts(unit(3, 2, 8), words, weights), SeenImages(unit(2, 2, 8), cells, torch.zeros(2, 1)))
     for i in range(3):
         for j in range(2):
             expected = sum(weights[i, w] * max(words[i, w] @ cell for cell in cells[j]) for w in range(4))

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from milvus_coop.offline.training.run.config import TrainConfig
-from milvus_coop.offline.training.run.trainer import Progress, RunReport, train
+from milvus_coop.offline.training.run.trainer import RunReport, TrainingProgress, train
 from milvus_coop.types import Array
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -85,7 +85,7 @@ def run_main(arguments: list[str]) -> RunReport:
     data, folder, cache, changes = arguments
     torch.set_num_threads(1)
 
-    def show(progress: Progress) -> None:
+    def show(progress: TrainingProgress) -> None:
         if progress.dev is not None:
             print(f"round {progress.done}", flush=True)  # noqa: T201
 

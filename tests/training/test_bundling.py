@@ -19,7 +19,7 @@ from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import quantise
 from milvus_coop.offline.datasets import open_dataset
 from milvus_coop.offline.training.bundling.export import LARGEST_DIFFERENCE, Exported, export_run
-from milvus_coop.offline.training.bundling.roles import CrossEncoder
+from milvus_coop.offline.training.bundling.roles import CrossEncoderGraph
 from milvus_coop.offline.training.data.visuals import item_pixels
 from milvus_coop.offline.training.networks.one_stream import OneStream
 from milvus_coop.offline.training.run.folder import load_network
@@ -58,7 +58,7 @@ class Torch:
             values, scales = quantise(matcher.tokens(pixels).numpy())
             pairs = torch.cartesian_prod(torch.arange(len(ids)), torch.arange(len(images)))
             stored = [torch.from_numpy(part)[pairs[:, 1]] for part in (values, scales.astype(np.float32))]
-            logits = CrossEncoder(matcher)(ids[pairs[:, 0]], mask[pairs[:, 0]], *stored)
+            logits = CrossEncoderGraph(matcher)(ids[pairs[:, 0]], mask[pairs[:, 0]], *stored)
             self.matches: Array = logits.view(self.cosines.shape).numpy()
 
 

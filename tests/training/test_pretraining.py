@@ -15,7 +15,7 @@ from milvus_coop.offline.training.objectives.negatives import random_negatives
 from milvus_coop.offline.training.objectives.pretraining import coin_loss, fill_loss, mask_words
 from milvus_coop.offline.training.run.folder import RunFolder
 from milvus_coop.offline.training.run.start import start_network
-from milvus_coop.offline.training.run.tasks import Batch, Objectives
+from milvus_coop.offline.training.run.tasks import Objectives, TrainingBatch
 from tests.training.colours import config
 from tests.training.test_init import save_text
 from tests.training.test_networks import VISION
@@ -37,7 +37,7 @@ def network() -> OneStream:
     return model
 
 
-def batch() -> Batch:
+def batch() -> TrainingBatch:
     """Texts of several lengths; items 0 and 2 show the same image."""
     dice, n = generator(3), len(LENGTHS)
     ids = torch.randint(4, VOCABULARY, (n, max(LENGTHS)), generator=dice)
@@ -45,7 +45,7 @@ def batch() -> Batch:
     same = torch.eye(n, dtype=torch.bool)
     same[0, 2] = same[2, 0] = True
     none = torch.zeros(n, 0, dtype=torch.int64)
-    return Batch(torch.rand(n, VISION.cells, VISION.features, generator=dice), ids * mask, mask, same, none, none)
+    return TrainingBatch(torch.rand(n, VISION.cells, VISION.features, generator=dice), ids * mask, mask, same, none, none)
 
 
 def test_words_are_hidden_as_a_loop_would() -> None:
@@ -131,7 +131,7 @@ def test_mlm_is_the_loop_over_texts_and_places() -> None:
     assert loss.item() < 2 * math.log(VOCABULARY)  # the head begins with logits of about unit variance
 
 
-def filled(model: OneStream, given: Batch, masked: Tensor) -> Tensor:
+def filled(model: OneStream, given: TrainingBatch, masked: Tensor) -> Tensor:
     with torch.no_grad():
         return model.fill(given.input_ids, given.attention_mask, model.tokens(given.visual), masked, masked)
 
@@ -174,7 +174,7 @@ def test_itm_is_the_loop_over_pairs() -> None:
 
 def test_itm_where_nothing_can_be_swapped_has_only_matched_pairs() -> None:
     model, given = network(), batch()
-    alone = Batch(
+    alone = TrainingBatch(
         given.visual,
         given.input_ids,
         given.attention_mask,

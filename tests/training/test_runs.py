@@ -17,12 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from milvus_coop.errors import DatasetError, InvalidArgumentError, TrainingError
-from milvus_coop.offline.datasets import Caption, Item, Problem, Split
+from milvus_coop.offline.datasets import Caption, CaptionedImage, DataProblem, Split
 from milvus_coop.offline.training.run.config import TrainConfig
 from milvus_coop.offline.training.run.folder import RunFolder
 from milvus_coop.offline.training.run.order import OBJECTIVES, TASKS
 from milvus_coop.offline.training.run.tasks import LOSSES
-from milvus_coop.offline.training.run.trainer import Progress, RunReport, train
+from milvus_coop.offline.training.run.trainer import RunReport, TrainingProgress, train
 from tests.training.colours import COLOURS, config, draw_colours, metrics, picture
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ def test_what_a_run_leaves_behind(joint_run: Path) -> None:
 
 def test_a_finished_run_returns_at_once(joint_run: Path) -> None:
     """Before the data is looked at; here its list is gone."""
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     before = {path: path.stat().st_mtime_ns for path in joint_run.rglob("*")}
     same = RunFolder(joint_run).config()
     data = Path(same.data)
@@ -169,7 +169,7 @@ def test_negatives_are_kept_for_some_rounds(colours: Path, tmp_path: Path) -> No
     """Passes of two rounds; lists that are good for five are made for rounds 1, 7 and 11, also where a run was interrupted."""
     settings = config(colours, **{**PASSES, "rounds": 12, "eval_every": 1, "mine_every": 5})
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.stage == "train" and progress.done == 9:
             raise _KillError
 
@@ -177,7 +177,7 @@ def test_negatives_are_kept_for_some_rounds(colours: Path, tmp_path: Path) -> No
         train(settings, tmp_path / "run", on_progress=stop)
     lists = []
 
-    def keep(progress: Progress) -> None:
+    def keep(progress: TrainingProgress) -> None:
         if progress.stage == "train" and progress.dev is None and (tmp_path / "whole" / "last").is_dir():
             lists.append(load_file(tmp_path / "whole" / "last" / "mined.safetensors")["images"])
 
@@ -193,7 +193,7 @@ def test_negatives_are_kept_for_some_rounds(colours: Path, tmp_path: Path) -> No
 def test_an_interrupted_run_goes_on_to_the_same_numbers(at: int, whole: Path, colours: Path, tmp_path: Path) -> None:
     """In mid-pass, and at the end of one."""
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.stage == "train" and progress.done == at and progress.dev is None:
             raise _KillError
 
@@ -263,7 +263,7 @@ def test_problems_survive_an_interruption(tmp_path: Path) -> None:
     data = draw_colours(tmp_path)
     (tmp_path / "red1.png").write_bytes(b"no picture")
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.done == 5 and progress.stage == "train" and progress.dev is None:
             (tmp_path / "red1.png").write_bytes((tmp_path / "red0.png").read_bytes())  # it is never seen broken again
             raise _KillError
@@ -316,7 +316,7 @@ def test_frozen_features_are_kept(be_run: Path, ce_run: Path, runs: Path, colour
     shards = {path: path.stat().st_mtime_ns for path in (runs / "cache").rglob("*.npy")}
     assert len(shards) == 2  # train and dev
     assert (ce_run / "vision" / "vision.safetensors").is_file()
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     again = {**RunFolder(ce_run).config().to_dict(), "rounds": 1, "seed": 5}
     train(TrainConfig.from_dict(again), tmp_path / "run", cache=runs / "cache", on_progress=told.append)
     assert {path: path.stat().st_mtime_ns for path in (runs / "cache").rglob("*.npy")} == shards
@@ -346,16 +346,16 @@ class Fresh:
     """Draws other pictures in every epoch, and notes which were opened."""
 
     name = "fresh"
-    problems: Sequence[Problem] = ()
+    problems: Sequence[DataProblem] = ()
 
     def __init__(self) -> None:
         self.opened: list[str] = []
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
+    def items(self, split: Split, *, epoch: int = 0) -> Sequence[CaptionedImage]:
         epoch = epoch if split == "train" else 0
-        return [Item(f"{split}/{epoch}/{colour}", (Caption(f"a {colour} thing"),), split) for colour in COLOURS]
+        return [CaptionedImage(f"{split}/{epoch}/{colour}", (Caption(f"a {colour} thing"),), split) for colour in COLOURS]
 
-    def open(self, item: Item) -> Image.Image:
+    def open(self, item: CaptionedImage) -> Image.Image:
         split, epoch, colour = item.id.split("/")
         self.opened.append(item.id)
         return picture(colour, 100 + int(epoch) if split == "train" else 99)
@@ -382,7 +382,7 @@ def test_a_run_with_fresh_items_is_resumed_with_the_right_ones(tmp_path: Path) -
     fresh: dict[str, Any] = {"order": ["ance", "ce"], "rounds": 4, "eval_every": 1, "batch": 8}
     train(config("fresh", **fresh), tmp_path / "whole", dataset=data)
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.stage == "train" and progress.done == 3 and progress.dev is None:
             raise _KillError
 

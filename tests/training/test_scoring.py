@@ -12,8 +12,8 @@ import torch
 from milvus_coop.bundle.spec import TextSpec
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.offline.datasets import open_dataset
-from milvus_coop.offline.training.data.corpus import Corpus, tokenise
-from milvus_coop.offline.training.data.visuals import Seen
+from milvus_coop.offline.training.data.corpus import TrainingCorpus, tokenise
+from milvus_coop.offline.training.data.visuals import FetchedImages
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
 from milvus_coop.offline.training.run.scoring import dev_scores, embed, rescore
 from milvus_coop.types import Array
@@ -34,13 +34,13 @@ class Features:
     def __len__(self) -> int:
         return ITEMS
 
-    def fetch(self, positions: Array) -> Seen:
-        return Seen(self._values[positions], positions != self._broken)
+    def fetch(self, positions: Array) -> FetchedImages:
+        return FetchedImages(self._values[positions], positions != self._broken)
 
 
 class Pool(NamedTuple):
     network: OneStream
-    corpus: Corpus
+    corpus: TrainingCorpus
     visuals: Features
 
 

@@ -1,7 +1,7 @@
 """Captioned images to train on and to evaluate with: published formats, your own lists, and generated scenes."""
 
 from milvus_coop.offline.datasets.check import check
-from milvus_coop.offline.datasets.items import SPLITS, Caption, Dataset, Item, Problem, Split
+from milvus_coop.offline.datasets.items import SPLITS, Caption, CaptionedImage, DataProblem, Dataset, Split
 from milvus_coop.offline.datasets.open import FORMATS, open_dataset
 
-__all__ = ["FORMATS", "SPLITS", "Caption", "Dataset", "Item", "Problem", "Split", "check", "open_dataset"]
+__all__ = ["FORMATS", "SPLITS", "Caption", "CaptionedImage", "DataProblem", "Dataset", "Split", "check", "open_dataset"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL.Image import Image
 
 from milvus_coop.errors import DatasetError, ImageUnreadableError
-from milvus_coop.offline.datasets.items import Caption, Item, Problem, Split
+from milvus_coop.offline.datasets.items import Caption, CaptionedImage, DataProblem, Split
 from milvus_coop.offline.datasets.randomness import rng_of
 from milvus_coop.offline.datasets.scene_picture import Scene, SceneObject, draw, lay_out
 from milvus_coop.offline.datasets.scene_words import Content, draw_content, read, variants, write
@@ -52,14 +52,14 @@ class Scenes:
 
     def __init__(self, name: str, *, train: int, dev: int, test: int, seed: int, size: int, objects: int, vary: bool) -> None:
         self.name = name
-        self.problems: Sequence[Problem] = ()
+        self.problems: Sequence[DataProblem] = ()
         self._size, self._seed, self._vary = size, seed, vary
         pool = _Pool(seed, objects)
         # Test comes first, so that its scenes do not depend on the sizes of the other splits.
         self._scenes = {split: pool.take(split, count) for split, count in (("test", test), ("dev", dev), ("train", train))}
-        self._items: dict[tuple[Split, int], tuple[Item, ...]] = {}
+        self._items: dict[tuple[Split, int], tuple[CaptionedImage, ...]] = {}
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
+    def items(self, split: Split, *, epoch: int = 0) -> Sequence[CaptionedImage]:
         """The items of a split, group after group."""
         epoch = epoch if split == "train" and self._vary else 0
         if (split, epoch) not in self._items:
@@ -67,23 +67,23 @@ class Scenes:
             self._items[split, epoch] = tuple(self._item(split, epoch, *scene) for scene in self._scenes[split])
         return self._items[split, epoch]
 
-    def _item(self, split: Split, epoch: int, group: int, kind: str, content: Content) -> Item:
+    def _item(self, split: Split, epoch: int, group: int, kind: str, content: Content) -> CaptionedImage:
         item_id = f"scene/{write(content)}/{self._seed}.{epoch}"
-        return Item(item_id, (Caption(content.caption, kind=kind),), split, group=f"{split}-{group}")
+        return CaptionedImage(item_id, (Caption(content.caption, kind=kind),), split, group=f"{split}-{group}")
 
-    def open(self, item: Item) -> Image:
+    def open(self, item: CaptionedImage) -> Image:
         """Draw the item's image, which takes about 1 ms."""
         content, rng = _read_id(item)
         return draw(lay_out(content, rng), self._size, rng)
 
 
-def scene_of(item: Item) -> Scene:
+def scene_of(item: CaptionedImage) -> Scene:
     """The things and places in an item's image, in the order of the caption. A region detector is trained on this truth."""
     content, rng = _read_id(item)
     return lay_out(content, rng)
 
 
-def _read_id(item: Item) -> tuple[Content, random.Random]:
+def _read_id(item: CaptionedImage) -> tuple[Content, random.Random]:
     """The content of the item's image, and the random generator that draws it. Both follow from the id."""
     try:
         return read(item.id.removeprefix("scene/").rpartition("/")[0]), rng_of(item.id)

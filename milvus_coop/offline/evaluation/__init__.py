@@ -9,21 +9,21 @@ records    the results                     tables, plots, page: how the results 
 """
 
 from milvus_coop.offline.evaluation.bootstrap import Interval
-from milvus_coop.offline.evaluation.options import Options
-from milvus_coop.offline.evaluation.progress import Progress
-from milvus_coop.offline.evaluation.records import Contestant, EvaluationReport
+from milvus_coop.offline.evaluation.options import EvaluationOptions
+from milvus_coop.offline.evaluation.progress import EvaluationProgress
+from milvus_coop.offline.evaluation.records import EvaluationReport, SystemVariant
 from milvus_coop.offline.evaluation.run import evaluate
-from milvus_coop.offline.evaluation.systems import SYSTEMS, Contender
+from milvus_coop.offline.evaluation.systems import SYSTEMS, BundleChoice
 from milvus_coop.offline.evaluation.tables import TextTable, tables
 
 __all__ = [
     "SYSTEMS",
-    "Contender",
-    "Contestant",
+    "BundleChoice",
+    "EvaluationOptions",
+    "EvaluationProgress",
     "EvaluationReport",
     "Interval",
-    "Options",
-    "Progress",
+    "SystemVariant",
     "TextTable",
     "evaluate",
     "tables",

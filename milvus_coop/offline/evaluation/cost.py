@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from milvus_coop.errors import BackendError
-from milvus_coop.offline.evaluation.corpus import Corpus
-from milvus_coop.offline.evaluation.options import Options
-from milvus_coop.offline.evaluation.progress import OnProgress, Progress
-from milvus_coop.offline.evaluation.records import DIRECTIONS, AnnRecall, Contestant, Cost, Quantiles, Storage
-from milvus_coop.offline.evaluation.systems import Entrant
+from milvus_coop.offline.evaluation.corpus import EvaluationCorpus
+from milvus_coop.offline.evaluation.options import EvaluationOptions
+from milvus_coop.offline.evaluation.progress import EvaluationProgress, OnProgress
+from milvus_coop.offline.evaluation.records import DIRECTIONS, AnnRecall, Cost, Quantiles, Storage, SystemVariant
+from milvus_coop.offline.evaluation.systems import OpenedBundle
 from milvus_coop.offline.evaluation.workbench import Shelf, Workbench
 from milvus_coop.search import CoopSearch
 from milvus_coop.search.contents import contents_of
@@ -48,7 +48,7 @@ class Sample:
         return len(self.texts) + len(self.images)
 
 
-def sample(corpus: Corpus, language: str, kind: Kind, queries: Sequence[int], options: Options) -> Sample:
+def sample(corpus: EvaluationCorpus, language: str, kind: Kind, queries: Sequence[int], options: EvaluationOptions) -> Sample:
     """Some of the queries, drawn at random."""
     some = np.random.default_rng(options.seed).permutation(np.array(queries))[: options.cost_queries].tolist()
     if kind == "image":
@@ -60,7 +60,7 @@ def sample(corpus: Corpus, language: str, kind: Kind, queries: Sequence[int], op
 class Meter:
     """One system in one pool, ready to answer queries."""
 
-    contestant: Contestant
+    variant: SystemVariant
     pool: int
     ask: Callable[[int], Timings]
     """Answers query i of the sample and returns its timings."""
@@ -68,27 +68,27 @@ class Meter:
     """True if the timings of `ask` are estimated from a part of the work."""
 
 
-def coop_meter(search: CoopSearch, of: Sample, contestant: Contestant, pool: int) -> Meter:
+def coop_meter(search: CoopSearch, of: Sample, variant: SystemVariant, pool: int) -> Meter:
     """The meter of BE or Coop, which search through an opened collection."""
-    k = contestant.k or LIMIT
+    k = variant.k or LIMIT
 
     def ask(i: int) -> Timings:
         text, image = (of.texts[i], None) if of.texts else (None, of.images[i])
-        return search.query(text, image=image, limit=min(LIMIT, k), k=k, rerank=contestant.k is not None).timings
+        return search.query(text, image=image, limit=min(LIMIT, k), k=k, rerank=variant.k is not None).timings
 
-    return Meter(contestant, pool, ask)
+    return Meter(variant, pool, ask)
 
 
-def exhaustive_meter(entrant: Entrant, shelf: Shelf, of: Sample) -> Meter:
+def exhaustive_meter(opened: OpenedBundle, shelf: Shelf, of: Sample) -> Meter:
     """The meter of the cross-encoder on every stored item. Where a query takes too long, it scores a few items and extrapolates."""
-    contents = contents_of(entrant.models.encoder, shelf.kind, shelf.tokens)
-    reranker = CandidateReranker(contents, entrant.models.reranker, shelf.kind, entrant.settings.timeout_s)
+    contents = contents_of(opened.models.encoder, shelf.kind, shelf.tokens)
+    reranker = CandidateReranker(contents, opened.models.reranker, shelf.kind, opened.settings.timeout_s)
     candidates = shelf.candidates(list(shelf.rows))
 
     def ask(i: int, n: int) -> Timings:
         texts, images = ([of.texts[i]], None) if of.texts else (None, [of.images[i]])
         start = time.perf_counter()
-        queries = encode_queries(entrant.models.encoder, texts, images, entrant.settings.timeout_s)
+        queries = encode_queries(opened.models.encoder, texts, images, opened.settings.timeout_s)
         encoded = time.perf_counter()
         scores = reranker.score(queries, [candidates[:n]], n, None)
         if scores.problem:
@@ -96,11 +96,11 @@ def exhaustive_meter(entrant: Entrant, shelf: Shelf, of: Sample) -> Meter:
         encode_ms, ce_ms = 1000 * (encoded - start), 1000 * (time.perf_counter() - encoded) * len(candidates) / n
         return Timings(encode_ms, 0.0, ce_ms, encode_ms + ce_ms)
 
-    contestant, few = Contestant(entrant.name, "ce"), min(PROBE, len(candidates))
+    variant, few = SystemVariant(opened.name, "ce"), min(PROBE, len(candidates))
     expected_ms = min(ask(0, few).total_ms for _ in range(2))
     if few == len(candidates) or expected_ms < 1000 * AFFORDABLE_S:
-        return Meter(contestant, len(candidates), lambda i: ask(i, len(candidates)))
-    return Meter(contestant, len(candidates), lambda i: ask(i, few), estimated=True)
+        return Meter(variant, len(candidates), lambda i: ask(i, len(candidates)))
+    return Meter(variant, len(candidates), lambda i: ask(i, few), estimated=True)
 
 
 def measure(meters: Sequence[Meter], of: Sample, stage: str, on_progress: OnProgress) -> list[Cost]:
@@ -119,14 +119,14 @@ def measure(meters: Sequence[Meter], of: Sample, stage: str, on_progress: OnProg
                 start = time.perf_counter()
                 timings[number].append(meter.ask(i))
                 spent[number] += time.perf_counter() - start
-        on_progress(Progress(stage, i + 1, len(of)))
+        on_progress(EvaluationProgress(stage, i + 1, len(of)))
     return [_cost(meter, of.kind, some) for meter, some in zip(meters, timings, strict=True)]
 
 
-def storage(entrant: Entrant, shelf: Shelf) -> Storage:
+def storage(opened: OpenedBundle, shelf: Shelf) -> Storage:
     """Bytes per item of a collection, its token files included."""
-    files = entrant.spec.tokens.n_bytes if shelf.tokens is not None else 0
-    return Storage(entrant.name, shelf.kind, len(shelf.rows), 4.0 * entrant.spec.dim, shelf.payload_bytes + files)
+    files = opened.spec.tokens.n_bytes if shelf.tokens is not None else 0
+    return Storage(opened.name, shelf.kind, len(shelf.rows), 4.0 * opened.spec.dim, shelf.payload_bytes + files)
 
 
 def ann_recall(bench: Workbench, name: str, shelf: Shelf, embeddings: Array, ks: Sequence[int]) -> AnnRecall:
@@ -155,11 +155,11 @@ def _cost(meter: Meter, kind: Kind, timings: Sequence[Timings]) -> Cost:
         p50, p95 = np.quantile([getattr(t, name) for t in timings], [0.5, 0.95]).tolist()
         return Quantiles(p50, p95)
 
-    contestant = meter.contestant
-    wanted = {"be": 0, "ce": meter.pool}.get(contestant.system, contestant.k or 0)
+    variant = meter.variant
+    wanted = {"be": 0, "ce": meter.pool}.get(variant.system, variant.k or 0)
     names = ("encode_ms", "retrieve_ms", "rerank_ms", "total_ms")
     return Cost(
-        contestant=contestant,
+        variant=variant,
         direction=DIRECTIONS[kind],
         pool=meter.pool,
         queries=0 if meter.estimated else len(timings),

@@ -9,8 +9,8 @@ import numpy as np
 
 from milvus_coop.offline.evaluation.cost import Meter, Sample, coop_meter, exhaustive_meter, measure
 from milvus_coop.offline.evaluation.progress import OnProgress
-from milvus_coop.offline.evaluation.records import Contestant, Cost
-from milvus_coop.offline.evaluation.systems import Entrant
+from milvus_coop.offline.evaluation.records import Cost, SystemVariant
+from milvus_coop.offline.evaluation.systems import OpenedBundle
 from milvus_coop.offline.evaluation.workbench import Shelf, Workbench
 
 PARTS = (8, 4, 2, 1)
@@ -20,14 +20,14 @@ LEAST = 10
 
 def grow(
     bench: Workbench,
-    entrant: Entrant,
+    opened: OpenedBundle,
     shelf: Shelf,
     of: Sample,
-    contestants: Sequence[Contestant],
+    variants: Sequence[SystemVariant],
     seed: int,
     on_progress: OnProgress,
 ) -> list[Cost]:
-    """Measure every contestant in random parts of a collection. Each part contains the smaller parts."""
+    """Measure every variant in random parts of a collection. Each part contains the smaller parts."""
     order = np.random.default_rng(seed).permutation(np.array(list(shelf.rows))).tolist()
     sizes = sorted({n for part in PARTS if (n := -(-len(order) // part)) >= LEAST} | {len(order)})
     parts = [bench.part(shelf, sorted(order[:size])) for size in sizes]
@@ -37,9 +37,9 @@ def grow(
             search = stack.enter_context(bench.search(part))
             size = len(part.rows)
             meters += [
-                exhaustive_meter(entrant, part, of) if c.system == "ce" else coop_meter(search, of, c, size) for c in contestants
+                exhaustive_meter(opened, part, of) if c.system == "ce" else coop_meter(search, of, c, size) for c in variants
             ]
-        costs = measure(meters, of, f"measure parts of the pool, {entrant.name}", on_progress)
+        costs = measure(meters, of, f"measure parts of the pool, {opened.name}", on_progress)
     for part in parts:
         if part is not shelf:
             bench.drop(part)

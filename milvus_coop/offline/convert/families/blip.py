@@ -13,7 +13,7 @@ from milvus_coop.offline.convert.attention import AbsorbedCrossAttention
 from milvus_coop.offline.convert.catalogue import BLIP
 from milvus_coop.offline.convert.checkpoint import Checkpoint
 from milvus_coop.offline.convert.families.towers import PatchStates
-from milvus_coop.offline.convert.family import Grid, Matcher, Retriever, Source
+from milvus_coop.offline.convert.family import CheckpointSource, Grid, Matcher, Retriever
 from milvus_coop.offline.convert.preprocessing import image_spec_of
 
 _MASKED = -1e9
@@ -31,7 +31,7 @@ class EmbedImages(nn.Module):
         return functional.normalize(self.project(states[:, 0]), dim=-1)
 
 
-class EmbedTexts(nn.Module):
+class BlipEmbedTexts(nn.Module):
     """Token ids to the text embedding: the text encoder without an image."""
 
     def __init__(self, model: Any) -> None:
@@ -44,7 +44,7 @@ class EmbedTexts(nn.Module):
         return functional.normalize(self.project(states[:, 0]), dim=-1)
 
 
-class Match(nn.Module):
+class BlipMatch(nn.Module):
     """Token ids and image tokens to match logits: the text encoder with cross-attention to the image's states."""
 
     def __init__(self, model: Any) -> None:
@@ -66,7 +66,7 @@ class Match(nn.Module):
         return logits
 
 
-def open_blip(checkpoint: Checkpoint) -> Source:
+def open_blip(checkpoint: Checkpoint) -> CheckpointSource:
     """Open a `BlipForImageTextRetrieval`."""
     model = checkpoint.model(BlipForImageTextRetrieval)
     config: Any = model.config
@@ -83,7 +83,7 @@ def open_blip(checkpoint: Checkpoint) -> Source:
             "match_probability": pairs.itm_score.softmax(-1)[:, 1],
         }
 
-    return Source(
+    return CheckpointSource(
         family=BLIP,
         checkpoint=checkpoint,
         vision=PatchStates(model.vision_model),
@@ -91,12 +91,12 @@ def open_blip(checkpoint: Checkpoint) -> Source:
         tokenizer=checkpoint.tokenizer(),
         positions=text.max_position_embeddings,
         reference=reference,
-        retriever=Retriever(config.image_text_hidden_size, EmbedImages(model), EmbedTexts(model)),
+        retriever=Retriever(config.image_text_hidden_size, EmbedImages(model), BlipEmbedTexts(model)),
         matcher=Matcher(
             count=1 + side * side,
             dim=vision.hidden_size,
             tokens=nn.Identity(),
-            match=Match(model),
+            match=BlipMatch(model),
             score="sum",
             grid=Grid(side),
         ),

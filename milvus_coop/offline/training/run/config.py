@@ -52,7 +52,7 @@ class TrainConfig:
     margin: float = 0.1
     """Margin of the triplet losses."""
     keep_groups: bool = False
-    """If true, look-alikes (`Item.group`) are in the same batch."""
+    """If true, look-alikes (`CaptionedImage.group`) are in the same batch."""
     mined: int = 50
     """Length of the lists of mined negatives: the bi-encoder's best wrong answers."""
     mine_every: int = 100

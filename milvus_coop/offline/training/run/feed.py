@@ -16,8 +16,8 @@ from torch import Tensor
 
 from milvus_coop.errors import TrainingError
 from milvus_coop.models.preprocess.texts import Tokenizer
-from milvus_coop.offline.datasets import Dataset, Problem, Split
-from milvus_coop.offline.training.data.corpus import Corpus, tokenise
+from milvus_coop.offline.datasets import DataProblem, Dataset, Split
+from milvus_coop.offline.training.data.corpus import TrainingCorpus, tokenise
 from milvus_coop.offline.training.data.features import CachedFeatures, FeatureCache
 from milvus_coop.offline.training.data.sampling import Sampler, caption_choices
 from milvus_coop.offline.training.data.visuals import Pixels, Visuals
@@ -26,7 +26,7 @@ from milvus_coop.offline.training.objectives.negatives import mine
 from milvus_coop.offline.training.run.config import TrainConfig
 from milvus_coop.offline.training.run.order import TASKS, Task
 from milvus_coop.offline.training.run.scoring import embed
-from milvus_coop.offline.training.run.tasks import Batch
+from milvus_coop.offline.training.run.tasks import TrainingBatch
 from milvus_coop.types import Array
 
 OnImages = Callable[[str, int, int], None]
@@ -34,10 +34,10 @@ OnImages = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadySplit:
     """A split from which batches can be fetched."""
 
-    corpus: Corpus
+    corpus: TrainingCorpus
     visuals: Visuals
 
 
@@ -58,7 +58,7 @@ class Splits:
         self._passing: CachedFeatures | None = None
         self._fresh: dict[int, bool] = {}
 
-    def ready(self, split: Split, *, epoch: int = 0, most: int | None = None, on_images: OnImages | None = None) -> Ready:
+    def ready(self, split: Split, *, epoch: int = 0, most: int | None = None, on_images: OnImages | None = None) -> ReadySplit:
         """A split, or its first `most` items. If the backbone is frozen, its features are computed."""
         items = self._dataset.items(split, epoch=epoch)[:most]
         visuals: Visuals = Pixels(self._dataset, items, self._spec, self._pool, self.report)
@@ -69,7 +69,7 @@ class Splits:
             if split == "train":
                 self._keep_one(features, drawn_once=epoch > 0)
             visuals = features
-        return Ready(tokenise(items, self._tokenizer), visuals)
+        return ReadySplit(tokenise(items, self._tokenizer), visuals)
 
     def _keep_one(self, features: CachedFeatures, *, drawn_once: bool) -> None:
         """Delete the features of an epoch that is over and will not be used again."""
@@ -78,12 +78,12 @@ class Splits:
         self._passing = features if drawn_once else None
 
     @property
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[DataProblem]:
         """The data that was left out, each problem once."""
         with self._lock:
             return list(self._problems)
 
-    def report(self, problem: Problem) -> None:
+    def report(self, problem: DataProblem) -> None:
         """Record that something is left out. Any thread may call this."""
         with self._lock:
             self._problems.setdefault(problem)
@@ -164,7 +164,7 @@ class Feed:
             return False
         return before * rounds // every != number * rounds // every or self._splits.is_fresh(number)
 
-    def batch(self, round_number: int, rank: int, turn: int, seed: int) -> Batch | None:
+    def batch(self, round_number: int, rank: int, turn: int, seed: int) -> TrainingBatch | None:
         """The batch of one task in one round.
 
         Args:
@@ -193,7 +193,7 @@ class Feed:
         if task.blocks:
             captions, images = np.append(captions, more_captions), np.append(images, more_images)
         arrays = (visual, ids, mask, corpus.same(captions, images), rows, rows)
-        return Batch(*(torch.from_numpy(array).to(self._device) for array in arrays))
+        return TrainingBatch(*(torch.from_numpy(array).to(self._device) for array in arrays))
 
     def _negatives(self, task: Task, captions: Array, images: Array, dice: np.random.Generator) -> tuple[Array, Array]:
         """Negative images of each caption and negative captions of each image, int64 (B, n) twice."""
@@ -263,16 +263,16 @@ class Ahead:
     def __init__(self, feed: Feed, config: TrainConfig) -> None:
         self._feed, self._config = feed, config
         self._pool = ThreadPoolExecutor(1)
-        self._waiting: dict[int, list[list[Future[Batch | None]]]] = {}
+        self._waiting: dict[int, list[list[Future[TrainingBatch | None]]]] = {}
 
-    def batches(self, round_number: int) -> list[list[Batch | None]]:
+    def batches(self, round_number: int) -> list[list[TrainingBatch | None]]:
         """The batches of this process, as `[turn][accumulation step]`. The round's pass must have been entered."""
         futures = self._waiting.pop(round_number, None) or self._submit(round_number)
         if (round_number + 1) % self._feed.rounds_per_pass and round_number + 1 < self._config.rounds:
             self._waiting[round_number + 1] = self._submit(round_number + 1)
         return [[future.result() for future in turn] for turn in futures]
 
-    def _submit(self, number: int) -> list[list[Future[Batch | None]]]:
+    def _submit(self, number: int) -> list[list[Future[TrainingBatch | None]]]:
         config, state = self._config, PartialState()
         steps = range(state.process_index * config.accumulate, (state.process_index + 1) * config.accumulate)
         return [

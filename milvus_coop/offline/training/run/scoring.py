@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from milvus_coop.errors import DatasetError
-from milvus_coop.offline.training.data.corpus import Corpus
+from milvus_coop.offline.training.data.corpus import TrainingCorpus
 from milvus_coop.offline.training.data.sampling import blocks
 from milvus_coop.offline.training.data.visuals import Visuals
 from milvus_coop.offline.training.metrics import KS, recalls
@@ -27,7 +27,7 @@ OnDone = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedSplit:
     """The embeddings and image tokens of a split, by one network."""
 
     texts: Tensor
@@ -41,13 +41,13 @@ class Embedded:
 @torch.no_grad()
 def embed(
     network: OneStream,
-    corpus: Corpus,
+    corpus: TrainingCorpus,
     visuals: Visuals,
     device: torch.device,
     *,
     precision: str = "no",
     on_done: OnDone | None = None,
-) -> Embedded:
+) -> EmbeddedSplit:
     """Embed every caption and image of a split, in eval mode.
 
     Captions of similar length go through the network together. In the order of the split, half of the work would be padding.
@@ -85,12 +85,18 @@ def embed(
             images.append(embedded.masked_fill(~torch.from_numpy(seen.usable).to(device)[:, None], float("nan")))
             tell(block.stop - block.start)
     network.train(was_training)
-    return Embedded(texts, torch.cat(images), torch.cat(tokens))
+    return EmbeddedSplit(texts, torch.cat(images), torch.cat(tokens))
 
 
 @torch.no_grad()
 def rescore(
-    network: OneStream, corpus: Corpus, tokens: Tensor, candidates: Array, *, precision: str = "no", on_done: OnDone | None = None
+    network: OneStream,
+    corpus: TrainingCorpus,
+    tokens: Tensor,
+    candidates: Array,
+    *,
+    precision: str = "no",
+    on_done: OnDone | None = None,
 ) -> Array:
     """Cross-encoder logits of chosen pairs. Pairs with captions of similar length are scored together.
 
@@ -124,7 +130,7 @@ def rescore(
 def dev_scores(
     network: OneStream,
     retriever: OneStream,
-    corpus: Corpus,
+    corpus: TrainingCorpus,
     visuals: Visuals,
     *,
     k: int,
