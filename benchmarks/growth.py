@@ -143,14 +143,14 @@ def unit(vectors: Array) -> Array:
     return normalised
 
 
-def seed_picture(pictures: Sequence[Image], size: int, rng: np.random.Generator) -> Image:
+def seed_image(images: Sequence[Image], size: int, rng: np.random.Generator) -> Image:
     """A crop of one image, or a collage of crops of two."""
 
     def crop() -> Image:
-        picture = pictures[int(rng.integers(len(pictures)))]
-        box = [int(side * part) for side, part in zip(picture.size, rng.uniform(0.3, 1.0, 2), strict=True)]
-        left, top = (int(rng.integers(side - cut + 1)) for side, cut in zip(picture.size, box, strict=True))
-        return picture.crop((left, top, left + box[0], top + box[1])).resize((size, size))
+        image = images[int(rng.integers(len(images)))]
+        box = [int(side * part) for side, part in zip(image.size, rng.uniform(0.3, 1.0, 2), strict=True)]
+        left, top = (int(rng.integers(side - cut + 1)) for side, cut in zip(image.size, box, strict=True))
+        return image.crop((left, top, left + box[0], top + box[1])).resize((size, size))
 
     collage = crop()
     if rng.random() < 0.7:
@@ -162,8 +162,8 @@ def seed_picture(pictures: Sequence[Image], size: int, rng: np.random.Generator)
 def make_world(models: Models, images: str, captions: Path, n_seeds: int) -> World:
     encoder = models.encoder
     items = [entry for entry in read_sources(open_sources([images], "image"), set()) if isinstance(entry, Item)]
-    pictures = [encoder.decode(item.path) for item in items if item.path is not None]
-    pixels = encoder.pixels(pictures)[PIXELS]
+    decoded = [encoder.decode(item.path) for item in items if item.path is not None]
+    pixels = encoder.pixels(decoded)[PIXELS]
     targets = [
         encoder.encode_pixels({PIXELS: pixels[start : start + ENCODE_BATCH]}).embeddings
         for start in range(0, len(pixels), ENCODE_BATCH)
@@ -171,7 +171,7 @@ def make_world(models: Models, images: str, captions: Path, n_seeds: int) -> Wor
     rng = np.random.default_rng(0)
     parts = []
     for start in range(0, n_seeds, ENCODE_BATCH):
-        some = [seed_picture(pictures, encoder.spec.image.size, rng) for _ in range(min(ENCODE_BATCH, n_seeds - start))]
+        some = [seed_image(decoded, encoder.spec.image.size, rng) for _ in range(min(ENCODE_BATCH, n_seeds - start))]
         parts.append(encoder.encode_images(some))
     return World(
         models,
@@ -292,7 +292,7 @@ class Exhaustive:
         best: Array = np.argsort(-np.concatenate(scores))[:LIMIT]
         return best
 
-    def pictures(self, n: int) -> Array:
+    def images(self, n: int) -> Array:
         """The same probabilities from pixels."""
         world = self._world
         side = world.models.encoder.encode_texts(world.captions[:1]).text_side
@@ -339,7 +339,7 @@ def measure(store: str, uri: str, items: int, queries: int, world: World, longes
         release(uri, name)
     say(f"{name}: the cross-encoder on everything")
     exhaustive = Exhaustive(world, longest_s)
-    costs = [exhaustive.cost(run, items) for run in (exhaustive.tokens, exhaustive.pictures)]
+    costs = [exhaustive.cost(run, items) for run in (exhaustive.tokens, exhaustive.images)]
     return PoolTimes(store, items, latency, shares, *costs)
 
 
@@ -393,7 +393,7 @@ def show(pools: Sequence[PoolTimes]) -> None:
             *(cell(times[f"Coop {KS[-1]}"][stage]) for stage in STAGES[:-1]),
             *(f"{share:.3f}" for share in pool.recall.values()),
             str(pool.exhaustive),
-            str(pool.from_pictures),
+            str(pool.from_images),
         )
     Console(width=None if sys.stdout.isatty() else 150).print(table)
     print(f"the stages are those of Coop {KS[-1]}; {platform.machine()}, {available_cores()} cores")

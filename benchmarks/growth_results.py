@@ -50,7 +50,7 @@ class PoolTimes:
     recall: Mapping[str, float]
     """Mean recall over the queries, by `@10` and `@50`."""
     exhaustive: QueryTime
-    from_pictures: QueryTime
+    from_images: QueryTime
 
 
 def duration(seconds: float) -> str:
@@ -71,7 +71,7 @@ def draw(pools: Sequence[PoolTimes], path: Path) -> None:
     figure = Figure(figsize=(8.6, 4.9), layout="constrained")
     axes = figure.add_subplot()
     contestants = {
-        "every image through the\nimage and the cross-encoder": ("#6d727b", [pool.from_pictures for pool in drawn]),
+        "every image through the\nimage and the cross-encoder": ("#6d727b", [pool.from_images for pool in drawn]),
         "cross-encoder on every item,\ntokens in memory": ("#7a5aa6", [pool.exhaustive for pool in drawn]),
         COOP.replace(" ", ", k = "): ("#c8442d", band(axes, drawn, COOP, "#c8442d")),
         "bi-encoder alone": ("#2a7f9e", band(axes, drawn, "BE", "#2a7f9e")),
@@ -138,6 +138,6 @@ def set_axes(axes: Axes, sizes: Sequence[int]) -> None:
 def read(text: str) -> list[PoolTimes]:
     """Read the pools from the text that `--json` printed."""
     return [
-        PoolTimes(**{**row, "exhaustive": QueryTime(**row["exhaustive"]), "from_pictures": QueryTime(**row["from_pictures"])})
+        PoolTimes(**{**row, "exhaustive": QueryTime(**row["exhaustive"]), "from_images": QueryTime(**row["from_images"])})
         for row in json.loads(text)["pools"]
     ]

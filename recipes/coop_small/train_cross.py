@@ -91,10 +91,10 @@ def natural_lists(pool: CrossPool, depth: int, *, images: bool) -> Lists:
     scores = pool.scores() if images else pool.scores().T
     found = scores.topk(min(depth, scores.shape[1]), dim=1).indices
     own = torch.arange(len(found))[:, None].expand_as(found)
-    texts, pictures = (own, found) if images else (found, own)
-    right = pool.right[texts, pictures]
+    texts, numbers = (own, found) if images else (found, own)
+    right = pool.right[texts, numbers]
     kept = right.any(1)
-    return Lists(texts[kept], pictures[kept], right[kept])
+    return Lists(texts[kept], numbers[kept], right[kept])
 
 
 def pair_logits(model: CrossEncoder, pool: CrossPool, texts: Tensor, images: Tensor) -> Tensor:
@@ -155,9 +155,9 @@ def reranked(model: CrossEncoder, pool: CrossPool, k: int, queries: Tensor, *, i
     scores = pool.scores() if images else pool.scores().T
     found = scores[queries].topk(k, dim=1).indices
     own = queries[:, None].expand_as(found)
-    texts, pictures = (own, found) if images else (found, own)
+    texts, numbers = (own, found) if images else (found, own)
     parts = [
-        pair_logits(model, pool, texts[start : start + 100], pictures[start : start + 100]).mean(0)
+        pair_logits(model, pool, texts[start : start + 100], numbers[start : start + 100]).mean(0)
         for start in range(0, len(texts), 100)
     ]
     logits, order = torch.cat(parts).sort(1, descending=True)

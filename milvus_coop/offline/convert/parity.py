@@ -45,7 +45,7 @@ NOTEWORTHY = 0.05
 class Samples:
     """Images and texts. Pair i is image i and text i."""
 
-    pictures: Sequence[Image]
+    images: Sequence[Image]
     texts: Sequence[str]
 
 
@@ -58,8 +58,8 @@ def measure(bundle: Bundle, parts: Parts, samples: Samples) -> dict[str, Differe
     backend = OnnxBackend(bundle)
     try:
         encoder = open_encoder(bundle, backend)
-        pictures = [encoder.decode(picture) for picture in samples.pictures]
-        pixels = {**encoder.pixels(pictures), **encoder.ce_pixels(pictures)}
+        decoded = [encoder.decode(image) for image in samples.images]
+        pixels = {**encoder.pixels(decoded), **encoder.ce_pixels(decoded)}
         texts = encoder.encode_texts(samples.texts)
         images = encoder.encode_pixels(pixels)
         arrays = {**pixels, **encoder.tokenise(samples.texts)}

@@ -13,7 +13,7 @@ from milvus_coop.offline.evaluation.progress import EvaluationProgress, OnProgre
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PoolImage:
     """One image of the pool."""
 
     id: str
@@ -37,7 +37,7 @@ class EvaluationCorpus:
 
     name: str
     split: Split
-    images: tuple[Picture, ...]
+    images: tuple[PoolImage, ...]
     texts: dict[str, tuple[Text, ...]]
     problems: tuple[DataProblem, ...]
 
@@ -87,10 +87,10 @@ def build_corpus(
     if distractors is not None:
         extra = [_readable(item, problems) for item in _distractors(distractors, split, texts, problems)]
         texts = {language: (*known, *_more(known, extra, language)) for language, known in texts.items()}
-    pictures, broken = _pictures(
+    images, broken = _image_files(
         [(dataset, i) for i in items] + [(distractors or dataset, i) for i in extra], len(items), folder, on_progress
     )
-    corpus = EvaluationCorpus(dataset.name, split, tuple(pictures), texts, tuple(problems))
+    corpus = EvaluationCorpus(dataset.name, split, tuple(images), texts, tuple(problems))
     return corpus.without(broken, list(broken.values())) if broken else corpus
 
 
@@ -147,11 +147,11 @@ def _more(known: Sequence[Text], items: Sequence[CaptionedImage], language: str)
     return [Text(t) for t in dict.fromkeys(c.text for item in items for c in _captions(item, language)) if t not in have]
 
 
-def _pictures(
+def _image_files(
     items: Sequence[tuple[Dataset, CaptionedImage]], n_queries: int, folder: Path, on_progress: OnProgress
-) -> tuple[list[Picture], dict[int, DataProblem]]:
+) -> tuple[list[PoolImage], dict[int, DataProblem]]:
     """An image file for every item, and the items whose image cannot be opened."""
-    pictures: list[Picture] = []
+    images: list[PoolImage] = []
     broken: dict[int, DataProblem] = {}
     to_draw = sum(item.path is None for _, item in items)
     drawn = 0
@@ -166,5 +166,5 @@ def _pictures(
             drawn += 1
             if drawn % 50 == 0 or drawn == to_draw:
                 on_progress(EvaluationProgress("write images", drawn, to_draw))
-        pictures.append(Picture(item.id, path, distractor=number >= n_queries))
-    return pictures, broken
+        images.append(PoolImage(item.id, path, distractor=number >= n_queries))
+    return images, broken

@@ -55,8 +55,8 @@ def pools(corpus: EvaluationCorpus, protocol: Protocol = "all", *, fold: int = F
     """
     if protocol not in get_args(Protocol):
         raise InvalidArgumentError(f"the protocol is '{protocol}'", expected=", ".join(get_args(Protocol)))
-    own = [number for number, picture in enumerate(corpus.images) if not picture.distractor]
-    others = tuple(number for number, picture in enumerate(corpus.images) if picture.distractor)
+    own = [number for number, image in enumerate(corpus.images) if not image.distractor]
+    others = tuple(number for number, image in enumerate(corpus.images) if image.distractor)
     if protocol != "all" and len(own) < fold * folds:
         raise DatasetError(
             f"{corpus.name} has {len(own):,} images in its split '{corpus.split}'",

@@ -95,7 +95,7 @@ def _report(
         images=len(corpus.images),
         texts={language: len(texts) for language, texts in corpus.texts.items()},
         queries=queries,
-        distractors=sum(picture.distractor for picture in corpus.images),
+        distractors=sum(image.distractor for image in corpus.images),
         folds=n_folds,
         store=store,
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",

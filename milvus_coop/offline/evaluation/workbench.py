@@ -158,7 +158,7 @@ class Workbench:
         if language is None:
             uris = [str(n) for n in range(len(corpus.images))]
             if self._opened.spec.tokens.keep == "image":  # the cross-encoder opens images at their uri
-                uris = _links(self._folder.absolute() / f"{name}_pictures", [picture.path for picture in corpus.images])
+                uris = _links(self._folder.absolute() / f"{name}_images", [image.path for image in corpus.images])
             rows = [{"uri": uri, "path": str(p.path.absolute())} for uri, p in zip(uris, corpus.images, strict=True)]
         else:
             rows = [{"uri": str(n), "text": text.text} for n, text in enumerate(corpus.texts[language])]

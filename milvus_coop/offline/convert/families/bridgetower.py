@@ -64,9 +64,9 @@ class BridgeTowerMatch(nn.Module):
         words, image = self._crossed(words, image, mask, 0)
         for bridge in range(1, bridges):
             states = layers[self.first + bridge - 1](states, mask)
-            text, picture = self._bridged(states, sights[bridge], bridge)
+            text, sight = self._bridged(states, sights[bridge], bridge)
             words = model.cross_modal_text_link_tower[bridge - 1](text, words, mask)
-            image = model.cross_modal_image_link_tower[bridge - 1](picture, image, None)
+            image = model.cross_modal_image_link_tower[bridge - 1](sight, image, None)
             words, image = self._crossed(words, image, mask, bridge)
         logits: Tensor = self.head(model.get_cls_features(words, image))
         return logits

@@ -52,10 +52,10 @@ class Pixels:
 
     def fetch(self, positions: Array) -> FetchedImages:
         """Decode in threads."""
-        pictures = list(self._pool.map(self._open, (self._items[position] for position in positions)))
+        images = list(self._pool.map(self._open, (self._items[position] for position in positions)))
         blank = np.zeros((3, self._spec.size, self._spec.size), np.uint8)
-        usable = np.array([picture is not None for picture in pictures], dtype=bool)
-        stacked = np.stack([blank if picture is None else picture for picture in pictures]) if pictures else blank[None][:0]
+        usable = np.array([image is not None for image in images], dtype=bool)
+        stacked = np.stack([blank if image is None else image for image in images]) if images else blank[None][:0]
         return FetchedImages(stacked, usable)
 
     def _open(self, item: CaptionedImage) -> Array | None:
@@ -72,5 +72,5 @@ def item_pixels(dataset: Dataset, item: CaptionedImage, spec: ImageSpec) -> Arra
     Raises:
         ImageError: the file cannot be read.
     """
-    picture = dataset.open(item) if item.path is None else decode(item.path, at_least=spec.size, background=spec.background)
-    return to_pixels(picture, spec)
+    image = dataset.open(item) if item.path is None else decode(item.path, at_least=spec.size, background=spec.background)
+    return to_pixels(image, spec)

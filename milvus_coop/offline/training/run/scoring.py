@@ -89,7 +89,7 @@ def embed(
 
 
 @torch.no_grad()
-def rescore(
+def pair_logits(
     network: OneStream,
     corpus: TrainingCorpus,
     tokens: Tensor,
@@ -167,7 +167,7 @@ def dev_scores(
         right = (relevant[asked[0]], relevant.T[asked[1]])
         before = (cosines[asked[0]], cosines.T[asked[1]])
         pairs, places = _candidates(before, asked, k)
-        logits = rescore(network, corpus, tokens, pairs, precision=precision, on_done=on_done)
+        logits = pair_logits(network, corpus, tokens, pairs, precision=precision, on_done=on_done)
         after = (_reranked(before[0], k, logits[places[0]]), _reranked(before[1], k, logits[places[1]]))
         figures |= _recalls("coop", after, right)
         figures["gain_mr"] = round(figures["coop_mr"] - _recalls("be", before, right)["be_mr"], 3)
