@@ -47,8 +47,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from growth_results import Percentiles, PoolTimes, QueryTime, draw, duration, read
-
+from benchmarks.growth_results import Percentiles, PoolTimes, QueryTime, draw, duration, read
 from milvus_coop import CoopIngest, CoopSearch, Store
 from milvus_coop.bundle.spec import PIXELS
 from milvus_coop.config import Settings

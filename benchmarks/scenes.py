@@ -44,11 +44,10 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.scene_data import ATTRIBUTES, Scenes, scene_of
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.models.preprocess.images import to_pixels
-from milvus_coop.offline.datasets import CaptionedImage, DataProblem, Dataset, Split, open_dataset
-from milvus_coop.offline.datasets.scene_words import ATTRIBUTES
-from milvus_coop.offline.datasets.scenes import scene_of
+from milvus_coop.offline.datasets import CaptionedImage, DataProblem, Dataset, Split
 from milvus_coop.offline.evaluation import BundleChoice, EvaluationOptions, EvaluationProgress, EvaluationReport, evaluate
 from milvus_coop.offline.evaluation.records import Cost, Direction, Quality, SystemVariant
 from milvus_coop.offline.training.bundling.export import export_run
@@ -95,16 +94,15 @@ class StudyPlan:
     cost_queries: int = 100
     seed: int = 0
 
-    @property
-    def data(self) -> str:
-        """The `--data` argument. Every scene is drawn once, so features of the frozen detector are computed once."""
-        return f"scenes:n={self.train},dev={self.dev},test={max(self.pools)},seed={self.seed},vary=0"
+    def dataset(self) -> Scenes:
+        """The scenes of all trainings and evaluations."""
+        return Scenes(train=self.train, dev=self.dev, test=max(self.pools), seed=self.seed)
 
     def config(self, objective: str, rounds: int, vision: Path, **more: Any) -> TrainConfig:
         """The configuration of a run, with the settings that all runs share."""
         return TrainConfig(
             objective=objective,  # type: ignore[arg-type]
-            data=self.data,
+            data=f"{self.train} generated scenes",
             rounds=rounds,
             vision=str(vision),
             warm_up=50,
@@ -151,7 +149,7 @@ class Part:
         self.problems: Sequence[DataProblem] = ()
         self._whole, self._items = whole, items
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[CaptionedImage]:
+    def items(self, split: Split) -> Sequence[CaptionedImage]:
         return self._items if split == "test" else ()
 
     def open(self, item: CaptionedImage) -> Image:
@@ -401,7 +399,7 @@ def main(work: Path, seed: int, quick: bool, as_json: bool) -> None:
     stages: dict[str, float] = {}
     start = time.monotonic()
     with progress() as say:
-        dataset = open_dataset(plan.data)
+        dataset = plan.dataset()
         bundles = train_all(plan, dataset, work, stages, say)
         reports: dict[int, list[EvaluationReport]] = {}
         for size in plan.pools:

@@ -27,7 +27,7 @@ class Bystanders:
         self.name = folder.name
         self._paths = sorted(path for path in folder.iterdir() if path.suffix == ".jpg")
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[CaptionedImage]:
+    def items(self, split: Split) -> Sequence[CaptionedImage]:
         """Every image, whatever the split."""
         return [CaptionedImage(path.stem, (), split, path) for path in self._paths]
 

@@ -127,7 +127,7 @@ def test_multi30k_names_both_counts(multi30k: Path) -> None:
     [
         ("language=fr", "no train.fr, train.1.fr .*; expected: language=de[+]en"),
         ("test=2019", "expected: one of 2016_flickr, 2017_mscoco"),
-        ("task=3", "at most 2"),
+        ("task=3", "from 1 to 2"),
     ],
 )
 def test_multi30k_mistakes(multi30k: Path, options: str, said: str) -> None:

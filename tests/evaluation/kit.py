@@ -27,7 +27,7 @@ class Given:
     problems: Sequence[DataProblem] = ()
     broken: set[str] = field(default_factory=set)
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[CaptionedImage]:
+    def items(self, split: Split) -> Sequence[CaptionedImage]:
         return [item for item in self.test if item.split == split]
 
     def open(self, item: CaptionedImage) -> Image.Image:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.models.tokens import quantise
-from milvus_coop.offline.training.bundling.roles import CrossEncoder
+from milvus_coop.offline.training.bundling.roles import CrossEncoderGraph
 from milvus_coop.offline.training.networks.backbones import ConvBackbone
 from milvus_coop.offline.training.networks.detector import RegionDetector
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
@@ -120,7 +120,7 @@ def test_the_stored_tokens_are_as_good(compress: Literal["cells", "queries"], no
     (ids, mask), tokens = texts(6, 7), model.tokens(pictures(6))
     values, scales = quantise(tokens.numpy())
     exact = model.match(ids, mask, tokens).sigmoid()
-    rounded = CrossEncoder(model)(ids, mask, torch.from_numpy(values), torch.from_numpy(scales.astype(np.float32)))
+    rounded = CrossEncoderGraph(model)(ids, mask, torch.from_numpy(values), torch.from_numpy(scales.astype(np.float32)))
     assert not torch.equal(exact, rounded)
     assert (exact - rounded).abs().max() < 0.005
 

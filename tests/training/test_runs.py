@@ -7,23 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from milvus_coop.errors import DatasetError, InvalidArgumentError, TrainingError
-from milvus_coop.offline.datasets import Caption, CaptionedImage, DataProblem, Split
 from milvus_coop.offline.training.run.config import TrainConfig
 from milvus_coop.offline.training.run.folder import RunFolder
 from milvus_coop.offline.training.run.order import OBJECTIVES, TASKS
 from milvus_coop.offline.training.run.tasks import LOSSES
 from milvus_coop.offline.training.run.trainer import RunReport, TrainingProgress, train
-from tests.training.colours import COLOURS, config, draw_colours, metrics, picture
+from tests.training.colours import COLOURS, config, draw_colours, metrics
 
 ROOT = Path(__file__).parents[2]
 CHANCE = 100 * (1 / 8 + 5 / 8 + 1) / 3  # mean of R@1, R@5, R@10 with eight answers
@@ -340,56 +337,6 @@ def test_float16_needs_a_gpu(colours: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"precision fp16 is not possible here: .* GPU"):
         train(config(colours, "be", precision="fp16"), tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
-
-
-class Fresh:
-    """Draws other pictures in every epoch, and notes which were opened."""
-
-    name = "fresh"
-    problems: Sequence[DataProblem] = ()
-
-    def __init__(self) -> None:
-        self.opened: list[str] = []
-
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[CaptionedImage]:
-        epoch = epoch if split == "train" else 0
-        return [CaptionedImage(f"{split}/{epoch}/{colour}", (Caption(f"a {colour} thing"),), split) for colour in COLOURS]
-
-    def open(self, item: CaptionedImage) -> Image.Image:
-        split, epoch, colour = item.id.split("/")
-        self.opened.append(item.id)
-        return picture(colour, 100 + int(epoch) if split == "train" else 99)
-
-
-@pytest.mark.parametrize("order", [["be", "ce"], ["ance", "ce"]])
-def test_fresh_items_in_every_epoch(order: list[str], tmp_path: Path) -> None:
-    data = Fresh()
-    train(config("fresh", order=order, rounds=3, eval_every=3, batch=8), tmp_path / "run", dataset=data)
-    for epoch in range(3):
-        assert {f"train/{epoch}/{colour}" for colour in COLOURS} <= set(data.opened)
-    assert not any(name.startswith("train/3") for name in data.opened)
-
-
-def test_features_of_fresh_items_are_kept_for_their_epoch_only(be_run: Path, tmp_path: Path) -> None:
-    sizes = dict.fromkeys(("width", "layers", "heads", "dim", "tokens", "image_size"), 0)  # they follow from --init
-    rounds = config("fresh", "be", init=str(be_run), rounds=3, eval_every=3, batch=8, **sizes)
-    train(rounds, tmp_path / "run", dataset=Fresh(), cache=tmp_path / "cache")
-    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2  # dev, and the first epoch of train
-
-
-def test_a_run_with_fresh_items_is_resumed_with_the_right_ones(tmp_path: Path) -> None:
-    data = Fresh()
-    fresh: dict[str, Any] = {"order": ["ance", "ce"], "rounds": 4, "eval_every": 1, "batch": 8}
-    train(config("fresh", **fresh), tmp_path / "whole", dataset=data)
-
-    def stop(progress: TrainingProgress) -> None:
-        if progress.stage == "train" and progress.done == 3 and progress.dev is None:
-            raise _KillError
-
-    with pytest.raises(_KillError):
-        train(config("fresh", **fresh), tmp_path / "run", dataset=data, on_progress=stop)
-    train(config("fresh", **fresh), tmp_path / "run", dataset=data)
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

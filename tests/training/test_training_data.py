@@ -211,7 +211,7 @@ class Drawn:
     def __init__(self, grey: int) -> None:
         self.grey = grey
 
-    def items(self, split: str, *, epoch: int = 0) -> Sequence[CaptionedImage]:
+    def items(self, split: str) -> Sequence[CaptionedImage]:
         return [CaptionedImage(f"{n}", (Caption("grey"),), "train") for n in range(6)]
 
     def open(self, item: CaptionedImage) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Captioned images to train on and to evaluate with: published formats, your own lists, and generated scenes."""
+"""Captioned images to train on and to evaluate with: published formats, and your own lists."""
 
 from milvus_coop.offline.datasets.check import check
 from milvus_coop.offline.datasets.items import SPLITS, Caption, CaptionedImage, DataProblem, Dataset, Split

@@ -59,13 +59,8 @@ class Dataset(Protocol):
     def problems(self) -> Sequence[DataProblem]:
         """The data that was left out, with the reasons."""
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[CaptionedImage]:
-        """The items of a split, in a fixed order.
-
-        Args:
-            split: the split.
-            epoch: the epoch of the `train` split. Generated data sets may draw new items for every epoch; others ignore it.
-        """
+    def items(self, split: Split) -> Sequence[CaptionedImage]:
+        """The items of a split, in a fixed order."""
 
     def open(self, item: CaptionedImage) -> Image:
         """The item's image as upright RGB in its original size. It is safe to call this from several threads.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,7 +13,6 @@ from PIL.Image import Image
 from milvus_coop.errors import ImageUnreadableError
 from milvus_coop.models.preprocess.images import decode
 from milvus_coop.offline.datasets.items import SPLITS, Caption, CaptionedImage, DataProblem, Split
-from milvus_coop.offline.datasets.randomness import number_of
 
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
 """The names of splits in published lists."""
@@ -39,7 +39,7 @@ class ListedDataset:
         """The data that was left out, with the reasons."""
         return self._problems
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[CaptionedImage]:
+    def items(self, split: Split) -> Sequence[CaptionedImage]:
         """The items of a split, in the order of the list."""
         return self._items[split]
 
@@ -128,3 +128,8 @@ def split_by_hash(key: str, dev: float, test: float) -> Split:
     if place < test:
         return "test"
     return "dev" if place < test + dev else "train"
+
+
+def number_of(text: str) -> int:
+    """A 64-bit number that looks random and depends on the text only, not on the process as `hash` does."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

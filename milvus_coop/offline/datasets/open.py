@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from milvus_coop.errors import DatasetError
-from milvus_coop.offline.datasets import folder, jsonl, karpathy, multi30k, scenes
+from milvus_coop.offline.datasets import folder, jsonl, karpathy, multi30k
 from milvus_coop.offline.datasets.items import Dataset
 from milvus_coop.offline.datasets.spec import Spec, parse_spec
 
@@ -28,7 +28,6 @@ FORMATS: dict[str, Format] = {
     "multi30k": Format("multi30k:DIR,images=DIR,language=en+de", multi30k.KEYS, multi30k.open_multi30k),
     "jsonl": Format("jsonl:FILE", jsonl.KEYS, jsonl.open_jsonl),
     "folder": Format("folder:DIR", folder.KEYS, folder.open_folder),
-    "scenes": Format("scenes:n=20000", scenes.KEYS, scenes.open_scenes),
 }
 
 

@@ -32,7 +32,6 @@ class CachedFeatures:
     """Features (images, cells, F), float16, memory-mapped. Rows of unreadable images are NaN."""
 
     def __init__(self, shards: Sequence[Path], count: int, shard: int = SHARD) -> None:
-        self._paths = tuple(shards)
         self._shards = [np.load(path, mmap_mode="r") for path in shards]
         self._count, self._shard = count, shard
 
@@ -44,12 +43,6 @@ class CachedFeatures:
         rows = [self._shards[position // self._shard][position % self._shard] for position in positions.tolist()]
         visual = np.stack(rows) if rows else np.zeros((0, *self._shards[0].shape[1:]), np.float16)
         return FetchedImages(visual, ~np.isnan(visual[:, 0, 0]))
-
-    def remove(self) -> None:
-        """Delete the files. Another run that needs them computes them again."""
-        for path in self._paths:
-            path.unlink(missing_ok=True)
-            _unread(path).unlink(missing_ok=True)
 
 
 class FeatureCache:

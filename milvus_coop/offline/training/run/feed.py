@@ -18,7 +18,7 @@ from milvus_coop.errors import TrainingError
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.offline.datasets import DataProblem, Dataset, Split
 from milvus_coop.offline.training.data.corpus import TrainingCorpus, tokenise
-from milvus_coop.offline.training.data.features import CachedFeatures, FeatureCache
+from milvus_coop.offline.training.data.features import FeatureCache
 from milvus_coop.offline.training.data.sampling import Sampler, caption_choices
 from milvus_coop.offline.training.data.visuals import Pixels, Visuals
 from milvus_coop.offline.training.networks.one_stream import OneStream
@@ -55,27 +55,16 @@ class Splits:
         self._features = None if config.train_vision else FeatureCache(cache, network.vision, device, config.threads or 0)
         self._lock = threading.Lock()
         self._problems = dict.fromkeys(dataset.problems)
-        self._passing: CachedFeatures | None = None
-        self._fresh: dict[int, bool] = {}
 
-    def ready(self, split: Split, *, epoch: int = 0, most: int | None = None, on_images: OnImages | None = None) -> ReadySplit:
+    def ready(self, split: Split, *, most: int | None = None, on_images: OnImages | None = None) -> ReadySplit:
         """A split, or its first `most` items. If the backbone is frozen, its features are computed."""
-        items = self._dataset.items(split, epoch=epoch)[:most]
+        items = self._dataset.items(split)[:most]
         visuals: Visuals = Pixels(self._dataset, items, self._spec, self._pool, self.report)
         if self._features is not None:
             done = _Counter(on_images, f"{split} images", len(items))
             with PartialState().main_process_first():  # the other processes find the files
-                features = self._features.features(self._dataset, items, visuals, done.add)
-            if split == "train":
-                self._keep_one(features, drawn_once=epoch > 0)
-            visuals = features
+                visuals = self._features.features(self._dataset, items, visuals, done.add)
         return ReadySplit(tokenise(items, self._tokenizer), visuals)
-
-    def _keep_one(self, features: CachedFeatures, *, drawn_once: bool) -> None:
-        """Delete the features of an epoch that is over and will not be used again."""
-        if self._passing is not None and PartialState().is_main_process:
-            self._passing.remove()
-        self._passing = features if drawn_once else None
 
     @property
     def problems(self) -> list[DataProblem]:
@@ -88,22 +77,13 @@ class Splits:
         with self._lock:
             self._problems.setdefault(problem)
 
-    def is_fresh(self, epoch: int) -> bool:
-        """True if the training items of `epoch` differ from those of the epoch before."""
-        if epoch not in self._fresh:
-            before, now = (self._dataset.items("train", epoch=number) for number in (epoch - 1, epoch))
-            self._fresh = {epoch: [item.id for item in before] != [item.id for item in now]}
-        return self._fresh[epoch]
-
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)
-        if self._passing is not None and PartialState().is_main_process:
-            self._passing.remove()
 
 
 class Feed:
-    """Gives the batch of any round. Whatever changes from pass to pass (new items, mined negatives) is made when a pass begins.
+    """Gives the batch of any round. Negatives are mined when a pass over the data begins.
 
     Args:
         splits: the source of the training split.
@@ -123,12 +103,15 @@ class Feed:
         ranks: int,
         on_images: OnImages | None,
     ) -> None:
-        self._splits, self._config, self._retriever, self._device, self._on_images = splits, config, retriever, device, on_images
+        self._config, self._retriever, self._device, self._on_images = config, retriever, device, on_images
         self._ranks = ranks
         self._mines = any(TASKS[name].negatives for name in config.order)
         self.mined: dict[str, Tensor] = {}
         self._pass = 0
-        self._load(0)
+        self._data = splits.ready("train", on_images=on_images)
+        batch, groups = config.batch * ranks, self._data.corpus.group
+        seeds = (config.seed * 1000 + turn for turn in range(len(config.order)))
+        self._samplers = [Sampler(groups, batch, seed, keep_groups=config.keep_groups) for seed in seeds]
 
     @property
     def size(self) -> int:
@@ -149,8 +132,6 @@ class Feed:
         """
         number = round_number // self.rounds_per_pass
         before = (round_number - 1) // self.rounds_per_pass if mined else self._pass
-        if number != self._pass and self._splits.is_fresh(number):
-            self._load(number)
         if self._mines and mined and not self._outdated(before, number):
             self.mined = dict(mined)
         elif self._mines and (mined or not self.mined or self._outdated(before, number)):
@@ -160,9 +141,7 @@ class Feed:
     def _outdated(self, before: int, number: int) -> bool:
         """True if the negatives of pass `before` are too old for pass `number`, which is the same pass or the next."""
         every, rounds = self._config.mine_every, self.rounds_per_pass
-        if before == number:
-            return False
-        return before * rounds // every != number * rounds // every or self._splits.is_fresh(number)
+        return before * rounds // every != number * rounds // every
 
     def batch(self, round_number: int, rank: int, turn: int, seed: int) -> TrainingBatch | None:
         """The batch of one task in one round.
@@ -234,12 +213,6 @@ class Feed:
         if lost.any():
             seen.visual[lost] = self._data.visuals.fetch(self.mined["images"].numpy()[captions[lost], 0]).visual
         return seen.visual
-
-    def _load(self, number: int) -> None:
-        self._data = self._splits.ready("train", epoch=number, on_images=self._on_images)
-        batch, groups = self._config.batch * self._ranks, self._data.corpus.group
-        seeds = (self._config.seed * 1000 + turn for turn in range(len(self._config.order)))
-        self._samplers = [Sampler(groups, batch, seed, keep_groups=self._config.keep_groups) for seed in seeds]
 
     def _mine(self) -> dict[str, Tensor]:
         corpus = self._data.corpus
