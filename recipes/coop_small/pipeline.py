@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from milvus_coop.models.preprocess.images import decode, to_pixels
 from milvus_coop.models.preprocess.texts import Tokenizer
-from milvus_coop.offline.training.metrics import reliability_table
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import IMAGE_SPEC, SIZE, UpperHalf, load_backbone
 from recipes.coop_small.cross_encoder import CrossEncoder, image_tokens
@@ -31,7 +30,6 @@ from recipes.coop_small.train import MapFeed, Towers, TrainRecipe, drawing_sourc
 from recipes.coop_small.train_cross import CrossPool, CrossRecipe, calibrate, cross_validate, stored, train_cross_encoder
 from recipes.coop_small.whole import WholeRecipe, load_whole_state
 
-logger = logging.getLogger(__name__)
 VIEWS = {"photos": 8, "drawings": 2}
 """Changed copies of each training image that the CPU's training learns from."""
 _CROSS_SHARE = 14
@@ -281,3 +279,13 @@ def assemble(work: Path, recipe: Recipe) -> Networks:
         ImageEncoder(towers.backbone, towers.image, images).eval(),
         cross.eval().requires_grad_(False),
     )
+
+
+def reliability_table(probability: Array, target: Array, edges: Array) -> list[tuple[float, float, int, float, float]]:
+    """Rows of (lower edge, upper edge, pairs, mean probability, share of matches) for the bins that are not empty."""
+    rows = []
+    for low, high in pairwise(edges.tolist()):
+        inside = (probability >= low) & ((probability < high) | (high == edges[-1]))
+        if inside.any():
+            rows.append((low, high, int(inside.sum()), float(probability[inside].mean()), float(target[inside].mean())))
+    return rows

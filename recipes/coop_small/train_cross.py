@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from milvus_coop.models.tokens import quantise
-from milvus_coop.offline.training.losses import softmax_over_positives
 from milvus_coop.types import Array
 from recipes.coop_small.cross_encoder import WORD_FEATURES, CrossEncoder, compare
 
 logger = logging.getLogger(__name__)
 FOLDS = 4
+_EXCLUDED = -1e9
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,19 @@ class Lists:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+
+def softmax_over_positives(logits: Tensor, positive: Tensor) -> Tensor:
+    """InfoNCE with several positives: the mean over rows of -log(the positives' share of the softmax).
+
+    Args:
+        logits: (n, m).
+        positive: bool (n, m). Rows without a positive do not count.
+    """
+    everything = logits.logsumexp(1)
+    right = logits.masked_fill(~positive, _EXCLUDED).logsumexp(1)
+    counted = positive.any(1)
+    return ((everything - right) * counted).sum() / counted.sum().clamp(min=1)
 
 
 def natural_lists(pool: CrossPool, depth: int, *, images: bool) -> Lists:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.offline.training.losses import info_nce
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
 from milvus_coop.offline.training.networks.vision import VisionConfig
 from milvus_coop.offline.training.objectives.matching import block_loss
+from milvus_coop.offline.training.objectives.retrieval import info_nce
 from milvus_coop.offline.training.run.config import TrainConfig
 from milvus_coop.offline.training.run.feed import _draw
 from milvus_coop.offline.training.run.trainer import train

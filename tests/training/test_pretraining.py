@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from milvus_coop.offline.training.data.tokenise import mask_id
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
 from milvus_coop.offline.training.objectives.negatives import random_negatives
 from milvus_coop.offline.training.objectives.pretraining import coin_loss, fill_loss, mask_words
 from milvus_coop.offline.training.run.folder import RunFolder
-from milvus_coop.offline.training.run.start import start_network
+from milvus_coop.offline.training.run.start import mask_id, start_network
 from milvus_coop.offline.training.run.tasks import Objectives, TrainingBatch
 from tests.training.colours import config
 from tests.training.test_init import save_text

@@ -20,9 +20,9 @@ from milvus_coop.offline.datasets import Caption, CaptionedImage, DataProblem, D
 from milvus_coop.offline.training.data.corpus import TrainingCorpus, tokenise
 from milvus_coop.offline.training.data.features import CachedFeatures, FeatureCache, vision_key
 from milvus_coop.offline.training.data.sampling import Sampler, caption_choices
-from milvus_coop.offline.training.data.tokenise import special_ids, train_tokenizer
 from milvus_coop.offline.training.data.visuals import Pixels
 from milvus_coop.offline.training.networks.vision import Vision, VisionConfig
+from milvus_coop.offline.training.run.start import special_ids, train_tokenizer
 from milvus_coop.types import Array
 from tests.training.colours import draw_colours
 

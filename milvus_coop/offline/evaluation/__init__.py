@@ -3,7 +3,7 @@
 corpus     images and texts of a split     protocols  the queries and their pools systems    the four, and bundles
 workbench  collections, filled, dropped    rankings   what Milvus returned        memo       texts encoded once
 exhaustive every pair                      metrics    one query's figures         bootstrap  confidence intervals
-quality    figures of a bundle             cost       times, bytes, ANN recall    growth     in larger pools
+quality    figures of a bundle             cost       times, bytes, ANN recall
 gallery    repaired and broken queries     judge      one bundle                  run        `evaluate`
 records    the results                     tables, plots, page: how the results are shown
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,10 @@ PROBE = 256
 """Number of candidates that are scored to estimate the time for a whole pool."""
 AFFORDABLE_S = 5.0
 """An exhaustive query that takes longer is estimated, not measured."""
+PARTS = (8, 4, 2, 1)
+"""The pool is divided by these to see how the cost of a query grows with it."""
+LEAST_PART = 10
+"""Minimum number of items in a part that is measured."""
 EXACT_TOLERANCE = 1e-5
 """Milvus sums float32 cosines in another order, so an item that scores this close to the k-th exact item counts as found."""
 
@@ -121,6 +126,34 @@ def measure(meters: Sequence[Meter], of: Sample, stage: str, on_progress: OnProg
                 spent[number] += time.perf_counter() - start
         on_progress(EvaluationProgress(stage, i + 1, len(of)))
     return [_cost(meter, of.kind, some) for meter, some in zip(meters, timings, strict=True)]
+
+
+def grow(
+    bench: Workbench,
+    opened: OpenedBundle,
+    shelf: Shelf,
+    of: Sample,
+    variants: Sequence[SystemVariant],
+    seed: int,
+    on_progress: OnProgress,
+) -> list[Cost]:
+    """Measure every variant in random parts of a collection. Each part contains the smaller parts."""
+    order = np.random.default_rng(seed).permutation(np.array(list(shelf.rows))).tolist()
+    sizes = sorted({n for part in PARTS if (n := -(-len(order) // part)) >= LEAST_PART} | {len(order)})
+    parts = [bench.part(shelf, sorted(order[:size])) for size in sizes]
+    meters: list[Meter] = []
+    with ExitStack() as stack:
+        for part in parts:
+            search = stack.enter_context(bench.search(part))
+            size = len(part.rows)
+            meters += [
+                exhaustive_meter(opened, part, of) if c.system == "ce" else coop_meter(search, of, c, size) for c in variants
+            ]
+        costs = measure(meters, of, f"measure parts of the pool, {opened.name}", on_progress)
+    for part in parts:
+        if part is not shelf:
+            bench.drop(part)
+    return costs
 
 
 def storage(opened: OpenedBundle, shelf: Shelf) -> Storage:

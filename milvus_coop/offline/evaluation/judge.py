@@ -11,7 +11,6 @@ from milvus_coop.offline.datasets import DataProblem
 from milvus_coop.offline.evaluation import cost, gallery
 from milvus_coop.offline.evaluation.corpus import EvaluationCorpus
 from milvus_coop.offline.evaluation.exhaustive import PairScorer, Ranks, rank_all
-from milvus_coop.offline.evaluation.growth import grow
 from milvus_coop.offline.evaluation.options import EvaluationOptions
 from milvus_coop.offline.evaluation.progress import OnProgress
 from milvus_coop.offline.evaluation.protocols import QueryPool, pools
@@ -157,7 +156,7 @@ class Judge:
             found.ann_recall.append(cost.ann_recall(self._bench, self._opened.name, shelf, embeddings, options.sorted_ks))
             if kind == "image" and options.grow:
                 rows = [c for c in self.variants if c.k in (None, options.headline_k)]
-                found.growth += grow(self._bench, self._opened, shelf, of, rows, options.seed, self._on_progress)
+                found.growth += cost.grow(self._bench, self._opened, shelf, of, rows, options.seed, self._on_progress)
 
     def _costs(self, shelf: Shelf, of: cost.Sample) -> list[Cost]:
         with self._bench.search(shelf) as search:

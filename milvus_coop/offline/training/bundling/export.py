@@ -20,9 +20,8 @@ from milvus_coop.errors import DatasetError, ImageError, TrainingError
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import quantise
 from milvus_coop.offline.datasets import Dataset, open_dataset
-from milvus_coop.offline.export.graphs import to_onnx
+from milvus_coop.offline.export.graphs import open_session, run_graph, to_onnx
 from milvus_coop.offline.export.parity import Difference, compare
-from milvus_coop.offline.export.sessions import open_session, run_graph
 from milvus_coop.offline.export.weights import Precision, pack_graphs
 from milvus_coop.offline.training.bundling.record import lineage_of, make_spec
 from milvus_coop.offline.training.bundling.roles import CrossEncoderGraph, ImageEncoderGraph, TextEncoderGraph

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from milvus_coop.offline.datasets import CaptionedImage, Dataset
-from milvus_coop.offline.export.graphs import to_onnx
-from milvus_coop.offline.export.sessions import open_session, run_graph
+from milvus_coop.offline.export.graphs import open_session, run_graph, to_onnx
 from milvus_coop.offline.training.data.visuals import FetchedImages, Visuals
 from milvus_coop.offline.training.networks.vision import Vision
 from milvus_coop.types import Array

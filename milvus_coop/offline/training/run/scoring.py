@@ -13,11 +13,11 @@ from milvus_coop.errors import DatasetError
 from milvus_coop.offline.training.data.corpus import TrainingCorpus
 from milvus_coop.offline.training.data.sampling import blocks
 from milvus_coop.offline.training.data.visuals import Visuals
-from milvus_coop.offline.training.metrics import KS, recalls
 from milvus_coop.offline.training.networks.one_stream import OneStream
 from milvus_coop.offline.training.run.precision import computing
 from milvus_coop.types import Array
 
+KS = (1, 5, 10)
 LEAST_IMAGES = 2
 _BLOCK = 256
 _PAIRS = 512
@@ -180,10 +180,23 @@ def _recalls(role: str, scores: tuple[Array, Array], relevant: tuple[Array, Arra
     both = []
     for direction, matrix, right in zip(("t2i", "i2t"), scores, relevant, strict=True):
         asked = right.any(1)
-        hits = recalls(matrix[asked], right[asked])
-        figures |= {f"{role}_{direction}_r{depth}": round(hits.percent(depth), 3) for depth in KS}
-        both += [hits.percent(depth) for depth in KS]
+        ranks = first_right_rank(matrix[asked], right[asked])
+        percent = {k: float(100 * (ranks <= k).mean()) for k in KS}
+        figures |= {f"{role}_{direction}_r{k}": round(percent[k], 3) for k in KS}
+        both += percent.values()
     return {**figures, f"{role}_mr": round(float(np.mean(both)), 3)}
+
+
+def first_right_rank(scores: Array, relevant: Array) -> Array:
+    """The rank (from 1) of the best right answer. Wrong answers with an equal score count as better.
+
+    Args:
+        scores: (queries, answers).
+        relevant: bool of the same shape; at least one True per row.
+    """
+    best = np.where(relevant, scores, -np.inf).max(1, keepdims=True)
+    ranks: Array = 1 + ((scores >= best) & ~relevant).sum(1)
+    return ranks
 
 
 def _spread(possible: Array, count: int) -> Array:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from milvus_coop.offline.training.losses import info_nce
 from milvus_coop.offline.training.networks.one_stream import OneStream
 from milvus_coop.offline.training.objectives.matching import block_loss, list_loss, match_loss
 from milvus_coop.offline.training.objectives.negatives import hard_negatives, random_negatives
 from milvus_coop.offline.training.objectives.pretraining import coin_loss, fill_loss, mask_words
-from milvus_coop.offline.training.objectives.retrieval import distilled, hardest_triplet, sampled_triplet, scaled_cosines
+from milvus_coop.offline.training.objectives.retrieval import distilled, hardest_triplet, info_nce, sampled_triplet, scaled_cosines
 
 _DISTILLED = 16
 """Maximum number of texts and of images per distillation step. The cross-encoder scores all their pairs."""
