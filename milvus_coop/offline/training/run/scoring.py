@@ -177,7 +177,7 @@ def dev_scores(
 def _recalls(role: str, scores: tuple[Array, Array], relevant: tuple[Array, Array]) -> dict[str, float]:
     """R@1, R@5 and R@10 in both directions, and their mean. Queries without a right answer do not count."""
     figures: dict[str, float] = {}
-    both = []
+    both: list[float] = []
     for direction, matrix, right in zip(("t2i", "i2t"), scores, relevant, strict=True):
         asked = right.any(1)
         ranks = first_right_rank(matrix[asked], right[asked])
