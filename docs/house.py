@@ -1,7 +1,7 @@
 """Draw the packages and who imports whom, from the code: `make house` writes docs/house.svg.
 
 An arrow that follows from others is left out; `errors`, `types` and `config` are imported by all and have no arrows. `--before
-REVISION` draws the package of an earlier commit beside today's. `--check` writes nothing and fails where the picture says
+REVISION` draws the package of an earlier commit beside today's. `--check` writes nothing and fails where the drawing says
 something else.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURE = ROOT / "docs" / "house.svg"
+DRAWING = ROOT / "docs" / "house.svg"
 PACKAGE = "milvus_coop"
 BASE = {"errors", "types", "config", "", "__main__"}
 """Imported by all, or only the door: without arrows."""
@@ -119,8 +119,10 @@ def draw(graph: Imports, title: str, left: int) -> tuple[str, int, int]:
         follows = set().union(*(reach(graph, other) for other in graph[name]))
         for other in sorted(graph[name] - follows):
             (x, y), (to_x, to_y) = middle[name], middle[other]
-            y, to_y = y + BOX[1] / 2, to_y - BOX[1] / 2
-            parts.append(f'<path d="M{x:.0f} {y:.0f} C{x:.0f} {y + 30:.0f} {to_x:.0f} {to_y - 30:.0f} {to_x:.0f} {to_y:.0f}"/>')
+            start, end = y + BOX[1] / 2, to_y - BOX[1] / 2
+            parts.append(
+                f'<path d="M{x:.0f} {start:.0f} C{x:.0f} {start + 30:.0f} {to_x:.0f} {end - 30:.0f} {to_x:.0f} {end:.0f}"/>'
+            )
     for name, (x, y) in sorted(middle.items()):
         colour = "#f1f5f9" if name in WITHOUT_COLOUR else [*COLOURS.values()][wing_of(name)]
         box = f'x="{x - BOX[0] / 2:.0f}" y="{y - BOX[1] / 2:.0f}" width="{BOX[0]}" height="{BOX[1]}"'
@@ -138,8 +140,8 @@ def wing_of(name: str) -> int:
     return next((place for place, names in enumerate(WINGS.values()) if name.split("/")[-1] in names), 1)
 
 
-def picture(before: str = "") -> str:
-    """The whole picture."""
+def drawing(before: str = "") -> str:
+    """The whole drawing."""
     drawn: list[str] = []
     width = height = 0
     for title, revision in [*([(f"before, at {before}", before)] if before else []), (f"{PACKAGE}: who imports whom", "")]:
@@ -158,13 +160,13 @@ def picture(before: str = "") -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the picture, or check it."""
+    """Write the drawing, or check it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="Only compare; exit code 1 if the picture differs.")
+    parser.add_argument("--check", action="store_true", help="Only compare; exit code 1 if the drawing differs.")
     parser.add_argument("--before", default="", metavar="REVISION", help="A commit whose package is drawn beside today's.")
-    parser.add_argument("--out", type=Path, default=PICTURE, help="The file that is written; default docs/house.svg.")
+    parser.add_argument("--out", type=Path, default=DRAWING, help="The file that is written; default docs/house.svg.")
     asked = parser.parse_args(arguments)
-    after = picture(asked.before)
+    after = drawing(asked.before)
     if not asked.check:
         asked.out.write_text(after, "utf-8")
     elif asked.out.read_text("utf-8") != after:

@@ -69,7 +69,7 @@ def test_mistakes_are_named(given: str, said: str, tmp_path: Path) -> None:
         open_dataset(given.format(tmp=tmp_path))
 
 
-def test_formats_are_guessed(tmp_path: Path, picture: Draw) -> None:
+def test_formats_are_guessed(tmp_path: Path, image: Draw) -> None:
     (tmp_path / "a.jsonl").touch()
     (tmp_path / "dataset.json").write_text(json.dumps({"images": []}))
     (tmp_path / "multi").mkdir()

@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "images"
 
 @dataclass
 class Given:
-    """A data set of what it is given; it draws the pictures of items without a path."""
+    """A data set of what it is given; it draws the images of items without a path."""
 
     test: Sequence[CaptionedImage]
     name: str = "given"
@@ -39,18 +39,18 @@ class Given:
 
 
 def drawn(seed: int) -> Image.Image:
-    """A picture that no other seed gives."""
+    """An image that no other seed gives."""
     values = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((32, 32), Image.Resampling.NEAREST)
 
 
 def item(number: int, *captions: str | Caption, split: Split = "test", path: Path | None = None) -> CaptionedImage:
-    texts = captions or (f"picture number {number}",)
+    texts = captions or (f"image number {number}",)
     return CaptionedImage(f"item{number:03}", tuple(c if isinstance(c, Caption) else Caption(c) for c in texts), split, path)
 
 
 def examples(n: int) -> Given:
-    """The first n sample pictures, called by their file names."""
+    """The first n sample images, called by their file names."""
     paths = sorted(p for p in EXAMPLES.iterdir() if p.suffix in {".jpg", ".png"})[:n]
     return Given([item(i, f"A {p.stem.replace('_', ' ')}.", path=p) for i, p in enumerate(paths)], name="examples")
 

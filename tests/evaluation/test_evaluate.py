@@ -126,7 +126,7 @@ def test_growth_is_measured_in_parts(report: EvaluationReport) -> None:
     assert {c.variant.label for c in report.growth} == {"BE", "CE", "Joint+Coop, k=12"}
 
 
-def test_json_holds_everything_but_pictures(report: EvaluationReport) -> None:
+def test_json_holds_everything_but_images(report: EvaluationReport) -> None:
     content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert content["quality"][0]["variant"] == {"bundle": "coop-small", "system": "be", "k": None}
     assert content["quality"][2]["figures"]["text retrieval"]["R@1"]["value"] == pytest.approx(
@@ -136,7 +136,7 @@ def test_json_holds_everything_but_pictures(report: EvaluationReport) -> None:
 
 
 def test_cases_are_the_queries_whose_first_answer_changed() -> None:
-    data = Given([item(i, f"picture {i}", f"thing {i}") for i in range(30)])
+    data = Given([item(i, f"image {i}", f"thing {i}") for i in range(30)])
     found = evaluate(data, [fake()], replace(QUICK, gallery=100))
     for direction, (repaired, broken) in found.changes["coop-small"].items():
         cases = [c for c in found.cases if c.direction == direction]
@@ -152,7 +152,7 @@ def test_cases_are_the_queries_whose_first_answer_changed() -> None:
 
 
 def test_an_exhaustive_run_is_coop_with_everything_as_candidates() -> None:
-    data = Given([item(i, f"picture {i}", "a thing", f"thing {i}") for i in range(12)])
+    data = Given([item(i, f"image {i}", "a thing", f"thing {i}") for i in range(12)])
     found = evaluate(data, [fake()], replace(QUICK, ks=(40,)), distractors=Given([item(40), item(41)]))
     assert (found.distractors, found.texts) == (2, {"en": 27})
     for direction in ("image retrieval", "text retrieval"):
@@ -172,7 +172,7 @@ def test_an_exhaustive_run_that_is_too_much_is_skipped_and_said_so() -> None:
 
 def test_folds_are_averaged_and_have_pools_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milvus_coop.offline.evaluation.protocols.pools.__kwdefaults__", {"fold": 6, "folds": 2})
-    items = [item(i, f"picture {i}") for i in range(13)]
+    items = [item(i, f"image {i}") for i in range(13)]
     both = evaluate(Given(items), [fake()], replace(QUICK, protocol="1k"))
     alone = [evaluate(Given(some), [fake()], QUICK) for some in (items[:6], items[6:12])]
     assert both.folds == 2
@@ -212,7 +212,7 @@ def test_two_bundles_in_one_table(tmp_path: Path) -> None:
 
 def test_what_cannot_be_ingested_is_left_out_and_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     data = Given([item(0), item(1, "a broken one", path=broken), *(item(i) for i in range(2, 6))])
     found = evaluate(data, [fake(), replace(fake(), name="again")], QUICK)
     assert (found.images, found.texts) == (5, {"en": 5})
@@ -238,7 +238,7 @@ def test_collections_are_dropped_whatever_happens(store_uri: str) -> None:
         assert store.list() == before
 
 
-def test_progress_and_pictures_by_path(tmp_path: Path) -> None:
+def test_progress_and_images_by_path(tmp_path: Path) -> None:
     drawn(3).save(tmp_path / "a.png")
     seen: list[EvaluationProgress] = []
     evaluate(Given([item(0, path=tmp_path / "a.png"), item(1)]), [fake()], replace(QUICK, cost_queries=2), on_progress=seen.append)

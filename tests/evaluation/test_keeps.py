@@ -21,7 +21,7 @@ N = 24
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Given:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     words = WORDS[2:]
     texts = [f"{words[i % 9]} {words[i // 9 + 3]} {'dog ' * (i % 4)}" for i in range(N)]
     return Given([item(i, Caption(text.strip()), path=draw(folder / f"{i}.png", i)) for i, text in enumerate(texts)])
@@ -44,7 +44,7 @@ def test_files_change_no_figure(data: Given, tmp_path: Path, monkeypatch: pytest
     assert bytes_kept["image"] == COUNT * (TOKEN_DIM + 2) + 68  # the key
 
 
-def test_pictures_are_opened(data: Given, tmp_path: Path) -> None:
+def test_images_are_opened(data: Given, tmp_path: Path) -> None:
     report = run(data, tmp_path, "image")
     assert {q.variant.system for q in report.quality} == {"be", "ce", "joint-coop"}
     assert {s.kind: s.payload_bytes for s in report.storage}["image"] == 0

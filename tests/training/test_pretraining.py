@@ -155,18 +155,18 @@ def test_itm_is_the_loop_over_pairs() -> None:
         loss = Objectives(model, None, 0.1)("itm", given, seed)
         dice = generator(seed)
         wrong_images, wrong_texts = (random_negatives(same, dice).tolist() for same in (given.same, given.same.T))
-        kept, image = ((torch.rand(n, generator=dice) < 0.5).tolist() for _ in range(2))
+        kept, swaps_image = ((torch.rand(n, generator=dice) < 0.5).tolist() for _ in range(2))
         terms = []
         for pair in range(n):
-            text, picture = pair, pair
-            if not kept[pair] and image[pair]:
-                picture = wrong_images[pair]
+            text, image = pair, pair
+            if not kept[pair] and swaps_image[pair]:
+                image = wrong_images[pair]
             elif not kept[pair]:
                 text = wrong_texts[pair]
-            assert kept[pair] or not given.same[text, picture]
+            assert kept[pair] or not given.same[text, image]
             length = LENGTHS[text]
             words = (given.input_ids[text : text + 1, :length], given.attention_mask[text : text + 1, :length])
-            chance = model.match(*words, model.tokens(given.visual[picture : picture + 1])).sigmoid().item()
+            chance = model.match(*words, model.tokens(given.visual[image : image + 1])).sigmoid().item()
             terms.append(-math.log(chance if kept[pair] else 1 - chance))
         assert loss.item() == pytest.approx(sum(terms) / n, rel=EXACT)
 

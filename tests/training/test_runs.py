@@ -226,7 +226,7 @@ def test_patience(colours: Path, tmp_path: Path) -> None:
 
 
 def test_accumulated_batches_are_one_step(colours: Path, tmp_path: Path) -> None:
-    """Two batches of 8 are a pass over the 16 pictures, as one of 16 is; but their negatives come from 8."""
+    """Two batches of 8 are a pass over the 16 images, as one of 16 is; but their negatives come from 8."""
     for name, sizes in (("one", {"batch": 16}), ("two", {"batch": 8, "accumulate": 2})):
         train(config(colours, "be", rounds=3, eval_every=1, **sizes), tmp_path / name)
     epochs = [[line["epoch"] for line in metrics(tmp_path / name)] for name in ("one", "two")]
@@ -237,7 +237,7 @@ def test_accumulated_batches_are_one_step(colours: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_unreadable_pictures_are_named_and_the_rest_trains(frozen: bool, tmp_path: Path) -> None:
+def test_unreadable_images_are_named_and_the_rest_trains(frozen: bool, tmp_path: Path) -> None:
     """Also as negatives they are not used: features of a frozen backbone would be no numbers."""
     data = draw_colours(tmp_path)
     for name in ("red1.png", "blue2.png"):  # of train and dev
@@ -258,7 +258,7 @@ def test_unreadable_pictures_are_named_and_the_rest_trains(frozen: bool, tmp_pat
 
 def test_problems_survive_an_interruption(tmp_path: Path) -> None:
     data = draw_colours(tmp_path)
-    (tmp_path / "red1.png").write_bytes(b"no picture")
+    (tmp_path / "red1.png").write_bytes(b"no image")
 
     def stop(progress: TrainingProgress) -> None:
         if progress.done == 5 and progress.stage == "train" and progress.dev is None:
@@ -271,11 +271,11 @@ def test_problems_survive_an_interruption(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("split", "message"), [("train", "no batch of train had two images"), ("dev", "0 of 8 images of dev")])
-def test_no_readable_picture_at_all(split: str, message: str, tmp_path: Path) -> None:
+def test_no_readable_image_at_all(split: str, message: str, tmp_path: Path) -> None:
     data = draw_colours(tmp_path)
     for colour in COLOURS:
         for copy in (0, 1) if split == "train" else (2,):
-            (tmp_path / f"{colour}{copy}.png").write_bytes(b"no picture")
+            (tmp_path / f"{colour}{copy}.png").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=message):
         train(config(data, "be", rounds=2, eval_every=2), tmp_path / "run")
 

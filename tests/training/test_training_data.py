@@ -147,7 +147,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_features_are_computed_once(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    """16 pictures in shards of 4; a changed picture costs its own shard, another backbone all of them."""
+    """16 images in shards of 4; a changed image costs its own shard, another backbone all of them."""
     (tmp_path / "data").mkdir()
     data = draw_colours(tmp_path / "data")
     computed = Computed(tmp_path / "cache", open_dataset(str(data)))
@@ -190,7 +190,7 @@ def test_cached_features_are_the_backbone_s(colours: Path, tmp_path: Path, pool:
     assert features.fetch(order[:0]).visual.shape == (0, 16, 8)
 
 
-def test_an_unreadable_picture_is_named_each_time(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_an_unreadable_image_is_named_each_time(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     """Also where its features come from the cache."""
     (tmp_path / "data").mkdir()
     data = draw_colours(tmp_path / "data")
@@ -203,7 +203,7 @@ def test_an_unreadable_picture_is_named_each_time(tmp_path: Path, pool: ThreadPo
 
 
 class Drawn:
-    """A data set that draws its pictures: all of one grey."""
+    """A data set that draws its images: all of one grey."""
 
     name = "drawn"
     problems: Sequence[DataProblem] = ()
@@ -218,7 +218,7 @@ class Drawn:
         return Image.new("RGB", (32, 32), (self.grey,) * 3)
 
 
-def test_drawn_pictures_of_one_name_are_told_apart(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_drawn_images_of_one_name_are_told_apart(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     """The caption and the id of a drawn image do not say what it looks like."""
     means: list[Array] = []
     drawn = Drawn(20)
