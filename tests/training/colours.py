@@ -65,7 +65,7 @@ def draw_colours(folder: Path) -> Path:
         for copy, split in enumerate(("train", "train", "dev")):
             name = f"{colour}{copy}.png"
             image(colour, 10 * number + copy).save(folder / name)
-            lines.append({"image": name, "captions": [f"a {colour} image", f"something {colour}"], "split": split})
+            lines.append({"image": name, "captions": [f"a {colour} picture", f"something {colour}"], "split": split})
     path = folder / "colours.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     return path

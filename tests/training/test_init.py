@@ -24,7 +24,7 @@ from milvus_coop.offline.training.run.folder import RunFolder
 from milvus_coop.offline.training.run.start import start_network
 
 SAME = 2e-5  # float32 sums in another order
-WORDS = ["a", "red", "green", "blue", "image", "something", "left", "of"]
+WORDS = ["a", "red", "green", "blue", "picture", "something", "left", "of"]
 TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 3,

@@ -48,7 +48,7 @@ class Pool(NamedTuple):
 def pool(be_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pool:
     """Captions of many lengths, some of two images, and a network that has learnt nothing."""
     dice = np.random.default_rng(1)
-    words = np.array(["red", "green", "blue", "a", "something", "image"])
+    words = np.array(["red", "green", "blue", "a", "something", "picture"])
     lines = []
     folder = tmp_path_factory.mktemp("pool")
     for number in range(ITEMS):

@@ -66,7 +66,7 @@ def test_the_bundle_ingests_answers_and_is_evaluated(trained: tuple[Path, Result
     done = run("ingest", tmp_path / "images", "--uri", tmp_path / "lite.db", *place)
     assert done.exit_code == 0, done.output
     assert "8 added" in done.output
-    found = run("query", "a red image", "--uri", tmp_path / "lite.db", *place, "--json")
+    found = run("query", "a red picture", "--uri", tmp_path / "lite.db", *place, "--json")
     assert found.exit_code == 0, found.output
     hits = [json.loads(line) for line in found.stdout.splitlines()]
     assert len(hits) == 8

@@ -64,7 +64,7 @@ def guess_format(path: Path) -> str:
     )
 
 
-def check(dataset: Dataset, splits: Iterable[Split], *, least: int = 2) -> None:
+def check(dataset: Dataset, splits: Iterable[Split], *, minimum: int = 2) -> None:
     """Refuse splits with too few items to compare one with another, before a model loads.
 
     Raises:
@@ -72,8 +72,8 @@ def check(dataset: Dataset, splits: Iterable[Split], *, least: int = 2) -> None:
     """
     for split in splits:
         count = len(dataset.items(split))
-        if count < least:
+        if count < minimum:
             left_out = len(dataset.problems)
             why = f"; {left_out:,} left out, first: {dataset.problems[0].place}: {dataset.problems[0].reason}" if left_out else ""
             items = "no items" if count == 0 else f"{count} item{'s' if count > 1 else ''}"
-            raise DatasetError(f"--data {dataset.name}: {split} has {items}{why}", expected=f"at least {least}")
+            raise DatasetError(f"--data {dataset.name}: {split} has {items}{why}", expected=f"at least {minimum}")

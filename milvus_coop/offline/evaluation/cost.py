@@ -23,7 +23,7 @@ from milvus_coop.search.reranking import CandidateReranker
 from milvus_coop.types import Array, Kind, Timings
 
 WARM_UP = 2
-LEAST_QUERIES = 5
+MINIMUM_QUERIES = 5
 LIMIT = 10
 """Hits that the measured queries ask for."""
 PROBE = 256
@@ -32,7 +32,7 @@ AFFORDABLE_S = 5.0
 """An exhaustive query that takes longer is estimated, not measured."""
 PARTS = (8, 4, 2, 1)
 """The pool is divided by these to see how the cost of a query grows with it."""
-LEAST_PART = 10
+MINIMUM_PART = 10
 """Minimum number of items in a part that is measured."""
 EXACT_TOLERANCE = 1e-5
 """Milvus sums float32 cosines in another order, so an item that scores this close to the k-th exact item counts as found."""
@@ -111,7 +111,7 @@ def exhaustive_meter(opened: OpenedBundle, shelf: Shelf, of: Sample) -> Meter:
 def measure(meters: Sequence[Meter], of: Sample, stage: str, on_progress: OnProgress) -> list[Cost]:
     """Ask every meter the same queries. The meters take turns, so that other load on the machine affects all of them alike.
 
-    A meter that has used up the sample's seconds stops, but not before it has answered `LEAST_QUERIES` queries.
+    A meter that has used up the sample's seconds stops, but not before it has answered `MINIMUM_QUERIES` queries.
     """
     for meter in meters:
         for i in range(min(WARM_UP, len(of))):
@@ -120,7 +120,7 @@ def measure(meters: Sequence[Meter], of: Sample, stage: str, on_progress: OnProg
     spent = [0.0] * len(meters)
     for i in range(len(of)):
         for number, meter in enumerate(meters):
-            if spent[number] < of.seconds or i < LEAST_QUERIES:
+            if spent[number] < of.seconds or i < MINIMUM_QUERIES:
                 start = time.perf_counter()
                 timings[number].append(meter.ask(i))
                 spent[number] += time.perf_counter() - start
@@ -139,7 +139,7 @@ def grow(
 ) -> list[Cost]:
     """Measure every variant in random parts of a collection. Each part contains the smaller parts."""
     order = np.random.default_rng(seed).permutation(np.array(list(shelf.rows))).tolist()
-    sizes = sorted({n for part in PARTS if (n := -(-len(order) // part)) >= LEAST_PART} | {len(order)})
+    sizes = sorted({n for part in PARTS if (n := -(-len(order) // part)) >= MINIMUM_PART} | {len(order)})
     parts = [bench.part(shelf, sorted(order[:size])) for size in sizes]
     meters: list[Meter] = []
     with ExitStack() as stack:

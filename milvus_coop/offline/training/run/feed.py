@@ -56,9 +56,9 @@ class Splits:
         self._lock = threading.Lock()
         self._problems = dict.fromkeys(dataset.problems)
 
-    def ready(self, split: Split, *, most: int | None = None, on_images: OnImages | None = None) -> ReadySplit:
-        """A split, or its first `most` items. If the backbone is frozen, its features are computed."""
-        items = self._dataset.items(split)[:most]
+    def ready(self, split: Split, *, maximum: int | None = None, on_images: OnImages | None = None) -> ReadySplit:
+        """A split, or its first `maximum` items. If the backbone is frozen, its features are computed."""
+        items = self._dataset.items(split)[:maximum]
         visuals: Visuals = Pixels(self._dataset, items, self._spec, self._pool, self.report)
         if self._features is not None:
             done = _Counter(on_images, f"{split} images", len(items))
@@ -157,7 +157,7 @@ class Feed:
         """
         corpus, dice = self._data.corpus, np.random.default_rng(seed)
         task = TASKS[self._config.order[turn]]
-        images = np.array_split(self._samplers[turn].batch(round_number), self._ranks)[rank][: task.most or None]
+        images = np.array_split(self._samplers[turn].batch(round_number), self._ranks)[rank][: task.maximum or None]
         seen = self._data.visuals.fetch(images)
         images, visual = images[seen.usable], seen.visual[seen.usable]
         if len(images) < 2:

@@ -18,7 +18,7 @@ from milvus_coop.offline.training.run.precision import computing
 from milvus_coop.types import Array
 
 KS = (1, 5, 10)
-LEAST_IMAGES = 2
+MINIMUM_IMAGES = 2
 _BLOCK = 256
 _PAIRS = 512
 
@@ -152,9 +152,9 @@ def dev_scores(
     """
     found = embed(retriever, corpus, visuals, device, precision=precision, on_done=on_done)
     usable = ~torch.isnan(found.images[:, 0]).cpu().numpy()
-    if usable.sum() < LEAST_IMAGES:
+    if usable.sum() < MINIMUM_IMAGES:
         raise DatasetError(
-            f"{usable.sum()} of {len(usable)} images of dev can be read", expected=f"at least {LEAST_IMAGES}: see problems.jsonl"
+            f"{usable.sum()} of {len(usable)} images of dev can be read", expected=f"at least {MINIMUM_IMAGES}: see problems.jsonl"
         )
     cosines = torch.nan_to_num(found.texts @ found.images.T, nan=-2.0).float().cpu().numpy()
     relevant = corpus.same(np.arange(len(corpus.texts)), np.arange(len(corpus.items))) & usable

@@ -174,8 +174,8 @@ class _Trainer:
 
     def _ready_dev(self) -> ReadySplit:
         alone = self._config.objective == "ce" and not self._config.miner
-        most = min(self._config.dev_items, EXHAUSTIVE_DEV_ITEMS) if alone else self._config.dev_items
-        return self._splits.ready("dev", most=most, on_images=self._tell_images)
+        maximum = min(self._config.dev_items, EXHAUSTIVE_DEV_ITEMS) if alone else self._config.dev_items
+        return self._splits.ready("dev", maximum=maximum, on_images=self._tell_images)
 
     def _rounds(self, feed: Feed, dev: ReadySplit, state: State, mined: dict[str, Tensor]) -> State:
         """Run the rounds from `state` to the end, and return the last state."""
