@@ -6,7 +6,7 @@ ARGS ?=
 PHOTOS ?= ../shared/photos
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev check format test test-more docker-test docker-test-local model triton-models gallery-image docs-figures bench clean
+.PHONY: help install demo dev check format test test-more docker-test docker-test-local model triton-models gallery-image docs-figures house bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ gallery-image: dev ## take docs/gallery.jpg again, after a change of the samples
 docs-figures: dev ## write the figures in README.md and docs/reference.md again, after a change of the bundle, settings or errors
 	$(DEV)/bin/python docs/figures.py
 	$(DEV)/bin/python docs/reference.py
+
+house: ## draw docs/house.svg again, after a change of what imports what
+	$(PYTHON) docs/house.py
 
 bench: dev ## run the benchmarks
 	$(DEV)/bin/python benchmarks/query.py

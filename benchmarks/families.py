@@ -31,7 +31,7 @@ CASES: dict[str, tuple[str, str]] = {
     "siglip+bridgetower": ("siglip", "bridgetower"),
 }
 PAIRS = 20
-PICTURES = sorted((ROOT / "examples" / "images").glob("*.jpg"))
+IMAGES = sorted((ROOT / "examples" / "images").glob("*.jpg"))
 
 
 def convert_case(be: str, ce: str, folder: Path, precision: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def convert_case(be: str, ce: str, folder: Path, precision: str) -> dict[str, An
     from milvus_coop.offline.convert.checkpoint import open_checkpoint
     from milvus_coop.offline.convert.parity import Samples
 
-    samples = Samples([decode(path) for path in PICTURES[:4]], [path.stem.replace("_", " ") for path in PICTURES[:4]])
+    samples = Samples([decode(path) for path in IMAGES[:4]], [path.stem.replace("_", " ") for path in IMAGES[:4]])
     start = time.perf_counter()
     first = open_checkpoint(folder / be)
     second = first if be == ce else open_checkpoint(folder / ce)
@@ -69,7 +69,7 @@ def use_case(folder: Path) -> dict[str, Any]:
     backend = OnnxBackend(bundle)
     encoder = open_encoder(bundle, backend)
     texts = encoder.encode_texts(["two dogs on a beach"])
-    images = encoder.encode_images([decode(PICTURES[0])])
+    images = encoder.encode_images([decode(IMAGES[0])])
     rows = {name: array.repeat(PAIRS, axis=0) for name, array in images.image_side.items()}
     Reranker(backend).score_pairs(texts.text_side, rows)
     start = time.perf_counter()

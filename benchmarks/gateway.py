@@ -29,8 +29,10 @@ from urllib.parse import urlsplit
 import click
 import numpy as np
 import psutil
-from query import TEXTS, rows
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.query import TEXTS, rows
 from milvus_coop import CoopSearch, Store, load_bundle
 
 COLLECTION = "images"

@@ -47,8 +47,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from growth_results import Cost, Percentiles, Pool, draw, duration, read
-
+from benchmarks.growth_results import Percentiles, PoolTimes, QueryTime, draw, duration, read
 from milvus_coop import CoopIngest, CoopSearch, Store
 from milvus_coop.bundle.spec import PIXELS
 from milvus_coop.config import Settings
@@ -143,14 +142,14 @@ def unit(vectors: Array) -> Array:
     return normalised
 
 
-def seed_picture(pictures: Sequence[Image], size: int, rng: np.random.Generator) -> Image:
+def seed_image(images: Sequence[Image], size: int, rng: np.random.Generator) -> Image:
     """A crop of one image, or a collage of crops of two."""
 
     def crop() -> Image:
-        picture = pictures[int(rng.integers(len(pictures)))]
-        box = [int(side * part) for side, part in zip(picture.size, rng.uniform(0.3, 1.0, 2), strict=True)]
-        left, top = (int(rng.integers(side - cut + 1)) for side, cut in zip(picture.size, box, strict=True))
-        return picture.crop((left, top, left + box[0], top + box[1])).resize((size, size))
+        image = images[int(rng.integers(len(images)))]
+        box = [int(side * part) for side, part in zip(image.size, rng.uniform(0.3, 1.0, 2), strict=True)]
+        left, top = (int(rng.integers(side - cut + 1)) for side, cut in zip(image.size, box, strict=True))
+        return image.crop((left, top, left + box[0], top + box[1])).resize((size, size))
 
     collage = crop()
     if rng.random() < 0.7:
@@ -162,8 +161,8 @@ def seed_picture(pictures: Sequence[Image], size: int, rng: np.random.Generator)
 def make_world(models: Models, images: str, captions: Path, n_seeds: int) -> World:
     encoder = models.encoder
     items = [entry for entry in read_sources(open_sources([images], "image"), set()) if isinstance(entry, Item)]
-    pictures = [encoder.decode(item.path) for item in items if item.path is not None]
-    pixels = encoder.pixels(pictures)[PIXELS]
+    decoded = [encoder.decode(item.path) for item in items if item.path is not None]
+    pixels = encoder.pixels(decoded)[PIXELS]
     targets = [
         encoder.encode_pixels({PIXELS: pixels[start : start + ENCODE_BATCH]}).embeddings
         for start in range(0, len(pixels), ENCODE_BATCH)
@@ -171,7 +170,7 @@ def make_world(models: Models, images: str, captions: Path, n_seeds: int) -> Wor
     rng = np.random.default_rng(0)
     parts = []
     for start in range(0, n_seeds, ENCODE_BATCH):
-        some = [seed_picture(pictures, encoder.spec.image.size, rng) for _ in range(min(ENCODE_BATCH, n_seeds - start))]
+        some = [seed_image(decoded, encoder.spec.image.size, rng) for _ in range(min(ENCODE_BATCH, n_seeds - start))]
         parts.append(encoder.encode_images(some))
     return World(
         models,
@@ -292,7 +291,7 @@ class Exhaustive:
         best: Array = np.argsort(-np.concatenate(scores))[:LIMIT]
         return best
 
-    def pictures(self, n: int) -> Array:
+    def images(self, n: int) -> Array:
         """The same probabilities from pixels."""
         world = self._world
         side = world.models.encoder.encode_texts(world.captions[:1]).text_side
@@ -304,15 +303,15 @@ class Exhaustive:
         best: Array = np.argsort(-np.concatenate(scores))[:LIMIT]
         return best
 
-    def cost(self, run: Callable[[int], Array], items: int) -> Cost:
+    def cost(self, run: Callable[[int], Array], items: int) -> QueryTime:
         """The cost, measured on the whole pool, or extrapolated from the rate of a part that takes some seconds."""
         part = min(items, 64)
         while (took := timed(run, part)) < min(PROBE_S, self._longest_s) and part < items:
             part = min(items, 4 * part)
         if took * items / part > self._longest_s and part < items:
-            return Cost(took * items / part, measured=False)
+            return QueryTime(took * items / part, measured=False)
         took = took if part == items else timed(run, items)
-        return Cost(float(np.median([took, timed(run, items), timed(run, items)])) if took < PROBE_S else took, measured=True)
+        return QueryTime(float(np.median([took, timed(run, items), timed(run, items)])) if took < PROBE_S else took, measured=True)
 
 
 def timed(run: Callable[[int], Array], n: int) -> float:
@@ -321,7 +320,7 @@ def timed(run: Callable[[int], Array], n: int) -> float:
     return time.perf_counter() - began
 
 
-def measure(store: str, uri: str, items: int, queries: int, world: World, longest_s: float, say: Status) -> Pool:
+def measure(store: str, uri: str, items: int, queries: int, world: World, longest_s: float, say: Status) -> PoolTimes:
     name = f"growth_{items}_{world.label}"
     fill(uri, name, items, world, say)
     if store == "server":
@@ -339,8 +338,8 @@ def measure(store: str, uri: str, items: int, queries: int, world: World, longes
         release(uri, name)
     say(f"{name}: the cross-encoder on everything")
     exhaustive = Exhaustive(world, longest_s)
-    costs = [exhaustive.cost(run, items) for run in (exhaustive.tokens, exhaustive.pictures)]
-    return Pool(store, items, latency, shares, *costs)
+    costs = [exhaustive.cost(run, items) for run in (exhaustive.tokens, exhaustive.images)]
+    return PoolTimes(store, items, latency, shares, *costs)
 
 
 @contextmanager
@@ -377,7 +376,7 @@ def cell(p: Percentiles) -> str:
     return f"{p[0]:.1f} ({p[1]:.1f})"
 
 
-def show(pools: Sequence[Pool]) -> None:
+def show(pools: Sequence[PoolTimes]) -> None:
     table = Table(title="milliseconds, p50 (p95); time for one query on everything; ~ extrapolated")
     table.add_column("pool", justify="right", no_wrap=True)
     for name in ("store", "BE", "Coop 20", "Coop 50", "encode", "retrieve", "rerank"):
@@ -393,7 +392,7 @@ def show(pools: Sequence[Pool]) -> None:
             *(cell(times[f"Coop {KS[-1]}"][stage]) for stage in STAGES[:-1]),
             *(f"{share:.3f}" for share in pool.recall.values()),
             str(pool.exhaustive),
-            str(pool.from_pictures),
+            str(pool.from_images),
         )
     Console(width=None if sys.stdout.isatty() else 150).print(table)
     print(f"the stages are those of Coop {KS[-1]}; {platform.machine()}, {available_cores()} cores")

@@ -26,7 +26,7 @@ Percentiles = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class QueryTime:
     """The time of one query in seconds."""
 
     seconds: float
@@ -39,7 +39,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class PoolTimes:
     """The measurements on one pool."""
 
     store: str
@@ -49,8 +49,8 @@ class Pool:
     """Times by contestant and stage."""
     recall: Mapping[str, float]
     """Mean recall over the queries, by `@10` and `@50`."""
-    exhaustive: Cost
-    from_pictures: Cost
+    exhaustive: QueryTime
+    from_images: QueryTime
 
 
 def duration(seconds: float) -> str:
@@ -60,7 +60,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def draw(pools: Sequence[Pool], path: Path) -> None:
+def draw(pools: Sequence[PoolTimes], path: Path) -> None:
     """Plot the time per query against the size of the pool, both logarithmic. Hollow points are extrapolated."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -71,7 +71,7 @@ def draw(pools: Sequence[Pool], path: Path) -> None:
     figure = Figure(figsize=(8.6, 4.9), layout="constrained")
     axes = figure.add_subplot()
     contestants = {
-        "every image through the\nimage and the cross-encoder": ("#6d727b", [pool.from_pictures for pool in drawn]),
+        "every image through the\nimage and the cross-encoder": ("#6d727b", [pool.from_images for pool in drawn]),
         "cross-encoder on every item,\ntokens in memory": ("#7a5aa6", [pool.exhaustive for pool in drawn]),
         COOP.replace(" ", ", k = "): ("#c8442d", band(axes, drawn, COOP, "#c8442d")),
         "bi-encoder alone": ("#2a7f9e", band(axes, drawn, "BE", "#2a7f9e")),
@@ -86,14 +86,14 @@ def draw(pools: Sequence[Pool], path: Path) -> None:
     figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def band(axes: Axes, pools: Sequence[Pool], name: str, colour: str) -> list[Cost]:
+def band(axes: Axes, pools: Sequence[PoolTimes], name: str, colour: str) -> list[QueryTime]:
     """Shade from p50 to p95 of a contestant, and return its medians."""
     p50, p95 = ([pool.latency[name]["total"][i] / 1000 for pool in pools] for i in (0, 1))
     axes.fill_between([pool.items for pool in pools], p50, p95, color=colour, alpha=0.12, linewidth=0)
-    return [Cost(seconds, measured=True) for seconds in p50]
+    return [QueryTime(seconds, measured=True) for seconds in p50]
 
 
-def line(axes: Axes, sizes: Sequence[int], costs: Sequence[Cost], colour: str) -> None:
+def line(axes: Axes, sizes: Sequence[int], costs: Sequence[QueryTime], colour: str) -> None:
     """Draw a line: solid between measured points, dashed to extrapolated ones."""
     for i in range(len(sizes) - 1):
         style = "-" if costs[i + 1].measured else (0, (4, 3))
@@ -103,7 +103,7 @@ def line(axes: Axes, sizes: Sequence[int], costs: Sequence[Cost], colour: str) -
         axes.plot([size], [cost.seconds], "o", markersize=7, markeredgewidth=1.8, color=colour, markerfacecolor=face, zorder=3)
 
 
-def label_ends(axes: Axes, x: int, ends: Mapping[str, tuple[Cost, str]]) -> None:
+def label_ends(axes: Axes, x: int, ends: Mapping[str, tuple[QueryTime, str]]) -> None:
     """Label each line at its end with its name and last value, from top to bottom. Labels that would touch are moved apart."""
     bottom, top = axes.get_ylim()
     lowest = np.inf
@@ -135,9 +135,9 @@ def set_axes(axes: Axes, sizes: Sequence[int]) -> None:
     axes.tick_params(color=GREY, labelcolor=INK)
 
 
-def read(text: str) -> list[Pool]:
+def read(text: str) -> list[PoolTimes]:
     """Read the pools from the text that `--json` printed."""
     return [
-        Pool(**{**row, "exhaustive": Cost(**row["exhaustive"]), "from_pictures": Cost(**row["from_pictures"])})
+        PoolTimes(**{**row, "exhaustive": QueryTime(**row["exhaustive"]), "from_images": QueryTime(**row["from_images"])})
         for row in json.loads(text)["pools"]
     ]

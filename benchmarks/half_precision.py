@@ -22,7 +22,7 @@ from milvus_coop import Bundle, BundleSpec, load_bundle
 from milvus_coop.cli.tables import print_evaluation
 from milvus_coop.models.backends.base import check_inputs, run_in_batches
 from milvus_coop.offline.datasets import open_dataset
-from milvus_coop.offline.evaluation import Contender, Options, evaluate
+from milvus_coop.offline.evaluation import BundleChoice, EvaluationOptions, evaluate
 from milvus_coop.serving.plans.materialise import materialise
 from milvus_coop.types import Array
 from tests.plans.rounding import run_rounded
@@ -58,10 +58,10 @@ class RoundedBackend:
 def main(data: str, split: str, name: str, k: int) -> None:
     bundle = load_bundle(name)
     coop = "joint-coop" if bundle.spec.kind == "joint" else "sep-coop"
-    options = Options(systems=("be", coop), ks=(k,), split=split, cost_queries=0, gallery=0)  # type: ignore[arg-type]
+    options = EvaluationOptions(systems=("be", coop), ks=(k,), split=split, cost_queries=0, gallery=0)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
-        rounded = Contender(bundle.folder, RoundedBackend(bundle, Path(folder)), name="fp16")
-        packed = Contender(bundle.folder, name="packed")
+        rounded = BundleChoice(bundle.folder, RoundedBackend(bundle, Path(folder)), name="fp16")
+        packed = BundleChoice(bundle.folder, name="packed")
         print_evaluation(evaluate(open_dataset(data), [packed, rounded], options))
 
 

@@ -114,7 +114,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float]:
         report, _ = run_ingest(folder, sink, encoder, args)
         again = ingest([folder], sink=sink, encoder=encoder) if lite else None
     return {
-        "pictures": report.seen,
+        "images": report.seen,
         "ingest_per_s": report.seen / report.seconds,
         "bare_per_s": bare_per_s,
         "ratio": ratio,
@@ -151,7 +151,7 @@ def main() -> None:
             done = subprocess.run([sys.executable, *sys.argv, "--folder", scratch], check=True, stdout=subprocess.PIPE, text=True)
         m = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"{m['pictures']:8,}  {m['ingest_per_s']:8.1f}  {m['bare_per_s']:9.1f}  {m['ratio']:5.2f} |"
+            f"{m['images']:8,}  {m['ingest_per_s']:8.1f}  {m['bare_per_s']:9.1f}  {m['ratio']:5.2f} |"
             f" {m['cpu_ms']:14.1f}  {m['bare_cpu_ms']:7.1f} | {m['unchanged_per_s']:11,.0f} |"
             f" {m['start_mb']:10.0f}  {m['peak_mb']:4.0f}"
         )

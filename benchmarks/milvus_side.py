@@ -25,8 +25,10 @@ from typing import Any
 import click
 import numpy as np
 from pymilvus import MilvusClient
-from query import TEXTS, rows
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.query import TEXTS, rows
 from milvus_coop import CoopSearch, Store, load_bundle
 
 COLLECTION = "benchmark_milvus_side"

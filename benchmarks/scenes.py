@@ -44,19 +44,18 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.scene_data import ATTRIBUTES, Scenes, scene_of
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.models.preprocess.images import to_pixels
-from milvus_coop.offline.datasets import Dataset, Item, Problem, Split, open_dataset
-from milvus_coop.offline.datasets.scene_words import ATTRIBUTES
-from milvus_coop.offline.datasets.scenes import scene_of
-from milvus_coop.offline.evaluation import Contender, EvaluationReport, Options, evaluate
-from milvus_coop.offline.evaluation import Progress as EvaluationProgress
-from milvus_coop.offline.evaluation.records import Contestant, Cost, Direction, Quality
+from milvus_coop.offline.datasets import CaptionedImage, DataProblem, Dataset, Split
+from milvus_coop.offline.evaluation import BundleChoice, EvaluationOptions, EvaluationProgress, EvaluationReport, evaluate
+from milvus_coop.offline.evaluation.records import Cost, Direction, Quality, SystemVariant
 from milvus_coop.offline.training.bundling.export import export_run
 from milvus_coop.offline.training.networks.detector import RegionDetector
 from milvus_coop.offline.training.networks.vision import Vision, VisionConfig, save_vision
 from milvus_coop.offline.training.run.config import TrainConfig
-from milvus_coop.offline.training.run.trainer import Progress, train
+from milvus_coop.offline.training.run.pace import TrainingProgress
+from milvus_coop.offline.training.run.trainer import train
 from milvus_coop.types import Array
 
 SIZE = 96
@@ -75,7 +74,7 @@ Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """The amounts of data and training."""
 
     train: int = 20_000
@@ -95,16 +94,15 @@ class Plan:
     cost_queries: int = 100
     seed: int = 0
 
-    @property
-    def data(self) -> str:
-        """The `--data` argument. Every scene is drawn once, so features of the frozen detector are computed once."""
-        return f"scenes:n={self.train},dev={self.dev},test={max(self.pools)},seed={self.seed},vary=0"
+    def dataset(self) -> Scenes:
+        """The scenes of all trainings and evaluations."""
+        return Scenes(train=self.train, dev=self.dev, test=max(self.pools), seed=self.seed)
 
     def config(self, objective: str, rounds: int, vision: Path, **more: Any) -> TrainConfig:
         """The configuration of a run, with the settings that all runs share."""
         return TrainConfig(
             objective=objective,  # type: ignore[arg-type]
-            data=self.data,
+            data=f"{self.train} generated scenes",
             rounds=rounds,
             vision=str(vision),
             warm_up=50,
@@ -127,7 +125,7 @@ class Plan:
         )
 
 
-QUICK = Plan(
+QUICK = StudyPlan(
     train=300,
     dev=30,
     pools=(60, 120),
@@ -146,22 +144,22 @@ QUICK = Plan(
 class Part:
     """Some test items of a data set, as a data set of its own."""
 
-    def __init__(self, whole: Dataset, items: Sequence[Item]) -> None:
+    def __init__(self, whole: Dataset, items: Sequence[CaptionedImage]) -> None:
         self.name = whole.name
-        self.problems: Sequence[Problem] = ()
+        self.problems: Sequence[DataProblem] = ()
         self._whole, self._items = whole, items
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
+    def items(self, split: Split) -> Sequence[CaptionedImage]:
         return self._items if split == "test" else ()
 
-    def open(self, item: Item) -> Image:
+    def open(self, item: CaptionedImage) -> Image:
         return self._whole.open(item)
 
 
 HEADS = {**{name: len(values) for name, values in ATTRIBUTES.items()}, "x": PLACES, "y": PLACES}
 
 
-def truth(item: Item) -> Array:
+def truth(item: CaptionedImage) -> Array:
     """The output of a perfect detector: int64 (1 + heads, cells), with presence first, and -1 where there is nothing to name."""
     cells = np.full((1 + len(HEADS), SIDE * SIDE), -1, dtype=np.int64)
     cells[0] = 0
@@ -220,7 +218,7 @@ class Bundles:
     joint: Path
 
 
-def train_all(plan: Plan, dataset: Dataset, work: Path, stages: dict[str, float], say: Say) -> Bundles:
+def train_all(plan: StudyPlan, dataset: Dataset, work: Path, stages: dict[str, float], say: Say) -> Bundles:
     """Do every run in its folder, then make the bundles. The seconds of each stage are added to `stages`."""
     vision, runs = work / "vision", work / "runs"
     with timed(stages, "detector"):
@@ -253,29 +251,29 @@ def timed(stages: dict[str, float], name: str) -> Iterator[None]:
     stages[name] = stages.get(name, 0.0) + time.monotonic() - start
 
 
-def shown(say: Say, name: str) -> Callable[[Progress], None]:
-    def show(progress: Progress) -> None:
+def shown(say: Say, name: str) -> Callable[[TrainingProgress], None]:
+    def show(progress: TrainingProgress) -> None:
         loss = f", loss {progress.loss:.3f}, {progress.pairs_per_s:,.0f} pairs/s" if progress.loss is not None else ""
         say(f"{name}: {progress.stage} {progress.done:,} of {progress.total:,}{loss}")
 
     return show
 
 
-def evaluate_pool(plan: Plan, dataset: Dataset, bundles: Bundles, size: int, say: Say) -> list[EvaluationReport]:
+def evaluate_pool(plan: StudyPlan, dataset: Dataset, bundles: Bundles, size: int, say: Say) -> list[EvaluationReport]:
     """Evaluate the queries in a pool of `size`. The cross-encoder on every pair gets fewer queries, and only the smallest pool."""
     pool, smallest = dataset.items("test")[:size], min(plan.pools)
     asked = np.random.default_rng(plan.seed).permutation(smallest)[: plan.queries].tolist()
-    options = Options(ks=KS, max_pairs=0, cost_queries=plan.cost_queries, cost_s=4.0, grow=False, gallery=0)
-    separate = [Contender(bundles.ordinary, name="ordinary"), Contender(bundles.hard, name="hard")]
-    joint = Contender(bundles.joint, name="joint")
+    options = EvaluationOptions(ks=KS, max_pairs=0, cost_queries=plan.cost_queries, cost_s=4.0, grow=False, gallery=0)
+    separate = [BundleChoice(bundles.ordinary, name="ordinary"), BundleChoice(bundles.hard, name="hard")]
+    joint = BundleChoice(bundles.joint, name="joint")
 
     def tell(progress: EvaluationProgress) -> None:
         say(f"pool of {size:,}: {progress.stage} {progress.done:,} of {progress.total:,}")
 
-    def ask(numbers: Sequence[int], contenders: Sequence[Contender], options: Options) -> EvaluationReport:
+    def ask(numbers: Sequence[int], choices: Sequence[BundleChoice], options: EvaluationOptions) -> EvaluationReport:
         own = set(numbers)
         queries, others = ([item for i, item in enumerate(pool) if (i in own) is right] for right in (True, False))
-        return evaluate(Part(dataset, queries), contenders, options, distractors=Part(dataset, others), on_progress=tell)
+        return evaluate(Part(dataset, queries), choices, options, distractors=Part(dataset, others), on_progress=tell)
 
     # The cross-encoder is the same in both separate bundles, so its costs are measured, or its pairs scored, only once.
     found = [
@@ -304,26 +302,26 @@ def results(reports: Mapping[int, Sequence[EvaluationReport]]) -> list[dict[str,
     """One row per system, k, pool and direction: R@1 in percent with its 95 % interval, and milliseconds per query."""
     rows: list[dict[str, Any]] = []
     for size, some in reports.items():
-        quality = {q.contestant: (q, report) for report in some for q in report.quality}
-        cost = {(c.contestant, c.direction): c for report in some for c in report.cost}
-        for contestant in dict.fromkeys([*quality, *(c for c, _ in cost)]):
-            q, report = quality.get(contestant, (None, some[0]))
+        quality = {q.variant: (q, report) for report in some for q in report.quality}
+        cost = {(c.variant, c.direction): c for report in some for c in report.cost}
+        for variant in dict.fromkeys([*quality, *(c for c, _ in cost)]):
+            q, report = quality.get(variant, (None, some[0]))
             for direction in DIRECTIONS:
                 queries = report.queries["en"][direction]
-                rows.append(_row(size, contestant, direction, q, queries if q else 0, cost.get((contestant, direction))))
+                rows.append(_row(size, variant, direction, q, queries if q else 0, cost.get((variant, direction))))
     order = list(ROWS)
     return sorted(rows, key=lambda row: (order.index((row["model"], row["system"])), row["k"] or 0, row["pool"], row["direction"]))
 
 
 def _row(
-    size: int, contestant: Contestant, direction: Direction, quality: Quality | None, queries: int, cost: Cost | None
+    size: int, variant: SystemVariant, direction: Direction, quality: Quality | None, queries: int, cost: Cost | None
 ) -> dict[str, Any]:
     found = quality.figures[direction]["R@1"] if quality else None
     gain = quality.gain.get(f"R@1, {direction}") if quality else None
     return {
-        "model": contestant.bundle,
-        "system": contestant.system,
-        "k": contestant.k,
+        "model": variant.bundle,
+        "system": variant.system,
+        "k": variant.k,
         "pool": size,
         "direction": direction,
         "queries": queries,
@@ -334,7 +332,7 @@ def _row(
     }
 
 
-def show_table(plan: Plan, rows: Sequence[Mapping[str, Any]], k: int) -> Table:
+def show_table(plan: StudyPlan, rows: Sequence[Mapping[str, Any]], k: int) -> Table:
     """A table of the rows with that k, a line per system."""
     table = Table(title=f"R@1 in percent [95 % interval] and ms per query (p50), {plan.queries} queries each way, Coop k = {k}")
     table.add_column("system", no_wrap=True)
@@ -397,11 +395,11 @@ def progress() -> Iterator[Say]:
 @click.option("--json", "as_json", is_flag=True)
 def main(work: Path, seed: int, quick: bool, as_json: bool) -> None:
     """Train and compare the four systems; see the top of this file."""
-    plan = replace(QUICK if quick else Plan(), seed=seed)
+    plan = replace(QUICK if quick else StudyPlan(), seed=seed)
     stages: dict[str, float] = {}
     start = time.monotonic()
     with progress() as say:
-        dataset = open_dataset(plan.data)
+        dataset = plan.dataset()
         bundles = train_all(plan, dataset, work, stages, say)
         reports: dict[int, list[EvaluationReport]] = {}
         for size in plan.pools:

@@ -53,7 +53,7 @@ Inputs = Mapping[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BatchRow:
     """The results of one batch size: pairs per second of both sides, and the extra time of the median call through Triton."""
 
     batch: int
@@ -117,7 +117,7 @@ def take_turns(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict
     return took
 
 
-def compare(bundle: Bundle, local: Backend, served: Backend, batch: int, seconds: float) -> Row:
+def compare(bundle: Bundle, local: Backend, served: Backend, batch: int, seconds: float) -> BatchRow:
     inputs = pairs(bundle, local, batch)
     took = take_turns(
         {
@@ -128,7 +128,7 @@ def compare(bundle: Bundle, local: Backend, served: Backend, batch: int, seconds
     )
     mean = {name: statistics.fmean(values) for name, values in took.items()}
     overhead_s = statistics.median(took["triton"]) - statistics.median(took["local"])
-    return Row(batch, batch / mean["local"], batch / mean["triton"], 1000 * overhead_s, message_bytes(inputs)["all"] / batch)
+    return BatchRow(batch, batch / mean["local"], batch / mean["triton"], 1000 * overhead_s, message_bytes(inputs)["all"] / batch)
 
 
 def load(backend: Backend, inputs: Inputs, clients: int, seconds: float) -> list[float]:
@@ -173,7 +173,7 @@ def serve(stack: ExitStack, bundle: Bundle, port: int, tuning: Tuning) -> Backen
     return backend
 
 
-def table(rows: list[Row], rates: Mapping[int, Mapping[str, Mapping[str, float]]], parts: Mapping[str, int]) -> None:
+def table(rows: list[BatchRow], rates: Mapping[int, Mapping[str, Mapping[str, float]]], parts: Mapping[str, int]) -> None:
     print(f"one thread per run, {platform.machine()}, {available_cores()} cores, client and server on the same")
     print(f"{'pairs a call':>12}{'in process /s':>15}{'Triton /s':>11}{'ratio':>7}{'overhead ms':>13}{'bytes a pair':>14}")
     for row in rows:
@@ -218,7 +218,7 @@ def main(name: str, seconds: float, server: str | None, as_json: bool) -> None:
         print(
             json.dumps(
                 {
-                    "batches": [{**{f: getattr(row, f) for f in Row.__slots__}, "ratio": row.ratio} for row in rows],
+                    "batches": [{**{f: getattr(row, f) for f in BatchRow.__slots__}, "ratio": row.ratio} for row in rows],
                     "clients": rates,
                     "bytes": parts,
                 }

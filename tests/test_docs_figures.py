@@ -1,4 +1,4 @@
-"""The figures in README.md are those that `docs/figures.py` writes from the shipped bundle's record."""
+"""What the scripts in docs/ write is up to date: the figures in README.md, and the picture of the packages."""
 
 from __future__ import annotations
 
@@ -48,3 +48,10 @@ def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     done = run("--page", page)
     assert done.returncode == 1
     assert "figures:start" in done.stderr
+
+
+def test_the_house_is_what_the_code_imports(tmp_path: Path) -> None:
+    house = [sys.executable, str(ROOT / "docs" / "house.py"), "--check"]
+    assert subprocess.run(house, capture_output=True, text=True).stderr == ""
+    (tmp_path / "old.svg").write_text("<svg/>", "utf-8")
+    assert "make house" in subprocess.run([*house, "--out", tmp_path / "old.svg"], capture_output=True, text=True).stderr

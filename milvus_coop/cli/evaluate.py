@@ -12,7 +12,7 @@ from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 
 if TYPE_CHECKING:
-    from milvus_coop.offline.evaluation import Options
+    from milvus_coop.offline.evaluation import EvaluationOptions
 
 
 def _split(value: str, separator: str = ",") -> tuple[str, ...]:
@@ -106,13 +106,13 @@ def evaluate(
 
 def _options(
     *, systems: str, ks: str, split: str, language: str, protocol: str, max_pairs: int, cost_queries: int, seed: int
-) -> Options:
+) -> EvaluationOptions:
     from milvus_coop.errors import InvalidArgumentError
-    from milvus_coop.offline.evaluation import Options
+    from milvus_coop.offline.evaluation import EvaluationOptions
 
     if wrong := [k for k in _split(ks) if not k.isascii() or not k.isdigit()]:
         raise InvalidArgumentError(f"--k holds '{wrong[0]}'", expected="whole numbers, such as 10,20,50,100")
-    return Options(
+    return EvaluationOptions(
         systems=_split(systems),
         ks=tuple(int(k) for k in _split(ks)),
         split=split,  # type: ignore[arg-type]

@@ -88,8 +88,7 @@ def train(
     """Train a bi-encoder (be), a cross-encoder (ce), or one network in both roles (joint).
 
     A run is a folder: configuration, metrics of every evaluation, checkpoints. The same command again continues a run that was
-    interrupted. --data takes a list (captions.jsonl), a folder with captions beside the images, karpathy:FILE, multi30k:FOLDER,
-    or generated data (scenes:n=20000).
+    interrupted. --data takes a list (captions.jsonl), a folder with captions beside the images, karpathy:FILE or multi30k:FOLDER.
 
     \b
     Examples:

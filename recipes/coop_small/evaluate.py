@@ -9,8 +9,8 @@ from typing import Any
 from PIL.Image import Image
 
 from milvus_coop.models.preprocess.images import decode
-from milvus_coop.offline.datasets import Item, Problem, Split, open_dataset
-from milvus_coop.offline.evaluation import Options, evaluate
+from milvus_coop.offline.datasets import CaptionedImage, DataProblem, Split, open_dataset
+from milvus_coop.offline.evaluation import EvaluationOptions, evaluate
 from milvus_coop.offline.evaluation.records import DIRECTIONS, EvaluationReport, Quality
 
 K = 50
@@ -21,17 +21,17 @@ _INTERVAL_TO_ERROR = 2 * 1.96
 class Bystanders:
     """Images without captions, which enlarge a pool and are never right."""
 
-    problems: Sequence[Problem] = ()
+    problems: Sequence[DataProblem] = ()
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
         self._paths = sorted(path for path in folder.iterdir() if path.suffix == ".jpg")
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
+    def items(self, split: Split) -> Sequence[CaptionedImage]:
         """Every image, whatever the split."""
-        return [Item(path.stem, (), split, path) for path in self._paths]
+        return [CaptionedImage(path.stem, (), split, path) for path in self._paths]
 
-    def open(self, item: Item) -> Image:
+    def open(self, item: CaptionedImage) -> Image:
         """The image, upright RGB."""
         if item.path is None:
             raise ValueError(f"{item.id} has no file")
@@ -40,7 +40,7 @@ class Bystanders:
 
 def evaluate_bundle(bundle: Path, work: Path, photos: Path | None) -> dict[str, Any]:
     """Figures of every test set by name; see `_figures`. The photographs' sets only where the photographs are at hand."""
-    options = Options(systems=("be", "joint-coop"), ks=(K,), cost_queries=0, grow=False, gallery=0)
+    options = EvaluationOptions(systems=("be", "joint-coop"), ks=(K,), cost_queries=0, grow=False, gallery=0)
     found = {}
     drawings = work / "drawings"
     for name, path in (("stamps", drawings / "captions.jsonl"), ("OpenMoji", drawings / "style.jsonl")):

@@ -16,9 +16,8 @@ from milvus_coop.bundle import BundleSpec, GraphSpec, TensorSpec, TokenSpec, loa
 from milvus_coop.models.preprocess.images import decode, to_pixels
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import quantise
-from milvus_coop.offline.export.graphs import to_onnx
+from milvus_coop.offline.export.graphs import open_session, run_graph, to_onnx
 from milvus_coop.offline.export.parity import compare
-from milvus_coop.offline.export.sessions import open_session, run_graph
 from milvus_coop.offline.export.weights import Precision, pack_graphs
 from milvus_coop.offline.training.minilm import sentence_length_axis
 from milvus_coop.types import Array

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,10 @@ from PIL import Image, ImageEnhance
 from rich.progress import track
 
 from milvus_coop.models.preprocess.images import decode, to_pixels
-from milvus_coop.offline.export.sessions import open_session, run_graph
+from milvus_coop.offline.export.graphs import open_session, run_graph
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import IMAGE_SPEC, MAP_SHAPE, SIZE, lower_graph
 
-logger = logging.getLogger(__name__)
 BATCH = 32
 
 

@@ -28,7 +28,7 @@ class ImageEncoder(nn.Module):
         return vectors, image_tokens(vectors, seen.cells)
 
 
-class TextEncoder(nn.Module):
+class SmallTextEncoder(nn.Module):
     """Token ids to the text embedding and to one narrow vector per word, whose length is the word's weight."""
 
     def __init__(self, lower: LowerLayers, tower: TextTower, hubs: Hubs) -> None:
@@ -44,6 +44,6 @@ class TextEncoder(nn.Module):
 class Networks(NamedTuple):
     """The bundle's networks, in eval mode."""
 
-    text_encoder: TextEncoder
+    text_encoder: SmallTextEncoder
     image_encoder: ImageEncoder
     cross_encoder: CrossEncoder

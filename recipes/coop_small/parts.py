@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from recipes.coop_small.backbone import IMAGE_SPEC, SIZE, load_backbone
 from recipes.coop_small.features import Captioned
 from recipes.coop_small.texts import TRAINED_LENGTH, class_vectors, load_text_tower, tower_folder
 
-logger = logging.getLogger(__name__)
 _LARGEST = 48 * 2**20
 """Bytes of a part of images."""
 _WEBP_QUALITY = 80

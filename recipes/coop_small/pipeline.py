@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,19 @@ from torch import Tensor
 
 from milvus_coop.models.preprocess.images import decode, to_pixels
 from milvus_coop.models.preprocess.texts import Tokenizer
-from milvus_coop.offline.training.metrics import reliability_table
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import IMAGE_SPEC, SIZE, UpperHalf, load_backbone
 from recipes.coop_small.cross_encoder import CrossEncoder, image_tokens
 from recipes.coop_small.features import Captioned, read_captioned
 from recipes.coop_small.hubs import BANK, NEAREST, Hubs
-from recipes.coop_small.networks import ImageEncoder, Networks, TextEncoder
+from recipes.coop_small.networks import ImageEncoder, Networks, SmallTextEncoder
 from recipes.coop_small.split import normalise
 from recipes.coop_small.texts import TEXT_SPEC, HalfReadTexts, LowerLayers, class_vectors, load_text_tower, tower_folder
-from recipes.coop_small.towers import ImageTower, Read, Seen, TextTower, embedding, join
-from recipes.coop_small.train import Feed, Towers, TrainRecipe, drawing_source, photo_source, train_towers
-from recipes.coop_small.train_cross import CrossRecipe, Pool, calibrate, cross_validate, stored, train_cross_encoder
+from recipes.coop_small.towers import ImageTower, ReadTexts, SeenImages, TextTower, embedding, join
+from recipes.coop_small.train import MapFeed, Towers, TrainRecipe, drawing_source, photo_source, train_towers
+from recipes.coop_small.train_cross import CrossPool, CrossRecipe, calibrate, cross_validate, stored, train_cross_encoder
 from recipes.coop_small.whole import WholeRecipe, load_whole_state
 
-logger = logging.getLogger(__name__)
 VIEWS = {"photos": 8, "drawings": 2}
 """Changed copies of each training image that the CPU's training learns from."""
 _CROSS_SHARE = 14
@@ -136,7 +134,7 @@ def _training_parts(photos: Path | None) -> list[str]:
 
 def _feed(
     items: Items, images: dict[str, Array], classes: dict[str, Array] | None, texts: HalfReadTexts, recipe: TrainRecipe
-) -> Feed:
+) -> MapFeed:
     said = classes or {}
     photos = None
     if items.photos["train"]:
@@ -144,7 +142,7 @@ def _feed(
     drawings = drawing_source(
         items.drawings["train"], images["drawings_train"], texts.rows, recipe.source_weights, said.get("drawings_train")
     )
-    return Feed(photos, drawings, texts, recipe)
+    return MapFeed(photos, drawings, texts, recipe)
 
 
 def new_towers_of(work: Path, recipe: TrainRecipe) -> Towers:
@@ -180,7 +178,7 @@ def classes_of(tower: ImageTower, cells: Array) -> Array:
 
 
 @torch.no_grad()
-def see(towers: Towers, items: Sequence[Captioned]) -> Seen:
+def see(towers: Towers, items: Sequence[Captioned]) -> SeenImages:
     """Images as the bundle will see them, in float32."""
 
     def pixels(item: Captioned) -> Array:
@@ -191,11 +189,11 @@ def see(towers: Towers, items: Sequence[Captioned]) -> Seen:
         for start in range(0, len(items), _CHUNK):
             some = torch.from_numpy(np.stack(list(pool.map(pixels, items[start : start + _CHUNK]))))
             parts.append(towers.image.look_at(towers.backbone(some)))
-    return Seen(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    return SeenImages(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
-def read(work: Path, towers: Towers, texts: Sequence[str]) -> Read:
+def read(work: Path, towers: Towers, texts: Sequence[str]) -> ReadTexts:
     """Texts as the bundle will read them, in float32."""
     tokenizer = Tokenizer(tower_folder(work / "raw") / "tokenizer.json", TEXT_SPEC)
     lower, parts = LowerLayers(towers.whole_text), []
@@ -250,10 +248,10 @@ def _banks(work: Path, items: Items, towers: Towers, recipe: Recipe) -> tuple[Hu
 @torch.no_grad()
 def _pool(
     work: Path, towers: Towers, banks: tuple[Hubs, Hubs], items: Sequence[Captioned], captions: list[str], right: Array
-) -> Pool:
+) -> CrossPool:
     seen, said = see(towers, items), read(work, towers, captions)
     vectors = banks[0](embedding(seen.heads))
-    return Pool(
+    return CrossPool(
         banks[1](embedding(said.heads)),
         said.words * said.weights[..., None],
         (said.weights > 0).float(),
@@ -277,7 +275,17 @@ def assemble(work: Path, recipe: Recipe) -> Networks:
     images = Hubs(weights["bank.texts"], NEAREST[0], images=True)
     texts = Hubs(weights["bank.images"], NEAREST[1], images=False)
     return Networks(
-        TextEncoder(LowerLayers(towers.whole_text), towers.text, texts).eval(),
+        SmallTextEncoder(LowerLayers(towers.whole_text), towers.text, texts).eval(),
         ImageEncoder(towers.backbone, towers.image, images).eval(),
         cross.eval().requires_grad_(False),
     )
+
+
+def reliability_table(probability: Array, target: Array, edges: Array) -> list[tuple[float, float, int, float, float]]:
+    """Rows of (lower edge, upper edge, pairs, mean probability, share of matches) for the bins that are not empty."""
+    rows = []
+    for low, high in pairwise(edges.tolist()):
+        inside = (probability >= low) & ((probability < high) | (high == edges[-1]))
+        if inside.any():
+            rows.append((low, high, int(inside.sum()), float(probability[inside].mean()), float(target[inside].mean())))
+    return rows

@@ -33,7 +33,7 @@ WORD_DIM = 96
 """Length of the vectors of single words and single cells."""
 
 
-class Seen(NamedTuple):
+class SeenImages(NamedTuple):
     """Images as the towers see them.
 
     Unit vectors of both heads (B, 2, 384), unit vectors of cells (B, 16, 96), and logits of the classifier (B, 1000).
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
     classes: Tensor
 
 
-class Read(NamedTuple):
+class ReadTexts(NamedTuple):
     """Texts as the towers read them.
 
     Unit vectors of both heads (B, 2, 384), unit vectors of words (B, T, 96), and the words' weights (B, T). The weights of a
@@ -105,15 +105,15 @@ class ImageTower(nn.Module):
         self.cells = Head(FEATURES, hidden=512, out=WORD_DIM, dropout=dropout / 2)
         quieten(head_of(self.heads, 0))
 
-    def forward(self, maps: Tensor, part: Tensor | None = None) -> Seen:
+    def forward(self, maps: Tensor, part: Tensor | None = None) -> SeenImages:
         """Maps between the halves (B, 80, 14, 14). `part`: the numbers of the images whose cells are wanted; None: all."""
         return self.look_at(self.upper(maps), part)
 
-    def look_at(self, grid: Tensor, part: Tensor | None = None) -> Seen:
+    def look_at(self, grid: Tensor, part: Tensor | None = None) -> SeenImages:
         """The backbone's feature grid (B, 1280, 7, 7)."""
         return self.read_cells(self.cell_weights.to(grid.dtype) @ grid.flatten(2).transpose(1, 2), part)
 
-    def read_cells(self, cells: Tensor, part: Tensor | None = None) -> Seen:
+    def read_cells(self, cells: Tensor, part: Tensor | None = None) -> SeenImages:
         """Features of the 4 x 4 cells (B, 16, 1280)."""
         weights = self.look(cells).float().softmax(1).to(cells.dtype)  # (B, 16, 1)
         pooled = (cells.mean(1), (cells * weights).sum(1))
@@ -121,7 +121,7 @@ class ImageTower(nn.Module):
         tags = functional.normalize(classes.softmax(-1) @ self.class_vectors, dim=-1)
         first = functional.normalize(head_of(self.heads, 0).raw(pooled[0]) + self.tag_weight * tags, dim=-1)
         heads = torch.stack([first, self.heads[1](pooled[1])], 1)
-        return Seen(heads, self.cells(cells if part is None else cells[part]), classes)
+        return SeenImages(heads, self.cells(cells if part is None else cells[part]), classes)
 
 
 class TextTower(nn.Module):
@@ -137,7 +137,7 @@ class TextTower(nn.Module):
         self.words = Head(TEXT_WIDTH, hidden=512, out=WORD_DIM, dropout=0.0)
         quieten(head_of(self.heads, 0))
 
-    def forward(self, states: Tensor, mask: Tensor, part: Tensor | None = None) -> Read:
+    def forward(self, states: Tensor, mask: Tensor, part: Tensor | None = None) -> ReadTexts:
         """States of the frozen layers (B, T, 384), and 1 for tokens, 0 for padding (B, T).
 
         `part`: the numbers of the texts whose words are wanted; None: all.
@@ -147,7 +147,7 @@ class TextTower(nn.Module):
             states = layer(states, additive_mask(present))
         return self.read_states(states, mask, part)
 
-    def read_states(self, states: Tensor, mask: Tensor, part: Tensor | None = None) -> Read:
+    def read_states(self, states: Tensor, mask: Tensor, part: Tensor | None = None) -> ReadTexts:
         """States of the last layer (B, T, 384), and the mask (B, T)."""
         present = mask.to(states.dtype)
         mean = functional.normalize((states * present[:, :, None]).sum(1).float(), dim=-1)
@@ -156,7 +156,7 @@ class TextTower(nn.Module):
         heads = torch.stack([first, self.heads[1](weighted)], 1)
         if part is not None:
             states, present = states[part], present[part]
-        return Read(heads, self.words(states), _weights(self.weigh(states), present)[:, :, 0])
+        return ReadTexts(heads, self.words(states), _weights(self.weigh(states), present)[:, :, 0])
 
 
 def _weights(logits: Tensor, present: Tensor) -> Tensor:
@@ -186,15 +186,15 @@ def embedding(heads: Tensor) -> Tensor:
     return flat
 
 
-def join(parts: Sequence[Read]) -> Read:
+def join(parts: Sequence[ReadTexts]) -> ReadTexts:
     """Texts that were read in groups of different lengths, as one."""
     length = max(part.words.shape[1] for part in parts)
     words = [functional.pad(part.words, (0, 0, 0, length - part.words.shape[1])) for part in parts]
     weights = [functional.pad(part.weights, (0, length - part.weights.shape[1])) for part in parts]
-    return Read(torch.cat([part.heads for part in parts]), torch.cat(words), torch.cat(weights))
+    return ReadTexts(torch.cat([part.heads for part in parts]), torch.cat(words), torch.cat(weights))
 
 
-def word_match(read: Read, seen: Seen) -> Tensor:
+def word_match(read: ReadTexts, seen: SeenImages) -> Tensor:
     """Each word looks for its best cell: the weighted mean of the cosines, for all pairs (texts, images).
 
     Late interaction as in ColBERT (Khattab & Zaharia 2020) and FILIP (Yao et al. 2022).

@@ -18,7 +18,7 @@ from milvus_coop.offline.training.minilm import MiniLM
 from milvus_coop.types import Array
 from recipes.coop_small.features import Captioned
 from recipes.coop_small.texts import HalfReadTexts
-from recipes.coop_small.towers import HEADS, ImageTower, Read, Seen, TextTower, head_of, join, word_match
+from recipes.coop_small.towers import HEADS, ImageTower, ReadTexts, SeenImages, TextTower, head_of, join, word_match
 
 logger = logging.getLogger(__name__)
 LENGTH_GROUPS = 4
@@ -92,7 +92,7 @@ class Towers(nn.Module):
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """Images of one kind, the rows of their texts, and how often each image is drawn.
 
     `images`: maps of the lower half (n, views, 80, 14, 14), cells (n, views, 16, 1280), or pixels (n, 3, 224, 224).
@@ -117,18 +117,20 @@ class Source:
         return said
 
 
-def photo_source(items: Sequence[Captioned], images: Any, rows: Rows, classes: Array | None = None) -> Source:
+def photo_source(items: Sequence[Captioned], images: Any, rows: Rows, classes: Array | None = None) -> ImageSource:
     """Photographs; all their captions are of equal rank."""
-    return Source(images, [rows(item.texts) for item in items], np.arange(len(items)), np.full(len(items), 1 / len(items)), classes)
+    return ImageSource(
+        images, [rows(item.texts) for item in items], np.arange(len(items)), np.full(len(items), 1 / len(items)), classes
+    )
 
 
 def drawing_source(
     items: Sequence[Captioned], images: Any, rows: Rows, weights: dict[str, float], classes: Array | None = None
-) -> Source:
+) -> ImageSource:
     """Drawings; those with the same caption share a label."""
     _, labels = np.unique([item.texts[0].lower().strip(" .") for item in items], return_inverse=True)
     share = np.array([weights.get(item.source, 1.0) for item in items])
-    return Source(images, [rows(item.texts) for item in items], -1 - labels, share / share.sum(), classes)
+    return ImageSource(images, [rows(item.texts) for item in items], -1 - labels, share / share.sum(), classes)
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Choice:
 class Chooser:
     """Choices without end: photographs in shuffled passes, drawings by their weights."""
 
-    def __init__(self, photos: Source | None, drawings: Source, recipe: TrainRecipe) -> None:
+    def __init__(self, photos: ImageSource | None, drawings: ImageSource, recipe: TrainRecipe) -> None:
         self._photos, self._drawings, self._recipe = photos, drawings, recipe
         self._dice = np.random.default_rng(recipe.seed)
         self._order = self._passes()
@@ -188,7 +190,7 @@ class Chooser:
 
 
 @dataclass(frozen=True)
-class Batch:
+class MapBatch:
     """One step's data. `owner` says which image each text belongs to."""
 
     maps: Tensor
@@ -201,16 +203,16 @@ class Batch:
     """The classifier's answers for the images before training, logits (images, 1000)."""
 
 
-class Feed:
+class MapFeed:
     """Batches without end, of maps and of texts that are read half."""
 
-    def __init__(self, photos: Source | None, drawings: Source, texts: HalfReadTexts, recipe: TrainRecipe) -> None:
+    def __init__(self, photos: ImageSource | None, drawings: ImageSource, texts: HalfReadTexts, recipe: TrainRecipe) -> None:
         self._photos, self._drawings, self._texts, self._dropped = photos, drawings, texts, recipe.dropped_words
         self._chooser = Chooser(photos, drawings, recipe)
         self._dice = np.random.default_rng(recipe.seed)
         self.per_epoch = self._chooser.per_epoch
 
-    def next(self) -> Batch:
+    def next(self) -> MapBatch:
         """Gather what is chosen."""
         choice, dice = self._chooser.next(), self._dice
         chosen = [(self._photos, number) for number in choice.photos] + [(self._drawings, number) for number in choice.drawings]
@@ -226,7 +228,7 @@ class Feed:
         by_length = np.argsort(self._texts.lengths(choice.rows), kind="stable")
         texts = [self._text(part) for part in np.array_split(choice.rows[by_length], LENGTH_GROUPS)]
         owner, ignored = torch.from_numpy(choice.owner[by_length]), torch.from_numpy(choice.ignored[by_length])
-        return Batch(torch.from_numpy(maps), texts, owner, ignored, classes)
+        return MapBatch(torch.from_numpy(maps), texts, owner, ignored, classes)
 
     def _text(self, rows: Array) -> tuple[Tensor, Tensor]:
         """States and mask of texts, without some of their words."""
@@ -255,7 +257,7 @@ def contrast(scores: Tensor, owner: Tensor, ignored: Tensor) -> Tensor:
     return (to_image + to_text) / 2
 
 
-def batch_loss(towers: Towers, batch: Batch, recipe: TrainRecipe) -> Tensor:
+def batch_loss(towers: Towers, batch: MapBatch, recipe: TrainRecipe) -> Tensor:
     """The losses of a batch of maps (or of cells, where the towers are frozen)."""
     images, chosen = batch.maps.bfloat16(), torch.randperm(len(batch.maps))[: recipe.word_images]
     frozen = images.ndim == 3
@@ -274,7 +276,7 @@ def batch_loss(towers: Towers, batch: Batch, recipe: TrainRecipe) -> Tensor:
 
 
 def match_loss(
-    towers: Towers, seen: Seen, read: Read, owner: Tensor, ignored: Tensor, chosen: Tensor, recipe: TrainRecipe
+    towers: Towers, seen: SeenImages, read: ReadTexts, owner: Tensor, ignored: Tensor, chosen: Tensor, recipe: TrainRecipe
 ) -> Tensor:
     """The mean loss of both heads, and that of words and cells of the chosen images and their texts."""
     place = torch.full((len(seen.heads),), -1, device=owner.device)
@@ -293,7 +295,7 @@ def memory_loss(now: Tensor, before: Tensor) -> Tensor:
     return functional.kl_div(now.log_softmax(-1), before.softmax(-1), reduction="batchmean")
 
 
-def train_towers(towers: Towers, feed: Feed, recipe: TrainRecipe, *, end_to_end: bool) -> None:
+def train_towers(towers: Towers, feed: MapFeed, recipe: TrainRecipe, *, end_to_end: bool) -> None:
     """Train the heads alone, or end to end, in bfloat16 where that pays."""
     backbone = [p for p in towers.image.upper.parameters() if p.requires_grad] + list(towers.image.classifier.parameters())
     layers = list(towers.text.layers.parameters())

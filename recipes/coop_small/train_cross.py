@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from milvus_coop.models.tokens import quantise
-from milvus_coop.offline.training.losses import softmax_over_positives
 from milvus_coop.types import Array
 from recipes.coop_small.cross_encoder import WORD_FEATURES, CrossEncoder, compare
 
 logger = logging.getLogger(__name__)
 FOLDS = 4
+_EXCLUDED = -1e9
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class CrossRecipe:
 
 
 @dataclass(frozen=True)
-class Pool:
+class CrossPool:
     """Texts and images that were searched together.
 
     `text` unit (n, 772), `words` (n, T, 96), `present` (n, T); `rows` dequantised image tokens (m, 25, 96);
@@ -56,11 +56,13 @@ class Pool:
         flat = self.rows.flatten(1)[:, : self.text.shape[1]]
         return self.text @ flat.T
 
-    def take(self, images: Array) -> Pool:
+    def take(self, images: Array) -> CrossPool:
         """The images with these numbers and the texts that describe one of them."""
         right = self.right[:, torch.from_numpy(images)]
         texts = right.any(1)
-        return Pool(self.text[texts], self.words[texts], self.present[texts], self.rows[torch.from_numpy(images)], right[texts])
+        return CrossPool(
+            self.text[texts], self.words[texts], self.present[texts], self.rows[torch.from_numpy(images)], right[texts]
+        )
 
 
 def stored(tokens: Tensor) -> Tensor:
@@ -81,7 +83,20 @@ class Lists:
         return len(self.texts)
 
 
-def natural_lists(pool: Pool, depth: int, *, images: bool) -> Lists:
+def softmax_over_positives(logits: Tensor, positive: Tensor) -> Tensor:
+    """InfoNCE with several positives: the mean over rows of -log(the positives' share of the softmax).
+
+    Args:
+        logits: (n, m).
+        positive: bool (n, m). Rows without a positive do not count.
+    """
+    everything = logits.logsumexp(1)
+    right = logits.masked_fill(~positive, _EXCLUDED).logsumexp(1)
+    counted = positive.any(1)
+    return ((everything - right) * counted).sum() / counted.sum().clamp(min=1)
+
+
+def natural_lists(pool: CrossPool, depth: int, *, images: bool) -> Lists:
     """The best images of every text, or the best texts of every image.
 
     Queries whose right answer is not among them are left out: forced into the list, it taught the wrong lesson.
@@ -89,13 +104,13 @@ def natural_lists(pool: Pool, depth: int, *, images: bool) -> Lists:
     scores = pool.scores() if images else pool.scores().T
     found = scores.topk(min(depth, scores.shape[1]), dim=1).indices
     own = torch.arange(len(found))[:, None].expand_as(found)
-    texts, pictures = (own, found) if images else (found, own)
-    right = pool.right[texts, pictures]
+    texts, numbers = (own, found) if images else (found, own)
+    right = pool.right[texts, numbers]
     kept = right.any(1)
-    return Lists(texts[kept], pictures[kept], right[kept])
+    return Lists(texts[kept], numbers[kept], right[kept])
 
 
-def pair_logits(model: CrossEncoder, pool: Pool, texts: Tensor, images: Tensor) -> Tensor:
+def pair_logits(model: CrossEncoder, pool: CrossPool, texts: Tensor, images: Tensor) -> Tensor:
     """Logits of pairs of any shape before calibration: (members, ...)."""
     flat, other = texts.flatten(), images.flatten()
     present = pool.present[flat]
@@ -104,7 +119,7 @@ def pair_logits(model: CrossEncoder, pool: Pool, texts: Tensor, images: Tensor) 
     return found.reshape(-1, *texts.shape)
 
 
-def train_cross_encoder(pools: Sequence[Pool], recipe: CrossRecipe) -> CrossEncoder:
+def train_cross_encoder(pools: Sequence[CrossPool], recipe: CrossRecipe) -> CrossEncoder:
     """Train on the lists of all pools, both directions in turn."""
     torch.manual_seed(recipe.seed)
     model = CrossEncoder(dropout=recipe.dropout)
@@ -137,7 +152,7 @@ def train_cross_encoder(pools: Sequence[Pool], recipe: CrossRecipe) -> CrossEnco
 
 
 @torch.no_grad()
-def _standardise(model: CrossEncoder, pool: Pool, lists: Lists) -> None:
+def _standardise(model: CrossEncoder, pool: CrossPool, lists: Lists) -> None:
     """Set the means and deviations of the features from some lists."""
     texts, images = lists.texts[:400].flatten(), lists.images[:400].flatten()
     pairs, singles = compare(pool.text[texts], pool.words[texts], pool.present[texts], pool.rows[images])
@@ -148,14 +163,14 @@ def _standardise(model: CrossEncoder, pool: Pool, lists: Lists) -> None:
 
 
 @torch.no_grad()
-def reranked(model: CrossEncoder, pool: Pool, k: int, queries: Tensor, *, images: bool) -> tuple[Tensor, Tensor, Tensor]:
+def reranked(model: CrossEncoder, pool: CrossPool, k: int, queries: Tensor, *, images: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The k candidates of queries, as the bi-encoder has them, in the cross-encoder's order, and its logits: each (queries, k)."""
     scores = pool.scores() if images else pool.scores().T
     found = scores[queries].topk(k, dim=1).indices
     own = queries[:, None].expand_as(found)
-    texts, pictures = (own, found) if images else (found, own)
+    texts, numbers = (own, found) if images else (found, own)
     parts = [
-        pair_logits(model, pool, texts[start : start + 100], pictures[start : start + 100]).mean(0)
+        pair_logits(model, pool, texts[start : start + 100], numbers[start : start + 100]).mean(0)
         for start in range(0, len(texts), 100)
     ]
     logits, order = torch.cat(parts).sort(1, descending=True)
@@ -177,7 +192,7 @@ def calibrate(model: CrossEncoder, logits: Tensor, right: Tensor) -> None:
     model.calibration.copy_(line.detach())
 
 
-def cross_validate(pools: Sequence[Pool], recipe: CrossRecipe, k: int = 50) -> dict[str, Any]:
+def cross_validate(pools: Sequence[CrossPool], recipe: CrossRecipe, k: int = 50) -> dict[str, Any]:
     """Train without a fold of every pool's images and their texts, and rerank the fold's queries in the whole pool.
 
     Returns:

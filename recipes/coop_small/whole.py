@@ -29,7 +29,7 @@ from recipes.coop_small.backbone import FROZEN_BLOCKS, LowerHalf, UpperHalf, lef
 from recipes.coop_small.hubs import BANK, NEAREST, Hubs
 from recipes.coop_small.parts import Packed, save_in_parts, unpack
 from recipes.coop_small.texts import TEXT_SPEC, LowerLayers
-from recipes.coop_small.towers import ImageTower, Read, Seen, TextTower, embedding, join
+from recipes.coop_small.towers import ImageTower, ReadTexts, SeenImages, TextTower, embedding, join
 from recipes.coop_small.train import (
     Choice,
     Chooser,
@@ -244,15 +244,15 @@ class Trainer:
         return loss
 
     @torch.no_grad()
-    def see(self, pixels: Tensor) -> Seen:
+    def see(self, pixels: Tensor) -> SeenImages:
         """Images without changes, in float32."""
         parts = [
             self.towers.image.look_at(feature_map(self.towers.backbone, some.float(), 0.0)) for some in torch.split(pixels, 250)
         ]
-        return Seen(*(torch.cat(values) for values in zip(*parts, strict=True)))
+        return SeenImages(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     @torch.no_grad()
-    def read(self, rows: Array) -> Read:
+    def read(self, rows: Array) -> ReadTexts:
         """Texts with these numbers, in float32."""
         ids = self.ids[torch.from_numpy(rows).to(self.device)]
         return join(

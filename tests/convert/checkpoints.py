@@ -31,7 +31,7 @@ from transformers import (
 from tests.convert.kit import bert_tokenizer, clip_tokenizer, roberta_tokenizer
 
 STD = 0.08
-"""Of random weights: large enough that outputs differ from picture to picture, which a parity test needs."""
+"""Of random weights: large enough that outputs differ from image to image, which a parity test needs."""
 TINY: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 

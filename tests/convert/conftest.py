@@ -16,9 +16,9 @@ from milvus_coop.offline.convert.checkpoint import open_checkpoint
 from milvus_coop.offline.convert.parity import Samples
 from tests.convert.checkpoints import MAKERS
 
-PICTURES = sorted((Path(__file__).parent.parent.parent / "examples" / "images").glob("*.[jp][pn]g"))
+IMAGES = sorted((Path(__file__).parent.parent.parent / "examples" / "images").glob("*.[jp][pn]g"))
 TEXTS = ["a red apple", "two dogs on a beach", "an old stone bridge over a small river in autumn", "BICYCLE!"]
-SAMPLES = Samples([decode(path) for path in PICTURES[:4]], TEXTS)
+SAMPLES = Samples([decode(path) for path in IMAGES[:4]], TEXTS)
 
 Make = Callable[..., Path]
 

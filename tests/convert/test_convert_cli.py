@@ -23,7 +23,7 @@ from milvus_coop.models.preprocess.images import decode
 from milvus_coop.models.reranker import Reranker
 from milvus_coop.offline.convert.catalogue import FAMILIES
 from milvus_coop.serving.plans.check import check_bundle
-from tests.convert.conftest import PICTURES, TEXTS, Pair
+from tests.convert.conftest import IMAGES, TEXTS, Pair
 
 
 def run(*arguments: str | Path) -> Result:
@@ -68,7 +68,7 @@ def test_pooled_tokens(checkpoint: Callable[[str], Path], tmp_path: Path) -> Non
     assert "average-pooled" in (tmp_path / "pooled" / "README.md").read_text(encoding="utf-8")
     backend = OnnxBackend(bundle)
     encoder = open_encoder(bundle, backend)
-    images, words = encoder.encode_images([decode(PICTURES[0])]), encoder.encode_texts(TEXTS[:1])
+    images, words = encoder.encode_images([decode(IMAGES[0])]), encoder.encode_texts(TEXTS[:1])
     assert 0 < Reranker(backend).score_pairs(words.text_side, images.image_side).probability[0] < 1
 
 

@@ -25,7 +25,7 @@ from milvus_coop.offline.convert.parity import WITH_TOKENS
 from milvus_coop.serving.plans.check import check_bundle
 from milvus_coop.serving.triton import Endpoints, TritonServer, export_repository, find_triton
 from milvus_coop.types import Array
-from tests.convert.conftest import PAIRS, PICTURES, TEXTS, Pair
+from tests.convert.conftest import IMAGES, PAIRS, TEXTS, Pair
 from tests.servers.milvus import free_ports
 
 SAME = 2e-5
@@ -39,8 +39,8 @@ def processor_of(path: Path) -> Any:
     return kind.from_pretrained(path, backend="pil")
 
 
-def own_scores(path: Path, pictures: list[Image.Image], texts: list[str]) -> Array:
-    """Match probabilities of pairs by transformers alone, one by one: pictures and texts through the checkpoint's own processor."""
+def own_scores(path: Path, images: list[Image.Image], texts: list[str]) -> Array:
+    """Match probabilities of pairs by transformers alone, one by one: images and texts through the checkpoint's own processor."""
     processor = processor_of(path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     kind = transformers.AutoConfig.from_pretrained(path).model_type
@@ -52,8 +52,8 @@ def own_scores(path: Path, pictures: list[Image.Image], texts: list[str]) -> Arr
     }
     model = classes[kind].from_pretrained(path).eval()
     found = []
-    for picture, text in zip(pictures, texts, strict=True):
-        inputs = {**processor(picture, return_tensors="pt"), **tokenizer(text, return_tensors="pt")}
+    for image, text in zip(images, texts, strict=True):
+        inputs = {**processor(image, return_tensors="pt"), **tokenizer(text, return_tensors="pt")}
         inputs.pop("token_type_ids", None)
         with torch.no_grad():
             if kind == "blip":
@@ -68,12 +68,12 @@ def own_scores(path: Path, pictures: list[Image.Image], texts: list[str]) -> Arr
     return torch.stack(found).numpy()
 
 
-def own_embeddings(path: Path, pictures: list[Image.Image], texts: list[str]) -> tuple[Array, Array]:
+def own_embeddings(path: Path, images: list[Image.Image], texts: list[str]) -> tuple[Array, Array]:
     """Unit embeddings by transformers alone."""
     processor = processor_of(path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     kind = transformers.AutoConfig.from_pretrained(path).model_type
-    pixels = processor(pictures, return_tensors="pt")["pixel_values"]
+    pixels = processor(images, return_tensors="pt")["pixel_values"]
     padding = "max_length" if kind == "siglip" else True
     words = tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=64)
     ids, mask = words["input_ids"], words["attention_mask"]
@@ -96,25 +96,25 @@ def unit(values: torch.Tensor) -> Array:
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_outputs_are_those_of_transformers(pair: Pair, batch: int) -> None:
-    pictures = [decode(path) for path in PICTURES[-batch:]]
+    decoded = [decode(path) for path in IMAGES[-batch:]]
     texts = [TEXTS[i % len(TEXTS)] for i in range(batch)]
     backend = OnnxBackend(pair.bundle)
     encoder = open_encoder(pair.bundle, backend)
-    images, words = encoder.encode_images(pictures), encoder.encode_texts(texts)
-    own_images, own_texts = own_embeddings(pair.be, pictures, texts)
+    images, words = encoder.encode_images(decoded), encoder.encode_texts(texts)
+    own_images, own_texts = own_embeddings(pair.be, decoded, texts)
     assert np.abs(images.embeddings - own_images).max() < SAME
     assert np.abs(words.embeddings - own_texts).max() < SAME
     scores = Reranker(backend).score_pairs(words.text_side, images.image_side)
-    wanted = own_scores(pair.ce, pictures, texts)
+    wanted = own_scores(pair.ce, decoded, texts)
     assert np.abs(scores.probability - wanted).max() < STORED
     assert scores.logit.shape == (batch,)
 
 
 def test_the_comparison_has_something_to_compare(pair: Pair) -> None:
-    """Random weights can give the same output for every picture; then parity would say nothing."""
+    """Random weights can give the same output for every image; then parity would say nothing."""
     backend = OnnxBackend(pair.bundle)
     encoder = open_encoder(pair.bundle, backend)
-    images, words = encoder.encode_images([decode(path) for path in PICTURES[:8]]), encoder.encode_texts(TEXTS[:1])
+    images, words = encoder.encode_images([decode(path) for path in IMAGES[:8]]), encoder.encode_texts(TEXTS[:1])
     scores = Reranker(backend).score_pairs(words.text_side, images.image_side)
     assert scores.probability.std() > 20 * SAME
     assert images.embeddings.std(axis=0).max() > 100 * SAME
@@ -132,7 +132,7 @@ def test_differences_are_recorded(pair: Pair) -> None:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("families") / "photos"
     folder.mkdir()
-    for path in PICTURES[:12]:
+    for path in IMAGES[:12]:
         shutil.copy(path, folder)
     (folder.parent / "captions.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     return folder
@@ -164,11 +164,11 @@ def test_the_whole_way_in_process_and_through_triton(pair: Pair, photos: Path, t
 
 
 def results(uri: Path, bundle: Path, models: str, photos: Path) -> list[SearchResult]:
-    picture = sorted(photos.iterdir())[3]
+    image = sorted(photos.iterdir())[3]
     with CoopSearch("images", uri=uri, bundle=bundle, models=models) as search:
         by_text = [search.query(text, limit=12) for text in TEXTS[:2]]
     with CoopSearch("captions", uri=uri, bundle=bundle, models=models) as search:
-        return [*by_text, search.query(image=picture, limit=4)]
+        return [*by_text, search.query(image=image, limit=4)]
 
 
 @pytest.mark.tensorrt

@@ -30,7 +30,7 @@ from milvus_coop.models.preprocess.images import decode, edge_size, normalise, p
 from milvus_coop.offline.convert.preprocessing import image_spec_of
 from milvus_coop.types import Array
 
-PICTURES = Path(__file__).parents[2] / "examples" / "images"
+IMAGES = Path(__file__).parents[2] / "examples" / "images"
 NAMES = ("alarm_clock.jpg", "castle.jpg", "giraffe.jpg", "great_wall.jpg", "eiffel_tower.jpg", "two_dogs.jpg")
 
 VILT_224: dict[str, Any] = {"size": {"shortest_edge": 224}, "size_divisor": 16, "resample": 2}
@@ -91,7 +91,7 @@ def agree(case: tuple[Any, ImageSpec], ours: Image.Image, theirs: Image.Image) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_photographs(case: tuple[Any, ImageSpec], name: str) -> None:
-    agree(case, decode(PICTURES / name), load_image(str(PICTURES / name)))
+    agree(case, decode(IMAGES / name), load_image(str(IMAGES / name)))
 
 
 @pytest.mark.parametrize("size", ["exact", "smaller", (1, 500), (500, 1), (37, 1000), (1000, 37), (2, 2), (401, 399), (800, 480)])
@@ -125,12 +125,12 @@ def test_exif(case: tuple[Any, ImageSpec], orientation: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparency_is_white_and_not_whatever_lies_under_it(case: tuple[Any, ImageSpec], mode: str, tmp_path: Path) -> None:
-    picture = scene(300, 200).convert("RGBA")
-    picture.paste((0, 0, 0, 0), (0, 0, 150, 200))
+    image = scene(300, 200).convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 150, 200))
     options: dict[str, Any] = {"transparency": 0} if mode == "P" else {}
     palette = scene(300, 200).convert("L").convert("P")
     palette.paste(0, (0, 0, 150, 200))
-    (palette if mode == "P" else picture.convert(mode)).save(path := tmp_path / "scene.png", **options)
+    (palette if mode == "P" else image.convert(mode)).save(path := tmp_path / "scene.png", **options)
     ours, theirs = decode(path), load_image(str(path))
     assert ours.getpixel((10, 10)) == (255, 255, 255)
     assert theirs.getpixel((10, 10)) == (0, 0, 0)
@@ -159,7 +159,7 @@ def test_patch_mask_is_vilts_pixel_mask(name: str, size: tuple[int, int]) -> Non
     processor = PROCESSORS[name]()
     spec = image_spec_of(processor, name)
     patches = spec.size // spec.divisor
-    # Beside a picture of each direction at full length theirs is padded to our canvas.
+    # Beside an image of each direction at full length theirs is padded to our canvas.
     batch = processor([scene(*size), scene(1000, 500), scene(500, 1000)])
     theirs = np.asarray(batch["pixel_mask"][0])
     assert theirs.shape == (spec.size, spec.size)
@@ -190,22 +190,22 @@ def test_vilt_sees_no_difference_between_their_padding_and_ours() -> None:
     model = ViltModel(config).eval()  # type: ignore[no-untyped-call]
     processor = ViltImageProcessorPil(size={"shortest_edge": 64})
     spec = image_spec_of(processor, "vilt", model_size=64)
-    picture = scene(90, 70)
+    image = scene(90, 70)
     text = {"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
-    mask = torch.from_numpy(patch_mask(picture.size, spec, 1 + (spec.size - 1) // 32).repeat(32, 0).repeat(32, 1).astype(np.int64))
+    mask = torch.from_numpy(patch_mask(image.size, spec, 1 + (spec.size - 1) // 32).repeat(32, 0).repeat(32, 1).astype(np.int64))
     with torch.no_grad():
-        theirs = model(**text, **processor(picture, return_tensors="pt")).pooler_output
-        ours = normalise(to_pixels(picture, spec)[None], spec)
+        theirs = model(**text, **processor(image, return_tensors="pt")).pooler_output
+        ours = normalise(to_pixels(image, spec)[None], spec)
         padded = model(**text, pixel_values=torch.from_numpy(ours), pixel_mask=mask[None]).pooler_output
     torch.testing.assert_close(padded, theirs, rtol=0, atol=1e-6)
 
 
 def test_strips_are_cropped_before_they_fill_the_memory() -> None:
     spec = image_spec_of(CLIPImageProcessorPil(), "clip")
-    picture = scene(3, 1000)
-    whole = picture.resize(edge_size(picture.size, spec), Image.Resampling.BICUBIC)
+    image = scene(3, 1000)
+    whole = image.resize(edge_size(image.size, spec), Image.Resampling.BICUBIC)
     top = (whole.height - 224) // 2
-    difference = to_pixels(picture, spec).transpose(1, 2, 0).astype(int) - np.asarray(whole.crop((0, top, 224, top + 224)))
+    difference = to_pixels(image, spec).transpose(1, 2, 0).astype(int) - np.asarray(whole.crop((0, top, 224, top + 224)))
     assert np.abs(difference).mean() < 3  # of 255: see _middle_of_strip
     for size in ((1, 100_000), (100_000, 1)):
         tracemalloc.start()
@@ -227,7 +227,7 @@ class WithProcessor:
     image_processor = BlipImageProcessorPil()
 
 
-def test_a_processor_of_pictures_and_texts_will_do() -> None:
+def test_a_processor_of_images_and_texts_will_do() -> None:
     assert image_spec_of(WithProcessor(), "blip").size == 384
 
 

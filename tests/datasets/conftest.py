@@ -1,4 +1,4 @@
-"""Tiny picture files."""
+"""Tiny image files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Draw = Callable[..., Path]
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Draw:
-    """Write a picture of one colour below `tmp_path`."""
+def image(tmp_path: Path) -> Draw:
+    """Write an image of one colour below `tmp_path`."""
 
     def draw(name: str, colour: tuple[int, ...] = (200, 30, 30), size: tuple[int, int] = (8, 6)) -> Path:
         path = tmp_path / name

@@ -23,9 +23,9 @@ def reasons(dataset: Dataset) -> dict[str, str]:
     return {problem.place: problem.reason for problem in dataset.problems}
 
 
-def test_a_line_names_picture_captions_split_and_id(tmp_path: Path, picture: Draw) -> None:
-    picture("a.png")
-    picture("more/b.png", size=(5, 4))
+def test_a_line_names_image_captions_split_and_id(tmp_path: Path, image: Draw) -> None:
+    image("a.png")
+    image("more/b.png", size=(5, 4))
     dataset = opened(
         tmp_path,
         {"image": "a.png", "captions": [" A red box. ", "A box.", "A red box."]},
@@ -60,8 +60,8 @@ def test_a_line_names_picture_captions_split_and_id(tmp_path: Path, picture: Dra
         ({"image": "a.png", "captions": ["\ud800"]}, "not valid UTF-8"),
     ],
 )
-def test_a_bad_line_is_named_and_the_rest_goes_on(tmp_path: Path, picture: Draw, line: Any, reason: str) -> None:
-    picture("a.png")
+def test_a_bad_line_is_named_and_the_rest_goes_on(tmp_path: Path, image: Draw, line: Any, reason: str) -> None:
+    image("a.png")
     first, last = ({"image": "a.png", "caption": "A box.", "id": name} for name in ("kept", "last"))
     dataset = opened(tmp_path, first, "", line, last)
     assert [item.id for item in dataset.items("train")] == ["kept", "last"]
@@ -69,21 +69,21 @@ def test_a_bad_line_is_named_and_the_rest_goes_on(tmp_path: Path, picture: Draw,
     assert reason in reasons(dataset)["captions.jsonl, line 3"]
 
 
-def test_an_empty_caption_is_counted_and_the_others_are_kept(tmp_path: Path, picture: Draw) -> None:
-    picture("a.png")
+def test_an_empty_caption_is_counted_and_the_others_are_kept(tmp_path: Path, image: Draw) -> None:
+    image("a.png")
     dataset = opened(tmp_path, {"image": "a.png", "captions": ["A box.", "  "]})
     assert dataset.items("train")[0].captions == (Caption("A box."),)
     assert reasons(dataset) == {"captions.jsonl, line 1": "a caption is empty"}
 
 
-def test_images_and_language_are_options(tmp_path: Path, picture: Draw) -> None:
-    picture("elsewhere/a.png")
+def test_images_and_language_are_options(tmp_path: Path, image: Draw) -> None:
+    image("elsewhere/a.png")
     dataset = opened(tmp_path, {"image": "a.png", "caption": "Eine Kiste."}, options=f",images={tmp_path}/elsewhere,language=de")
     assert dataset.items("train")[0].captions == (Caption("Eine Kiste.", "de"),)
 
 
-def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path: Path, picture: Draw) -> None:
-    picture("a.png")
+def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path: Path, image: Draw) -> None:
+    image("a.png")
     path = tmp_path / "list.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"image": "a.png", "caption": "fine"}\n{"image": "a.png", "caption": "\xff", "id": 2}\n')
     dataset = open_dataset(str(path))
@@ -91,15 +91,15 @@ def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path: Path, pictu
     assert reasons(dataset) == {"list.jsonl, line 2": "'captions' is not valid UTF-8 text"}
 
 
-def test_a_picture_that_cannot_be_read_is_an_image_error(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
+def test_an_image_that_cannot_be_read_is_an_image_error(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
     dataset = opened(tmp_path, {"image": "a.png", "caption": "x"})
     with pytest.raises(ImageUnreadableError, match=r"a\.png"):
         dataset.open(dataset.items("train")[0])
 
 
-def test_check_names_the_split_that_is_too_small(tmp_path: Path, picture: Draw) -> None:
-    picture("a.png")
+def test_check_names_the_split_that_is_too_small(tmp_path: Path, image: Draw) -> None:
+    image("a.png")
     dataset = opened(
         tmp_path, *({"image": "a.png", "caption": "x", "id": i, "split": s} for i, s in enumerate(["train", "train", "dev"]))
     )

@@ -12,25 +12,25 @@ from PIL import Image
 
 from milvus_coop import FakeBackend, load_bundle
 from milvus_coop.errors import ImageUnreadableError
-from milvus_coop.offline.datasets import Caption, Item, Problem, Split
-from milvus_coop.offline.evaluation import Contender
+from milvus_coop.offline.datasets import Caption, CaptionedImage, DataProblem, Split
+from milvus_coop.offline.evaluation import BundleChoice
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "images"
 
 
 @dataclass
 class Given:
-    """A data set of what it is given; it draws the pictures of items without a path."""
+    """A data set of what it is given; it draws the images of items without a path."""
 
-    test: Sequence[Item]
+    test: Sequence[CaptionedImage]
     name: str = "given"
-    problems: Sequence[Problem] = ()
+    problems: Sequence[DataProblem] = ()
     broken: set[str] = field(default_factory=set)
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
+    def items(self, split: Split) -> Sequence[CaptionedImage]:
         return [item for item in self.test if item.split == split]
 
-    def open(self, item: Item) -> Image.Image:
+    def open(self, item: CaptionedImage) -> Image.Image:
         if item.id in self.broken:
             raise ImageUnreadableError(f"{item.id} cannot be drawn")
         if item.path is not None:
@@ -39,22 +39,22 @@ class Given:
 
 
 def drawn(seed: int) -> Image.Image:
-    """A picture that no other seed gives."""
+    """An image that no other seed gives."""
     values = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((32, 32), Image.Resampling.NEAREST)
 
 
-def item(number: int, *captions: str | Caption, split: Split = "test", path: Path | None = None) -> Item:
-    texts = captions or (f"picture number {number}",)
-    return Item(f"item{number:03}", tuple(c if isinstance(c, Caption) else Caption(c) for c in texts), split, path)
+def item(number: int, *captions: str | Caption, split: Split = "test", path: Path | None = None) -> CaptionedImage:
+    texts = captions or (f"image number {number}",)
+    return CaptionedImage(f"item{number:03}", tuple(c if isinstance(c, Caption) else Caption(c) for c in texts), split, path)
 
 
 def examples(n: int) -> Given:
-    """The first n sample pictures, called by their file names."""
+    """The first n sample images, called by their file names."""
     paths = sorted(p for p in EXAMPLES.iterdir() if p.suffix in {".jpg", ".png"})[:n]
     return Given([item(i, f"A {p.stem.replace('_', ' ')}.", path=p) for i, p in enumerate(paths)], name="examples")
 
 
-def fake(name: str = "") -> Contender:
+def fake(name: str = "") -> BundleChoice:
     """coop-small's shapes without its sense: quick."""
-    return Contender("coop-small", FakeBackend(load_bundle("coop-small").spec), name)
+    return BundleChoice("coop-small", FakeBackend(load_bundle("coop-small").spec), name)

@@ -56,7 +56,7 @@ def test_json(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert list(report["queries"]) == ["de", "en"]
-    assert [q["contestant"]["system"] for q in report["quality"]] == ["be", "joint-coop"] * 2
+    assert [q["variant"]["system"] for q in report["quality"]] == ["be", "joint-coop"] * 2
     assert list(tmp_path.iterdir()) == []  # no database is left behind
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from milvus_coop.errors import DatasetError, InvalidArgumentError
-from milvus_coop.offline.datasets import Caption, Problem
+from milvus_coop.offline.datasets import Caption, DataProblem
 from milvus_coop.offline.evaluation.corpus import build_corpus
 from milvus_coop.offline.evaluation.protocols import pools
 from tests.evaluation.kit import Given, drawn, item
@@ -25,20 +25,20 @@ def test_a_caption_of_two_images_is_one_text_with_two_right_answers(tmp_path: Pa
     assert pool.distinct_pairs == 9
 
 
-def test_pictures_that_are_drawn_become_files(tmp_path: Path) -> None:
+def test_images_that_are_drawn_become_files(tmp_path: Path) -> None:
     corpus = build_corpus(Given([item(0), item(1)]), tmp_path)
     with Image.open(corpus.images[1].path) as image:
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.asarray(drawn(zlib.crc32(b"item001"))))
 
 
-def test_a_picture_that_cannot_be_drawn_leaves_with_its_texts(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_drawn_leaves_with_its_texts(tmp_path: Path) -> None:
     data = Given(
         [item(0, "a dog"), item(1, "a cat", "a pet"), item(2, "a pet")],
-        problems=[Problem("line 9", "no image")],
+        problems=[DataProblem("line 9", "no image")],
         broken={"item001"},
     )
     corpus = build_corpus(data, tmp_path)
-    assert [picture.id for picture in corpus.images] == ["item000", "item002"]
+    assert [image.id for image in corpus.images] == ["item000", "item002"]
     assert {t.text: t.images for t in corpus.texts["en"]} == {"a dog": {0}, "a pet": {1}}
     assert [problem.place for problem in corpus.problems] == ["line 9", "item001"]
 
@@ -59,7 +59,7 @@ def test_distractors_are_in_the_pool_and_never_asked_nor_right(tmp_path: Path) -
     others = Given([item(7, "a house"), item(8, "a dog"), item(9, "a tree", split="train")], name="others")
     corpus = build_corpus(Given([item(0, "a dog"), item(1, "a cat")]), tmp_path, distractors=others)
     (pool,) = pools(corpus)
-    assert [(picture.id, picture.distractor) for picture in corpus.images] == [
+    assert [(image.id, image.distractor) for image in corpus.images] == [
         ("item000", False),
         ("item001", False),
         ("item007", True),
@@ -86,12 +86,12 @@ def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
 
 
 def test_folds_share_nothing_but_distractors_and_captions(tmp_path: Path) -> None:
-    data = Given([item(i, f"picture {i}", "a picture") for i in range(7)])
+    data = Given([item(i, f"image {i}", "an image") for i in range(7)])
     corpus = build_corpus(data, tmp_path, distractors=Given([item(9, "a tree")]))
     folds = list(pools(corpus, "1k", fold=3, folds=2))
     assert [pool.images for pool in folds] == [(0, 1, 2, 7), (3, 4, 5, 7)]
     assert [set(pool.relevant_texts) for pool in folds] == [{0, 1, 2}, {3, 4, 5}]
-    everywhere = next(n for n, text in enumerate(corpus.texts["en"]) if text.text == "a picture")
+    everywhere = next(n for n, text in enumerate(corpus.texts["en"]) if text.text == "an image")
     assert [pool.relevant_images[everywhere] for pool in folds] == [{0, 1, 2}, {3, 4, 5}]
     (whole,) = pools(corpus, "5k", fold=3, folds=2)
     assert whole.images == (0, 1, 2, 3, 4, 5, 7)

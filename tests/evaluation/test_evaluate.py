@@ -14,7 +14,7 @@ from milvus_coop import CoopIngest, CoopSearch, FakeBackend, Store, load_bundle
 from milvus_coop.bundle import write_record
 from milvus_coop.errors import BackendError, BackendUnavailableError, DatasetError, InvalidArgumentError
 from milvus_coop.offline.datasets import Caption
-from milvus_coop.offline.evaluation import Contender, EvaluationReport, Options, Progress, evaluate
+from milvus_coop.offline.evaluation import BundleChoice, EvaluationOptions, EvaluationProgress, EvaluationReport, evaluate
 from milvus_coop.offline.evaluation.metrics import METRICS, figures
 from milvus_coop.offline.evaluation.records import Quality
 from milvus_coop.types import SearchResult
@@ -22,16 +22,16 @@ from tests.evaluation.kit import Given, drawn, examples, fake, item
 
 KS = (2, 5, 12)
 N = 14
-QUICK = Options(ks=(3, 10), cost_queries=0, resamples=50)
+QUICK = EvaluationOptions(ks=(3, 10), cost_queries=0, resamples=50)
 
 
 @pytest.fixture(scope="module")
 def report() -> EvaluationReport:
-    return evaluate(examples(N), ["coop-small"], Options(ks=KS, cost_queries=5, cost_s=0.1, resamples=200))
+    return evaluate(examples(N), ["coop-small"], EvaluationOptions(ks=KS, cost_queries=5, cost_s=0.1, resamples=200))
 
 
 def row(report: EvaluationReport, system: str, k: int | None = None) -> Quality:
-    (found,) = [q for q in report.quality if (q.contestant.system, q.contestant.k) == (system, k)]
+    (found,) = [q for q in report.quality if (q.variant.system, q.variant.k) == (system, k)]
     return found
 
 
@@ -75,7 +75,7 @@ def test_one_search_with_the_largest_k_is_as_good_as_one_for_each(report: Evalua
 
 
 def test_rows_are_the_systems_that_the_bundle_offers(report: EvaluationReport) -> None:
-    labels = [q.contestant.label for q in report.quality]
+    labels = [q.variant.label for q in report.quality]
     assert labels == ["BE", "CE", "Joint+Coop, k=2", "Joint+Coop, k=5", "Joint+Coop, k=12"]
     assert report.queries == {"en": {"image retrieval": N, "text retrieval": N}}
 
@@ -103,7 +103,7 @@ def test_coop_finds_no_more_than_the_candidates_hold(report: EvaluationReport) -
 
 def test_costs_are_of_the_right_pools_and_pairs(report: EvaluationReport) -> None:
     for direction in ("image retrieval", "text retrieval"):
-        costs = {c.contestant.label: c for c in report.cost if c.direction == direction}
+        costs = {c.variant.label: c for c in report.cost if c.direction == direction}
         assert {label: c.pairs for label, c in costs.items()} == {
             "BE": 0, "CE": N, "Joint+Coop, k=2": 2, "Joint+Coop, k=5": 5, "Joint+Coop, k=12": 12,
         }  # fmt: skip
@@ -123,12 +123,12 @@ def test_costs_are_of_the_right_pools_and_pairs(report: EvaluationReport) -> Non
 
 def test_growth_is_measured_in_parts(report: EvaluationReport) -> None:
     assert sorted({c.pool for c in report.growth}) == [N]
-    assert {c.contestant.label for c in report.growth} == {"BE", "CE", "Joint+Coop, k=12"}
+    assert {c.variant.label for c in report.growth} == {"BE", "CE", "Joint+Coop, k=12"}
 
 
-def test_json_holds_everything_but_pictures(report: EvaluationReport) -> None:
+def test_json_holds_everything_but_images(report: EvaluationReport) -> None:
     content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert content["quality"][0]["contestant"] == {"bundle": "coop-small", "system": "be", "k": None}
+    assert content["quality"][0]["variant"] == {"bundle": "coop-small", "system": "be", "k": None}
     assert content["quality"][2]["figures"]["text retrieval"]["R@1"]["value"] == pytest.approx(
         row(report, "joint-coop", 2).figures["text retrieval"]["R@1"].value, abs=1e-6
     )
@@ -136,7 +136,7 @@ def test_json_holds_everything_but_pictures(report: EvaluationReport) -> None:
 
 
 def test_cases_are_the_queries_whose_first_answer_changed() -> None:
-    data = Given([item(i, f"picture {i}", f"thing {i}") for i in range(30)])
+    data = Given([item(i, f"image {i}", f"thing {i}") for i in range(30)])
     found = evaluate(data, [fake()], replace(QUICK, gallery=100))
     for direction, (repaired, broken) in found.changes["coop-small"].items():
         cases = [c for c in found.cases if c.direction == direction]
@@ -152,7 +152,7 @@ def test_cases_are_the_queries_whose_first_answer_changed() -> None:
 
 
 def test_an_exhaustive_run_is_coop_with_everything_as_candidates() -> None:
-    data = Given([item(i, f"picture {i}", "a thing", f"thing {i}") for i in range(12)])
+    data = Given([item(i, f"image {i}", "a thing", f"thing {i}") for i in range(12)])
     found = evaluate(data, [fake()], replace(QUICK, ks=(40,)), distractors=Given([item(40), item(41)]))
     assert (found.distractors, found.texts) == (2, {"en": 27})
     for direction in ("image retrieval", "text retrieval"):
@@ -166,13 +166,13 @@ def test_an_exhaustive_run_that_is_too_much_is_skipped_and_said_so() -> None:
     (skipped,) = found.skipped
     assert (skipped.pairs, skipped.limit) == (144, 143)
     assert skipped.seconds == pytest.approx(144 / skipped.pairs_per_s)
-    assert "ce" not in [q.contestant.system for q in found.quality]
+    assert "ce" not in [q.variant.system for q in found.quality]
     assert not evaluate(data, [fake()], replace(QUICK, max_pairs=144)).skipped
 
 
 def test_folds_are_averaged_and_have_pools_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milvus_coop.offline.evaluation.protocols.pools.__kwdefaults__", {"fold": 6, "folds": 2})
-    items = [item(i, f"picture {i}") for i in range(13)]
+    items = [item(i, f"image {i}") for i in range(13)]
     both = evaluate(Given(items), [fake()], replace(QUICK, protocol="1k"))
     alone = [evaluate(Given(some), [fake()], QUICK) for some in (items[:6], items[6:12])]
     assert both.folds == 2
@@ -187,7 +187,7 @@ def test_languages_and_kinds_have_figures_of_their_own() -> None:
 
     data = Given([item(i, *captions(i)) for i in range(9)])
     found = evaluate(data, [fake()], QUICK)
-    assert [q.language for q in found.quality if q.contestant.system == "be"] == ["en", "de"]
+    assert [q.language for q in found.quality if q.variant.system == "be"] == ["en", "de"]
     english = found.quality[0]
     assert {kind: k.queries for kind, k in english.kinds.items()} == {"count": 6, "size": 3}
     whole = sum(k.queries * k.figures["R@5"] for k in english.kinds.values()) / 9
@@ -200,19 +200,19 @@ def test_two_bundles_in_one_table(tmp_path: Path) -> None:
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "bundle.json").unlink()
     separate = write_record(tmp_path, replace(load_bundle("coop-small").spec, name="two-models", kind="separate"))
-    contenders = [fake(), Contender(tmp_path, FakeBackend(separate.spec))]
+    choices = [fake(), BundleChoice(tmp_path, FakeBackend(separate.spec))]
     data = Given([item(i) for i in range(8)])
-    found = evaluate(data, contenders, replace(QUICK, systems=("be", "sep-coop", "joint-coop"), ks=(3,)))
-    assert [(q.contestant.bundle, q.contestant.label) for q in found.quality] == [
+    found = evaluate(data, choices, replace(QUICK, systems=("be", "sep-coop", "joint-coop"), ks=(3,)))
+    assert [(q.variant.bundle, q.variant.label) for q in found.quality] == [
         ("coop-small", "BE"), ("coop-small", "Joint+Coop, k=3"), ("two-models", "BE"), ("two-models", "Sep+Coop, k=3"),
     ]  # fmt: skip
     with pytest.raises(InvalidArgumentError, match=r"no bundle offers 'joint-coop': two-models \(separate\)"):
-        evaluate(data, contenders[1:], replace(QUICK, systems=("joint-coop",)))
+        evaluate(data, choices[1:], replace(QUICK, systems=("joint-coop",)))
 
 
 def test_what_cannot_be_ingested_is_left_out_and_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     data = Given([item(0), item(1, "a broken one", path=broken), *(item(i) for i in range(2, 6))])
     found = evaluate(data, [fake(), replace(fake(), name="again")], QUICK)
     assert (found.images, found.texts) == (5, {"en": 5})
@@ -229,18 +229,18 @@ def test_collections_are_dropped_whatever_happens(store_uri: str) -> None:
     found = evaluate(data, [fake()], replace(QUICK, cost_queries=2, cost_s=0.1), uri=store_uri)
     assert {a.recall[10] for a in found.ann_recall} == {1.0}
     assert sorted({c.pool for c in found.growth}) == [10, 20]
-    contender = fake()
-    assert isinstance(contender.backend, FakeBackend)
-    contender.backend.failures["cross_encoder"] = BackendUnavailableError("the model server is away")
+    choice = fake()
+    assert isinstance(choice.backend, FakeBackend)
+    choice.backend.failures["cross_encoder"] = BackendUnavailableError("the model server is away")
     with pytest.raises(BackendError, match="is away"):
-        evaluate(data, [contender], replace(QUICK, systems=("be", "joint-coop")), uri=store_uri)
+        evaluate(data, [choice], replace(QUICK, systems=("be", "joint-coop")), uri=store_uri)
     with Store(store_uri) as store:
         assert store.list() == before
 
 
-def test_progress_and_pictures_by_path(tmp_path: Path) -> None:
+def test_progress_and_images_by_path(tmp_path: Path) -> None:
     drawn(3).save(tmp_path / "a.png")
-    seen: list[Progress] = []
+    seen: list[EvaluationProgress] = []
     evaluate(Given([item(0, path=tmp_path / "a.png"), item(1)]), [fake()], replace(QUICK, cost_queries=2), on_progress=seen.append)
     stages = list(dict.fromkeys(p.stage for p in seen))
     assert [s.split(",")[0] for s in stages][:3] == ["write images", "ingest images", "ingest texts"]

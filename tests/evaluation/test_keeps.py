@@ -9,7 +9,7 @@ import pytest
 from milvus_coop.bundle.spec import Keep
 from milvus_coop.errors import BackendError
 from milvus_coop.offline.datasets import Caption
-from milvus_coop.offline.evaluation import Contender, EvaluationReport, Options, evaluate
+from milvus_coop.offline.evaluation import BundleChoice, EvaluationOptions, EvaluationReport, evaluate
 from milvus_coop.offline.evaluation import exhaustive as exhaustive_module
 from milvus_coop.offline.evaluation.exhaustive import PairScorer
 from milvus_coop.store.token_store import TokenStore
@@ -21,16 +21,16 @@ N = 24
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Given:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     words = WORDS[2:]
     texts = [f"{words[i % 9]} {words[i // 9 + 3]} {'dog ' * (i % 4)}" for i in range(N)]
     return Given([item(i, Caption(text.strip()), path=draw(folder / f"{i}.png", i)) for i, text in enumerate(texts)])
 
 
 def run(data: Given, folder: Path, keep: Keep) -> EvaluationReport:
-    options = Options(ks=(3, 10), cost_queries=2, cost_s=0.01, resamples=20)
+    options = EvaluationOptions(ks=(3, 10), cost_queries=2, cost_s=0.01, resamples=20)
     make_bundle(folder / keep, keep)
-    return evaluate(data, [Contender(folder / keep, name="toy")], options)
+    return evaluate(data, [BundleChoice(folder / keep, name="toy")], options)
 
 
 def test_files_change_no_figure(data: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,15 +38,15 @@ def test_files_change_no_figure(data: Given, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(exhaustive_module, "BYTES_PER_CALL", 5 * 16 * COUNT * (TOKEN_DIM + 2))
     report = run(data, tmp_path, "store")
     assert report.quality == expected.quality
-    assert {q.contestant.system for q in report.quality} == {"be", "ce", "joint-coop"}
+    assert {q.variant.system for q in report.quality} == {"be", "ce", "joint-coop"}
     assert {c.pool for c in report.growth} == {12, N}  # in parts, whose files were copied
     bytes_kept = {s.kind: s.content_bytes for s in report.storage}
     assert bytes_kept["image"] == COUNT * (TOKEN_DIM + 2) + 68  # the key
 
 
-def test_pictures_are_opened(data: Given, tmp_path: Path) -> None:
+def test_images_are_opened(data: Given, tmp_path: Path) -> None:
     report = run(data, tmp_path, "nowhere")
-    assert {q.contestant.system for q in report.quality} == {"be", "ce", "joint-coop"}
+    assert {q.variant.system for q in report.quality} == {"be", "ce", "joint-coop"}
     assert {s.kind: s.content_bytes for s in report.storage}["image"] == 0
 
 

@@ -50,12 +50,12 @@ def test_a_text_is_encoded_once() -> None:
     assert opened.backend.rows == {"text_encoder": 3}  # type: ignore[attr-defined]
 
 
-def test_a_picture_is_encoded_once() -> None:
+def test_an_image_is_encoded_once() -> None:
     opened = open_models(Settings(), fake().backend)
     encoder = with_memo(opened)
-    pictures = [drawn(seed) for seed in (1, 2, 1, 3)]
+    images = [drawn(seed) for seed in (1, 2, 1, 3)]
     for _ in range(2):
-        ours, plain = encoder.encode_images(pictures), opened.encoder.encode_images(pictures)
+        ours, plain = encoder.encode_images(images), opened.encoder.encode_images(images)
         np.testing.assert_array_equal(ours.embeddings, plain.embeddings)
         np.testing.assert_array_equal(ours.tokens, plain.tokens)
     assert opened.backend.rows == {"image_encoder": 3 + 2 * 4}  # type: ignore[attr-defined]

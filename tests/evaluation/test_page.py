@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.offline.datasets import Caption, Problem
-from milvus_coop.offline.evaluation import EvaluationReport, Options, evaluate, output
+from milvus_coop.offline.datasets import Caption, DataProblem
+from milvus_coop.offline.evaluation import EvaluationOptions, EvaluationReport, evaluate, output
 from milvus_coop.offline.evaluation.page import render
 from milvus_coop.offline.evaluation.tables import milliseconds, summary_lines, tables
 from tests.evaluation.kit import Given, fake, item
@@ -57,8 +57,8 @@ class Checked(HTMLParser):
 @pytest.fixture(scope="module")
 def report() -> EvaluationReport:
     captions = [Caption(f"{EVIL} {i}", "en", f"<i>{i % 2}") for i in range(24)]
-    data = Given([item(i, caption) for i, caption in enumerate(captions)], name=f"/data/{EVIL}", problems=[Problem(EVIL, EVIL)])
-    options = Options(ks=(3, 10), cost_queries=3, cost_s=0.1, resamples=50, gallery=2)
+    data = Given([item(i, caption) for i, caption in enumerate(captions)], name=f"/data/{EVIL}", problems=[DataProblem(EVIL, EVIL)])
+    options = EvaluationOptions(ks=(3, 10), cost_queries=3, cost_s=0.1, resamples=50, gallery=2)
     return evaluate(data, [fake(EVIL), fake("other")], options)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BENCHMARK = ROOT / "benchmarks" / "growth.py"
-PICTURES = ("apple.jpg", "bicycle.png", "cat.jpg", "owl.jpg")
+IMAGES = ("apple.jpg", "bicycle.png", "cat.jpg", "owl.jpg")
 HURRY = ("--seeds", 8, "--queries", 5, "--longest", 0)
 
 
@@ -28,7 +28,7 @@ def growth(*arguments: object) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("growth")
     (folder / "images").mkdir()
-    for name in PICTURES:
+    for name in IMAGES:
         shutil.copy(ROOT / "examples" / "images" / name, folder / "images")
     return folder
 
@@ -62,8 +62,8 @@ def test_exact_search_agrees_with_milvus(pools: list[dict[str, Any]]) -> None:
 
 def test_what_takes_too_long_is_extrapolated(pools: list[dict[str, Any]]) -> None:
     """With no time at all, both rates are those of 64 pairs."""
-    assert not any(pool[way]["measured"] for pool in pools for way in ("exhaustive", "from_pictures"))
-    assert pools[1]["from_pictures"]["seconds"] > 2 * pools[1]["exhaustive"]["seconds"]
+    assert not any(pool[way]["measured"] for pool in pools for way in ("exhaustive", "from_images"))
+    assert pools[1]["from_images"]["seconds"] > 2 * pools[1]["exhaustive"]["seconds"]
 
 
 def test_an_earlier_result_is_shown_and_drawn(folder: Path, pools: list[dict[str, Any]]) -> None:

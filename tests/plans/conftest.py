@@ -19,7 +19,7 @@ from milvus_coop.errors import PlanError
 from milvus_coop.models.preprocess.images import decode, to_pixels
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import quantise
-from milvus_coop.offline.export.sessions import open_session, run_graph
+from milvus_coop.offline.export.graphs import open_session, run_graph
 from milvus_coop.serving.plans.compiler import Compiler
 from milvus_coop.serving.plans.libraries import open_tensorrt_rtx
 from milvus_coop.serving.plans.materialise import GraphPrecision, materialise

@@ -16,7 +16,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
-from milvus_coop.offline.export.sessions import run_graph
+from milvus_coop.offline.export.graphs import run_graph
 from milvus_coop.types import Array
 
 

@@ -15,8 +15,8 @@ from onnx import TensorProto
 from milvus_coop.bundle import CROSS_ENCODER, GRAPHS, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.bundle.folder import RECORD, Bundle, load_bundle
 from milvus_coop.errors import BundleInvalidError
+from milvus_coop.offline.export.graphs import open_session, run_graph
 from milvus_coop.offline.export.parity import difference
-from milvus_coop.offline.export.sessions import open_session, run_graph
 from milvus_coop.serving.plans.materialise import GraphPrecision, materialise
 from tests.plans.conftest import Plain, Samples, feeds_of, make_pairs
 from tests.plans.rounding import run_rounded

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from milvus_coop.errors import BundleInvalidError
-from milvus_coop.offline.export.sessions import open_session, run_graph
+from milvus_coop.offline.export.graphs import open_session, run_graph
 from milvus_coop.serving.plans.materialise import fold_constants
 from milvus_coop.serving.plans.precision import to_half
 from milvus_coop.types import Array

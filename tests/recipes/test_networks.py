@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -10,8 +13,10 @@ from milvus_coop.offline.training.efficientnet_lite import EfficientNetLite
 from recipes.coop_small.backbone import LowerHalf, UpperHalf
 from recipes.coop_small.cross_encoder import EMBEDDING, TOKENS, CrossEncoder, image_tokens
 from recipes.coop_small.hubs import EXTRA, LENGTH_SQUARED, SHARE, Hubs
-from recipes.coop_small.towers import CELLS, WORD_DIM, Read, Seen, word_match
+from recipes.coop_small.pipeline import reliability_table
+from recipes.coop_small.towers import CELLS, WORD_DIM, ReadTexts, SeenImages, word_match
 from recipes.coop_small.train import contrast
+from recipes.coop_small.train_cross import softmax_over_positives
 
 
 def unit(*shape: int) -> torch.Tensor:
@@ -68,7 +73,7 @@ def test_hub_dimensions_subtract_half_of_both_hub_values() -> None:
 def test_word_match_looks_for_the_best_cell_of_each_word() -> None:
     words, cells = unit(3, 4, 8), unit(2, 5, 8)
     weights = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.2, 0.3, 0.5, 0.0], [0.25, 0.25, 0.25, 0.25]])
-    found = word_match(Read(unit(3, 2, 8), words, weights), Seen(unit(2, 2, 8), cells, torch.zeros(2, 1)))
+    found = word_match(ReadTexts(unit(3, 2, 8), words, weights), SeenImages(unit(2, 2, 8), cells, torch.zeros(2, 1)))
     for i in range(3):
         for j in range(2):
             expected = sum(weights[i, w] * max(words[i, w] @ cell for cell in cells[j]) for w in range(4))
@@ -104,3 +109,23 @@ def test_a_new_cross_encoder_follows_the_cosine_and_ignores_padding() -> None:
     padded = torch.cat([words, unit(6, 3, WORD_DIM)], 1)
     present = torch.tensor([[1.0] * 5 + [0.0] * 3]).expand(6, -1)
     torch.testing.assert_close(model.logits(text, padded, present, rows), bare)
+
+
+def test_softmax_over_positives_is_the_naive_sum() -> None:
+    torch.manual_seed(0)
+    logits, positive = torch.randn(5, 7), torch.rand(5, 7) < 0.4
+    positive[2] = False
+    rows = []
+    for row, right in zip(logits.tolist(), positive.tolist(), strict=True):
+        if any(right):
+            share = sum(math.exp(x) for x, r in zip(row, right, strict=True) if r) / sum(math.exp(x) for x in row)
+            rows.append(-math.log(share))
+    assert softmax_over_positives(logits, positive).item() == pytest.approx(sum(rows) / len(rows), rel=1e-5)
+
+
+def test_reliability_table_counts_every_pair_once() -> None:
+    probability = np.array([0.0, 0.05, 0.3, 0.99, 1.0])
+    target = np.array([False, False, True, True, True])
+    rows = reliability_table(probability, target, np.array([0.0, 0.1, 0.5, 1.0]))
+    assert [row[2] for row in rows] == [2, 1, 2]
+    assert [row[4] for row in rows] == [0.0, 1.0, 1.0]

@@ -1,4 +1,4 @@
-"""A data set that a tiny network learns in seconds: noisy pictures of one colour each, with captions that name it.
+"""A data set that a tiny network learns in seconds: noisy images of one colour each, with captions that name it.
 
 Run as a program it trains a run and can be killed: `python -m tests.training.colours LIST FOLDER CACHE '{"rounds": 20}'`; it prints
 a line per evaluation.
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from milvus_coop.offline.training.run.config import TrainConfig
-from milvus_coop.offline.training.run.trainer import Progress, RunReport, train
+from milvus_coop.offline.training.run.trainer import RunReport, TrainingProgress, train
 from milvus_coop.types import Array
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -52,19 +52,19 @@ TINY: dict[str, Any] = {
 TIMES = ("pairs_per_s",)
 
 
-def picture(colour: str, seed: int) -> Image.Image:
+def image(colour: str, seed: int) -> Image.Image:
     noise = np.random.default_rng(seed).normal(0, 12, (SIZE, SIZE, 3))
     pixels: Array = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
     return Image.fromarray(pixels)
 
 
 def draw_colours(folder: Path) -> Path:
-    """24 pictures, two per colour to train on and one to check; every caption of a colour is true of all its pictures."""
+    """24 images, two per colour to train on and one to check; every caption of a colour is true of all its images."""
     lines = []
     for number, colour in enumerate(COLOURS):
         for copy, split in enumerate(("train", "train", "dev")):
             name = f"{colour}{copy}.png"
-            picture(colour, 10 * number + copy).save(folder / name)
+            image(colour, 10 * number + copy).save(folder / name)
             lines.append({"image": name, "captions": [f"a {colour} picture", f"something {colour}"], "split": split})
     path = folder / "colours.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
@@ -85,7 +85,7 @@ def run_main(arguments: list[str]) -> RunReport:
     data, folder, cache, changes = arguments
     torch.set_num_threads(1)
 
-    def show(progress: Progress) -> None:
+    def show(progress: TrainingProgress) -> None:
         if progress.dev is not None:
             print(f"round {progress.done}", flush=True)  # noqa: T201
 

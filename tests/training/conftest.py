@@ -21,7 +21,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The list of the colour pictures."""
+    """The list of the colour images."""
     return draw_colours(tmp_path_factory.mktemp("colours"))
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.offline.training.losses import info_nce
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
 from milvus_coop.offline.training.networks.vision import VisionConfig
 from milvus_coop.offline.training.objectives.matching import block_loss
+from milvus_coop.offline.training.objectives.retrieval import info_nce
 from milvus_coop.offline.training.run.config import TrainConfig
 from milvus_coop.offline.training.run.feed import _draw
 from milvus_coop.offline.training.run.trainer import train
@@ -36,11 +36,10 @@ def test_first_draws_fall_off_with_the_rank_and_stay_in_the_list() -> None:
 
 
 @pytest.mark.parametrize("match", ["cls", "residual"])
-def test_a_joint_run_with_blocks_leaves_finite_losses(tmp_path: Path, match: Literal["cls", "residual"]) -> None:
-    data = "scenes:n=40,dev=10,test=0,size=32,vary=0"
+def test_a_joint_run_with_blocks_leaves_finite_losses(tmp_path: Path, colours: Path, match: Literal["cls", "residual"]) -> None:
     config = TrainConfig(
         "joint",
-        data,
+        str(colours),
         ("be-nce", "ce-block"),
         rounds=3,
         batch=12,

@@ -19,7 +19,7 @@ from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import quantise
 from milvus_coop.offline.datasets import open_dataset
 from milvus_coop.offline.training.bundling.export import LARGEST_DIFFERENCE, Exported, export_run
-from milvus_coop.offline.training.bundling.roles import CrossEncoder
+from milvus_coop.offline.training.bundling.roles import CrossEncoderGraph
 from milvus_coop.offline.training.data.visuals import item_pixels
 from milvus_coop.offline.training.networks.one_stream import OneStream
 from milvus_coop.offline.training.run.folder import load_network
@@ -43,7 +43,7 @@ def separate(be_run: Path, ce_run: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 class Torch:
-    """What the networks themselves say of the dev pictures and captions."""
+    """What the networks themselves say of the dev images and captions."""
 
     def __init__(self, colours: Path, bundle: Bundle, retriever: OneStream, matcher: OneStream) -> None:
         data = open_dataset(str(colours))
@@ -58,23 +58,23 @@ class Torch:
             values, scales = quantise(matcher.tokens(pixels).numpy())
             pairs = torch.cartesian_prod(torch.arange(len(ids)), torch.arange(len(images)))
             stored = [torch.from_numpy(part)[pairs[:, 1]] for part in (values, scales.astype(np.float32))]
-            logits = CrossEncoder(matcher)(ids[pairs[:, 0]], mask[pairs[:, 0]], *stored)
+            logits = CrossEncoderGraph(matcher)(ids[pairs[:, 0]], mask[pairs[:, 0]], *stored)
             self.matches: Array = logits.view(self.cosines.shape).numpy()
 
 
 def search_all(bundle: Bundle, expected: Torch, folder: Path) -> tuple[Array, Array]:
-    """Cosines and match probabilities of every caption with every dev picture, through Milvus Lite."""
-    pictures = folder / "pictures"
-    pictures.mkdir()
+    """Cosines and match probabilities of every caption with every dev image, through Milvus Lite."""
+    images = folder / "images"
+    images.mkdir()
     for item in expected.items:
         assert item.path is not None
-        shutil.copyfile(item.path, pictures / item.path.name)
+        shutil.copyfile(item.path, images / item.path.name)
     names = [item.path.name for item in expected.items if item.path is not None]
     place: dict[str, Any] = {"uri": folder / "lite.db", "bundle": bundle.folder, "threads": 1}
-    with CoopIngest("pictures", **place) as ingest:
-        assert ingest.run([pictures]).added == len(names)
+    with CoopIngest("images", **place) as ingest:
+        assert ingest.run([images]).added == len(names)
     cosines, matches = (np.full((len(names), len(names)), np.nan) for _ in range(2))
-    with CoopSearch("pictures", **place) as search:
+    with CoopSearch("images", **place) as search:
         for row, caption in enumerate(expected.captions):
             result = search.query(caption, k=len(names), limit=len(names))
             assert result.reranked
@@ -173,7 +173,7 @@ def test_different_tokenizers_are_refused(be_run: Path, ce_run: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_different_pictures_are_refused(be_run: Path, ce_run: Path, tmp_path: Path) -> None:
+def test_different_images_are_refused(be_run: Path, ce_run: Path, tmp_path: Path) -> None:
     other = copy_run(be_run, tmp_path / "other")
     network = json.loads((other / "network.json").read_text())
     network["vision"]["image"]["fit"] = "crop"
@@ -194,12 +194,12 @@ def test_checkpoints_that_are_no_numbers_are_refused(joint_run: Path, tmp_path: 
     assert files(tmp_path) == before
 
 
-def test_unreadable_pictures_do_not_stop_an_export(joint_run: Path, tmp_path: Path) -> None:
+def test_unreadable_images_do_not_stop_an_export(joint_run: Path, tmp_path: Path) -> None:
     data = draw_colours(tmp_path)
     for colour in list(COLOURS)[2:]:
-        (tmp_path / f"{colour}2.png").write_bytes(b"no picture")
+        (tmp_path / f"{colour}2.png").write_bytes(b"no image")
     broken = str(data)
-    (tmp_path / "red2.png").write_bytes(b"no picture")
+    (tmp_path / "red2.png").write_bytes(b"no image")
     with pytest.raises(DatasetError, match="has 1 usable items; expected: at least 2"):
         export_run(joint_run, tmp_path / "out", data=broken)
 

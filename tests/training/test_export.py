@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from milvus_coop.offline.export.graphs import to_onnx
+from milvus_coop.offline.export.graphs import open_session, run_graph, to_onnx
 from milvus_coop.offline.export.parity import compare, difference
-from milvus_coop.offline.export.sessions import open_session, run_batched, run_graph
 from milvus_coop.offline.export.weights import pack_graphs, quantise_in_groups
 from milvus_coop.offline.training.minilm import MiniLM, sentence_length_axis
 
@@ -65,13 +64,6 @@ def test_only_standard_operators(packed: tuple[_TwoLayers, Path]) -> None:
     model = onnx.load(str(folder / "a.onnx"), load_external_data=False)
     assert {opset.domain for opset in model.opset_import} <= {"", "ai.onnx"}
     assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in model.graph.node}
-
-
-def test_batches_are_concatenated_in_order(packed: tuple[_TwoLayers, Path]) -> None:
-    _, folder = packed
-    session = open_session(folder / "a.onnx")
-    feeds = {"ids": np.random.default_rng(1).integers(0, 100, (7, 3))}
-    assert np.allclose(run_batched(session, feeds, 3)["result"], run_graph(session, feeds)["result"], atol=SAME)
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (5, 128), (128, 5)])

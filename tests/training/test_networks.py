@@ -13,7 +13,7 @@ from torch import Tensor
 
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.models.tokens import quantise
-from milvus_coop.offline.training.bundling.roles import CrossEncoder
+from milvus_coop.offline.training.bundling.roles import CrossEncoderGraph
 from milvus_coop.offline.training.networks.backbones import ConvBackbone
 from milvus_coop.offline.training.networks.detector import RegionDetector
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
@@ -30,8 +30,8 @@ def network(compress: Literal["cells", "queries"] = "cells", *, norm_first: bool
     sizes = NetworkConfig(VISION, 50, 12, 2, 0, count, 16, compress, 32, 2, 4, 64, 24, norm_first=norm_first)
     model = OneStream(sizes, Vision(VISION))
     with torch.no_grad():
-        for _ in range(20):  # the batch norms learn what pictures are like
-            model.tokens(pictures(8, seed=9))
+        for _ in range(20):  # the batch norms learn what images are like
+            model.tokens(images(8, seed=9))
     return model.eval()
 
 
@@ -41,7 +41,7 @@ def texts(count: int, length: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     return ids, torch.ones_like(ids)
 
 
-def pictures(count: int, seed: int = 2) -> Tensor:
+def images(count: int, seed: int = 2) -> Tensor:
     dice = torch.Generator().manual_seed(seed)
     return (torch.rand(count, 3, 1, 1, generator=dice) * torch.rand(count, 3, 32, 32, generator=dice) * 256).to(torch.uint8)
 
@@ -56,7 +56,7 @@ def test_padding_changes_nothing(compress: Literal["cells", "queries"], norm_fir
     ids, mask = texts(3, 5)
     padded, padding = torch.full((3, 12), 7), torch.zeros(3, 12, dtype=torch.int64)
     padded[:, :5], padding[:, :5] = ids, 1
-    tokens = model.tokens(pictures(3))
+    tokens = model.tokens(images(3))
     assert torch.allclose(model.embed_texts(ids, mask), model.embed_texts(padded, padding), atol=SAME)
     assert torch.allclose(model.match(ids, mask, tokens), model.match(padded, padding, tokens), atol=SAME)
 
@@ -65,7 +65,7 @@ def test_padding_changes_nothing(compress: Literal["cells", "queries"], norm_fir
 @torch.no_grad()
 def test_batch_mates_and_their_order_change_nothing(compress: Literal["cells", "queries"], norm_first: bool) -> None:
     model = network(compress, norm_first=norm_first)
-    (ids, mask), pixels, order = texts(4, 6), pictures(4), torch.tensor([2, 0, 3, 1])
+    (ids, mask), pixels, order = texts(4, 6), images(4), torch.tensor([2, 0, 3, 1])
     tokens = model.tokens(pixels)
     together = [model.embed_texts(ids, mask), model.embed_images(tokens), model.match(ids, mask, tokens)]
     turned = model.tokens(pixels[order])
@@ -78,11 +78,11 @@ def test_batch_mates_and_their_order_change_nothing(compress: Literal["cells", "
 
 
 @torch.no_grad()
-def test_word_order_and_picture_matter() -> None:
+def test_word_order_and_image_matter() -> None:
     model = network(norm_first=True)
     ids, mask = texts(1, 6)
     turned = ids[:, [0, 2, 1, 3, 4, 5]]
-    tokens = model.tokens(pictures(2))
+    tokens = model.tokens(images(2))
     assert (model.embed_texts(ids, mask) - model.embed_texts(turned, mask)).abs().max() > 1e-3
     assert (model.match(ids, mask, tokens[:1]) - model.match(ids, mask, tokens[1:])).abs() > 1e-3
     shuffled = tokens[:1, torch.randperm(16, generator=torch.Generator().manual_seed(0))]
@@ -93,7 +93,7 @@ def test_word_order_and_picture_matter() -> None:
 @torch.no_grad()
 def test_embeddings_are_unit_and_tokens_normed(compress: Literal["cells", "queries"], norm_first: bool) -> None:
     model = network(compress, norm_first=norm_first)
-    tokens = model.tokens(pictures(3))
+    tokens = model.tokens(images(3))
     assert tokens.shape == (3, model.config.tokens, 16)
     assert torch.allclose(tokens.mean(-1), torch.zeros(3, model.config.tokens), atol=1e-4)
     assert torch.allclose(model.embed_images(tokens).norm(dim=1), torch.ones(3), atol=SAME)
@@ -117,10 +117,10 @@ def test_queries_see_every_cell_and_differ() -> None:
 def test_the_stored_tokens_are_as_good(compress: Literal["cells", "queries"], norm_first: bool) -> None:
     """int8 with one scale per token: a step of a normed token is about 3 / 127."""
     model = network(compress, norm_first=norm_first)
-    (ids, mask), tokens = texts(6, 7), model.tokens(pictures(6))
+    (ids, mask), tokens = texts(6, 7), model.tokens(images(6))
     values, scales = quantise(tokens.numpy())
     exact = model.match(ids, mask, tokens).sigmoid()
-    rounded = CrossEncoder(model)(ids, mask, torch.from_numpy(values), torch.from_numpy(scales.astype(np.float32)))
+    rounded = CrossEncoderGraph(model)(ids, mask, torch.from_numpy(values), torch.from_numpy(scales.astype(np.float32)))
     assert not torch.equal(exact, rounded)
     assert (exact - rounded).abs().max() < 0.005
 
@@ -136,7 +136,7 @@ def test_cells_are_pooled_as_torch_does() -> None:
 def test_a_vision_normalises_and_pools() -> None:
     config = replace(VISION, side=2)
     vision = Vision(config).eval()
-    pixels = pictures(2)
+    pixels = images(2)
     assert isinstance(vision.backbone, ConvBackbone)
     grid = vision.backbone(pixels.float() / 127.5 - 1).transpose(1, 2).unflatten(2, (4, 4))
     wanted = torch.nn.functional.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)
@@ -153,8 +153,8 @@ def test_a_backbone_survives_its_folder(kind: str, tmp_path: Path) -> None:
     save_vision(vision, tmp_path / "vision")
     found = load_vision(tmp_path / "vision")
     assert found.config == config
-    assert torch.equal(found(pictures(2)), vision(pictures(2)))
-    assert found(pictures(2)).shape == (2, config.cells, config.features)
+    assert torch.equal(found(images(2)), vision(images(2)))
+    assert found(images(2)).shape == (2, config.cells, config.features)
 
 
 @torch.no_grad()
@@ -188,8 +188,8 @@ def test_a_trained_network_is_found_again(be_run: Path) -> None:
     last, _ = load_network(be_run, "last")
     assert tokenizer == be_run / "tokenizer.json"
     assert not model.training
-    embedded = model.embed_images(model.tokens(pictures(2)))
+    embedded = model.embed_images(model.tokens(images(2)))
     model.words.weight.zero_()
     load_state(model, be_run / "best" / "network.safetensors")
-    assert torch.equal(model.embed_images(model.tokens(pictures(2))), embedded)
+    assert torch.equal(model.embed_images(model.tokens(images(2))), embedded)
     assert isinstance(last, OneStream)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from milvus_coop.cli.progress import Lines
-from milvus_coop.offline.training.run.pace import Pace, Progress
+from milvus_coop.offline.training.run.pace import Pace, TrainingProgress
 from milvus_coop.offline.training.run.trainer import train
 from tests.training.colours import config
 
@@ -24,18 +24,18 @@ class Clock:
 
 
 def test_pace_and_time_left() -> None:
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     clock = Clock()
     pace = Pace(told.append, clock)
     for now, done in ((0, 20), (10, 20), (30, 26), (40, 40)):  # a run that is resumed begins at 20
         clock.now = now
-        pace.tell(Progress("train", done, 100, loss=0.5))
+        pace.tell(TrainingProgress("train", done, 100, loss=0.5))
     assert [(one.per_s, one.left_s) for one in told] == [(None, None), (None, None), (6 / 30, 74 * 5), (0.5, 120)]
     assert all((one.loss, one.total) == (0.5, 100) for one in told)
 
 
 def test_a_stage_that_comes_again_begins_anew() -> None:
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     clock = Clock()
     pace = Pace(told.append, clock)
     for now, stage, done in (
@@ -46,7 +46,7 @@ def test_a_stage_that_comes_again_begins_anew() -> None:
         (110, "embedding", 30),
     ):
         clock.now = now
-        pace.tell(Progress(stage, done, 50))
+        pace.tell(TrainingProgress(stage, done, 50))
     assert [one.per_s for one in told] == [None, 5.0, None, None, 2.0]
     assert told[-1].left_s == 10.0
 
@@ -57,9 +57,9 @@ def test_a_line_a_minute() -> None:
     show = Lines(lines.append, clock)
     for second in range(200):
         clock.now = second
-        show.tell(Progress("train", second, 12000, loss=1.25, per_s=0.5, left_s=7200 + 60 * 5, pairs_per_s=64.4))
+        show.tell(TrainingProgress("train", second, 12000, loss=1.25, per_s=0.5, left_s=7200 + 60 * 5, pairs_per_s=64.4))
     clock.now = 500
-    show.tell(Progress("train", 300, 12000, dev=33.3))
+    show.tell(TrainingProgress("train", 300, 12000, dev=33.3))
     assert lines == [
         "train: 15 of 12,000  loss 1.250  0.50 rounds/s  64 pairs/s  2 h 5 min left",
         "train: 75 of 12,000  loss 1.250  0.50 rounds/s  64 pairs/s  2 h 5 min left",
@@ -72,13 +72,13 @@ def test_a_line_a_minute() -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(4.4, "4 s"), (99.0, "99 s"), (100.0, "2 min"), (3599.0, "1 h 0 min")])
 def test_how_long_is_left(seconds: float, shown: str) -> None:
     lines: list[str] = []
-    Lines(lines.append, Clock(step=20)).tell(Progress("train images", 32, 6086, per_s=58.7, left_s=seconds))
+    Lines(lines.append, Clock(step=20)).tell(TrainingProgress("train images", 32, 6086, per_s=58.7, left_s=seconds))
     assert lines == [f"train images: 32 of 6,086  59 /s  {shown} left"]
 
 
 def test_every_stage_of_a_run_is_told(colours: Path, tmp_path: Path) -> None:
     """Also what comes before the first round: a frozen backbone reads the images, and negatives are mined."""
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     settings = config(colours, order=["be", "ce-top"], rounds=4, eval_every=2, train_vision=False)
     train(settings, tmp_path / "run", cache=tmp_path / "cache", on_progress=told.append)
     stages = list(dict.fromkeys(one.stage for one in told))

@@ -11,7 +11,7 @@ import torch
 
 from milvus_coop.offline.training.run.config import TrainConfig
 from milvus_coop.offline.training.run.folder import RunFolder
-from milvus_coop.offline.training.run.pace import Progress
+from milvus_coop.offline.training.run.pace import TrainingProgress
 from milvus_coop.offline.training.run.precision import computing, cpu_multiplies_bf16, resolve_precision
 from milvus_coop.offline.training.run.tasks import Objectives
 from milvus_coop.offline.training.run.trainer import train
@@ -81,7 +81,7 @@ def test_a_run_records_what_auto_was_and_goes_on_with_it(colours: Path, tmp_path
     decided = RunFolder(tmp_path / "whole").config().precision
     assert decided == resolve_precision("auto") != "auto"
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.stage == "train" and progress.done == 5:
             raise _KillError
 
@@ -98,7 +98,7 @@ def test_a_run_that_began_on_another_machine_keeps_its_precision(colours: Path, 
     other = "no" if resolve_precision("auto") == "bf16" else "bf16"
     settings: dict[str, Any] = {"order": ORDER, "rounds": 4, "eval_every": 2}
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.stage == "train" and progress.done == 3:
             raise _KillError
 

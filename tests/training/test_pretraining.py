@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from milvus_coop.offline.training.data.tokenise import mask_id
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
 from milvus_coop.offline.training.objectives.negatives import random_negatives
 from milvus_coop.offline.training.objectives.pretraining import coin_loss, fill_loss, mask_words
 from milvus_coop.offline.training.run.folder import RunFolder
-from milvus_coop.offline.training.run.start import start_network
-from milvus_coop.offline.training.run.tasks import Batch, Objectives
+from milvus_coop.offline.training.run.start import mask_id, start_network
+from milvus_coop.offline.training.run.tasks import Objectives, TrainingBatch
 from tests.training.colours import config
 from tests.training.test_init import save_text
 from tests.training.test_networks import VISION
@@ -37,7 +36,7 @@ def network() -> OneStream:
     return model
 
 
-def batch() -> Batch:
+def batch() -> TrainingBatch:
     """Texts of several lengths; items 0 and 2 show the same image."""
     dice, n = generator(3), len(LENGTHS)
     ids = torch.randint(4, VOCABULARY, (n, max(LENGTHS)), generator=dice)
@@ -45,7 +44,7 @@ def batch() -> Batch:
     same = torch.eye(n, dtype=torch.bool)
     same[0, 2] = same[2, 0] = True
     none = torch.zeros(n, 0, dtype=torch.int64)
-    return Batch(torch.rand(n, VISION.cells, VISION.features, generator=dice), ids * mask, mask, same, none, none)
+    return TrainingBatch(torch.rand(n, VISION.cells, VISION.features, generator=dice), ids * mask, mask, same, none, none)
 
 
 def test_words_are_hidden_as_a_loop_would() -> None:
@@ -131,7 +130,7 @@ def test_mlm_is_the_loop_over_texts_and_places() -> None:
     assert loss.item() < 2 * math.log(VOCABULARY)  # the head begins with logits of about unit variance
 
 
-def filled(model: OneStream, given: Batch, masked: Tensor) -> Tensor:
+def filled(model: OneStream, given: TrainingBatch, masked: Tensor) -> Tensor:
     with torch.no_grad():
         return model.fill(given.input_ids, given.attention_mask, model.tokens(given.visual), masked, masked)
 
@@ -156,25 +155,25 @@ def test_itm_is_the_loop_over_pairs() -> None:
         loss = Objectives(model, None, 0.1)("itm", given, seed)
         dice = generator(seed)
         wrong_images, wrong_texts = (random_negatives(same, dice).tolist() for same in (given.same, given.same.T))
-        kept, image = ((torch.rand(n, generator=dice) < 0.5).tolist() for _ in range(2))
+        kept, swaps_image = ((torch.rand(n, generator=dice) < 0.5).tolist() for _ in range(2))
         terms = []
         for pair in range(n):
-            text, picture = pair, pair
-            if not kept[pair] and image[pair]:
-                picture = wrong_images[pair]
+            text, image = pair, pair
+            if not kept[pair] and swaps_image[pair]:
+                image = wrong_images[pair]
             elif not kept[pair]:
                 text = wrong_texts[pair]
-            assert kept[pair] or not given.same[text, picture]
+            assert kept[pair] or not given.same[text, image]
             length = LENGTHS[text]
             words = (given.input_ids[text : text + 1, :length], given.attention_mask[text : text + 1, :length])
-            chance = model.match(*words, model.tokens(given.visual[picture : picture + 1])).sigmoid().item()
+            chance = model.match(*words, model.tokens(given.visual[image : image + 1])).sigmoid().item()
             terms.append(-math.log(chance if kept[pair] else 1 - chance))
         assert loss.item() == pytest.approx(sum(terms) / n, rel=EXACT)
 
 
 def test_itm_where_nothing_can_be_swapped_has_only_matched_pairs() -> None:
     model, given = network(), batch()
-    alone = Batch(
+    alone = TrainingBatch(
         given.visual,
         given.input_ids,
         given.attention_mask,

@@ -64,15 +64,15 @@ def test_two_processes_do_what_one_does_with_two_batches(be_run: Path, colours: 
         assert max((ours[key] - theirs[key]).abs().max().item() for key in ours) < SAME
 
 
-def test_a_process_without_pictures_does_not_stop_the_other(tmp_path: Path, colours: Path) -> None:
-    """Two of four pictures cannot be read: now and then only one process has a pair, and waits for the other's gradient."""
+def test_a_process_without_images_does_not_stop_the_other(tmp_path: Path, colours: Path) -> None:
+    """Two of four images cannot be read: now and then only one process has a pair, and waits for the other's gradient."""
     for path in colours.parent.glob("*.png"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     lines = [json.loads(line) for line in colours.read_text().splitlines()]
     kept = [line for line in lines if line["split"] == "dev"] + [line for line in lines if line["split"] == "train"][:4]
     broken = [kept[-4]["image"], kept[-1]["image"]]
     for name in broken:
-        (tmp_path / name).write_bytes(b"no picture")
+        (tmp_path / name).write_bytes(b"no image")
     data = tmp_path / "few.jsonl"
     data.write_text("".join(json.dumps(line) + "\n" for line in kept))
     done = train_together(data, tmp_path, {"objective": "be", "order": ["be-nce"], "batch": 2, "rounds": 4, "eval_every": 4})

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from safetensors.torch import load_file
 
 from milvus_coop.errors import DatasetError, InvalidArgumentError, TrainingError
-from milvus_coop.offline.datasets import Caption, Item, Problem, Split
 from milvus_coop.offline.training.run.config import TrainConfig
 from milvus_coop.offline.training.run.folder import RunFolder
 from milvus_coop.offline.training.run.order import OBJECTIVES, TASKS
 from milvus_coop.offline.training.run.tasks import LOSSES
-from milvus_coop.offline.training.run.trainer import Progress, RunReport, train
+from milvus_coop.offline.training.run.trainer import RunReport, TrainingProgress, train
 from tests.changes import change_one, names
-from tests.training.colours import COLOURS, config, draw_colours, metrics, picture
+from tests.training.colours import COLOURS, config, draw_colours, metrics
 
 ROOT = Path(__file__).parents[2]
 CHANCE = 100 * (1 / 8 + 5 / 8 + 1) / 3  # mean of R@1, R@5, R@10 with eight answers
@@ -103,7 +100,7 @@ def test_what_a_run_leaves_behind(joint_run: Path) -> None:
 
 def test_a_finished_run_returns_at_once(joint_run: Path) -> None:
     """Before the data is looked at; here its list is gone."""
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     before = {path: path.stat().st_mtime_ns for path in joint_run.rglob("*")}
     same = RunFolder(joint_run).config()
     data = Path(same.data)
@@ -172,7 +169,7 @@ def test_negatives_are_kept_for_some_rounds(colours: Path, tmp_path: Path) -> No
     """Passes of two rounds; lists that are good for five are made for rounds 1, 7 and 11, also where a run was interrupted."""
     settings = config(colours, **{**PASSES, "rounds": 12, "eval_every": 1, "mine_every": 5})
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.stage == "train" and progress.done == 9:
             raise _KillError
 
@@ -180,7 +177,7 @@ def test_negatives_are_kept_for_some_rounds(colours: Path, tmp_path: Path) -> No
         train(settings, tmp_path / "run", on_progress=stop)
     lists = []
 
-    def keep(progress: Progress) -> None:
+    def keep(progress: TrainingProgress) -> None:
         if progress.stage == "train" and progress.dev is None and (tmp_path / "whole" / "last").is_dir():
             lists.append(load_file(tmp_path / "whole" / "last" / "mined.safetensors")["images"])
 
@@ -196,7 +193,7 @@ def test_negatives_are_kept_for_some_rounds(colours: Path, tmp_path: Path) -> No
 def test_an_interrupted_run_goes_on_to_the_same_numbers(at: int, whole: Path, colours: Path, tmp_path: Path) -> None:
     """In mid-pass, and at the end of one."""
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.stage == "train" and progress.done == at and progress.dev is None:
             raise _KillError
 
@@ -232,7 +229,7 @@ def test_patience(colours: Path, tmp_path: Path) -> None:
 
 
 def test_accumulated_batches_are_one_step(colours: Path, tmp_path: Path) -> None:
-    """Two batches of 8 are a pass over the 16 pictures, as one of 16 is; but their negatives come from 8."""
+    """Two batches of 8 are a pass over the 16 images, as one of 16 is; but their negatives come from 8."""
     for name, sizes in (("one", {"batch": 16}), ("two", {"batch": 8, "accumulate": 2})):
         train(config(colours, "be", rounds=3, eval_every=1, **sizes), tmp_path / name)
     epochs = [[line["epoch"] for line in metrics(tmp_path / name)] for name in ("one", "two")]
@@ -243,7 +240,7 @@ def test_accumulated_batches_are_one_step(colours: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_unreadable_pictures_are_named_and_the_rest_trains(frozen: bool, tmp_path: Path) -> None:
+def test_unreadable_images_are_named_and_the_rest_trains(frozen: bool, tmp_path: Path) -> None:
     """Also as negatives they are not used: features of a frozen backbone would be no numbers."""
     data = draw_colours(tmp_path)
     for name in ("red1.png", "blue2.png"):  # of train and dev
@@ -264,9 +261,9 @@ def test_unreadable_pictures_are_named_and_the_rest_trains(frozen: bool, tmp_pat
 
 def test_problems_survive_an_interruption(tmp_path: Path) -> None:
     data = draw_colours(tmp_path)
-    (tmp_path / "red1.png").write_bytes(b"no picture")
+    (tmp_path / "red1.png").write_bytes(b"no image")
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.done == 5 and progress.stage == "train" and progress.dev is None:
             (tmp_path / "red1.png").write_bytes((tmp_path / "red0.png").read_bytes())  # it is never seen broken again
             raise _KillError
@@ -277,11 +274,11 @@ def test_problems_survive_an_interruption(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("split", "message"), [("train", "no batch of train had two images"), ("dev", "0 of 8 images of dev")])
-def test_no_readable_picture_at_all(split: str, message: str, tmp_path: Path) -> None:
+def test_no_readable_image_at_all(split: str, message: str, tmp_path: Path) -> None:
     data = draw_colours(tmp_path)
     for colour in COLOURS:
         for copy in (0, 1) if split == "train" else (2,):
-            (tmp_path / f"{colour}{copy}.png").write_bytes(b"no picture")
+            (tmp_path / f"{colour}{copy}.png").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=message):
         train(config(data, "be", rounds=2, eval_every=2), tmp_path / "run")
 
@@ -319,7 +316,7 @@ def test_frozen_features_are_kept(be_run: Path, ce_run: Path, runs: Path, colour
     shards = {path: path.stat().st_mtime_ns for path in (runs / "cache").rglob("*.npy")}
     assert len(shards) == 2  # train and dev
     assert (ce_run / "vision" / "vision.safetensors").is_file()
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     again = {**RunFolder(ce_run).config().to_dict(), "rounds": 1, "seed": 5}
     train(TrainConfig.from_dict(again), tmp_path / "run", cache=runs / "cache", on_progress=told.append)
     assert {path: path.stat().st_mtime_ns for path in (runs / "cache").rglob("*.npy")} == shards
@@ -343,56 +340,6 @@ def test_float16_needs_a_gpu(colours: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"precision fp16 is not possible here: .* GPU"):
         train(config(colours, "be", precision="fp16"), tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
-
-
-class Fresh:
-    """Draws other pictures in every epoch, and notes which were opened."""
-
-    name = "fresh"
-    problems: Sequence[Problem] = ()
-
-    def __init__(self) -> None:
-        self.opened: list[str] = []
-
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
-        epoch = epoch if split == "train" else 0
-        return [Item(f"{split}/{epoch}/{colour}", (Caption(f"a {colour} thing"),), split) for colour in COLOURS]
-
-    def open(self, item: Item) -> Image.Image:
-        split, epoch, colour = item.id.split("/")
-        self.opened.append(item.id)
-        return picture(colour, 100 + int(epoch) if split == "train" else 99)
-
-
-@pytest.mark.parametrize("order", [["be", "ce"], ["ance", "ce"]])
-def test_fresh_items_in_every_epoch(order: list[str], tmp_path: Path) -> None:
-    data = Fresh()
-    train(config("fresh", order=order, rounds=3, eval_every=3, batch=8), tmp_path / "run", dataset=data)
-    for epoch in range(3):
-        assert {f"train/{epoch}/{colour}" for colour in COLOURS} <= set(data.opened)
-    assert not any(name.startswith("train/3") for name in data.opened)
-
-
-def test_features_of_fresh_items_are_kept_for_their_epoch_only(be_run: Path, tmp_path: Path) -> None:
-    sizes = dict.fromkeys(("width", "layers", "heads", "dim", "tokens", "image_size"), 0)  # they follow from --init
-    rounds = config("fresh", "be", init=str(be_run), rounds=3, eval_every=3, batch=8, **sizes)
-    train(rounds, tmp_path / "run", dataset=Fresh(), cache=tmp_path / "cache")
-    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2  # dev, and the first epoch of train
-
-
-def test_a_run_with_fresh_items_is_resumed_with_the_right_ones(tmp_path: Path) -> None:
-    data = Fresh()
-    fresh: dict[str, Any] = {"order": ["ance", "ce"], "rounds": 4, "eval_every": 1, "batch": 8}
-    train(config("fresh", **fresh), tmp_path / "whole", dataset=data)
-
-    def stop(progress: Progress) -> None:
-        if progress.stage == "train" and progress.done == 3 and progress.dev is None:
-            raise _KillError
-
-    with pytest.raises(_KillError):
-        train(config("fresh", **fresh), tmp_path / "run", dataset=data, on_progress=stop)
-    train(config("fresh", **fresh), tmp_path / "run", dataset=data)
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

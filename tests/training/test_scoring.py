@@ -12,10 +12,10 @@ import torch
 from milvus_coop.bundle.spec import TextSpec
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.offline.datasets import open_dataset
-from milvus_coop.offline.training.data.corpus import Corpus, tokenise
-from milvus_coop.offline.training.data.visuals import Seen
+from milvus_coop.offline.training.data.corpus import TrainingCorpus, tokenise
+from milvus_coop.offline.training.data.visuals import FetchedImages
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
-from milvus_coop.offline.training.run.scoring import dev_scores, embed, rescore
+from milvus_coop.offline.training.run.scoring import dev_scores, embed, pair_logits
 from milvus_coop.types import Array
 from tests.training.test_networks import VISION
 
@@ -34,13 +34,13 @@ class Features:
     def __len__(self) -> int:
         return ITEMS
 
-    def fetch(self, positions: Array) -> Seen:
-        return Seen(self._values[positions], positions != self._broken)
+    def fetch(self, positions: Array) -> FetchedImages:
+        return FetchedImages(self._values[positions], positions != self._broken)
 
 
 class Pool(NamedTuple):
     network: OneStream
-    corpus: Corpus
+    corpus: TrainingCorpus
     visuals: Features
 
 
@@ -84,7 +84,7 @@ def test_pairs_are_scored_in_the_order_that_they_are_given(pool: Pool) -> None:
     network = pool.network.eval()
     tokens = embed(network, pool.corpus, pool.visuals, CPU).tokens
     pairs = np.random.default_rng(2).integers(0, ITEMS, (30, 2))
-    logits = rescore(network, pool.corpus, tokens, pairs)
+    logits = pair_logits(network, pool.corpus, tokens, pairs)
     for (caption, image), logit in zip(pairs.tolist(), logits.tolist(), strict=True):
         ids, mask = (torch.from_numpy(part) for part in pool.corpus.tokens(np.array([caption])))
         assert logit == pytest.approx(network.match(ids, mask, tokens[image : image + 1]).item(), abs=SAME)
@@ -115,7 +115,7 @@ def test_the_dev_score_is_the_loop_over_queries(pool: Pool, queries: int) -> Non
             before = 1 + min(order.index(other) for other in right)
             ranks["be"].append(before)
             if place in chosen:
-                logits = rescore(network, corpus, found.tokens, np.array([pairs[other] for other in order[:k]]))
+                logits = pair_logits(network, corpus, found.tokens, np.array([pairs[other] for other in order[:k]]))
                 again = [order[number] for number in np.argsort(-logits, kind="stable")] + order[k:]
                 ranks["before"].append(before)
                 ranks["coop"].append(1 + min(again.index(other) for other in right))

@@ -60,10 +60,10 @@ def test_one_command_trains_and_bundles(trained: tuple[Path, Result], colours: P
 
 def test_the_bundle_ingests_answers_and_is_evaluated(trained: tuple[Path, Result], colours: Path, tmp_path: Path) -> None:
     place = ["--bundle", str(trained[0] / "bundle"), "--threads", "1"]
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for path in colours.parent.glob("*2.png"):
-        (tmp_path / "pictures" / path.name).write_bytes(path.read_bytes())
-    done = run("ingest", tmp_path / "pictures", "--uri", tmp_path / "lite.db", *place)
+        (tmp_path / "images" / path.name).write_bytes(path.read_bytes())
+    done = run("ingest", tmp_path / "images", "--uri", tmp_path / "lite.db", *place)
     assert done.exit_code == 0, done.output
     assert "8 added" in done.output
     found = run("query", "a red picture", "--uri", tmp_path / "lite.db", *place, "--json")

@@ -1,4 +1,4 @@
-"""Corpus, sampler and cached features: fast versions against naive ones, and what is computed when."""
+"""TrainingCorpus, sampler and cached features: fast versions against naive ones, and what is computed when."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from PIL import Image
 
 from milvus_coop.bundle.spec import ImageSpec, TextSpec
 from milvus_coop.models.preprocess.texts import Tokenizer
-from milvus_coop.offline.datasets import Caption, Dataset, Item, Problem, open_dataset
-from milvus_coop.offline.training.data.corpus import Corpus, tokenise
+from milvus_coop.offline.datasets import Caption, CaptionedImage, DataProblem, Dataset, open_dataset
+from milvus_coop.offline.training.data.corpus import TrainingCorpus, tokenise
 from milvus_coop.offline.training.data.features import CachedFeatures, FeatureCache, vision_key
 from milvus_coop.offline.training.data.sampling import Sampler, caption_choices
-from milvus_coop.offline.training.data.tokenise import special_ids, train_tokenizer
 from milvus_coop.offline.training.data.visuals import Pixels
 from milvus_coop.offline.training.networks.vision import Vision, VisionConfig
+from milvus_coop.offline.training.run.start import special_ids, train_tokenizer
 from milvus_coop.types import Array
 from tests.training.colours import draw_colours
 
 TEXTS = (("a dog", "Two dogs "), ("a DOG",), ("cat", "a cat on a mat", "dog"), ("a bird",), ("cat",))
 
 
-def items(texts: Sequence[Sequence[str]] = TEXTS, groups: Sequence[str] = ("", "g", "", "g", "")) -> list[Item]:
+def items(texts: Sequence[Sequence[str]] = TEXTS, groups: Sequence[str] = ("", "g", "", "g", "")) -> list[CaptionedImage]:
     captions = [tuple(Caption(text) for text in own) for own in texts]
-    return [Item(str(n), own, "train", group=group) for n, (own, group) in enumerate(zip(captions, groups, strict=True))]
+    return [CaptionedImage(str(n), own, "train", group=group) for n, (own, group) in enumerate(zip(captions, groups, strict=True))]
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> TrainingCorpus:
     path = tmp_path_factory.mktemp("words") / "tokenizer.json"
     train_tokenizer([text for own in TEXTS for text in own], path)
     return tokenise(items(), Tokenizer(path, TextSpec(6, special_ids(path)[2])))
 
 
-def test_same_is_what_the_captions_say(corpus: Corpus) -> None:
+def test_same_is_what_the_captions_say(corpus: TrainingCorpus) -> None:
     flat = [(image, text.casefold()) for image, own in enumerate(TEXTS) for text in own]
     captions, images = np.array([7, 0, 1, 2, 3, 4, 5, 6]), np.array([4, 0, 1, 2, 3])
     for row, caption in zip(corpus.same(captions, images).tolist(), captions.tolist(), strict=True):
@@ -50,14 +50,14 @@ def test_same_is_what_the_captions_say(corpus: Corpus) -> None:
     assert corpus.right(*pairs.T).tolist() == corpus.same(captions, images).ravel().tolist()
 
 
-def test_captions_are_found_by_image(corpus: Corpus) -> None:
+def test_captions_are_found_by_image(corpus: TrainingCorpus) -> None:
     assert corpus.first.tolist() == [0, 2, 3, 6, 7, 8]
     assert corpus.owner.tolist() == [0, 0, 1, 2, 2, 2, 3, 4]
     assert corpus.group[1] == corpus.group[3]
     assert len(set(corpus.group.tolist())) == 4
 
 
-def test_tokens_are_cut_to_the_longest(corpus: Corpus) -> None:
+def test_tokens_are_cut_to_the_longest(corpus: TrainingCorpus) -> None:
     ids, mask = corpus.tokens(np.array([3, 0]))  # "cat" and "a dog"
     assert mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert ids.dtype == np.int64
@@ -125,7 +125,7 @@ class Computed:
 
     def __init__(self, folder: Path, dataset: Dataset, shard: int = 4) -> None:
         torch.manual_seed(0)
-        self.folder, self.dataset, self.problems = folder, dataset, list[Problem]()
+        self.folder, self.dataset, self.problems = folder, dataset, list[DataProblem]()
         image = ImageSpec(32, mean=(0.5,) * 3, std=(0.5,) * 3)
         self.vision = Vision(VisionConfig("conv", image, 4, 4, 8, {"widths": [4, 6, 8]})).eval()
         self.cache = FeatureCache(folder, self.vision, torch.device("cpu"), 1, shard)
@@ -147,7 +147,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_features_are_computed_once(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    """16 pictures in shards of 4; a changed picture costs its own shard, another backbone all of them."""
+    """16 images in shards of 4; a changed image costs its own shard, another backbone all of them."""
     (tmp_path / "data").mkdir()
     data = draw_colours(tmp_path / "data")
     computed = Computed(tmp_path / "cache", open_dataset(str(data)))
@@ -190,7 +190,7 @@ def test_cached_features_are_the_backbone_s(colours: Path, tmp_path: Path, pool:
     assert features.fetch(order[:0]).visual.shape == (0, 16, 8)
 
 
-def test_an_unreadable_picture_is_named_each_time(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_an_unreadable_image_is_named_each_time(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     """Also where its features come from the cache."""
     (tmp_path / "data").mkdir()
     data = draw_colours(tmp_path / "data")
@@ -203,22 +203,22 @@ def test_an_unreadable_picture_is_named_each_time(tmp_path: Path, pool: ThreadPo
 
 
 class Drawn:
-    """A data set that draws its pictures: all of one grey."""
+    """A data set that draws its images: all of one grey."""
 
     name = "drawn"
-    problems: Sequence[Problem] = ()
+    problems: Sequence[DataProblem] = ()
 
     def __init__(self, grey: int) -> None:
         self.grey = grey
 
-    def items(self, split: str, *, epoch: int = 0) -> Sequence[Item]:
-        return [Item(f"{n}", (Caption("grey"),), "train") for n in range(6)]
+    def items(self, split: str) -> Sequence[CaptionedImage]:
+        return [CaptionedImage(f"{n}", (Caption("grey"),), "train") for n in range(6)]
 
-    def open(self, item: Item) -> Image.Image:
+    def open(self, item: CaptionedImage) -> Image.Image:
         return Image.new("RGB", (32, 32), (self.grey,) * 3)
 
 
-def test_drawn_pictures_of_one_name_are_told_apart(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_drawn_images_of_one_name_are_told_apart(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     """The caption and the id of a drawn image do not say what it looks like."""
     means: list[Array] = []
     drawn = Drawn(20)

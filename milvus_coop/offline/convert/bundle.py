@@ -17,7 +17,7 @@ from milvus_coop.errors import ConvertError
 from milvus_coop.offline.convert.card import write_card
 from milvus_coop.offline.convert.checkpoint import Checkpoint
 from milvus_coop.offline.convert.families import open_source
-from milvus_coop.offline.convert.family import Source
+from milvus_coop.offline.convert.family import CheckpointSource
 from milvus_coop.offline.convert.graphs import EXAMPLE_LENGTH, GraphPrecision, write_graphs
 from milvus_coop.offline.convert.parity import Samples, measure, refuse
 from milvus_coop.offline.convert.parts import Parts, make_parts, make_spec, module_makers
@@ -134,7 +134,7 @@ def _write_tokenizers(parts: Parts, folder: Path, limit: int) -> tuple[TextSpec,
     return text, ce_text
 
 
-def _write_tokenizer(source: Source, path: Path, limit: int) -> TextSpec:
+def _write_tokenizer(source: CheckpointSource, path: Path, limit: int) -> TextSpec:
     longest = source.positions if source.pad_to_max else min(source.positions, limit)
     return write_tokenizer(source.tokenizer, path, max_length=longest, pad_to_max=source.pad_to_max)
 

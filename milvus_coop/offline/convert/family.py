@@ -52,7 +52,7 @@ class Matcher:
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointSource:
     """An opened checkpoint."""
 
     family: Family

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.offline.convert.family import Grid, Matcher, Retriever, Source
+from milvus_coop.offline.convert.family import CheckpointSource, Grid, Matcher, Retriever
 
 
 class Sight(nn.Module):
     """uint8 pixels to the features of a vision tower. The graph normalises the pixels as the model's processor does."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: CheckpointSource) -> None:
         super().__init__()
         spec: ImageSpec = source.image
         self.mean = nn.Buffer(torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
@@ -26,7 +26,7 @@ class Sight(nn.Module):
         return features
 
 
-class TextEncoder(nn.Module):
+class CheckpointTextEncoder(nn.Module):
     """Token ids to the text embedding."""
 
     def __init__(self, retriever: Retriever) -> None:

@@ -24,7 +24,7 @@ from milvus_coop.models.backends.onnx import OnnxBackend
 from milvus_coop.models.open import open_encoder
 from milvus_coop.models.preprocess.images import normalise
 from milvus_coop.models.reranker import Reranker
-from milvus_coop.offline.convert.family import Source
+from milvus_coop.offline.convert.family import CheckpointSource
 from milvus_coop.offline.convert.graphs import GraphPrecision
 from milvus_coop.offline.convert.modules import verdict
 from milvus_coop.offline.convert.parts import Parts
@@ -45,7 +45,7 @@ NOTEWORTHY = 0.05
 class Samples:
     """Images and texts. Pair i is image i and text i."""
 
-    pictures: Sequence[Image]
+    images: Sequence[Image]
     texts: Sequence[str]
 
 
@@ -58,8 +58,8 @@ def measure(bundle: Bundle, parts: Parts, samples: Samples) -> dict[str, Differe
     backend = OnnxBackend(bundle)
     try:
         encoder = open_encoder(bundle, backend)
-        pictures = [encoder.decode(picture) for picture in samples.pictures]
-        pixels = {**encoder.pixels(pictures), **encoder.ce_pixels(pictures)}
+        decoded = [encoder.decode(image) for image in samples.images]
+        pixels = {**encoder.pixels(decoded), **encoder.ce_pixels(decoded)}
         texts = encoder.encode_texts(samples.texts)
         images = encoder.encode_pixels(pixels)
         arrays = {**pixels, **encoder.tokenise(samples.texts)}
@@ -102,7 +102,7 @@ def refuse(differences: Mapping[str, Difference], precision: GraphPrecision) -> 
             raise ConvertError(f"the graphs' {name} {cosine}", expected=limit, run=run)
 
 
-def _inputs(source: Source, arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
+def _inputs(source: CheckpointSource, arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
     """The inputs of a model under its own names. An input with the prefix takes precedence over one that both models share."""
     names = [name for name in (PIXELS, PATCH_MASK, "input_ids", "attention_mask") if {prefix + name, name} & set(arrays)]
     found = {name: arrays[prefix + name if prefix + name in arrays else name] for name in names}
@@ -111,7 +111,7 @@ def _inputs(source: Source, arrays: Mapping[str, Array], prefix: str) -> dict[st
 
 
 @torch.no_grad()
-def _reference(source: Source, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+def _reference(source: CheckpointSource, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
     """The checkpoint's own forward pass."""
     return {name: value.numpy() for name, value in source.reference(inputs).items()}
 

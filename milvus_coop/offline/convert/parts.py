@@ -28,14 +28,14 @@ from milvus_coop.bundle.spec import (
     TokenSpec,
 )
 from milvus_coop.errors import ConvertError
-from milvus_coop.offline.convert.family import Matcher, Retriever, Source
+from milvus_coop.offline.convert.family import CheckpointSource, Matcher, Retriever
 from milvus_coop.offline.convert.modules import (
+    CheckpointTextEncoder,
     JointImageEncoder,
     PixelCrossEncoder,
     PooledTokens,
     SeparateImageEncoder,
     Sight,
-    TextEncoder,
     TokenCrossEncoder,
 )
 
@@ -51,8 +51,8 @@ PIXEL_PAIR_BATCH = 8
 class Parts:
     """The parts of a bundle."""
 
-    be: Source
-    ce: Source
+    be: CheckpointSource
+    ce: CheckpointSource
     """The cross-encoder's source. For a joint model it is the same object as `be`."""
     retriever: Retriever
     matcher: Matcher
@@ -69,7 +69,7 @@ class Parts:
         return None if self.is_joint else self.ce.image
 
 
-def make_parts(be: Source, ce: Source, *, keep: Keep | None = None, pool_tokens: int | None = None) -> Parts:
+def make_parts(be: CheckpointSource, ce: CheckpointSource, *, keep: Keep | None = None, pool_tokens: int | None = None) -> Parts:
     """Check that the sources have their roles, and decide where the image tokens are kept.
 
     Raises:
@@ -99,7 +99,7 @@ def make_parts(be: Source, ce: Source, *, keep: Keep | None = None, pool_tokens:
     return Parts(be, ce, be.retriever, replace(matcher, score=matcher.score if be is ce else "ce"), settled)
 
 
-def _pooled(ce: Source, matcher: Matcher, side: int) -> Matcher:
+def _pooled(ce: CheckpointSource, matcher: Matcher, side: int) -> Matcher:
     grid = matcher.grid
     if grid is None:
         raise ConvertError(f"the image tokens of {ce.family.name} are no grid of patches", expected="no --pool-tokens")
@@ -147,7 +147,7 @@ def module_makers(parts: Parts) -> dict[str, Callable[[], nn.Module]]:
         return TokenCrossEncoder(parts.matcher)
 
     return {
-        TEXT_ENCODER: lambda: TextEncoder(parts.retriever),
+        TEXT_ENCODER: lambda: CheckpointTextEncoder(parts.retriever),
         IMAGE_ENCODER: image_encoder,
         CROSS_ENCODER: cross_encoder,
     }

@@ -102,12 +102,12 @@ def _compare(processor: Any, spec: ImageSpec, name: str) -> None:
     noise = np.random.default_rng(0)
     for width, height in _PROBES:
         coarse = Image.fromarray(noise.integers(0, 256, (-(-height // 4), -(-width // 4), 3), dtype=np.uint8))
-        picture = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        image = coarse.resize((width, height), Image.Resampling.BICUBIC)
         try:
-            theirs = np.asarray(processor(picture)["pixel_values"][0])
+            theirs = np.asarray(processor(image)["pixel_values"][0])
         except Exception as exc:  # any error of the processor's own code
             raise ConvertError(f"the image processor of '{name}' fails: {exc!r}") from exc
-        ours = normalise(to_pixels(picture, spec)[None], spec)[0]
+        ours = normalise(to_pixels(image, spec)[None], spec)[0]
         if spec.fit == "edge-corner":
             ours = ours[:, : theirs.shape[-2], : theirs.shape[-1]]
         spread = np.asarray(spec.std)[:, None, None]

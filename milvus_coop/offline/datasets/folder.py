@@ -18,7 +18,7 @@ KEYS = {
     "dev": "share of the dev split where no folders name the splits (default: 0.05)",
     "test": "share of the test split (default: 0.05)",
 }
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SIDECARS = (".txt", ".json")
 
 
@@ -52,12 +52,12 @@ def open_folder(spec: Spec) -> ListedDataset:
 def _gather(
     gathering: Gathering, root: Path, folder: str, names: frozenset[str], language: str, split_of: Callable[[str], Split | None]
 ) -> None:
-    stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(PICTURES)}
+    stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(IMAGES)}
     for name in sorted(names):
         path = os.path.join(folder, name)  # noqa: PTH118 - once per image; a Path is ten times as slow
         item_id = os.path.relpath(path, root).replace(os.sep, "/")
         stem, _, ending = name.rpartition(".")
-        if not name.lower().endswith(PICTURES):
+        if not name.lower().endswith(IMAGES):
             if f".{ending}" in SIDECARS and stem not in stems:
                 gathering.problem(item_id, "there is no image of that name beside it")
             continue

@@ -25,7 +25,7 @@ class Caption:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class CaptionedImage:
     """One image and the captions that describe it."""
 
     id: str
@@ -40,7 +40,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class DataProblem:
     """Something in the data that cannot be used and was left out."""
 
     place: str
@@ -56,18 +56,13 @@ class Dataset(Protocol):
         """The data set as `--data` named it, for records and tables."""
 
     @property
-    def problems(self) -> Sequence[Problem]:
+    def problems(self) -> Sequence[DataProblem]:
         """The data that was left out, with the reasons."""
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
-        """The items of a split, in a fixed order.
+    def items(self, split: Split) -> Sequence[CaptionedImage]:
+        """The items of a split, in a fixed order."""
 
-        Args:
-            split: the split.
-            epoch: the epoch of the `train` split. Generated data sets may draw new items for every epoch; others ignore it.
-        """
-
-    def open(self, item: Item) -> Image:
+    def open(self, item: CaptionedImage) -> Image:
         """The item's image as upright RGB in its original size. It is safe to call this from several threads.
 
         Raises:

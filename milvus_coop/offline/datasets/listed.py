@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,8 +12,7 @@ from PIL.Image import Image
 
 from milvus_coop.errors import ImageUnreadableError
 from milvus_coop.models.preprocess.images import decode
-from milvus_coop.offline.datasets.items import SPLITS, Caption, Item, Problem, Split
-from milvus_coop.offline.datasets.randomness import number_of
+from milvus_coop.offline.datasets.items import SPLITS, Caption, CaptionedImage, DataProblem, Split
 
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
 """The names of splits in published lists."""
@@ -21,10 +21,10 @@ SPLIT_NAMES: dict[str, Split] = {"train": "train", "dev": "dev", "val": "dev", "
 class ListedDataset:
     """Captioned image files. The list is in memory; an image is opened when it is asked for."""
 
-    def __init__(self, name: str, items: Iterable[Item], problems: Sequence[Problem] = ()) -> None:
+    def __init__(self, name: str, items: Iterable[CaptionedImage], problems: Sequence[DataProblem] = ()) -> None:
         self._name = name
         self._problems = tuple(problems)
-        lists: dict[Split, list[Item]] = {split: [] for split in SPLITS}
+        lists: dict[Split, list[CaptionedImage]] = {split: [] for split in SPLITS}
         for item in items:
             lists[item.split].append(item)
         self._items = {split: tuple(lists[split]) for split in SPLITS}
@@ -35,15 +35,15 @@ class ListedDataset:
         return self._name
 
     @property
-    def problems(self) -> Sequence[Problem]:
+    def problems(self) -> Sequence[DataProblem]:
         """The data that was left out, with the reasons."""
         return self._problems
 
-    def items(self, split: Split, *, epoch: int = 0) -> Sequence[Item]:
+    def items(self, split: Split) -> Sequence[CaptionedImage]:
         """The items of a split, in the order of the list."""
         return self._items[split]
 
-    def open(self, item: Item) -> Image:
+    def open(self, item: CaptionedImage) -> Image:
         """The item's image as upright RGB."""
         if item.path is None:
             raise ImageUnreadableError(f"{item.id} has no file")
@@ -54,10 +54,10 @@ class Gathering:
     """Collects items and problems while a list is read."""
 
     def __init__(self) -> None:
-        self.items: list[Item] = []
-        self.problems: list[Problem] = []
+        self.items: list[CaptionedImage] = []
+        self.problems: list[DataProblem] = []
         self._places: dict[str, str] = {}
-        self._files = Files()
+        self._files = FileListing()
 
     def exists(self, path: str) -> bool:
         """True if `path` is a file."""
@@ -65,7 +65,7 @@ class Gathering:
 
     def problem(self, place: str, reason: str) -> None:
         """Record that something is left out."""
-        self.problems.append(Problem(place, reason))
+        self.problems.append(DataProblem(place, reason))
 
     def add(self, place: str, item_id: str, path: str, captions: Iterable[Caption], split: Split) -> None:
         """Keep the item if its file exists, its id is new, and it has a caption.
@@ -90,7 +90,7 @@ class Gathering:
         if not kept:
             return self.problem(place, "no captions")
         self._places[item_id] = place
-        self.items.append(Item(item_id, tuple(kept.values()), split, Path(path)))
+        self.items.append(CaptionedImage(item_id, tuple(kept.values()), split, Path(path)))
         return None
 
     def dataset(self, name: str) -> ListedDataset:
@@ -98,7 +98,7 @@ class Gathering:
         return ListedDataset(name, self.items, self.problems)
 
 
-class Files:
+class FileListing:
     """Tells which files exist. It lists each folder once, as one `stat` per file would take minutes on a network drive."""
 
     def __init__(self) -> None:
@@ -128,3 +128,8 @@ def split_by_hash(key: str, dev: float, test: float) -> Split:
     if place < test:
         return "test"
     return "dev" if place < test + dev else "train"
+
+
+def number_of(text: str) -> int:
+    """A 64-bit number that looks random and depends on the text only, not on the process as `hash` does."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

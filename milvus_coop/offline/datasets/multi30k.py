@@ -36,7 +36,7 @@ def open_multi30k(spec: Spec) -> ListedDataset:
     line N of the image list.
     """
     folder = spec.where()
-    task = spec.whole("task", 1, least=1, most=2)
+    task = spec.whole("task", 1, minimum=1, maximum=2)
     texts = find_texts(folder, [task] if "task" in spec.options else [1, 2])
     if texts is None:
         raise DatasetError(

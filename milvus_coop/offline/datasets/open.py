@@ -1,14 +1,14 @@
-"""Opening the data set that the text after `--data` names."""
+"""Opening the data set that the text after `--data` names, and a check that it has enough data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from milvus_coop.errors import DatasetError
-from milvus_coop.offline.datasets import folder, jsonl, karpathy, multi30k, scenes
-from milvus_coop.offline.datasets.items import Dataset
+from milvus_coop.offline.datasets import folder, jsonl, karpathy, multi30k
+from milvus_coop.offline.datasets.items import Dataset, Split
 from milvus_coop.offline.datasets.spec import Spec, parse_spec
 
 
@@ -16,19 +16,16 @@ from milvus_coop.offline.datasets.spec import Spec, parse_spec
 class Format:
     """One way to lay out captioned images."""
 
-    usage: str
-    """How the format is written, such as `jsonl:FILE`."""
     keys: Mapping[str, str]
     """The options and their descriptions."""
     open: Callable[[Spec], Dataset]
 
 
 FORMATS: dict[str, Format] = {
-    "karpathy": Format("karpathy:dataset_coco.json,images=DIR", karpathy.KEYS, karpathy.open_karpathy),
-    "multi30k": Format("multi30k:DIR,images=DIR,language=en+de", multi30k.KEYS, multi30k.open_multi30k),
-    "jsonl": Format("jsonl:FILE", jsonl.KEYS, jsonl.open_jsonl),
-    "folder": Format("folder:DIR", folder.KEYS, folder.open_folder),
-    "scenes": Format("scenes:n=20000", scenes.KEYS, scenes.open_scenes),
+    "karpathy": Format(karpathy.KEYS, karpathy.open_karpathy),
+    "multi30k": Format(multi30k.KEYS, multi30k.open_multi30k),
+    "jsonl": Format(jsonl.KEYS, jsonl.open_jsonl),
+    "folder": Format(folder.KEYS, folder.open_folder),
 }
 
 
@@ -65,3 +62,18 @@ def guess_format(path: Path) -> str:
         expected="a .jsonl list, a Karpathy .json file or a folder",
         run=f"--data jsonl:{path}",
     )
+
+
+def check(dataset: Dataset, splits: Iterable[Split], *, minimum: int = 2) -> None:
+    """Refuse splits with too few items to compare one with another, before a model loads.
+
+    Raises:
+        DatasetError: names the split, how many items it has, and the first problem of the data set.
+    """
+    for split in splits:
+        count = len(dataset.items(split))
+        if count < minimum:
+            left_out = len(dataset.problems)
+            why = f"; {left_out:,} left out, first: {dataset.problems[0].place}: {dataset.problems[0].reason}" if left_out else ""
+            items = "no items" if count == 0 else f"{count} item{'s' if count > 1 else ''}"
+            raise DatasetError(f"--data {dataset.name}: {split} has {items}{why}", expected=f"at least {minimum}")

@@ -49,11 +49,11 @@ class Spec:
             raise self.wrong(key, "a folder that exists")
         return folder
 
-    def whole(self, key: str, default: int, *, least: int = 0, most: int | None = None) -> int:
-        """A whole number between `least` and `most`."""
+    def whole(self, key: str, default: int, *, minimum: int, maximum: int) -> int:
+        """A whole number from `minimum` to `maximum`."""
         text = self.options.get(key, str(default))
-        if not re.fullmatch(r"\d{1,12}", text) or int(text) < least or (most is not None and int(text) > most):
-            raise self.wrong(key, f"a whole number, at least {least}" + ("" if most is None else f" and at most {most:,}"))
+        if not re.fullmatch(r"\d{1,12}", text) or not minimum <= int(text) <= maximum:
+            raise self.wrong(key, f"a whole number from {minimum} to {maximum}")
         return int(text)
 
     def share(self, key: str, default: float) -> float:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from milvus_coop.errors import DatasetError, ImageError, InvalidArgumentError
 from milvus_coop.models.preprocess.texts import check_text
-from milvus_coop.offline.datasets import Caption, Dataset, Item, Problem, Split
-from milvus_coop.offline.evaluation.progress import OnProgress, Progress, silent
+from milvus_coop.offline.datasets import Caption, CaptionedImage, DataProblem, Dataset, Split
+from milvus_coop.offline.evaluation.progress import EvaluationProgress, OnProgress, silent
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PoolImage:
     """One image of the pool."""
 
     id: str
@@ -32,16 +32,16 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
+class EvaluationCorpus:
     """Images, and texts by language. An item is named by its number: its position in the data."""
 
     name: str
     split: Split
-    images: tuple[Picture, ...]
+    images: tuple[PoolImage, ...]
     texts: dict[str, tuple[Text, ...]]
-    problems: tuple[Problem, ...]
+    problems: tuple[DataProblem, ...]
 
-    def without(self, images: Iterable[int], problems: Sequence[Problem]) -> Corpus:
+    def without(self, images: Iterable[int], problems: Sequence[DataProblem]) -> EvaluationCorpus:
         """A corpus without these images, and without the texts that describe no other image."""
         gone = set(images)
         number = {old: new for new, old in enumerate(i for i in range(len(self.images)) if i not in gone)}
@@ -50,7 +50,7 @@ class Corpus:
             left = [Text(t.text, frozenset(number[i] for i in t.images if i in number), t.kind) for t in some]
             texts[language] = tuple(new for new, old in zip(left, some, strict=True) if new.images or not old.images)
         images_left = tuple(self.images[old] for old in number)
-        return Corpus(self.name, self.split, images_left, texts, (*self.problems, *problems))
+        return EvaluationCorpus(self.name, self.split, images_left, texts, (*self.problems, *problems))
 
 
 def build_corpus(
@@ -61,7 +61,7 @@ def build_corpus(
     languages: Sequence[str] = (),
     distractors: Dataset | None = None,
     on_progress: OnProgress = silent,
-) -> Corpus:
+) -> EvaluationCorpus:
     """Read a split. Images that the data set draws itself are written into `folder` as PNG files.
 
     Args:
@@ -83,25 +83,25 @@ def build_corpus(
     languages = _languages(dataset.name, items, languages)
     items = [_readable(item, problems) for item in items]
     texts = {language: _texts(items, language) for language in languages}
-    extra: list[Item] = []
+    extra: list[CaptionedImage] = []
     if distractors is not None:
         extra = [_readable(item, problems) for item in _distractors(distractors, split, texts, problems)]
         texts = {language: (*known, *_more(known, extra, language)) for language, known in texts.items()}
-    pictures, broken = _pictures(
+    images, broken = _image_files(
         [(dataset, i) for i in items] + [(distractors or dataset, i) for i in extra], len(items), folder, on_progress
     )
-    corpus = Corpus(dataset.name, split, tuple(pictures), texts, tuple(problems))
+    corpus = EvaluationCorpus(dataset.name, split, tuple(images), texts, tuple(problems))
     return corpus.without(broken, list(broken.values())) if broken else corpus
 
 
-def _languages(name: str, items: Sequence[Item], asked: Sequence[str]) -> list[str]:
+def _languages(name: str, items: Sequence[CaptionedImage], asked: Sequence[str]) -> list[str]:
     there = list(dict.fromkeys(caption.language for item in items for caption in item.captions))
     if missing := [language for language in asked if language not in there]:
         raise DatasetError(f"{name} has no captions in '{missing[0]}'", expected=f"--language with one of {', '.join(there)}")
     return list(dict.fromkeys(asked)) or there
 
 
-def _readable(item: Item, problems: list[Problem]) -> Item:
+def _readable(item: CaptionedImage, problems: list[DataProblem]) -> CaptionedImage:
     """The item without the captions that no collection can hold."""
     left = []
     for caption in item.captions:
@@ -109,11 +109,11 @@ def _readable(item: Item, problems: list[Problem]) -> Item:
             check_text(caption.text)
             left.append(caption)
         except InvalidArgumentError as exc:
-            problems.append(Problem(item.id, str(exc)))
+            problems.append(DataProblem(item.id, str(exc)))
     return replace(item, captions=tuple(left))
 
 
-def _texts(items: Sequence[Item], language: str) -> tuple[Text, ...]:
+def _texts(items: Sequence[CaptionedImage], language: str) -> tuple[Text, ...]:
     images: dict[str, set[int]] = {}
     kinds: dict[str, str] = {}
     for number, item in enumerate(items):
@@ -123,11 +123,13 @@ def _texts(items: Sequence[Item], language: str) -> tuple[Text, ...]:
     return tuple(Text(text, frozenset(found), kinds[text]) for text, found in images.items())
 
 
-def _captions(item: Item, language: str) -> list[Caption]:
+def _captions(item: CaptionedImage, language: str) -> list[Caption]:
     return [caption for caption in item.captions if caption.language == language]
 
 
-def _distractors(dataset: Dataset, split: Split, texts: dict[str, tuple[Text, ...]], problems: list[Problem]) -> list[Item]:
+def _distractors(
+    dataset: Dataset, split: Split, texts: dict[str, tuple[Text, ...]], problems: list[DataProblem]
+) -> list[CaptionedImage]:
     """Items that are wrong for every query. A data set that lacks the split gives all its items."""
     items = list(dataset.items(split)) or [item for other in ("test", "dev", "train") for item in dataset.items(other)]
     if not items:
@@ -136,21 +138,21 @@ def _distractors(dataset: Dataset, split: Split, texts: dict[str, tuple[Text, ..
     wrong = [item for item in items if not any(caption.text in taken for caption in item.captions)]
     problems += dataset.problems
     if left_out := len(items) - len(wrong):
-        problems.append(Problem(dataset.name, f"{left_out} distractors left out: they share a caption with the data"))
+        problems.append(DataProblem(dataset.name, f"{left_out} distractors left out: they share a caption with the data"))
     return wrong
 
 
-def _more(known: Sequence[Text], items: Sequence[Item], language: str) -> list[Text]:
+def _more(known: Sequence[Text], items: Sequence[CaptionedImage], language: str) -> list[Text]:
     have = {text.text for text in known}
     return [Text(t) for t in dict.fromkeys(c.text for item in items for c in _captions(item, language)) if t not in have]
 
 
-def _pictures(
-    items: Sequence[tuple[Dataset, Item]], n_queries: int, folder: Path, on_progress: OnProgress
-) -> tuple[list[Picture], dict[int, Problem]]:
+def _image_files(
+    items: Sequence[tuple[Dataset, CaptionedImage]], n_queries: int, folder: Path, on_progress: OnProgress
+) -> tuple[list[PoolImage], dict[int, DataProblem]]:
     """An image file for every item, and the items whose image cannot be opened."""
-    pictures: list[Picture] = []
-    broken: dict[int, Problem] = {}
+    images: list[PoolImage] = []
+    broken: dict[int, DataProblem] = {}
     to_draw = sum(item.path is None for _, item in items)
     drawn = 0
     for number, (dataset, item) in enumerate(items):
@@ -160,9 +162,9 @@ def _pictures(
             try:
                 dataset.open(item).save(path, compress_level=1)
             except ImageError as exc:
-                broken[number] = Problem(item.id, str(exc))
+                broken[number] = DataProblem(item.id, str(exc))
             drawn += 1
             if drawn % 50 == 0 or drawn == to_draw:
-                on_progress(Progress("write images", drawn, to_draw))
-        pictures.append(Picture(item.id, path, distractor=number >= n_queries))
-    return pictures, broken
+                on_progress(EvaluationProgress("write images", drawn, to_draw))
+        images.append(PoolImage(item.id, path, distractor=number >= n_queries))
+    return images, broken

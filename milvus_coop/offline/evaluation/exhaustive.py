@@ -9,9 +9,9 @@ import numpy as np
 
 from milvus_coop.offline.evaluation.corpus import Text
 from milvus_coop.offline.evaluation.metrics import ranks_of
-from milvus_coop.offline.evaluation.progress import OnProgress, Progress
-from milvus_coop.offline.evaluation.protocols import Pool
-from milvus_coop.offline.evaluation.systems import Entrant
+from milvus_coop.offline.evaluation.progress import EvaluationProgress, OnProgress
+from milvus_coop.offline.evaluation.protocols import QueryPool
+from milvus_coop.offline.evaluation.systems import OpenedBundle
 from milvus_coop.offline.evaluation.workbench import Shelf
 from milvus_coop.search.contents import content_reader
 from milvus_coop.types import Array, Kind
@@ -31,9 +31,9 @@ Ranks = Mapping[Kind, Mapping[int, tuple[int, ...]]]
 class PairScorer:
     """Scores texts against stored image tokens. Each text is encoded once."""
 
-    def __init__(self, entrant: Entrant, texts: Sequence[Text], shelf: Shelf) -> None:
-        self._models = entrant.models
-        self._timeout_s = entrant.settings.timeout_s
+    def __init__(self, opened: OpenedBundle, texts: Sequence[Text], shelf: Shelf) -> None:
+        self._models = opened.models
+        self._timeout_s = opened.settings.timeout_s
         self._texts = texts
         self._shelf = shelf
         self._reader = content_reader(self._models.encoder, "image", shelf.tokens)
@@ -56,7 +56,7 @@ class PairScorer:
                 values = pairs.logit if self._models.encoder.spec.score == "sum" else pairs.probability
                 result[start : start + len(some), left : left + len(block)] = values
             if on_done is not None:
-                on_done(Progress("", start + len(some), len(texts)))
+                on_done(EvaluationProgress("", start + len(some), len(texts)))
         return result
 
     def probe(self, texts: Sequence[int], images: Sequence[int]) -> float:
@@ -68,7 +68,7 @@ class PairScorer:
         return len(texts) * len(images) / (time.perf_counter() - start)
 
 
-def rank_all(scorer: PairScorer, pool: Pool, name: str, on_progress: OnProgress) -> Ranks:
+def rank_all(scorer: PairScorer, pool: QueryPool, name: str, on_progress: OnProgress) -> Ranks:
     """Score every query of a pool against every item, in both directions. A pair that both directions need is scored once.
 
     Items with equal scores keep the order of the data.
@@ -76,8 +76,8 @@ def rank_all(scorer: PairScorer, pool: Pool, name: str, on_progress: OnProgress)
     queries, askers = list(pool.relevant_images), list(pool.relevant_texts)
     others = [number for number in pool.texts if number not in pool.relevant_images]
 
-    def tell(progress: Progress) -> None:
-        on_progress(Progress(f"every pair, {name}", progress.done, len(queries)))
+    def tell(progress: EvaluationProgress) -> None:
+        on_progress(EvaluationProgress(f"every pair, {name}", progress.done, len(queries)))
 
     main = scorer.scores(queries, pool.images, tell)
     by_text = main[:, _columns(pool.images, askers)]

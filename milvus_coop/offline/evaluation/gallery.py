@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from milvus_coop.errors import ImageError
 from milvus_coop.models.preprocess.thumbnails import thumbnail
-from milvus_coop.offline.evaluation.corpus import Corpus
+from milvus_coop.offline.evaluation.corpus import EvaluationCorpus
 from milvus_coop.offline.evaluation.metrics import ranks_of
-from milvus_coop.offline.evaluation.protocols import Pool
+from milvus_coop.offline.evaluation.protocols import QueryPool
 from milvus_coop.offline.evaluation.rankings import Ranking
-from milvus_coop.offline.evaluation.records import DIRECTIONS, Case, Contestant, Direction, Shown
+from milvus_coop.offline.evaluation.records import DIRECTIONS, Case, Direction, Shown, SystemVariant
 from milvus_coop.types import Array, Kind
 
 TOP = 5
@@ -23,14 +23,14 @@ LABEL = 300
 
 
 def changed(
-    corpus: Corpus, pool: Pool, rankings: Mapping[Kind, Sequence[Ranking]], contestant: Contestant
+    corpus: EvaluationCorpus, pool: QueryPool, rankings: Mapping[Kind, Sequence[Ranking]], variant: SystemVariant
 ) -> tuple[list[Case], dict[Direction, tuple[int, int]]]:
     """Every query whose first answer became right or wrong, the largest moves first, and the numbers of both."""
     relevance: Mapping[Kind, Mapping[int, frozenset[int]]] = {"image": pool.relevant_images, "text": pool.relevant_texts}
     cases: list[Case] = []
     counts: dict[Direction, tuple[int, int]] = {}
     for kind, direction in DIRECTIONS.items():
-        some = [c for r in rankings[kind] if (c := _case(corpus, pool, kind, r, relevance[kind][r.query], contestant))]
+        some = [c for r in rankings[kind] if (c := _case(corpus, pool, kind, r, relevance[kind][r.query], variant))]
         counts[direction] = (sum(case.repaired for case in some), sum(not case.repaired for case in some))
         cases += sorted(some, key=_moved, reverse=True)
     return cases, counts
@@ -45,7 +45,7 @@ def choose(cases: Sequence[Case], n: int) -> list[Case]:
     return chosen
 
 
-def thumbnails(corpus: Corpus, cases: Sequence[Case]) -> dict[int, bytes]:
+def thumbnails(corpus: EvaluationCorpus, cases: Sequence[Case]) -> dict[int, bytes]:
     """Small JPEG files of all images that the cases show, by number. An image that cannot be read is left out."""
     wanted: set[int] = set()
     for case in cases:
@@ -57,8 +57,10 @@ def thumbnails(corpus: Corpus, cases: Sequence[Case]) -> dict[int, bytes]:
     return made
 
 
-def _case(corpus: Corpus, pool: Pool, kind: Kind, ranking: Ranking, right: frozenset[int], contestant: Contestant) -> Case | None:
-    order = ranking.order(contestant.k or 0)
+def _case(
+    corpus: EvaluationCorpus, pool: QueryPool, kind: Kind, ranking: Ranking, right: frozenset[int], variant: SystemVariant
+) -> Case | None:
+    order = ranking.order(variant.k or 0)
     be, coop = (next(iter(ranks_of(items, right)), None) for items in (ranking.items, order))
     if (be == 1) == (coop == 1):
         return None
@@ -73,7 +75,7 @@ def _case(corpus: Corpus, pool: Pool, kind: Kind, ranking: Ranking, right: froze
         )
 
     return Case(
-        contestant=contestant,
+        variant=variant,
         language=pool.language,
         direction=DIRECTIONS[kind],
         query=ranking.query,
@@ -90,6 +92,6 @@ def _moved(case: Case) -> tuple[int, int]:
     return abs((case.be_rank or far) - (case.coop_rank or far)), -case.query
 
 
-def _label(corpus: Corpus, language: str, kind: Kind, number: int) -> str:
+def _label(corpus: EvaluationCorpus, language: str, kind: Kind, number: int) -> str:
     label = corpus.texts[language][number].text if kind == "text" else corpus.images[number].id
     return label if len(label) <= LABEL else label[: LABEL - 1] + "…"

@@ -18,7 +18,7 @@ MAX_PAIRS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EvaluationOptions:
     """The options of an evaluation."""
 
     systems: Sequence[str] = ()

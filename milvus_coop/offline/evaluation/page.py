@@ -52,13 +52,13 @@ def _tiles(report: EvaluationReport) -> str:
     """The tiles at the top: the CE's gain in R@1 per direction, and its cost, a sentence each."""
     tiles = []
     for q in report.quality:
-        if q.contestant.k == report.headline_k and q.gain:
+        if q.variant.k == report.headline_k and q.gain:
             tiles += [_gain_tile(report, q, direction) for direction in DIRECTIONS.values()]
     for c in report.cost:
-        if c.contestant.k == report.headline_k and c.direction == "image retrieval":
-            text = f"{c.contestant.label}: median of a text query among {c.pool:,} images"
+        if c.variant.k == report.headline_k and c.direction == "image retrieval":
+            text = f"{c.variant.label}: median of a text query among {c.pool:,} images"
             text += f", {milliseconds(c.ce_ms.p50)} of it the cross-encoder"
-            tiles.append(_tile(milliseconds(c.total_ms.p50), text, report, c.contestant.bundle))
+            tiles.append(_tile(milliseconds(c.total_ms.p50), text, report, c.variant.bundle))
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 
 
@@ -67,9 +67,9 @@ def _gain_tile(report: EvaluationReport, q: Quality, direction: Direction) -> st
     after = q.figures[direction]["R@1"].value
     verdict = "more" if gain.low > 0 else "less" if gain.high < 0 else "too close to tell"
     language = f", {q.language}" if len(report.queries) > 1 else ""
-    text = f"{q.contestant.label}: R@1 of {direction}{language}; BE {percent(after - gain.value)}, "
+    text = f"{q.variant.label}: R@1 of {direction}{language}; BE {percent(after - gain.value)}, "
     text += f"difference {points(gain)}: {verdict}"
-    return _tile(f"{percent(after)} %", text, report, q.contestant.bundle)
+    return _tile(f"{percent(after)} %", text, report, q.variant.bundle)
 
 
 def _tile(figure: str, text: str, report: EvaluationReport, bundle: str) -> str:

@@ -14,11 +14,11 @@ def gallery_html(report: EvaluationReport) -> str:
     parts: list[str] = []
     for bundle, changes in report.changes.items():
         for direction in DIRECTIONS.values():
-            some = [c for c in report.cases if c.contestant.bundle == bundle and c.direction == direction]
+            some = [c for c in report.cases if c.variant.bundle == bundle and c.direction == direction]
             repaired, broken = changes.get(direction, (0, 0))
             if not some:
                 continue
-            parts.append(f"<h3>{escape(f'{direction.capitalize()}, {some[0].contestant.label}, {bundle}')}</h3>")
+            parts.append(f"<h3>{escape(f'{direction.capitalize()}, {some[0].variant.label}, {bundle}')}</h3>")
             parts.append(
                 f'<p class="soft">First answer repaired {repaired:,} times, broken {broken:,} times; '
                 f"shown are the {len(some)} that moved farthest.</p>"
@@ -46,7 +46,7 @@ def _case(case: Case, thumbnails: Mapping[int, bytes]) -> str:
     query = f'<div class="query">{thumb}<div>{asked}<div class="soft">{rank}</div></div></div>'
     sides = "".join(
         f'<div><div class="soft">{escape(name)}</div>{_ranking(case, some, thumbnails)}</div>'
-        for name, some in (("Bi-encoder, cosine", case.be), (f"{case.contestant.label}, match probability", case.coop))
+        for name, some in (("Bi-encoder, cosine", case.be), (f"{case.variant.label}, match probability", case.coop))
     )
     return f'<div class="case">{query}<div class="sides">{sides}</div></div>'
 

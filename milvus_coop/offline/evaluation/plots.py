@@ -69,7 +69,7 @@ def plots(report: EvaluationReport) -> list[Plot]:
     """Every plot for which the report has data."""
     wanted: list[tuple[str, Callable[[Any], None]]] = []
     for direction in DIRECTIONS.values():
-        if any(r.direction == direction for r in report.reach) and any(q.contestant.k for q in report.quality):
+        if any(r.direction == direction for r in report.reach) and any(q.variant.k for q in report.quality):
             wanted.append((f"Recall against k, {direction}", partial(_recall, report=report, direction=direction)))
     for direction in DIRECTIONS.values():
         if any(c.direction == direction for c in report.cost):
@@ -132,18 +132,18 @@ def _recall(ax: Any, report: EvaluationReport, direction: Direction) -> None:
                 lw=1.2,
                 label=label,
             )
-    for contestants in _by_system(report, language):
-        first = contestants[0].contestant
+    for variants in _by_system(report, language):
+        first = variants[0].variant
         line, marker = _style(report, first.bundle)
         label, colour = _label(report, f"{LABELS[first.system]} R@1", first.bundle), SERIES[first.system]
-        found = [q.figures[direction]["R@1"] for q in contestants]
+        found = [q.figures[direction]["R@1"] for q in variants]
         if first.k is None:
             ax.axhline(100 * found[0].value, color=colour, linestyle=line, label=label)
             continue
-        ks, values = [q.contestant.k for q in contestants], [100 * f.value for f in found]
+        ks, values = [q.variant.k for q in variants], [100 * f.value for f in found]
         ax.plot(ks, values, color=colour, linestyle=line, marker=marker, label=label)
         ax.fill_between(ks, [100 * f.low for f in found], [100 * f.high for f in found], color=colour, alpha=0.15, lw=0)
-    ks_shown = sorted({q.contestant.k for q in report.quality if q.contestant.k})
+    ks_shown = sorted({q.variant.k for q in report.quality if q.variant.k})
     ax.set(xlabel="k, candidates that the cross-encoder reranks", ylabel="percent of queries", xscale="log")
     ax.set_xticks(ks_shown, [str(k) for k in ks_shown])
     ax.minorticks_off()
@@ -152,14 +152,14 @@ def _recall(ax: Any, report: EvaluationReport, direction: Direction) -> None:
 def _quality(ax: Any, report: EvaluationReport, direction: Direction) -> None:
     """R@1 and median time of every system. The best place is at the top left."""
     language = next(iter(report.queries))
-    times = {c.contestant: c for c in report.cost if c.direction == direction}
-    for contestants in _by_system(report, language):
-        some = [q for q in contestants if q.contestant in times]
+    times = {c.variant: c for c in report.cost if c.direction == direction}
+    for variants in _by_system(report, language):
+        some = [q for q in variants if q.variant in times]
         if not some:
             continue
-        first = some[0].contestant
+        first = some[0].variant
         line, marker = _style(report, first.bundle)
-        xs = [times[q.contestant].total_ms.p50 for q in some]
+        xs = [times[q.variant].total_ms.p50 for q in some]
         found = [q.figures[direction]["R@1"] for q in some]
         ys = [100 * f.value for f in found]
         errors = [[100 * (f.value - f.low) for f in found], [100 * (f.high - f.value) for f in found]]
@@ -168,8 +168,8 @@ def _quality(ax: Any, report: EvaluationReport, direction: Direction) -> None:
             xs, ys, yerr=errors, color=colour, marker=marker, markersize=7, linestyle=line, elinewidth=0.8, capsize=2, label=label
         )
         for q, x, y in zip(some, xs, ys, strict=True):
-            if q.contestant.k:
-                ax.annotate(f"{q.contestant.k}", (x, y), textcoords="offset points", xytext=(5, 6), fontsize=9)
+            if q.variant.k:
+                ax.annotate(f"{q.variant.k}", (x, y), textcoords="offset points", xytext=(5, 6), fontsize=9)
     ax.set(xlabel="median time of a query; numbers: k", ylabel="R@1, percent", xscale="log")
     _time_axis(ax.xaxis)
 
@@ -177,13 +177,11 @@ def _quality(ax: Any, report: EvaluationReport, direction: Direction) -> None:
 def _growth(ax: Any, report: EvaluationReport) -> None:
     """Median time of a query by pool size."""
     growth = report.growth
-    for contestant in dict.fromkeys(c.contestant for c in growth):
-        some = sorted((c for c in growth if c.contestant == contestant), key=lambda c: c.pool)
-        line, marker = _style(report, contestant.bundle)
-        sizes, colour = [c.pool for c in some], SERIES[contestant.system]
-        label = _label(report, contestant.label, contestant.bundle) + (
-            ", partly estimated" if any(not c.queries for c in some) else ""
-        )
+    for variant in dict.fromkeys(c.variant for c in growth):
+        some = sorted((c for c in growth if c.variant == variant), key=lambda c: c.pool)
+        line, marker = _style(report, variant.bundle)
+        sizes, colour = [c.pool for c in some], SERIES[variant.system]
+        label = _label(report, variant.label, variant.bundle) + (", partly estimated" if any(not c.queries for c in some) else "")
         ax.plot(sizes, [c.total_ms.p50 for c in some], color=colour, linestyle=line, marker=marker, label=label)
     sizes = sorted({c.pool for c in growth})
     ax.set(xlabel="images in the pool", ylabel="median time of a query", xscale="log", yscale="log")
@@ -197,7 +195,7 @@ def _by_system(report: EvaluationReport, language: str) -> Iterator[list[Quality
     groups: dict[tuple[str, str], list[Quality]] = {}
     for q in report.quality:
         if q.language == language:
-            groups.setdefault((q.contestant.bundle, q.contestant.system), []).append(q)
+            groups.setdefault((q.variant.bundle, q.variant.system), []).append(q)
     yield from groups.values()
 
 

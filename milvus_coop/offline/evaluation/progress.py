@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class EvaluationProgress:
     """The progress of one stage."""
 
     stage: str
@@ -16,8 +16,8 @@ class Progress:
     total: int
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[EvaluationProgress], None]
 
 
-def silent(progress: Progress) -> None:
+def silent(progress: EvaluationProgress) -> None:
     """Show nothing."""

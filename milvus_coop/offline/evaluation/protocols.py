@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from milvus_coop.errors import DatasetError, InvalidArgumentError
-from milvus_coop.offline.evaluation.corpus import Corpus, Text
+from milvus_coop.offline.evaluation.corpus import EvaluationCorpus, Text
 
 Protocol = Literal["all", "1k", "5k"]
 FOLD = 1000
@@ -20,7 +20,7 @@ FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class QueryPool:
     """One retrieval task, in both directions, within one language."""
 
     language: str
@@ -46,7 +46,7 @@ class Pool:
         return sum(self.pairs) - both
 
 
-def pools(corpus: Corpus, protocol: Protocol = "all", *, fold: int = FOLD, folds: int = FOLDS) -> Iterator[Pool]:
+def pools(corpus: EvaluationCorpus, protocol: Protocol = "all", *, fold: int = FOLD, folds: int = FOLDS) -> Iterator[QueryPool]:
     """The pools of a protocol, language by language.
 
     Raises:
@@ -55,8 +55,8 @@ def pools(corpus: Corpus, protocol: Protocol = "all", *, fold: int = FOLD, folds
     """
     if protocol not in get_args(Protocol):
         raise InvalidArgumentError(f"the protocol is '{protocol}'", expected=", ".join(get_args(Protocol)))
-    own = [number for number, picture in enumerate(corpus.images) if not picture.distractor]
-    others = tuple(number for number, picture in enumerate(corpus.images) if picture.distractor)
+    own = [number for number, image in enumerate(corpus.images) if not image.distractor]
+    others = tuple(number for number, image in enumerate(corpus.images) if image.distractor)
     if protocol != "all" and len(own) < fold * folds:
         raise DatasetError(
             f"{corpus.name} has {len(own):,} images in its split '{corpus.split}'",
@@ -73,14 +73,14 @@ def pools(corpus: Corpus, protocol: Protocol = "all", *, fold: int = FOLD, folds
             yield pool
 
 
-def _pool(language: str, fold: int, own: tuple[int, ...], others: tuple[int, ...], texts: tuple[Text, ...]) -> Pool:
+def _pool(language: str, fold: int, own: tuple[int, ...], others: tuple[int, ...], texts: tuple[Text, ...]) -> QueryPool:
     inside = frozenset(own)
     relevant_images = {n: text.images & inside for n, text in enumerate(texts) if text.images & inside}
     relevant_texts: dict[int, set[int]] = {}
     for number, images in relevant_images.items():
         for image in images:
             relevant_texts.setdefault(image, set()).add(number)
-    return Pool(
+    return QueryPool(
         language=language,
         fold=fold,
         images=(*own, *others),

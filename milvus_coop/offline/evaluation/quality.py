@@ -11,9 +11,9 @@ from milvus_coop.offline.evaluation.bootstrap import Interval, interval, mean_an
 from milvus_coop.offline.evaluation.corpus import Text
 from milvus_coop.offline.evaluation.exhaustive import Ranks
 from milvus_coop.offline.evaluation.metrics import METRICS, figures, hit, mean_recall, ranks_of
-from milvus_coop.offline.evaluation.protocols import Pool
+from milvus_coop.offline.evaluation.protocols import QueryPool
 from milvus_coop.offline.evaluation.rankings import Ranking
-from milvus_coop.offline.evaluation.records import DIRECTIONS, Contestant, KindFigures, Quality, Reach
+from milvus_coop.offline.evaluation.records import DIRECTIONS, KindFigures, Quality, Reach, SystemVariant
 from milvus_coop.types import Array, Kind
 
 
@@ -21,20 +21,20 @@ from milvus_coop.types import Array, Kind
 class Tally:
     """The figures of every query, for one bundle and one language, fold after fold."""
 
-    contestants: Sequence[Contestant]
+    variants: Sequence[SystemVariant]
     queries: dict[Kind, list[int]] = field(default_factory=lambda: {"image": [], "text": []})
     folds: dict[Kind, list[int]] = field(default_factory=lambda: {"image": [], "text": []})
     values: dict[Kind, list[Array]] = field(default_factory=lambda: {"image": [], "text": []})
-    """One array of shape (contestants, metrics) per query."""
+    """One array of shape (variants, metrics) per query."""
     reach: dict[Kind, list[Array]] = field(default_factory=lambda: {"image": [], "text": []})
 
-    def add(self, pool: Pool, rankings: Mapping[Kind, Sequence[Ranking]], exhaustive: Ranks | None, ks: Sequence[int]) -> None:
+    def add(self, pool: QueryPool, rankings: Mapping[Kind, Sequence[Ranking]], exhaustive: Ranks | None, ks: Sequence[int]) -> None:
         """Add the queries of one pool."""
         relevance: Mapping[Kind, Mapping[int, frozenset[int]]] = {"image": pool.relevant_images, "text": pool.relevant_texts}
         for kind, found in rankings.items():
             for ranking in found:
                 right = relevance[kind][ranking.query]
-                ranks = [_ranks(c, ranking, kind, right, exhaustive) for c in self.contestants]
+                ranks = [_ranks(c, ranking, kind, right, exhaustive) for c in self.variants]
                 self.values[kind].append(np.stack([figures(some, len(right)) for some in ranks]))
                 be_ranks = ranks_of(ranking.items, right)
                 self.reach[kind].append(np.array([hit(be_ranks, k) for k in ks]))
@@ -43,16 +43,16 @@ class Tally:
 
 
 def _ranks(
-    contestant: Contestant, ranking: Ranking, kind: Kind, right: frozenset[int], exhaustive: Ranks | None
+    variant: SystemVariant, ranking: Ranking, kind: Kind, right: frozenset[int], exhaustive: Ranks | None
 ) -> tuple[int, ...]:
-    if contestant.system == "ce" and exhaustive is not None:
+    if variant.system == "ce" and exhaustive is not None:
         return exhaustive[kind][ranking.query]
-    return ranks_of(ranking.order(contestant.k or 0), right)
+    return ranks_of(ranking.order(variant.k or 0), right)
 
 
 def qualities(tally: Tally, language: str, texts: Sequence[Text], *, resamples: int, seed: int) -> list[Quality]:
-    """Means and intervals of every contestant."""
-    n = len(tally.contestants)
+    """Means and intervals of every variant."""
+    n = len(tally.variants)
     means: dict[Kind, Array] = {}
     draws: dict[Kind, Array] = {}
     for kind in DIRECTIONS:
@@ -60,11 +60,11 @@ def qualities(tally: Tally, language: str, texts: Sequence[Text], *, resamples: 
         mean, drawn = mean_and_draws(stacked, np.array(tally.folds[kind]), resamples=resamples, seed=seed)
         means[kind], draws[kind] = mean.reshape(n, -1), drawn.reshape(resamples, n, -1)
     mr = mean_recall(*means.values()), mean_recall(*draws.values())
-    be = next((i for i, c in enumerate(tally.contestants) if c.system == "be"), None)
+    be = next((i for i, c in enumerate(tally.variants) if c.system == "be"), None)
     kinds = _by_kind(tally, texts)
     return [
         Quality(
-            contestant=contestant,
+            variant=variant,
             language=language,
             figures={
                 direction: {m: interval(means[kind][i, j], draws[kind][:, i, j]) for j, m in enumerate(METRICS)}
@@ -74,7 +74,7 @@ def qualities(tally: Tally, language: str, texts: Sequence[Text], *, resamples: 
             gain={} if be is None or i == be else _gain(means, draws, mr, i, be),
             kinds=kinds(i),
         )
-        for i, contestant in enumerate(tally.contestants)
+        for i, variant in enumerate(tally.variants)
     ]
 
 
@@ -95,8 +95,8 @@ def _by_kind(tally: Tally, texts: Sequence[Text]) -> Callable[[int], Mapping[str
     rows = {name: [i for i, kind in enumerate(kinds) if kind == name] for name in names}
     values = np.stack(tally.values["image"])
 
-    def of(contestant: int) -> dict[str, KindFigures]:
-        means = {name: values[rows[name], contestant].mean(axis=0) for name in names}
+    def of(variant: int) -> dict[str, KindFigures]:
+        means = {name: values[rows[name], variant].mean(axis=0) for name in names}
         return {n: KindFigures(len(rows[n]), dict(zip(METRICS, mean.tolist(), strict=True))) for n, mean in means.items()}
 
     return of

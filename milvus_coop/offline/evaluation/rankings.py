@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from milvus_coop.errors import BackendError
-from milvus_coop.offline.evaluation.corpus import Corpus
+from milvus_coop.offline.evaluation.corpus import EvaluationCorpus
 from milvus_coop.offline.evaluation.metrics import DEPTH
-from milvus_coop.offline.evaluation.progress import OnProgress, Progress
-from milvus_coop.offline.evaluation.protocols import Pool
-from milvus_coop.offline.evaluation.systems import Entrant
+from milvus_coop.offline.evaluation.progress import EvaluationProgress, OnProgress
+from milvus_coop.offline.evaluation.protocols import QueryPool
+from milvus_coop.offline.evaluation.systems import OpenedBundle
 from milvus_coop.offline.evaluation.workbench import Shelf, Workbench, number_of
 from milvus_coop.search import CoopSearch
 from milvus_coop.types import Array, Kind, SearchResult
@@ -53,9 +53,9 @@ def depth(ks: Sequence[int]) -> int:
 
 def search_pool(
     bench: Workbench,
-    entrant: Entrant,
-    corpus: Corpus,
-    pool: Pool,
+    opened: OpenedBundle,
+    corpus: EvaluationCorpus,
+    pool: QueryPool,
     shelves: Mapping[Kind, Shelf],
     ks: Sequence[int],
     *,
@@ -66,7 +66,7 @@ def search_pool(
 
     Args:
         bench: the workbench that holds the collections.
-        entrant: the bundle.
+        opened: the bundle.
         corpus: the items that the numbers name.
         pool: the queries.
         shelves: the pool's collections, by the kind of their items.
@@ -85,21 +85,29 @@ def search_pool(
     found: dict[Kind, list[Ranking]] = {}
     queries: Mapping[Kind, list[int]] = {"image": list(pool.relevant_images), "text": list(pool.relevant_texts)}
     for kind, numbers in queries.items():
-        stage = f"{kind} retrieval, {entrant.name}{f', {pool.language}' if len(corpus.texts) > 1 else ''}"
+        stage = f"{kind} retrieval, {opened.name}{f', {pool.language}' if len(corpus.texts) > 1 else ''}"
         rankings: list[Ranking] = []
         step = max(1, min(QUERIES_PER_CALL, PAIRS_PER_CALL // k))
-        with bench.search(shelves[kind], entrant) as search:
+        with bench.search(shelves[kind], opened) as search:
             for start in range(0, len(numbers), step):
                 some = numbers[start : start + step]
                 results = _ask(search, corpus, pool.language, kind, some, limit=limit, k=k, rerank=rerank)
                 rankings += [_ranking(query, result, k if rerank else 0) for query, result in zip(some, results, strict=True)]
-                on_progress(Progress(stage, len(rankings), len(numbers)))
+                on_progress(EvaluationProgress(stage, len(rankings), len(numbers)))
         found[kind] = rankings
     return found
 
 
 def _ask(
-    search: CoopSearch, corpus: Corpus, language: str, kind: Kind, numbers: Sequence[int], *, limit: int, k: int, rerank: bool
+    search: CoopSearch,
+    corpus: EvaluationCorpus,
+    language: str,
+    kind: Kind,
+    numbers: Sequence[int],
+    *,
+    limit: int,
+    k: int,
+    rerank: bool,
 ) -> list[SearchResult]:
     if kind == "image":
         texts = [corpus.texts[language][number].text for number in numbers]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from milvus_coop.offline.datasets import Problem
+from milvus_coop.offline.datasets import DataProblem
 from milvus_coop.offline.evaluation.bootstrap import Interval
 from milvus_coop.offline.evaluation.systems import LABELS, System
 from milvus_coop.types import Kind
@@ -18,7 +18,7 @@ DIRECTIONS: Mapping[Kind, Direction] = {"image": "image retrieval", "text": "tex
 
 
 @dataclass(frozen=True, slots=True)
-class Contestant:
+class SystemVariant:
     """A system as a row of a table."""
 
     bundle: str
@@ -44,7 +44,7 @@ class KindFigures:
 class Quality:
     """The quality of one system in one language. All figures are shares from 0 to 1 with 95 % bootstrap intervals over queries."""
 
-    contestant: Contestant
+    variant: SystemVariant
     language: str
     figures: Mapping[Direction, Mapping[str, Interval]]
     """Figures by metric: R@1, R@5, R@10, MRR@10, nDCG@10."""
@@ -79,7 +79,7 @@ class Quantiles:
 class Cost:
     """The cost of one query. Single queries run one after the other, in this process, after a warm-up."""
 
-    contestant: Contestant
+    variant: SystemVariant
     direction: Direction
     pool: int
     queries: int
@@ -148,7 +148,7 @@ class Shown:
 class Case:
     """A query whose first answer the cross-encoder changed from wrong to right, or from right to wrong."""
 
-    contestant: Contestant
+    variant: SystemVariant
     language: str
     direction: Direction
     query: int
@@ -213,7 +213,7 @@ class EvaluationReport:
     changes: Mapping[str, Mapping[Direction, tuple[int, int]]]
     """By bundle and direction: the numbers of first answers that the cross-encoder repaired and broke with `headline_k`."""
     headline_k: int
-    problems: tuple[Problem, ...]
+    problems: tuple[DataProblem, ...]
     thumbnails: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     """JPEG files of the images in `cases`, by number. They are not in the JSON."""
 
@@ -226,7 +226,7 @@ class EvaluationReport:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Contestant):
+    if isinstance(value, SystemVariant):
         return {"bundle": value.bundle, "system": value.system, "k": value.k}
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}

@@ -14,21 +14,21 @@ from pathlib import Path
 from milvus_coop.config import Settings
 from milvus_coop.offline.datasets import Dataset
 from milvus_coop.offline.evaluation import gallery
-from milvus_coop.offline.evaluation.corpus import Corpus, build_corpus
+from milvus_coop.offline.evaluation.corpus import EvaluationCorpus, build_corpus
 from milvus_coop.offline.evaluation.judge import Judge
-from milvus_coop.offline.evaluation.options import Options
+from milvus_coop.offline.evaluation.options import EvaluationOptions
 from milvus_coop.offline.evaluation.progress import OnProgress, silent
 from milvus_coop.offline.evaluation.protocols import pools
 from milvus_coop.offline.evaluation.records import Direction, EvaluationReport
-from milvus_coop.offline.evaluation.systems import Contender, check_systems, close_entrants, open_entrants
+from milvus_coop.offline.evaluation.systems import BundleChoice, check_systems, close_bundles, open_bundles
 from milvus_coop.offline.evaluation.workbench import Workbench
 from milvus_coop.store.address import parse_address
 
 
 def evaluate(
     dataset: Dataset,
-    bundles: Sequence[str | Path | Contender] = ("coop-small",),
-    options: Options | None = None,
+    bundles: Sequence[str | Path | BundleChoice] = ("coop-small",),
+    options: EvaluationOptions | None = None,
     *,
     distractors: Dataset | None = None,
     uri: str | Path | None = None,
@@ -39,7 +39,7 @@ def evaluate(
 
     Args:
         dataset: images with captions. Those of `options.split` are the queries and the right answers.
-        bundles: names, folders, or `Contender`s.
+        bundles: names, folders, or `BundleChoice`s.
         options: systems, ks, protocol and so on.
         distractors: more images and texts for the pools.
         uri: a Milvus Lite path or a server, where collections with unique names are made and dropped. The default is a temporary
@@ -52,23 +52,23 @@ def evaluate(
         DatasetError: the split is empty, a language is missing, or the protocol does not fit.
         BundleError, BackendError, StoreError: a model or Milvus cannot be used, or failed.
     """
-    options = options or Options()
+    options = options or EvaluationOptions()
     options.check()
     start = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="milvus-coop-eval-")))
         settings = (settings or Settings.from_env()).override(uri=str(uri or folder / "milvus.db"))
-        entrants = open_entrants(bundles, settings)
-        stack.callback(close_entrants, entrants)
-        systems = check_systems(options.systems, entrants)
+        opened = open_bundles(bundles, settings)
+        stack.callback(close_bundles, opened)
+        systems = check_systems(options.systems, opened)
         corpus = build_corpus(
             dataset, folder, split=options.split, languages=options.languages, distractors=distractors, on_progress=on_progress
         )
         next(pools(corpus, options.protocol))  # raises before any work if the protocol does not fit
         judges: list[Judge] = []
-        for entrant in entrants:
-            with Workbench(entrant, folder, on_progress) as bench:
-                judge = Judge(bench, entrant, systems, options, on_progress)
+        for one in opened:
+            with Workbench(one, folder, on_progress) as bench:
+                judge = Judge(bench, one, systems, options, on_progress)
                 corpus, images = judge.fill_images(corpus)
                 judge.run(corpus, images)
                 judges.append(judge)
@@ -76,7 +76,9 @@ def evaluate(
         return _report(corpus, options, judges, store, time.monotonic() - start)
 
 
-def _report(corpus: Corpus, options: Options, judges: Sequence[Judge], store: str, seconds: float) -> EvaluationReport:
+def _report(
+    corpus: EvaluationCorpus, options: EvaluationOptions, judges: Sequence[Judge], store: str, seconds: float
+) -> EvaluationReport:
     found = [judge.findings for judge in judges]
     cases = tuple(case for f in found for case in f.cases)
     queries: dict[str, dict[Direction, int]] = {}
@@ -93,7 +95,7 @@ def _report(corpus: Corpus, options: Options, judges: Sequence[Judge], store: st
         images=len(corpus.images),
         texts={language: len(texts) for language, texts in corpus.texts.items()},
         queries=queries,
-        distractors=sum(picture.distractor for picture in corpus.images),
+        distractors=sum(image.distractor for image in corpus.images),
         folds=n_folds,
         store=store,
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",

@@ -22,7 +22,7 @@ LABELS: Mapping[str, str] = {"be": "BE", "ce": "CE", "sep-coop": "Sep+Coop", "jo
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class BundleChoice:
     """One bundle to evaluate."""
 
     bundle: str | Path
@@ -34,8 +34,8 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
-    """An opened contender."""
+class OpenedBundle:
+    """A bundle with the backend that runs it."""
 
     name: str
     models: Models
@@ -51,7 +51,7 @@ class Entrant:
         """The Coop system of this bundle: `joint-coop` for one model in both roles, `sep-coop` for two models."""
         return "joint-coop" if self.spec.kind == "joint" else "sep-coop"
 
-    def with_memo(self) -> Entrant:
+    def with_memo(self) -> OpenedBundle:
         """The same bundle on a backend that encodes nothing twice; see `MemoBackend`."""
         return replace(self, models=open_models(self.settings, MemoBackend(self.models.backend)))
 
@@ -60,7 +60,7 @@ class Entrant:
         return [system for system in systems if system in ("be", "ce", self.coop)]
 
 
-def open_entrants(bundles: Sequence[str | Path | Contender], settings: Settings) -> list[Entrant]:
+def open_bundles(bundles: Sequence[str | Path | BundleChoice], settings: Settings) -> list[OpenedBundle]:
     """Open every bundle, each under a unique name.
 
     Raises:
@@ -69,27 +69,27 @@ def open_entrants(bundles: Sequence[str | Path | Contender], settings: Settings)
     """
     if not bundles:
         raise InvalidArgumentError("no bundle is given", expected="at least one", run="milvus-coop bundle list")
-    opened: list[Entrant] = []
+    opened: list[OpenedBundle] = []
     try:
         for bundle in bundles:
-            contender = bundle if isinstance(bundle, Contender) else Contender(bundle)
-            own = settings.override(bundle=contender.bundle)
-            models = open_models(own, contender.backend)
-            opened.append(Entrant(contender.name or models.encoder.spec.name, models, own))
+            choice = bundle if isinstance(bundle, BundleChoice) else BundleChoice(bundle)
+            own = settings.override(bundle=choice.bundle)
+            models = open_models(own, choice.backend)
+            opened.append(OpenedBundle(choice.name or models.encoder.spec.name, models, own))
     except BaseException:
-        close_entrants(opened)
+        close_bundles(opened)
         raise
-    names = [entrant.name for entrant in opened]
-    return [Entrant(_unique(e, i, names), e.models, e.settings) for i, e in enumerate(opened)]
+    names = [one.name for one in opened]
+    return [replace(one, name=_unique(one, i, names)) for i, one in enumerate(opened)]
 
 
-def close_entrants(entrants: Sequence[Entrant]) -> None:
+def close_bundles(opened: Sequence[OpenedBundle]) -> None:
     """Close the backends that were opened here."""
-    for entrant in entrants:
-        entrant.models.close()
+    for one in opened:
+        one.models.close()
 
 
-def check_systems(systems: Sequence[str], entrants: Sequence[Entrant]) -> list[System]:
+def check_systems(systems: Sequence[str], opened: Sequence[OpenedBundle]) -> list[System]:
     """The systems to evaluate. If none is named, all that the bundles offer.
 
     Raises:
@@ -98,16 +98,16 @@ def check_systems(systems: Sequence[str], entrants: Sequence[Entrant]) -> list[S
     if unknown := [name for name in systems if name not in SYSTEMS]:
         raise InvalidArgumentError(f"there is no system '{unknown[0]}'", expected=f"some of {', '.join(SYSTEMS)}")
     asked = [system for system in SYSTEMS if not systems or system in systems]
-    offered = {system for entrant in entrants for system in entrant.offers(SYSTEMS)}
+    offered = {system for one in opened for system in one.offers(SYSTEMS)}
     for system in asked:
         if systems and system not in offered:
             kind = "joint" if system == "joint-coop" else "separate"
-            have = ", ".join(f"{e.name} ({e.spec.kind})" for e in entrants)
+            have = ", ".join(f"{e.name} ({e.spec.kind})" for e in opened)
             raise InvalidArgumentError(f"no bundle offers '{system}': {have}", expected=f"a --bundle of kind {kind}")
     return asked
 
 
-def _unique(entrant: Entrant, position: int, names: Sequence[str]) -> str:
-    if names.count(entrant.name) == 1:
-        return entrant.name
-    return f"{entrant.spec.label} #{position + 1}"
+def _unique(opened: OpenedBundle, position: int, names: Sequence[str]) -> str:
+    if names.count(opened.name) == 1:
+        return opened.name
+    return f"{opened.spec.label} #{position + 1}"

@@ -113,7 +113,7 @@ def cost_tables(report: EvaluationReport) -> list[TextTable]:
     for direction in DIRECTIONS.values():
         some = [c for c in report.cost if c.direction == direction]
         rows = [
-            [c.contestant.label, *[c.contestant.bundle] * several, f"{c.pairs:,}", *_stages(c), str(c.queries or "estimated")]
+            [c.variant.label, *[c.variant.bundle] * several, f"{c.pairs:,}", *_stages(c), str(c.queries or "estimated")]
             for c in some
         ]
         header = ["system", *["bundle"] * several, "pairs", "encode", "ANN", "CE", "p50", "p95", "queries"]
@@ -126,13 +126,13 @@ def cost_tables(report: EvaluationReport) -> list[TextTable]:
 def growth_table(report: EvaluationReport) -> TextTable:
     """Median times by pool size."""
     sizes = sorted({c.pool for c in report.growth})
-    by_row = {(c.contestant, c.pool): c for c in report.growth}
+    by_row = {(c.variant, c.pool): c for c in report.growth}
     several = len(report.bundles) > 1
     rows = []
-    for contestant in dict.fromkeys(c.contestant for c in report.growth):
-        some = [by_row.get((contestant, size)) for size in sizes]
+    for variant in dict.fromkeys(c.variant for c in report.growth):
+        some = [by_row.get((variant, size)) for size in sizes]
         cells = [NONE if c is None else f"{milliseconds(c.total_ms.p50)}{'' if c.queries else ' (est.)'}" for c in some]
-        rows.append([contestant.label, *[contestant.bundle] * several, *cells])
+        rows.append([variant.label, *[variant.bundle] * several, *cells])
     header = ["system", *["bundle"] * several, *(f"{size:,}" for size in sizes)]
     note = "Median time of a text query by the number of images in the pool; est.: from pairs per second."
     return TextTable("Latency by pool size, image retrieval", header, rows, 1 + several, note)
@@ -179,7 +179,7 @@ def summary_lines(report: EvaluationReport) -> list[str]:
 
 
 def _stages(cost: Cost) -> list[str]:
-    ann = NONE if cost.contestant.system == "ce" else milliseconds(cost.ann_ms.p50)
+    ann = NONE if cost.variant.system == "ce" else milliseconds(cost.ann_ms.p50)
     ce = milliseconds(cost.ce_ms.p50) if cost.pairs else NONE
     return [milliseconds(cost.encode_ms.p50), ann, ce, milliseconds(cost.total_ms.p50), milliseconds(cost.total_ms.p95)]
 
@@ -193,4 +193,4 @@ def _name_header(report: EvaluationReport) -> list[str]:
 
 
 def _names(report: EvaluationReport, q: Quality) -> list[str]:
-    return [q.contestant.label] + [q.contestant.bundle] * (len(report.bundles) > 1) + [q.language] * (len(report.queries) > 1)
+    return [q.variant.label] + [q.variant.bundle] * (len(report.bundles) > 1) + [q.language] * (len(report.queries) > 1)

@@ -14,10 +14,10 @@ import numpy as np
 from milvus_coop.errors import BackendError, CollectionNotFoundError, DatasetError
 from milvus_coop.ingest import CoopIngest
 from milvus_coop.ingest import Progress as IngestProgress
-from milvus_coop.offline.datasets import Problem
-from milvus_coop.offline.evaluation.corpus import Corpus
-from milvus_coop.offline.evaluation.progress import OnProgress, Progress
-from milvus_coop.offline.evaluation.systems import Entrant
+from milvus_coop.offline.datasets import DataProblem
+from milvus_coop.offline.evaluation.corpus import EvaluationCorpus
+from milvus_coop.offline.evaluation.progress import EvaluationProgress, OnProgress
+from milvus_coop.offline.evaluation.systems import OpenedBundle
 from milvus_coop.search import CoopSearch
 from milvus_coop.search.contents import ContentReader
 from milvus_coop.store import Collection, Store
@@ -65,37 +65,39 @@ class Shelf:
 class Workbench:
     """Makes collections for one bundle, with unique names. Closing the workbench drops them."""
 
-    def __init__(self, entrant: Entrant, folder: Path, on_progress: OnProgress) -> None:
-        self._entrant = entrant
+    def __init__(self, opened: OpenedBundle, folder: Path, on_progress: OnProgress) -> None:
+        self._opened = opened
         self._folder = folder
         self._on_progress = on_progress
         self._prefix = f"milvus_coop_eval_{uuid.uuid4().hex[:12]}"
         self._names: list[str] = []
-        self._store = Store.from_settings(entrant.settings)
+        self._store = Store.from_settings(opened.settings)
 
-    def fill(self, corpus: Corpus, language: str | None, entrant: Entrant) -> tuple[Shelf, list[tuple[int, Problem]]]:
-        """Ingest all images of a corpus (`language` None), or its texts in a language, with the backend of `entrant`.
+    def fill(
+        self, corpus: EvaluationCorpus, language: str | None, opened: OpenedBundle
+    ) -> tuple[Shelf, list[tuple[int, DataProblem]]]:
+        """Ingest all images of a corpus (`language` None), or its texts in a language, with the backend of `opened`.
 
         Returns:
             The filled collection, and the items that could not be ingested.
         """
         kind: Kind = "image" if language is None else "text"
         n_items = len(corpus.images) if language is None else len(corpus.texts[language])
-        stage = f"ingest {kind}s, {self._entrant.name}"
+        stage = f"ingest {kind}s, {self._opened.name}"
 
         def tell(progress: IngestProgress) -> None:
-            self._on_progress(Progress(stage, progress.done, n_items))
+            self._on_progress(EvaluationProgress(stage, progress.done, n_items))
 
         name = self._new_name(kind)
-        with CoopIngest(name, kind=kind, settings=self._entrant.settings, models=entrant.models.backend) as ingest:
+        with CoopIngest(name, kind=kind, settings=self._opened.settings, models=opened.models.backend) as ingest:
             report = ingest.run([self._list(corpus, language, name)], on_progress=tell)
         if not report.added:
             raise DatasetError(
                 f"no {kind} of {corpus.name} can be read", expected=f"{kind}s; the first problem: {report.failures[0].reason}"
             )
         failed = [(number_of(f.uri), f.reason) for f in report.failures]
-        failures = [(number, Problem(_name(corpus, language, number), reason)) for number, reason in failed]
-        collection = self._store.open(name, self._entrant.spec)
+        failures = [(number, DataProblem(_name(corpus, language, number), reason)) for number, reason in failed]
+        collection = self._store.open(name, self._opened.spec)
         return Shelf(name, kind, _read(collection), collection.tokens), failures
 
     def part(self, shelf: Shelf, numbers: Sequence[int]) -> Shelf:
@@ -103,7 +105,7 @@ class Workbench:
         if set(numbers) == set(shelf.rows):
             return shelf
         name = self._new_name(shelf.kind)
-        collection = self._store.create(name, self._entrant.spec, shelf.kind)
+        collection = self._store.create(name, self._opened.spec, shelf.kind)
         rows = {number: shelf.rows[number] for number in numbers}
         values = list(rows.values())
         for start in range(0, len(values), ROWS_PER_CALL):
@@ -115,15 +117,15 @@ class Workbench:
         return Shelf(name, shelf.kind, rows, collection.tokens)
 
     @contextmanager
-    def search(self, shelf: Shelf, entrant: Entrant | None = None) -> Iterator[CoopSearch]:
-        """The shelf's collection, opened as a user would open it. `entrant` may run the same bundle on another backend."""
-        entrant = entrant or self._entrant
-        with CoopSearch(shelf.name, settings=entrant.settings, models=entrant.models.backend) as search:
+    def search(self, shelf: Shelf, opened: OpenedBundle | None = None) -> Iterator[CoopSearch]:
+        """The shelf's collection, opened as a user would open it. `opened` may run the same bundle on another backend."""
+        opened = opened or self._opened
+        with CoopSearch(shelf.name, settings=opened.settings, models=opened.models.backend) as search:
             yield search
 
     def collection(self, shelf: Shelf) -> Collection:
         """The shelf's collection as an object of the store."""
-        return self._store.open(shelf.name, self._entrant.spec)
+        return self._store.open(shelf.name, self._opened.spec)
 
     def drop(self, shelf: Shelf) -> None:
         """Drop one collection before the end."""
@@ -158,15 +160,15 @@ class Workbench:
             return
         for start in range(0, len(keys), FILES_PER_CALL):
             some = keys[start : start + FILES_PER_CALL]
-            found = source.read(some, self._entrant.spec.tokens.n_bytes)
+            found = source.read(some, self._opened.spec.tokens.n_bytes)
             target.write({key: bytes(raw) for key, raw in zip(some, found, strict=True) if raw is not None})
 
-    def _list(self, corpus: Corpus, language: str | None, name: str) -> Path:
+    def _list(self, corpus: EvaluationCorpus, language: str | None, name: str) -> Path:
         """A list file for the ingest. An item's uri is its number, or a path that ends in the number; see `number_of`."""
         path = self._folder / f"{name}.jsonl"
         if language is None:
             uris = [str(n) for n in range(len(corpus.images))]
-            if self._entrant.spec.tokens.keep == "nowhere":  # the cross-encoder opens images at their uri
+            if self._opened.spec.tokens.keep == "nowhere":  # the cross-encoder opens images at their uri
                 uris = _links(self._folder.absolute() / f"{name}_images", [image.path for image in corpus.images])
             rows = [{"uri": uri, "path": str(p.path.absolute())} for uri, p in zip(uris, corpus.images, strict=True)]
         else:
@@ -196,5 +198,5 @@ def _links(folder: Path, paths: Sequence[Path]) -> list[str]:
     return [link.as_posix() for link in links]
 
 
-def _name(corpus: Corpus, language: str | None, number: int) -> str:
+def _name(corpus: EvaluationCorpus, language: str | None, number: int) -> str:
     return str(corpus.images[number].path) if language is None else corpus.texts[language][number].text[:80]

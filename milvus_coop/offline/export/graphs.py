@@ -1,14 +1,18 @@
-"""Export of a PyTorch module to an ONNX model with named inputs and outputs and a dynamic batch axis."""
+"""Export of a PyTorch module to an ONNX graph with named inputs and outputs and a dynamic batch axis, and runs of the graph."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor, nn
+
+from milvus_coop.types import Array
 
 OPSET = 20
 """The newest operator set that TensorRT 10 and ONNX Runtime 1.20 both read."""
@@ -62,3 +66,17 @@ def _drop_debug_text(model: onnx.ModelProto) -> None:
         del value.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
+
+
+def open_session(model: onnx.ModelProto | Path, threads: int = 2) -> onnxruntime.InferenceSession:
+    """A CPU session for a model in memory or for a file with external weights. The online side has its own sessions."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def run_graph(session: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """All outputs by name."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))

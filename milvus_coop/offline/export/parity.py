@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from milvus_coop.offline.export.sessions import run_graph
+from milvus_coop.offline.export.graphs import run_graph
 from milvus_coop.types import Array
 
 

@@ -13,9 +13,9 @@ from milvus_coop.offline.convert.families.bridgetower import open_bridgetower
 from milvus_coop.offline.convert.families.clip import open_clip
 from milvus_coop.offline.convert.families.siglip import open_siglip
 from milvus_coop.offline.convert.families.vilt import open_vilt
-from milvus_coop.offline.convert.family import Source
+from milvus_coop.offline.convert.family import CheckpointSource
 
-_OPENERS: dict[Family, Callable[[Checkpoint], Source]] = {
+_OPENERS: dict[Family, Callable[[Checkpoint], CheckpointSource]] = {
     BLIP: open_blip,
     CLIP: open_clip,
     SIGLIP: open_siglip,
@@ -25,7 +25,7 @@ _OPENERS: dict[Family, Callable[[Checkpoint], Source]] = {
 }
 
 
-def open_source(checkpoint: Checkpoint) -> Source:
+def open_source(checkpoint: Checkpoint) -> CheckpointSource:
     """Open a checkpoint in the roles that its family offers.
 
     Raises:

@@ -15,11 +15,11 @@ from transformers import Blip2ForImageTextRetrieval
 from milvus_coop.offline.convert.catalogue import BLIP2
 from milvus_coop.offline.convert.checkpoint import Checkpoint
 from milvus_coop.offline.convert.families.towers import PatchStates
-from milvus_coop.offline.convert.family import Grid, Matcher, Source
+from milvus_coop.offline.convert.family import CheckpointSource, Grid, Matcher
 from milvus_coop.offline.convert.preprocessing import image_spec_of
 
 
-class Match(nn.Module):
+class Blip2Match(nn.Module):
     """Learnt queries and words through the Q-Former, which attends to the image's states. The logits are means over the queries."""
 
     def __init__(self, model: Any) -> None:
@@ -41,7 +41,7 @@ class Match(nn.Module):
         return logits
 
 
-def open_blip2(checkpoint: Checkpoint) -> Source:
+def open_blip2(checkpoint: Checkpoint) -> CheckpointSource:
     """Open a `Blip2ForImageTextRetrieval`."""
     model = checkpoint.model(Blip2ForImageTextRetrieval)
     config: Any = model.config
@@ -56,7 +56,7 @@ def open_blip2(checkpoint: Checkpoint) -> Source:
         outputs = model(inputs["pixel_values"], ids, mask, use_image_text_matching_head=True)
         return {"match_probability": outputs.logits_per_image.softmax(-1)[:, 1]}
 
-    return Source(
+    return CheckpointSource(
         family=BLIP2,
         checkpoint=checkpoint,
         vision=PatchStates(model.vision_model),
@@ -64,5 +64,5 @@ def open_blip2(checkpoint: Checkpoint) -> Source:
         tokenizer=checkpoint.tokenizer(),
         positions=config.qformer_config.max_position_embeddings,
         reference=reference,
-        matcher=Matcher(1 + side * side, vision.hidden_size, nn.Identity(), Match(model), grid=Grid(side)),
+        matcher=Matcher(1 + side * side, vision.hidden_size, nn.Identity(), Blip2Match(model), grid=Grid(side)),
     )

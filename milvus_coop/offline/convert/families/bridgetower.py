@@ -15,14 +15,14 @@ from transformers import BridgeTowerForImageAndTextRetrieval
 
 from milvus_coop.offline.convert.catalogue import BRIDGETOWER
 from milvus_coop.offline.convert.checkpoint import Checkpoint
-from milvus_coop.offline.convert.family import Matcher, Source
+from milvus_coop.offline.convert.family import CheckpointSource, Matcher
 from milvus_coop.offline.convert.preprocessing import image_spec_of
 
 _MASKED = -1e9
 _IMAGE = 1  # token type
 
 
-class Vision(nn.Module):
+class BridgeTowerVision(nn.Module):
     """Pixels to the normalised states of the vision tower's upper layers, one after the other."""
 
     def __init__(self, model: Any) -> None:
@@ -41,7 +41,7 @@ class Vision(nn.Module):
         return torch.cat(kept, dim=1)
 
 
-class Match(nn.Module):
+class BridgeTowerMatch(nn.Module):
     """Words and image tokens to match logits: the text tower is bridged layer by layer with the image's states."""
 
     def __init__(self, model: Any) -> None:
@@ -64,9 +64,9 @@ class Match(nn.Module):
         words, image = self._crossed(words, image, mask, 0)
         for bridge in range(1, bridges):
             states = layers[self.first + bridge - 1](states, mask)
-            text, picture = self._bridged(states, sights[bridge], bridge)
+            text, sight = self._bridged(states, sights[bridge], bridge)
             words = model.cross_modal_text_link_tower[bridge - 1](text, words, mask)
-            image = model.cross_modal_image_link_tower[bridge - 1](picture, image, None)
+            image = model.cross_modal_image_link_tower[bridge - 1](sight, image, None)
             words, image = self._crossed(words, image, mask, bridge)
         logits: Tensor = self.head(model.get_cls_features(words, image))
         return logits
@@ -89,7 +89,7 @@ def _first_bridge(model: Any) -> int:
     return int(config.text_config.num_hidden_layers - config.num_hidden_layers + 1)
 
 
-def open_bridgetower(checkpoint: Checkpoint) -> Source:
+def open_bridgetower(checkpoint: Checkpoint) -> CheckpointSource:
     """Open a `BridgeTowerForImageAndTextRetrieval`."""
     model = checkpoint.model(BridgeTowerForImageAndTextRetrieval)
     config: Any = model.config
@@ -101,13 +101,13 @@ def open_bridgetower(checkpoint: Checkpoint) -> Source:
         outputs = model(**{name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")})
         return {"match_probability": outputs.logits.softmax(-1)[:, 1]}
 
-    return Source(
+    return CheckpointSource(
         family=BRIDGETOWER,
         checkpoint=checkpoint,
-        vision=Vision(model),
+        vision=BridgeTowerVision(model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
         tokenizer=checkpoint.tokenizer(),
         positions=config.text_config.max_position_embeddings - 2,  # RoBERTa counts positions from the one after that of the padding
         reference=reference,
-        matcher=Matcher(bridges * (1 + patches), vision.hidden_size, nn.Identity(), Match(model)),
+        matcher=Matcher(bridges * (1 + patches), vision.hidden_size, nn.Identity(), BridgeTowerMatch(model)),
     )

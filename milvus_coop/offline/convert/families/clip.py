@@ -12,11 +12,11 @@ from transformers import CLIPModel
 from milvus_coop.offline.convert.catalogue import CLIP
 from milvus_coop.offline.convert.checkpoint import Checkpoint
 from milvus_coop.offline.convert.families.towers import Pooled, UnitLength
-from milvus_coop.offline.convert.family import Retriever, Source
+from milvus_coop.offline.convert.family import CheckpointSource, Retriever
 from milvus_coop.offline.convert.preprocessing import image_spec_of
 
 
-class EmbedTexts(nn.Module):
+class ClipEmbedTexts(nn.Module):
     """Token ids to the projected text."""
 
     def __init__(self, model: Any) -> None:
@@ -29,7 +29,7 @@ class EmbedTexts(nn.Module):
         return functional.normalize(self.project(pooled), dim=-1)
 
 
-def open_clip(checkpoint: Checkpoint) -> Source:
+def open_clip(checkpoint: Checkpoint) -> CheckpointSource:
     """Open a `CLIPModel`."""
     model = checkpoint.model(CLIPModel)
     config: Any = model.config
@@ -38,7 +38,7 @@ def open_clip(checkpoint: Checkpoint) -> Source:
         outputs = model(**{name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")})
         return {"image_embedding": outputs.image_embeds, "text_embedding": outputs.text_embeds}
 
-    return Source(
+    return CheckpointSource(
         family=CLIP,
         checkpoint=checkpoint,
         vision=Pooled(model.vision_model, model.visual_projection),
@@ -46,5 +46,5 @@ def open_clip(checkpoint: Checkpoint) -> Source:
         tokenizer=checkpoint.tokenizer(),
         positions=config.text_config.max_position_embeddings,
         reference=reference,
-        retriever=Retriever(config.projection_dim, UnitLength(), EmbedTexts(model)),
+        retriever=Retriever(config.projection_dim, UnitLength(), ClipEmbedTexts(model)),
     )

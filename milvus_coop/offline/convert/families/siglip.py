@@ -13,11 +13,11 @@ from transformers import SiglipModel
 from milvus_coop.offline.convert.catalogue import SIGLIP
 from milvus_coop.offline.convert.checkpoint import Checkpoint
 from milvus_coop.offline.convert.families.towers import Pooled, UnitLength
-from milvus_coop.offline.convert.family import Retriever, Source
+from milvus_coop.offline.convert.family import CheckpointSource, Retriever
 from milvus_coop.offline.convert.preprocessing import image_spec_of
 
 
-class EmbedTexts(nn.Module):
+class SiglipEmbedTexts(nn.Module):
     """Token ids to the text's last state. Padding is read as text, as in training."""
 
     def __init__(self, model: Any) -> None:
@@ -43,7 +43,7 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
     return tokenizer
 
 
-def open_siglip(checkpoint: Checkpoint) -> Source:
+def open_siglip(checkpoint: Checkpoint) -> CheckpointSource:
     """Open a `SiglipModel`."""
     model = checkpoint.model(SiglipModel)
     config: Any = model.config
@@ -53,7 +53,7 @@ def open_siglip(checkpoint: Checkpoint) -> Source:
         outputs = model(pixel_values=inputs["pixel_values"], input_ids=inputs["input_ids"])
         return {"image_embedding": outputs.image_embeds, "text_embedding": outputs.text_embeds}
 
-    return Source(
+    return CheckpointSource(
         family=SIGLIP,
         checkpoint=checkpoint,
         vision=Pooled(model.vision_model),
@@ -61,6 +61,6 @@ def open_siglip(checkpoint: Checkpoint) -> Source:
         tokenizer=_tokenizer(checkpoint),
         positions=text.max_position_embeddings,
         reference=reference,
-        retriever=Retriever(vision.hidden_size, UnitLength(), EmbedTexts(model), masked=False),
+        retriever=Retriever(vision.hidden_size, UnitLength(), SiglipEmbedTexts(model), masked=False),
         pad_to_max=True,
     )

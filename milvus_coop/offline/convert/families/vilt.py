@@ -16,7 +16,7 @@ from transformers import ViltForImageAndTextRetrieval
 
 from milvus_coop.offline.convert.catalogue import VILT
 from milvus_coop.offline.convert.checkpoint import Checkpoint
-from milvus_coop.offline.convert.family import Matcher, Source
+from milvus_coop.offline.convert.family import CheckpointSource, Matcher
 from milvus_coop.offline.convert.preprocessing import image_spec_of
 
 _MASKED = -1e9
@@ -59,7 +59,7 @@ def _hat(present: Tensor, side: int) -> Tensor:
     return (1.0 - (place[:, :, None] - positions).abs()).clamp(min=0.0)
 
 
-class Match(nn.Module):
+class ViltMatch(nn.Module):
     """Words and patches to match logits: the transformer reads both, and the rank head reads the pooled [CLS]."""
 
     def __init__(self, model: Any) -> None:
@@ -78,7 +78,7 @@ class Match(nn.Module):
         return torch.cat([torch.zeros_like(logit), logit], dim=1)
 
 
-def open_vilt(checkpoint: Checkpoint) -> Source:
+def open_vilt(checkpoint: Checkpoint) -> CheckpointSource:
     """Open a `ViltForImageAndTextRetrieval`."""
     model = checkpoint.model(ViltForImageAndTextRetrieval)
     config: Any = model.config
@@ -91,7 +91,7 @@ def open_vilt(checkpoint: Checkpoint) -> Source:
         logits = model(pixel_values=inputs["pixel_values"], pixel_mask=mask, **words).logits
         return {"match_probability": torch.sigmoid(logits[:, 0])}
 
-    return Source(
+    return CheckpointSource(
         family=VILT,
         checkpoint=checkpoint,
         vision=Patches(model),
@@ -99,5 +99,5 @@ def open_vilt(checkpoint: Checkpoint) -> Source:
         tokenizer=checkpoint.tokenizer(),
         positions=config.max_position_embeddings,
         reference=reference,
-        matcher=Matcher(1 + (image.size // patch) ** 2, config.hidden_size, nn.Identity(), Match(model)),
+        matcher=Matcher(1 + (image.size // patch) ** 2, config.hidden_size, nn.Identity(), ViltMatch(model)),
     )

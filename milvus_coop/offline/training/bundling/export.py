@@ -20,12 +20,11 @@ from milvus_coop.errors import DatasetError, ImageError, TrainingError
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import quantise
 from milvus_coop.offline.datasets import Dataset, open_dataset
-from milvus_coop.offline.export.graphs import to_onnx
+from milvus_coop.offline.export.graphs import open_session, run_graph, to_onnx
 from milvus_coop.offline.export.parity import Difference, compare
-from milvus_coop.offline.export.sessions import open_session, run_graph
 from milvus_coop.offline.export.weights import Precision, pack_graphs
 from milvus_coop.offline.training.bundling.record import lineage_of, make_spec
-from milvus_coop.offline.training.bundling.roles import CrossEncoder, ImageEncoder, TextEncoder
+from milvus_coop.offline.training.bundling.roles import CrossEncoderGraph, ImageEncoderGraph, TextEncoderGraph
 from milvus_coop.offline.training.data.features import vision_key
 from milvus_coop.offline.training.data.visuals import item_pixels
 from milvus_coop.offline.training.networks.one_stream import OneStream
@@ -163,9 +162,9 @@ def _modules(retriever: OneStream, matcher: OneStream) -> Modules:
     ours, theirs = retriever.vision, matcher.vision
     shared = ours is not None and theirs is not None and vision_key(ours) == vision_key(theirs)
     return {
-        TEXT_ENCODER: TextEncoder(retriever),
-        IMAGE_ENCODER: ImageEncoder(retriever, matcher, shared_vision=shared),
-        CROSS_ENCODER: CrossEncoder(matcher),
+        TEXT_ENCODER: TextEncoderGraph(retriever),
+        IMAGE_ENCODER: ImageEncoderGraph(retriever, matcher, shared_vision=shared),
+        CROSS_ENCODER: CrossEncoderGraph(matcher),
     }
 
 

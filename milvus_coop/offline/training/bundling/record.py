@@ -57,10 +57,10 @@ def _graph_specs(dim: int, tokens: TokenSpec, size: int) -> tuple[GraphSpec, ...
         TensorSpec("image_tokens", "int8", (tokens.count, tokens.dim)),
         TensorSpec("image_token_scales", "float32", (tokens.count,)),
     )
-    picture = (TensorSpec("image_embedding", "float32", (dim,)), TensorSpec("image_tokens", "float32", (tokens.count, tokens.dim)))
+    encoded = (TensorSpec("image_embedding", "float32", (dim,)), TensorSpec("image_tokens", "float32", (tokens.count, tokens.dim)))
     ends = {
         TEXT_ENCODER: (ids, (TensorSpec("text_embedding", "float32", (dim,)),)),
-        IMAGE_ENCODER: ((TensorSpec("pixel_values", "uint8", (3, size, size)),), picture),
+        IMAGE_ENCODER: ((TensorSpec("pixel_values", "uint8", (3, size, size)),), encoded),
         CROSS_ENCODER: ((*ids, *stored), (TensorSpec("match_probability", "float32", ()),)),
     }
     return tuple(GraphSpec(name, f"{name}.onnx", *sides, _MAX_BATCH[name]) for name, sides in ends.items())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from milvus_coop.offline.training.networks.one_stream import OneStream
 
 
-class TextEncoder(nn.Module):
+class TextEncoderGraph(nn.Module):
     """Token ids to the text embedding."""
 
     def __init__(self, retriever: OneStream) -> None:
@@ -20,7 +20,7 @@ class TextEncoder(nn.Module):
         return self.retriever.embed_texts(input_ids, attention_mask)
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoderGraph(nn.Module):
     """Pixels to the bi-encoder's embedding and the cross-encoder's image tokens. A backbone that both share runs once."""
 
     def __init__(self, retriever: OneStream, matcher: OneStream, *, shared_vision: bool) -> None:
@@ -37,7 +37,7 @@ class ImageEncoder(nn.Module):
         return embedding, tokens
 
 
-class CrossEncoder(nn.Module):
+class CrossEncoderGraph(nn.Module):
     """A text and an image's stored tokens to a match probability."""
 
     def __init__(self, matcher: OneStream) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from milvus_coop.models.preprocess.texts import Tokenizer
-from milvus_coop.offline.datasets import Item
+from milvus_coop.offline.datasets import CaptionedImage
 from milvus_coop.types import Array
 
 _TEXTS = 4096
@@ -17,10 +17,10 @@ _TEXTS = 4096
 
 
 @dataclass(frozen=True)
-class Corpus:
+class TrainingCorpus:
     """The images of a split, and all their captions one after another."""
 
-    items: Sequence[Item]
+    items: Sequence[CaptionedImage]
     texts: Sequence[str]
     """The captions, in the order of the items."""
     input_ids: Array
@@ -73,7 +73,7 @@ class Corpus:
         return np.where(places < end[:, None], self.label[np.minimum(places, len(self.label) - 1)], -1)
 
 
-def tokenise(items: Sequence[Item], tokenizer: Tokenizer) -> Corpus:
+def tokenise(items: Sequence[CaptionedImage], tokenizer: Tokenizer) -> TrainingCorpus:
     """Tokenise every caption of `items`."""
     texts = [caption.text for item in items for caption in item.captions]
     owner = np.repeat(np.arange(len(items)), [len(item.captions) for item in items])
@@ -83,4 +83,4 @@ def tokenise(items: Sequence[Item], tokenizer: Tokenizer) -> Corpus:
     for start, part in zip(range(0, len(texts), _TEXTS), parts, strict=True):
         width = min(part["input_ids"].shape[1], ids.shape[1])
         ids[start : start + len(part["input_ids"]), :width] = part["input_ids"][:, :width]
-    return Corpus(items, texts, ids, lengths, owner)
+    return TrainingCorpus(items, texts, ids, lengths, owner)

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from milvus_coop.offline.datasets import Dataset, Item
-from milvus_coop.offline.export.graphs import to_onnx
-from milvus_coop.offline.export.sessions import open_session, run_graph
-from milvus_coop.offline.training.data.visuals import Seen, Visuals
+from milvus_coop.offline.datasets import CaptionedImage, Dataset
+from milvus_coop.offline.export.graphs import open_session, run_graph, to_onnx
+from milvus_coop.offline.training.data.visuals import FetchedImages, Visuals
 from milvus_coop.offline.training.networks.vision import Vision
 from milvus_coop.types import Array
 
@@ -32,24 +31,17 @@ class CachedFeatures:
     """Features (images, cells, F), float16, memory-mapped. Rows of unreadable images are NaN."""
 
     def __init__(self, shards: Sequence[Path], count: int, shard: int = SHARD) -> None:
-        self._paths = tuple(shards)
         self._shards = [np.load(path, mmap_mode="r") for path in shards]
         self._count, self._shard = count, shard
 
     def __len__(self) -> int:
         return self._count
 
-    def fetch(self, positions: Array) -> Seen:
+    def fetch(self, positions: Array) -> FetchedImages:
         """Copy rows out of the files."""
         rows = [self._shards[position // self._shard][position % self._shard] for position in positions.tolist()]
         visual = np.stack(rows) if rows else np.zeros((0, *self._shards[0].shape[1:]), np.float16)
-        return Seen(visual, ~np.isnan(visual[:, 0, 0]))
-
-    def remove(self) -> None:
-        """Delete the files. Another run that needs them computes them again."""
-        for path in self._paths:
-            path.unlink(missing_ok=True)
-            _unread(path).unlink(missing_ok=True)
+        return FetchedImages(visual, ~np.isnan(visual[:, 0, 0]))
 
 
 class FeatureCache:
@@ -65,7 +57,7 @@ class FeatureCache:
         self._run: Callable[[Array], Array] | None = None
 
     def features(
-        self, dataset: Dataset, items: Sequence[Item], pixels: Visuals, on_images: Callable[[int], None] | None = None
+        self, dataset: Dataset, items: Sequence[CaptionedImage], pixels: Visuals, on_images: Callable[[int], None] | None = None
     ) -> CachedFeatures:
         """The features of `items`. Features that are not on disk are computed from `pixels` and written.
 
@@ -107,7 +99,7 @@ class FeatureCache:
                 on_images(len(seen.usable))
         return np.concatenate(parts)
 
-    def _shard_key(self, dataset: Dataset, items: Sequence[Item], pixels: Visuals, start: int) -> str:
+    def _shard_key(self, dataset: Dataset, items: Sequence[CaptionedImage], pixels: Visuals, start: int) -> str:
         digest = hashlib.sha256(dataset.name.encode())
         if items[0].path is None:  # a drawn image, which another version may draw differently
             digest.update(pixels.fetch(np.array([start])).visual.tobytes())

@@ -49,7 +49,7 @@ class Sampler:
 
 
 def caption_choices(first: Array, images: Array, dice: np.random.Generator) -> Array:
-    """One caption of each image, drawn uniformly: int64 (n,). `first` is that of `Corpus`."""
+    """One caption of each image, drawn uniformly: int64 (n,). `first` is that of `TrainingCorpus`."""
     starts, ends = first[images], first[images + 1]
     chosen: Array = starts + (dice.random(len(images)) * (ends - starts)).astype(np.int64)
     return chosen

@@ -11,11 +11,11 @@ import numpy as np
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.errors import ImageError
 from milvus_coop.models.preprocess.images import decode, to_pixels
-from milvus_coop.offline.datasets import Dataset, Item, Problem
+from milvus_coop.offline.datasets import CaptionedImage, DataProblem, Dataset
 from milvus_coop.types import Array
 
 
-class Seen(NamedTuple):
+class FetchedImages(NamedTuple):
     """Some images, as arrays."""
 
     visual: Array
@@ -30,7 +30,7 @@ class Visuals(Protocol):
     def __len__(self) -> int:
         """The number of images."""
 
-    def fetch(self, positions: Array) -> Seen:
+    def fetch(self, positions: Array) -> FetchedImages:
         """The images at `positions`, int64 (n,)."""
 
 
@@ -38,34 +38,39 @@ class Pixels:
     """Opens images when they are asked for. An image that cannot be read is reported each time, and is not usable."""
 
     def __init__(
-        self, dataset: Dataset, items: Sequence[Item], spec: ImageSpec, pool: ThreadPoolExecutor, report: Callable[[Problem], None]
+        self,
+        dataset: Dataset,
+        items: Sequence[CaptionedImage],
+        spec: ImageSpec,
+        pool: ThreadPoolExecutor,
+        report: Callable[[DataProblem], None],
     ) -> None:
         self._dataset, self._items, self._spec, self._pool, self._report = dataset, items, spec, pool, report
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def fetch(self, positions: Array) -> Seen:
+    def fetch(self, positions: Array) -> FetchedImages:
         """Decode in threads."""
-        pictures = list(self._pool.map(self._open, (self._items[position] for position in positions)))
+        images = list(self._pool.map(self._open, (self._items[position] for position in positions)))
         blank = np.zeros((3, self._spec.size, self._spec.size), np.uint8)
-        usable = np.array([picture is not None for picture in pictures], dtype=bool)
-        stacked = np.stack([blank if picture is None else picture for picture in pictures]) if pictures else blank[None][:0]
-        return Seen(stacked, usable)
+        usable = np.array([image is not None for image in images], dtype=bool)
+        stacked = np.stack([blank if image is None else image for image in images]) if images else blank[None][:0]
+        return FetchedImages(stacked, usable)
 
-    def _open(self, item: Item) -> Array | None:
+    def _open(self, item: CaptionedImage) -> Array | None:
         try:
             return item_pixels(self._dataset, item, self._spec)
         except ImageError as exc:
-            self._report(Problem(item.id, str(exc)))
+            self._report(DataProblem(item.id, str(exc)))
             return None
 
 
-def item_pixels(dataset: Dataset, item: Item, spec: ImageSpec) -> Array:
+def item_pixels(dataset: Dataset, item: CaptionedImage, spec: ImageSpec) -> Array:
     """An image as `Encoder` prepares it, uint8 (3, S, S). Large JPEGs are decoded at a fraction of their size.
 
     Raises:
         ImageError: the file cannot be read.
     """
-    picture = dataset.open(item) if item.path is None else decode(item.path, at_least=spec.size, background=spec.background)
-    return to_pixels(picture, spec)
+    image = dataset.open(item) if item.path is None else decode(item.path, at_least=spec.size, background=spec.background)
+    return to_pixels(image, spec)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_EXCLUDED = -1e9
 _FAR = 2.0  # larger than any cosine distance that still matters, so that it removes a pair from a minimum
 
 
@@ -43,6 +44,20 @@ def sampled_triplet(anchors: Tensor, positives: Tensor, negatives: Tensor, margi
     positive = 1.0 - (anchors * positives).sum(-1, keepdim=True)  # (B, 1)
     negative = 1.0 - cosines(anchors[:, None], negatives)[:, 0]  # (B, n)
     return functional.relu(positive - negative + margin).mean()
+
+
+def info_nce(logits: Tensor, same: Tensor) -> Tensor:
+    """Symmetric InfoNCE (van den Oord 2018) in which other pairs with the same label are left out of the denominator.
+
+    Args:
+        logits: (n, n). Row i belongs to column i.
+        same: bool (n, n), True where row and column mean the same. The diagonal always holds the positives.
+    """
+    identity = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    masked = logits.masked_fill(same & ~identity, _EXCLUDED)
+    targets = torch.arange(len(logits), device=logits.device)
+    cross_entropy = functional.cross_entropy
+    return (cross_entropy(masked, targets) + cross_entropy(masked.T, targets)) / 2
 
 
 def distilled(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

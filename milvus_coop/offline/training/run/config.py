@@ -48,7 +48,7 @@ class TrainConfig:
     keep_groups: Annotated[bool, _help("Keep look-alikes in one batch (generated data).  [default: shuffle]", off="shuffle")] = (
         False
     )
-    """Look-alikes have the same `Item.group`."""
+    """Look-alikes have the same `CaptionedImage.group`."""
     mined: Annotated[Positive, _help("Length of the lists of the bi-encoder's best wrong answers.")] = 50
     mine_every: Annotated[
         Positive, _help("Minimum rounds for which these lists are used; the next pass over the data makes them again.")

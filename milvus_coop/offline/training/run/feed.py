@@ -16,9 +16,9 @@ from torch import Tensor
 
 from milvus_coop.errors import TrainingError
 from milvus_coop.models.preprocess.texts import Tokenizer
-from milvus_coop.offline.datasets import Dataset, Problem, Split
-from milvus_coop.offline.training.data.corpus import Corpus, tokenise
-from milvus_coop.offline.training.data.features import CachedFeatures, FeatureCache
+from milvus_coop.offline.datasets import DataProblem, Dataset, Split
+from milvus_coop.offline.training.data.corpus import TrainingCorpus, tokenise
+from milvus_coop.offline.training.data.features import FeatureCache
 from milvus_coop.offline.training.data.sampling import Sampler, caption_choices
 from milvus_coop.offline.training.data.visuals import Pixels, Visuals
 from milvus_coop.offline.training.networks.one_stream import OneStream
@@ -26,7 +26,7 @@ from milvus_coop.offline.training.objectives.negatives import mine
 from milvus_coop.offline.training.run.config import TrainConfig
 from milvus_coop.offline.training.run.order import TASKS, Task
 from milvus_coop.offline.training.run.scoring import embed
-from milvus_coop.offline.training.run.tasks import Batch
+from milvus_coop.offline.training.run.tasks import TrainingBatch
 from milvus_coop.types import Array
 
 OnImages = Callable[[str, int, int], None]
@@ -34,10 +34,10 @@ OnImages = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadySplit:
     """A split from which batches can be fetched."""
 
-    corpus: Corpus
+    corpus: TrainingCorpus
     visuals: Visuals
 
 
@@ -55,55 +55,35 @@ class Splits:
         self._features = None if config.train_vision else FeatureCache(cache, network.vision, device, config.threads or 0)
         self._lock = threading.Lock()
         self._problems = dict.fromkeys(dataset.problems)
-        self._passing: CachedFeatures | None = None
-        self._fresh: dict[int, bool] = {}
 
-    def ready(self, split: Split, *, epoch: int = 0, most: int | None = None, on_images: OnImages | None = None) -> Ready:
-        """A split, or its first `most` items. If the backbone is frozen, its features are computed."""
-        items = self._dataset.items(split, epoch=epoch)[:most]
+    def ready(self, split: Split, *, maximum: int | None = None, on_images: OnImages | None = None) -> ReadySplit:
+        """A split, or its first `maximum` items. If the backbone is frozen, its features are computed."""
+        items = self._dataset.items(split)[:maximum]
         visuals: Visuals = Pixels(self._dataset, items, self._spec, self._pool, self.report)
         if self._features is not None:
             done = _Counter(on_images, f"{split} images", len(items))
             with PartialState().main_process_first():  # the other processes find the files
-                features = self._features.features(self._dataset, items, visuals, done.add)
-            if split == "train":
-                self._keep_one(features, drawn_once=epoch > 0)
-            visuals = features
-        return Ready(tokenise(items, self._tokenizer), visuals)
-
-    def _keep_one(self, features: CachedFeatures, *, drawn_once: bool) -> None:
-        """Delete the features of an epoch that is over and will not be used again."""
-        if self._passing is not None and PartialState().is_main_process:
-            self._passing.remove()
-        self._passing = features if drawn_once else None
+                visuals = self._features.features(self._dataset, items, visuals, done.add)
+        return ReadySplit(tokenise(items, self._tokenizer), visuals)
 
     @property
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[DataProblem]:
         """The data that was left out, each problem once."""
         with self._lock:
             return list(self._problems)
 
-    def report(self, problem: Problem) -> None:
+    def report(self, problem: DataProblem) -> None:
         """Record that something is left out. Any thread may call this."""
         with self._lock:
             self._problems.setdefault(problem)
 
-    def is_fresh(self, epoch: int) -> bool:
-        """True if the training items of `epoch` differ from those of the epoch before."""
-        if epoch not in self._fresh:
-            before, now = (self._dataset.items("train", epoch=number) for number in (epoch - 1, epoch))
-            self._fresh = {epoch: [item.id for item in before] != [item.id for item in now]}
-        return self._fresh[epoch]
-
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)
-        if self._passing is not None and PartialState().is_main_process:
-            self._passing.remove()
 
 
 class Feed:
-    """Gives the batch of any round. Whatever changes from pass to pass (new items, mined negatives) is made when a pass begins.
+    """Gives the batch of any round. Negatives are mined when a pass over the data begins.
 
     Args:
         splits: the source of the training split.
@@ -123,12 +103,15 @@ class Feed:
         ranks: int,
         on_images: OnImages | None,
     ) -> None:
-        self._splits, self._config, self._retriever, self._device, self._on_images = splits, config, retriever, device, on_images
+        self._config, self._retriever, self._device, self._on_images = config, retriever, device, on_images
         self._ranks = ranks
         self._mines = any(TASKS[name].negatives for name in config.order)
         self.mined: dict[str, Tensor] = {}
         self._pass = 0
-        self._load(0)
+        self._data = splits.ready("train", on_images=on_images)
+        batch, groups = config.batch * ranks, self._data.corpus.group
+        seeds = (config.seed * 1000 + turn for turn in range(len(config.order)))
+        self._samplers = [Sampler(groups, batch, seed, keep_groups=config.keep_groups) for seed in seeds]
 
     @property
     def size(self) -> int:
@@ -149,8 +132,6 @@ class Feed:
         """
         number = round_number // self.rounds_per_pass
         before = (round_number - 1) // self.rounds_per_pass if mined else self._pass
-        if number != self._pass and self._splits.is_fresh(number):
-            self._load(number)
         if self._mines and mined and not self._outdated(before, number):
             self.mined = dict(mined)
         elif self._mines and (mined or not self.mined or self._outdated(before, number)):
@@ -160,11 +141,9 @@ class Feed:
     def _outdated(self, before: int, number: int) -> bool:
         """True if the negatives of pass `before` are too old for pass `number`, which is the same pass or the next."""
         every, rounds = self._config.mine_every, self.rounds_per_pass
-        if before == number:
-            return False
-        return before * rounds // every != number * rounds // every or self._splits.is_fresh(number)
+        return before * rounds // every != number * rounds // every
 
-    def batch(self, round_number: int, rank: int, turn: int, seed: int) -> Batch | None:
+    def batch(self, round_number: int, rank: int, turn: int, seed: int) -> TrainingBatch | None:
         """The batch of one task in one round.
 
         Args:
@@ -178,7 +157,7 @@ class Feed:
         """
         corpus, dice = self._data.corpus, np.random.default_rng(seed)
         task = TASKS[self._config.order[turn]]
-        images = np.array_split(self._samplers[turn].batch(round_number), self._ranks)[rank][: task.most or None]
+        images = np.array_split(self._samplers[turn].batch(round_number), self._ranks)[rank][: task.maximum or None]
         seen = self._data.visuals.fetch(images)
         images, visual = images[seen.usable], seen.visual[seen.usable]
         if len(images) < 2:
@@ -193,7 +172,7 @@ class Feed:
         if task.blocks:
             captions, images = np.append(captions, more_captions), np.append(images, more_images)
         arrays = (visual, ids, mask, corpus.same(captions, images), rows, rows)
-        return Batch(*(torch.from_numpy(array).to(self._device) for array in arrays))
+        return TrainingBatch(*(torch.from_numpy(array).to(self._device) for array in arrays))
 
     def _negatives(self, task: Task, captions: Array, images: Array, dice: np.random.Generator) -> tuple[Array, Array]:
         """Negative images of each caption and negative captions of each image, int64 (B, n) twice."""
@@ -235,12 +214,6 @@ class Feed:
             seen.visual[lost] = self._data.visuals.fetch(self.mined["images"].numpy()[captions[lost], 0]).visual
         return seen.visual
 
-    def _load(self, number: int) -> None:
-        self._data = self._splits.ready("train", epoch=number, on_images=self._on_images)
-        batch, groups = self._config.batch * self._ranks, self._data.corpus.group
-        seeds = (self._config.seed * 1000 + turn for turn in range(len(self._config.order)))
-        self._samplers = [Sampler(groups, batch, seed, keep_groups=self._config.keep_groups) for seed in seeds]
-
     def _mine(self) -> dict[str, Tensor]:
         corpus = self._data.corpus
         found = embed(
@@ -263,16 +236,16 @@ class Ahead:
     def __init__(self, feed: Feed, config: TrainConfig) -> None:
         self._feed, self._config = feed, config
         self._pool = ThreadPoolExecutor(1)
-        self._waiting: dict[int, list[list[Future[Batch | None]]]] = {}
+        self._waiting: dict[int, list[list[Future[TrainingBatch | None]]]] = {}
 
-    def batches(self, round_number: int) -> list[list[Batch | None]]:
+    def batches(self, round_number: int) -> list[list[TrainingBatch | None]]:
         """The batches of this process, as `[turn][accumulation step]`. The round's pass must have been entered."""
         futures = self._waiting.pop(round_number, None) or self._submit(round_number)
         if (round_number + 1) % self._feed.rounds_per_pass and round_number + 1 < self._config.rounds:
             self._waiting[round_number + 1] = self._submit(round_number + 1)
         return [[future.result() for future in turn] for turn in futures]
 
-    def _submit(self, number: int) -> list[list[Future[Batch | None]]]:
+    def _submit(self, number: int) -> list[list[Future[TrainingBatch | None]]]:
         config, state = self._config, PartialState()
         steps = range(state.process_index * config.accumulate, (state.process_index + 1) * config.accumulate)
         return [

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from milvus_coop.errors import TrainingError
-from milvus_coop.offline.datasets import Problem
+from milvus_coop.offline.datasets import DataProblem
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
 from milvus_coop.offline.training.networks.vision import Vision, load_vision, save_vision
 from milvus_coop.offline.training.run.config import TrainConfig
@@ -109,14 +109,14 @@ class RunFolder:
                 run=f"another --run, or rm -r {self.path}",
             )
 
-    def save_problems(self, problems: Sequence[Problem]) -> None:
+    def save_problems(self, problems: Sequence[DataProblem]) -> None:
         """Write the problems: data that was left out, with reasons."""
         lines = [json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems]
         (self.path / "problems.jsonl").write_text("".join(lines), "utf-8")
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[DataProblem]:
         """The problems that `save_problems` wrote."""
-        return [Problem(**line) for line in _json_lines(self.path / "problems.jsonl")]
+        return [DataProblem(**line) for line in _json_lines(self.path / "problems.jsonl")]
 
     def add_metrics(self, line: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""

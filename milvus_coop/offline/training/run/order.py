@@ -23,7 +23,7 @@ class Task:
     """Number of mined negatives per pair and direction."""
     blocks: bool = False
     """If true, the negatives are pairs themselves: each caption comes with its image."""
-    most: int = 0
+    maximum: int = 0
     """Maximum number of pairs of a batch that are used. 0 for all."""
     needs_retriever: bool = False
     """True if the task needs a trained bi-encoder."""
@@ -47,7 +47,7 @@ TASKS: Mapping[str, Task] = {
             5,
             needs_retriever=True,
             blocks=True,
-            most=4,
+            maximum=4,
         ),
         Task("mlm", "ce", "fill in 15 % of the word pieces, with the image at hand"),
         Task("itm", "ce", "matched or not, each pair kept or swapped at random by a coin"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """The progress of a run."""
 
     stage: str
@@ -33,12 +33,12 @@ class Pace:
         clock: a clock in seconds that never goes back.
     """
 
-    def __init__(self, show: Callable[[Progress], None], clock: Callable[[], float]) -> None:
+    def __init__(self, show: Callable[[TrainingProgress], None], clock: Callable[[], float]) -> None:
         self._show, self._clock = show, clock
         self._begun: dict[str, tuple[float, int]] = {}
         self._last: dict[str, int] = {}
 
-    def tell(self, progress: Progress) -> None:
+    def tell(self, progress: TrainingProgress) -> None:
         """Pass a report on. The stage starts with its first report, and again with one that has less done than the one before."""
         now, stage, done = self._clock(), progress.stage, progress.done
         if stage not in self._begun or done < self._last[stage]:

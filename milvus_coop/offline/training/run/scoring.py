@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from milvus_coop.errors import DatasetError
-from milvus_coop.offline.training.data.corpus import Corpus
+from milvus_coop.offline.training.data.corpus import TrainingCorpus
 from milvus_coop.offline.training.data.sampling import blocks
 from milvus_coop.offline.training.data.visuals import Visuals
-from milvus_coop.offline.training.metrics import KS, recalls
 from milvus_coop.offline.training.networks.one_stream import OneStream
 from milvus_coop.offline.training.run.precision import computing
 from milvus_coop.types import Array
 
-LEAST_IMAGES = 2
+KS = (1, 5, 10)
+MINIMUM_IMAGES = 2
 _BLOCK = 256
 _PAIRS = 512
 
@@ -27,7 +27,7 @@ OnDone = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedSplit:
     """The embeddings and image tokens of a split, by one network."""
 
     texts: Tensor
@@ -41,13 +41,13 @@ class Embedded:
 @torch.no_grad()
 def embed(
     network: OneStream,
-    corpus: Corpus,
+    corpus: TrainingCorpus,
     visuals: Visuals,
     device: torch.device,
     *,
     precision: str = "no",
     on_done: OnDone | None = None,
-) -> Embedded:
+) -> EmbeddedSplit:
     """Embed every caption and image of a split, in eval mode.
 
     Captions of similar length go through the network together. In the order of the split, half of the work would be padding.
@@ -85,12 +85,18 @@ def embed(
             images.append(embedded.masked_fill(~torch.from_numpy(seen.usable).to(device)[:, None], float("nan")))
             tell(block.stop - block.start)
     network.train(was_training)
-    return Embedded(texts, torch.cat(images), torch.cat(tokens))
+    return EmbeddedSplit(texts, torch.cat(images), torch.cat(tokens))
 
 
 @torch.no_grad()
-def rescore(
-    network: OneStream, corpus: Corpus, tokens: Tensor, candidates: Array, *, precision: str = "no", on_done: OnDone | None = None
+def pair_logits(
+    network: OneStream,
+    corpus: TrainingCorpus,
+    tokens: Tensor,
+    candidates: Array,
+    *,
+    precision: str = "no",
+    on_done: OnDone | None = None,
 ) -> Array:
     """Cross-encoder logits of chosen pairs. Pairs with captions of similar length are scored together.
 
@@ -124,7 +130,7 @@ def rescore(
 def dev_scores(
     network: OneStream,
     retriever: OneStream,
-    corpus: Corpus,
+    corpus: TrainingCorpus,
     visuals: Visuals,
     *,
     k: int,
@@ -146,9 +152,9 @@ def dev_scores(
     """
     found = embed(retriever, corpus, visuals, device, precision=precision, on_done=on_done)
     usable = ~torch.isnan(found.images[:, 0]).cpu().numpy()
-    if usable.sum() < LEAST_IMAGES:
+    if usable.sum() < MINIMUM_IMAGES:
         raise DatasetError(
-            f"{usable.sum()} of {len(usable)} images of dev can be read", expected=f"at least {LEAST_IMAGES}: see problems.jsonl"
+            f"{usable.sum()} of {len(usable)} images of dev can be read", expected=f"at least {MINIMUM_IMAGES}: see problems.jsonl"
         )
     cosines = torch.nan_to_num(found.texts @ found.images.T, nan=-2.0).float().cpu().numpy()
     relevant = corpus.same(np.arange(len(corpus.texts)), np.arange(len(corpus.items))) & usable
@@ -161,7 +167,7 @@ def dev_scores(
         right = (relevant[asked[0]], relevant.T[asked[1]])
         before = (cosines[asked[0]], cosines.T[asked[1]])
         pairs, places = _candidates(before, asked, k)
-        logits = rescore(network, corpus, tokens, pairs, precision=precision, on_done=on_done)
+        logits = pair_logits(network, corpus, tokens, pairs, precision=precision, on_done=on_done)
         after = (_reranked(before[0], k, logits[places[0]]), _reranked(before[1], k, logits[places[1]]))
         figures |= _recalls("coop", after, right)
         figures["gain_mr"] = round(figures["coop_mr"] - _recalls("be", before, right)["be_mr"], 3)
@@ -171,13 +177,26 @@ def dev_scores(
 def _recalls(role: str, scores: tuple[Array, Array], relevant: tuple[Array, Array]) -> dict[str, float]:
     """R@1, R@5 and R@10 in both directions, and their mean. Queries without a right answer do not count."""
     figures: dict[str, float] = {}
-    both = []
+    both: list[float] = []
     for direction, matrix, right in zip(("t2i", "i2t"), scores, relevant, strict=True):
         asked = right.any(1)
-        hits = recalls(matrix[asked], right[asked])
-        figures |= {f"{role}_{direction}_r{depth}": round(hits.percent(depth), 3) for depth in KS}
-        both += [hits.percent(depth) for depth in KS]
+        ranks = first_right_rank(matrix[asked], right[asked])
+        percent = {k: float(100 * (ranks <= k).mean()) for k in KS}
+        figures |= {f"{role}_{direction}_r{k}": round(percent[k], 3) for k in KS}
+        both += percent.values()
     return {**figures, f"{role}_mr": round(float(np.mean(both)), 3)}
+
+
+def first_right_rank(scores: Array, relevant: Array) -> Array:
+    """The rank (from 1) of the best right answer. Wrong answers with an equal score count as better.
+
+    Args:
+        scores: (queries, answers).
+        relevant: bool of the same shape; at least one True per row.
+    """
+    best = np.where(relevant, scores, -np.inf).max(1, keepdims=True)
+    ranks: Array = 1 + ((scores >= best) & ~relevant).sum(1)
+    return ranks
 
 
 def _spread(possible: Array, count: int) -> Array:

@@ -1,4 +1,4 @@
-"""The network that a run starts with. It has random weights, or those of another run or of a text checkpoint."""
+"""The network that a run starts with, and its tokenizer: new ones, or those of another run or of a text checkpoint."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
 from milvus_coop.errors import TrainingError
-from milvus_coop.offline.training.data.tokenise import mask_id, special_ids, train_tokenizer
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
 from milvus_coop.offline.training.networks.pretrained import open_vision
 from milvus_coop.offline.training.networks.transformer import LAYER_NORM_EPS, layers_from_public
 from milvus_coop.offline.training.run.config import TrainConfig
 from milvus_coop.offline.training.run.folder import RunFolder, load_network
 
+SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
 DEFAULT_WIDTH, DEFAULT_LAYERS, WIDTH_PER_HEAD = 256, 4, 32
 _POSITION_OFFSET = {"bert": 0, "visual_bert": 0, "roberta": 2, "xlm-roberta": 2}  # RoBERTa counts from the padding id + 1
 _VISUAL_TYPE = 1  # the type that VisualBERT's authors give to all image regions
@@ -175,3 +177,45 @@ def _image_kind(source: Mapping[str, Tensor]) -> Tensor:
         return source["embeddings.token_type_embeddings.weight"][0]
     place = source["embeddings.visual_position_embeddings.weight"][0]  # of regions that are not aligned to words
     return source["embeddings.visual_token_type_embeddings.weight"][_VISUAL_TYPE] + place
+
+
+def train_tokenizer(captions: Iterable[str], path: Path, *, vocabulary: int = 8000) -> None:
+    """Train lower-cased byte-level BPE (as GPT-2's) on the captions and write tokenizer.json.
+
+    It knows the letters of every language, and the same captions always give the same file. (The library's WordPiece trainer breaks
+    ties by the order of a hash map, which differs in every process.)
+
+    Args:
+        captions: the training captions.
+        path: the file to write.
+        vocabulary: maximum number of entries; at least the 256 bytes and the special tokens.
+    """
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
+    tokenizer.save(str(path))
+
+
+def special_ids(path: Path) -> tuple[int, int, int]:
+    """The size of the vocabulary, the id of the token that starts a text, and the id of the padding, from a tokenizer.json."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    [first, *_] = tokenizer.encode("a").ids
+    pads = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>"))
+    return tokenizer.get_vocab_size(), first, next((pad for pad in pads if pad is not None), 0)
+
+
+def mask_id(path: Path) -> int | None:
+    """The id of the token with which a checkpoint's authors masked words. None if the tokenizer.json has none."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    masks = (tokenizer.token_to_id(token) for token in ("[MASK]", "<mask>"))
+    return next((mask for mask in masks if mask is not None), None)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from milvus_coop.offline.training.losses import info_nce
 from milvus_coop.offline.training.networks.one_stream import OneStream
 from milvus_coop.offline.training.objectives.matching import block_loss, list_loss, match_loss
 from milvus_coop.offline.training.objectives.negatives import hard_negatives, random_negatives
 from milvus_coop.offline.training.objectives.pretraining import coin_loss, fill_loss, mask_words
-from milvus_coop.offline.training.objectives.retrieval import distilled, hardest_triplet, sampled_triplet, scaled_cosines
+from milvus_coop.offline.training.objectives.retrieval import distilled, hardest_triplet, info_nce, sampled_triplet, scaled_cosines
 
 _DISTILLED = 16
 """Maximum number of texts and of images per distillation step. The cross-encoder scores all their pairs."""
@@ -22,7 +21,7 @@ _LENGTHS = 4
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """B matching pairs, followed by mined negatives if the task asks for them."""
 
     visual: Tensor
@@ -52,10 +51,10 @@ class Setting:
     generator: torch.Generator
 
 
-Loss = Callable[[Setting, Batch], Tensor]
+Loss = Callable[[Setting, TrainingBatch], Tensor]
 
 
-def _embeddings(network: OneStream, batch: Batch, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def _embeddings(network: OneStream, batch: TrainingBatch, tokens: Tensor) -> tuple[Tensor, Tensor]:
     def embed(rows: Tensor, longest: int) -> Tensor:
         return network.embed_texts(batch.input_ids[rows, :longest], batch.attention_mask[rows, :longest])
 
@@ -80,16 +79,16 @@ def _by_length(mask: Tensor, run: Callable[[Tensor, int], Tensor]) -> Tensor:
     return torch.cat(parts)[order.argsort()]
 
 
-def _be_triplet(at: Setting, batch: Batch) -> Tensor:
+def _be_triplet(at: Setting, batch: TrainingBatch) -> Tensor:
     return hardest_triplet(*_embeddings(at.network, batch, at.network.tokens(batch.visual)), batch.same, at.margin)
 
 
-def _be_nce(at: Setting, batch: Batch) -> Tensor:
+def _be_nce(at: Setting, batch: TrainingBatch) -> Tensor:
     texts, images = _embeddings(at.network, batch, at.network.tokens(batch.visual))
     return info_nce(scaled_cosines(texts, images, at.network.log_scale), batch.same)
 
 
-def _ance(at: Setting, batch: Batch) -> Tensor:
+def _ance(at: Setting, batch: TrainingBatch) -> Tensor:
     texts, images = _embeddings(at.network, batch, at.network.tokens(batch.visual))
     n = len(batch)
     by_text = sampled_triplet(texts[:n], images[:n], images[batch.negative_images], at.margin)
@@ -97,7 +96,7 @@ def _ance(at: Setting, batch: Batch) -> Tensor:
     return by_text + by_image
 
 
-def _match(at: Setting, batch: Batch, tokens: Tensor, texts: Tensor, images: Tensor) -> Tensor:
+def _match(at: Setting, batch: TrainingBatch, tokens: Tensor, texts: Tensor, images: Tensor) -> Tensor:
     network, cosines = at.network, None
     if network.config.match == "residual":  # there are fewer rows than pairs, so each row is embedded once
         text_rows, image_rows = _embeddings(network, batch, tokens)
@@ -111,7 +110,7 @@ def _match(at: Setting, batch: Batch, tokens: Tensor, texts: Tensor, images: Ten
     return _by_length(mask, match)
 
 
-def _swapped(at: Setting, batch: Batch, tokens: Tensor, wrong_images: Tensor, wrong_texts: Tensor) -> Tensor:
+def _swapped(at: Setting, batch: TrainingBatch, tokens: Tensor, wrong_images: Tensor, wrong_texts: Tensor) -> Tensor:
     """The loss with one mismatched pair per matched one: a coin swaps image or caption, if there is a wrong one (not -1)."""
     n = len(batch)
     rows = torch.arange(n)
@@ -124,12 +123,12 @@ def _swapped(at: Setting, batch: Batch, tokens: Tensor, wrong_images: Tensor, wr
     return match_loss(logits[:n], logits[n:]) if there.any() else match_loss(logits, logits[:0].new_full((1,), -1e4))
 
 
-def _ce_random(at: Setting, batch: Batch) -> Tensor:
+def _ce_random(at: Setting, batch: TrainingBatch) -> Tensor:
     wrong = (random_negatives(same, at.generator) for same in (batch.same, batch.same.T))
     return _swapped(at, batch, at.network.tokens(batch.visual), *wrong)
 
 
-def _ce_hard(at: Setting, batch: Batch) -> Tensor:
+def _ce_hard(at: Setting, batch: TrainingBatch) -> Tensor:
     tokens = at.network.tokens(batch.visual)
     with torch.no_grad():
         texts, images = _embeddings(at.retriever, batch, at.retriever.tokens(batch.visual))
@@ -138,12 +137,12 @@ def _ce_hard(at: Setting, batch: Batch) -> Tensor:
     return _swapped(at, batch, tokens, *wrong)
 
 
-def _ce_top(at: Setting, batch: Batch) -> Tensor:
+def _ce_top(at: Setting, batch: TrainingBatch) -> Tensor:
     wrong = (negatives[:, 0].cpu() for negatives in (batch.negative_images, batch.negative_texts))
     return _swapped(at, batch, at.network.tokens(batch.visual), *wrong)
 
 
-def _ce_list(at: Setting, batch: Batch) -> Tensor:
+def _ce_list(at: Setting, batch: TrainingBatch) -> Tensor:
     """The list loss in both directions. A list has the right pair first, then the mined ones."""
     tokens = at.network.tokens(batch.visual)
     rows = torch.arange(len(batch), device=tokens.device)[:, None]
@@ -154,7 +153,7 @@ def _ce_list(at: Setting, batch: Batch) -> Tensor:
     return (losses[0] + losses[1]) / 2
 
 
-def _ce_block(at: Setting, batch: Batch) -> Tensor:
+def _ce_block(at: Setting, batch: TrainingBatch) -> Tensor:
     """The block loss over every text with every image of a block, which is a pair and its neighbours."""
     tokens = at.network.tokens(batch.visual)
     first = torch.arange(len(batch), device=tokens.device)[:, None]
@@ -165,7 +164,7 @@ def _ce_block(at: Setting, batch: Batch) -> Tensor:
     return block_loss(logits, batch.same[texts, images])
 
 
-def _mlm(at: Setting, batch: Batch) -> Tensor:
+def _mlm(at: Setting, batch: TrainingBatch) -> Tensor:
     """Masked language modelling with the image at hand: VisualBERT (Li et al. 2019), UNITER (Chen et al. 2020).
 
     Both hide word pieces by BERT's rule and predict them from the other words and all image regions. UNITER hides either words or
@@ -177,7 +176,7 @@ def _mlm(at: Setting, batch: Batch) -> Tensor:
     return fill_loss(logits, batch.input_ids[hidden.chosen])
 
 
-def _itm(at: Setting, batch: Batch) -> Tensor:
+def _itm(at: Setting, batch: TrainingBatch) -> Tensor:
     """Image-text matching as in the pretraining of UNITER (Chen et al. 2020): a coin decides if a pair is kept.
 
     If it is not kept, another coin decides if its image or its caption is swapped for a random one of the batch. So each pair is
@@ -196,7 +195,7 @@ def _itm(at: Setting, batch: Batch) -> Tensor:
     return coin_loss(logits, matched.to(device))
 
 
-def _distil(at: Setting, batch: Batch) -> Tensor:
+def _distil(at: Setting, batch: TrainingBatch) -> Tensor:
     tokens = at.network.tokens(batch.visual)
     texts, images = _embeddings(at.network, batch, tokens)
     n = min(_DISTILLED, len(batch))
@@ -231,7 +230,7 @@ class Objectives(nn.Module):
         self.margin = margin
         self._retriever = (retriever,)  # in a tuple, because another run's network must not become a part of this module
 
-    def forward(self, task: str, batch: Batch | None, seed: int) -> Tensor:
+    def forward(self, task: str, batch: TrainingBatch | None, seed: int) -> Tensor:
         """The task's loss. `seed` decides every draw. Without a batch it is 0, as other processes wait for the gradient."""
         if batch is None:
             return torch.stack([0.0 * value.sum() for value in self.network.parameters() if value.requires_grad]).sum()

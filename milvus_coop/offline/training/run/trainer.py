@@ -21,17 +21,17 @@ from milvus_coop.offline.datasets import Dataset, check, open_dataset
 from milvus_coop.offline.training.data.features import vision_key
 from milvus_coop.offline.training.networks.one_stream import OneStream
 from milvus_coop.offline.training.run.config import Precision, TrainConfig
-from milvus_coop.offline.training.run.feed import Ahead, Feed, Ready, Splits, draw_seed
+from milvus_coop.offline.training.run.feed import Ahead, Feed, ReadySplit, Splits, draw_seed
 from milvus_coop.offline.training.run.folder import RunFolder, State, build_network, load_network
-from milvus_coop.offline.training.run.pace import Pace, Progress
+from milvus_coop.offline.training.run.pace import Pace, TrainingProgress
 from milvus_coop.offline.training.run.precision import resolve_precision
 from milvus_coop.offline.training.run.processes import agree, gather, open_accelerator
 from milvus_coop.offline.training.run.scoring import dev_scores
 from milvus_coop.offline.training.run.start import start_network
-from milvus_coop.offline.training.run.tasks import Batch, Objectives
+from milvus_coop.offline.training.run.tasks import Objectives, TrainingBatch
 from milvus_coop.offline.training.run.tracking import Tracker
 
-__all__ = ["FEATURE_CACHE", "Progress", "RunReport", "train"]
+__all__ = ["FEATURE_CACHE", "RunReport", "TrainingProgress", "train"]
 
 FEATURE_CACHE = Path("~/.cache/milvus-coop/features")
 EXHAUSTIVE_DEV_ITEMS = 100
@@ -60,7 +60,7 @@ def train(
     *,
     cache: str | Path = FEATURE_CACHE,
     dataset: Dataset | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[TrainingProgress], None] | None = None,
 ) -> RunReport:
     """Train, or continue a run that was interrupted.
 
@@ -92,7 +92,7 @@ class _Trainer:
     """One run. All random draws depend on seed and round alone, so a resumed run repeats the losses."""
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, data: Dataset, cache: Path, show: Callable[[Progress], None]
+        self, config: TrainConfig, folder: RunFolder, data: Dataset, cache: Path, show: Callable[[TrainingProgress], None]
     ) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -100,7 +100,7 @@ class _Trainer:
         self._accelerator = open_accelerator(config.precision)
         self._device, self._is_main = self._accelerator.device, self._accelerator.is_main_process
         self._config, self._folder = config, folder
-        self._show = Pace(show if self._is_main else _tell_nobody, time.monotonic).tell
+        self._show = Pace(show if self._is_main else _show_nothing, time.monotonic).tell
         self._network = self._open_network(data).to(self._device)
         self._retriever = self._open_miner() if config.miner else self._network
         tokenizer = Tokenizer(folder.tokenizer, TextSpec(self._network.config.max_length, self._network.config.pad_id))
@@ -172,17 +172,17 @@ class _Trainer:
         decay, rest = ([v for v in learnt if (v.ndim > 1) is wide] for wide in (True, False))
         return [{"params": decay, "weight_decay": self._config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
-    def _ready_dev(self) -> Ready:
+    def _ready_dev(self) -> ReadySplit:
         alone = self._config.objective == "ce" and not self._config.miner
-        most = min(self._config.dev_items, EXHAUSTIVE_DEV_ITEMS) if alone else self._config.dev_items
-        return self._splits.ready("dev", most=most, on_images=self._tell_images)
+        maximum = min(self._config.dev_items, EXHAUSTIVE_DEV_ITEMS) if alone else self._config.dev_items
+        return self._splits.ready("dev", maximum=maximum, on_images=self._tell_images)
 
-    def _rounds(self, feed: Feed, dev: Ready, state: State, mined: dict[str, Tensor]) -> State:
+    def _rounds(self, feed: Feed, dev: ReadySplit, state: State, mined: dict[str, Tensor]) -> State:
         """Run the rounds from `state` to the end, and return the last state."""
         config = self._config
         losses: dict[str, list[float]] = defaultdict(list)
         board = config.tensorboard and self._is_main
-        self._show(Progress("train", state.round, config.rounds))
+        self._show(TrainingProgress("train", state.round, config.rounds))
         with Tracker(self._folder, tensorboard=board) as tracker, Ahead(feed, config) as ahead:
             while state.round < config.rounds and not (config.patience and state.stale >= config.patience):
                 feed.enter(state.round, mined if state.round else None)
@@ -200,7 +200,7 @@ class _Trainer:
         self._accelerator.wait_for_everyone()
         return state
 
-    def _round(self, batches: Sequence[Sequence[Batch | None]], number: int) -> Iterator[tuple[str, float]]:
+    def _round(self, batches: Sequence[Sequence[TrainingBatch | None]], number: int) -> Iterator[tuple[str, float]]:
         """Make one optimiser step per task with `batches[turn][step]`, and yield the loss of each task that had a batch.
 
         Raises:
@@ -234,7 +234,9 @@ class _Trainer:
                 yield task, total
         self._pair_seconds += time.monotonic() - start
 
-    def _evaluate(self, dev: Ready, state: State, feed: Feed, losses: Mapping[str, Sequence[float]], tracker: Tracker) -> State:
+    def _evaluate(
+        self, dev: ReadySplit, state: State, feed: Feed, losses: Mapping[str, Sequence[float]], tracker: Tracker
+    ) -> State:
         """Score the dev split, write a line and checkpoints. Every process gets the outcome, so that all stop together."""
         for problem in gather(self._splits.problems):
             self._splits.report(problem)
@@ -244,7 +246,7 @@ class _Trainer:
         return agree(self._evaluate_here(dev, state, feed, losses, tracker) if self._is_main else state)
 
     def _evaluate_here(
-        self, dev: Ready, state: State, feed: Feed, losses: Mapping[str, Sequence[float]], tracker: Tracker
+        self, dev: ReadySplit, state: State, feed: Feed, losses: Mapping[str, Sequence[float]], tracker: Tracker
     ) -> State:
         config = self._config
         alone = config.objective == "ce" and not config.miner
@@ -272,7 +274,7 @@ class _Trainer:
             "pairs_per_s": round(self._pairs / max(self._pair_seconds, 1e-9), 1),
         }
         tracker.write(line)
-        self._show(Progress("train", state.round, config.rounds, dev=score))
+        self._show(TrainingProgress("train", state.round, config.rounds, dev=score))
         if better:
             self._folder.save_best(self._network)
         self._folder.save_last(self._network, self._inner, feed.mined, state)
@@ -280,16 +282,16 @@ class _Trainer:
         return state
 
     def _tell_images(self, what: str, done: int, total: int) -> None:
-        self._show(Progress(what, done, total))
+        self._show(TrainingProgress(what, done, total))
 
     def _tell_round(self, state: State, losses: Mapping[str, Sequence[float]]) -> None:
         recent = [value for values in losses.values() for value in values[-20:]]
         rate = self._pairs / max(self._pair_seconds, 1e-9)
         loss = float(np.mean(recent)) if recent else None
-        self._show(Progress("train", state.round, self._config.rounds, loss=loss, pairs_per_s=rate))
+        self._show(TrainingProgress("train", state.round, self._config.rounds, loss=loss, pairs_per_s=rate))
 
 
-def _tell_nobody(_: Progress) -> None:
+def _show_nothing(_: TrainingProgress) -> None:
     """Report nothing. Only the main process reports progress; the others use this function."""
 
 

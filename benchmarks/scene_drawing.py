@@ -5,13 +5,14 @@ from __future__ import annotations
 import colorsys
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from milvus_coop.offline.datasets.scene_words import Content
-from milvus_coop.offline.datasets.standing import stand
+from milvus_coop.offline.datasets.listed import number_of
 
 RADII = {"small": (0.085, 0.105), "large": (0.165, 0.195)}
 """Half the side of the box around a thing, as a share of the image."""
@@ -32,6 +33,13 @@ _HSV = {
 }
 
 
+EDGE, GAP = 0.02, 0.035
+_SLANT = 0.22
+"""How far "left of" may be from level, as a share of the distance."""
+
+Relation = Literal["left", "right", "above", "below"]
+
+
 @dataclass(frozen=True, slots=True)
 class SceneObject:
     """A thing and its place. Centre and radius are shares of the image; y grows downwards."""
@@ -46,32 +54,52 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The things of an image, in the order of its caption."""
+    """The two things of an image, in the order of its caption."""
 
-    objects: tuple[SceneObject, ...]
+    objects: tuple[SceneObject, SceneObject]
 
 
-def lay_out(content: Content, rng: random.Random) -> Scene:
-    """Place the things as the caption says, apart from each other and inside the image."""
-    for _ in range(10_000):  # the worst case is a small thing at the corner of two large ones: 1 draw of 7 fits
-        radii = [rng.uniform(*RADII[thing.size]) for thing in content.things]
-        if places := stand(content.relations, radii, rng):
-            objects = zip(content.things, places, radii, strict=True)
-            return Scene(tuple(SceneObject(t.size, t.colour, t.shape, x, y, r) for t, (x, y), r in objects))
-    raise ValueError(f"no room for {content.caption}")
+def rng_of(text: str) -> random.Random:
+    """A random generator that depends on the text only: not on the process, as `hash` does, and not on the order of calls."""
+    return random.Random(number_of(text))
+
+
+def lay_out(things: Sequence[tuple[str, str, str]], relation: Relation, rng: random.Random) -> Scene:
+    """Place two things (size, colour, shape), the first in the relation to the second, apart and inside the image."""
+    while True:
+        radii = [rng.uniform(*RADII[size]) for size, _, _ in things]
+        places = _stand(relation, radii, rng)
+        apart = max(abs(places[0][axis] - places[1][axis]) for axis in (0, 1)) >= sum(radii) + GAP
+        if apart and all(EDGE + r <= c <= 1 - EDGE - r for place, r in zip(places, radii, strict=True) for c in place):
+            first, second = (SceneObject(*thing, *place, r) for thing, place, r in zip(things, places, radii, strict=True))
+            return Scene((first, second))
+
+
+def _stand(relation: Relation, radii: Sequence[float], rng: random.Random) -> list[tuple[float, float]]:
+    """Centres of two things, with the first at a random place and the second at a random distance. They may stick out."""
+    widest, axis = max(radii), 0 if relation in {"left", "right"} else 1
+    first = [rng.uniform(EDGE + widest, 1 - EDGE - widest) for _ in range(2)]
+    distance = rng.uniform(sum(radii) + GAP, 1 - 2 * EDGE - sum(radii))
+    forward = relation in {"left", "above"}
+    ends = (radii[0], 1 - radii[1] - distance) if forward else (radii[1] + distance, 1 - radii[0])
+    first[axis] = rng.uniform(ends[0] + EDGE, ends[1] - EDGE)
+    along = distance if forward else -distance
+    across = along * rng.uniform(-_SLANT, _SLANT)
+    dx, dy = (along, across) if axis == 0 else (across, along)
+    return [(first[0], first[1]), (first[0] + dx, first[1] + dy)]
 
 
 def draw(scene: Scene, size: int, rng: random.Random) -> Image.Image:
     """An RGB image of `size` x `size` px."""
     side = size * _SUPERSAMPLING
-    picture = Image.new("RGB", (side, side), _background(rng))
-    pen = ImageDraw.Draw(picture)
+    canvas = Image.new("RGB", (side, side), _background(rng))
+    pen = ImageDraw.Draw(canvas)
     for thing in scene.objects:
         _draw_shape(pen, thing, side, _colour(thing.colour, rng))
     noise = np.frombuffer(rng.randbytes(size * size), np.uint8).reshape(size, size, 1).astype(np.int16) % _NOISE
     slope = np.linspace(0, rng.uniform(0, 24), size, dtype=np.int16)[:: rng.choice((1, -1))]
     shade = noise - _NOISE // 2 - (slope[:, None, None] if rng.random() < 0.5 else slope[None, :, None])
-    pixels = np.asarray(picture.reduce(_SUPERSAMPLING), np.int16) + shade
+    pixels = np.asarray(canvas.reduce(_SUPERSAMPLING), np.int16) + shade
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 

@@ -1,7 +1,7 @@
 """The cost of reranking k candidates with a cross-encoder of BLIP's size: from images, from cached tokens, and in our way.
 
-    python benchmarks/rescoring.py            BLIP base at 384 px with random weights, k = 10, 20 and 50 (15 minutes on 2 cores)
-    python benchmarks/rescoring.py --k 10 --json
+    python benchmarks/reranking.py            BLIP base at 384 px with random weights, k = 10, 20 and 50 (15 minutes on 2 cores)
+    python benchmarks/reranking.py --k 10 --json
 
 Four ways take turns in one run, on all CPU cores of this machine:
 
@@ -49,7 +49,7 @@ from milvus_coop.types import Array  # noqa: E402
 from tests.convert.checkpoints import blip  # noqa: E402
 from tests.servers.milvus import free_ports  # noqa: E402
 
-PICTURES = sorted((ROOT / "examples" / "images").glob("*.jpg"))
+IMAGES = sorted((ROOT / "examples" / "images").glob("*.jpg"))
 QUERIES = ["two dogs on a beach", "an old stone bridge over a small river in autumn"]
 AIM = 10.0
 """Goal for the ratio of the times of (a) and (c)."""
@@ -71,7 +71,7 @@ class Usual:
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     @torch.no_grad()
-    def from_pictures(self, text: str, paths: list[str]) -> Array:
+    def from_images(self, text: str, paths: list[str]) -> Array:
         pixels = self.processor([Image.open(path).convert("RGB") for path in paths], return_tensors="pt")["pixel_values"]
         scores: Array = self.model(pixel_values=pixels, **self.words(text, len(paths))).itm_score.softmax(-1)[:, 1].numpy()
         return scores
@@ -95,15 +95,15 @@ class Usual:
 def prepare(folder: Path, precision: GraphPrecision, needed: int) -> tuple[Bundle, Path, list[str]]:
     """A checkpoint, its bundle, and a collection of as many images as the largest k (each several times, slightly cropped)."""
     checkpoint = blip(folder / "checkpoint", base=True)
-    samples = Samples([decode(path) for path in PICTURES[:4]], QUERIES * 2)
+    samples = Samples([decode(path) for path in IMAGES[:4]], QUERIES * 2)
     one = open_checkpoint(checkpoint)
     bundle = convert(one, one, folder / "bundle", samples, precision=precision).bundle
     (folder / "photos").mkdir()
     for number in range(needed):
-        picture = Image.open(PICTURES[number % len(PICTURES)])
-        inset = 5 * (number // len(PICTURES))
-        box = (inset, inset, picture.width - inset, picture.height - inset)
-        picture.crop(box).save(folder / "photos" / f"{number:03}.jpg", quality=92)
+        image = Image.open(IMAGES[number % len(IMAGES)])
+        inset = 5 * (number // len(IMAGES))
+        box = (inset, inset, image.width - inset, image.height - inset)
+        image.crop(box).save(folder / "photos" / f"{number:03}.jpg", quality=92)
     with CoopIngest("blip", uri=folder / "milvus.db", bundle=bundle.folder) as ingest:
         ingest.run([folder / "photos"])
     return bundle, checkpoint, [str(path) for path in sorted((folder / "photos").iterdir())]
@@ -134,7 +134,7 @@ def measure(usual: Usual, local: CoopSearch, served: CoopSearch, k: int) -> dict
         took["d"].append(min(served.query(text, k=k, limit=k).timings.rerank_ms for _ in range(2)))
         exact = usual.from_tokens(text, uris)
         took["b"].append(clock(lambda text=text, uris=uris: usual.from_tokens(text, uris)))  # type: ignore[misc]
-        took["a"].append(clock(lambda text=text, uris=uris: usual.from_pictures(text, uris)))  # type: ignore[misc]
+        took["a"].append(clock(lambda text=text, uris=uris: usual.from_images(text, uris)))  # type: ignore[misc]
         ours = np.array([hit.ce_score for hit in result], dtype=np.float64)
         taus.append(float(kendalltau(exact, ours).statistic))
         differences.append(float(np.abs(exact - ours).max()))
@@ -166,7 +166,7 @@ def main(ks: str, precision: GraphPrecision, as_json: bool) -> None:
     torch.set_num_threads(available_cores())
     depths = [int(k) for k in ks.split(",")]
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="milvus-coop-rescoring-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="milvus-coop-reranking-")))
         bundle, checkpoint, paths = prepare(folder, precision, max(depths))
         usual = Usual(checkpoint)
         usual.remember(paths)
