@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from milvus_coop.ingest import Progress as IngestProgress
 
 if TYPE_CHECKING:
-    from milvus_coop.offline.evaluation import Progress as EvaluationProgress
-    from milvus_coop.offline.training.run.pace import Progress as TrainProgress
+    from milvus_coop.offline.evaluation import EvaluationProgress
+    from milvus_coop.offline.training.run.pace import TrainingProgress
 
 FIRST_LINE_S, LINE_EVERY_S = 15.0, 60.0
 
@@ -78,7 +78,7 @@ def evaluation_progress(quiet: bool) -> Iterator[Callable[[EvaluationProgress], 
 
 
 @contextmanager
-def train_progress(quiet: bool) -> Iterator[Callable[[TrainProgress], None] | None]:
+def train_progress(quiet: bool) -> Iterator[Callable[[TrainingProgress], None] | None]:
     """Progress on standard error: a bar on a terminal, a line per minute elsewhere. Nothing if `quiet`."""
     console = Console(stderr=True)
     if quiet:
@@ -92,7 +92,7 @@ def train_progress(quiet: bool) -> Iterator[Callable[[TrainProgress], None] | No
         tasks = {}
         dev: float | None = None
 
-        def show(progress: TrainProgress) -> None:
+        def show(progress: TrainingProgress) -> None:
             nonlocal dev
             if progress.stage not in tasks:
                 tasks[progress.stage] = bar.add_task(progress.stage, figures="")
@@ -115,7 +115,7 @@ class Lines:
         self._due = clock() + FIRST_LINE_S
         self._dev: float | None = None
 
-    def tell(self, progress: TrainProgress) -> None:
+    def tell(self, progress: TrainingProgress) -> None:
         """Write a line if one is due."""
         self._dev = progress.dev if progress.dev is not None else self._dev
         now = self._clock()
@@ -126,7 +126,7 @@ class Lines:
         self._write(f"{progress.stage}: {progress.done:,} of {progress.total:,}" + (f"  {figures}" if figures else ""))
 
 
-def _figures(progress: TrainProgress, dev: float | None) -> str:
+def _figures(progress: TrainingProgress, dev: float | None) -> str:
     """The text of loss, pace, dev score and time left, as far as they are known."""
     rounds = progress.stage == "train"
     parts = [f"loss {progress.loss:.3f}"] if progress.loss is not None else []

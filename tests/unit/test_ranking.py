@@ -74,19 +74,19 @@ def test_the_sum_of_logit_and_cosine() -> None:
 )
 def test_pages_are_parts_of_one_ranking(scores: dict[int, float], limit: int, least: float | None) -> None:
     given_ = given_scores(20, scores)
-    whole = rank(candidates(20), given_, 20, "image")
+    whole = rank(candidates(20), given_, 20)
     pages = [
         hit
         for offset in range(0, 20, limit)
-        for hit in rank(candidates(20), given_, limit, "image", offset=offset, min_ce_score=least)
+        for hit in rank(candidates(20), given_, limit, offset=offset, min_ce_score=least)
     ]
     assert pages == [hit for hit in whole if least is None or (hit.ce_score is not None and hit.ce_score >= least)]
-    near = rank(candidates(20), given_, 20, "image", min_be_score=0.9)
+    near = rank(candidates(20), given_, 20, min_be_score=0.9)
     assert list(near) == [hit for hit in whole if hit.be_score >= 0.9]
 
 
 def test_a_threshold_keeps_the_hit_that_shows_this_very_value() -> None:
     probability = np.array([0.7, 0.2], np.float32)  # 0.7 as float32 is less than 0.7
-    (hit,) = rank(candidates(2), probability, 5, "image", min_ce_score=float(probability[0]))
+    (hit,) = rank(candidates(2), probability, 5, min_ce_score=float(probability[0]))
     assert hit.ce_score == float(probability[0])
-    assert rank(candidates(2), probability, 5, "image", min_ce_score=0.7) == ()
+    assert rank(candidates(2), probability, 5, min_ce_score=0.7) == ()
