@@ -37,6 +37,9 @@ class Settings:
     """Time limit of each call to Milvus and to a model server."""
     threads: int = 0
     """Number of threads of the in-process backend; 0 means one per core."""
+    max_pixels: int = 89_478_485
+    """Maximum number of pixels of an image that is decoded at full size (268 MB as RGB). Larger images are refused before they are
+    decoded, except for JPEG files that are decoded at a reduced size."""
     triton_token: str = field(default="", repr=False)
     """Bearer token for a gateway in front of Triton."""
     triton_headers: str = field(default="", repr=False)

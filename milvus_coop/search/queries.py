@@ -113,9 +113,7 @@ def encode_queries(
     if texts is not None:
         encoded = encoder.encode_texts(texts, timeout_s=timeout_s)
         return EncodedQueries("text", encoded.embeddings, encoded.text_side)
-    pictures = encoder.encode_images(
-        [encoder.decode(Path(p) if isinstance(p, str) else p) for p in images or ()], timeout_s=timeout_s
-    )
+    pictures = encoder.encode_images([encoder.decode(p) for p in images or ()], timeout_s=timeout_s)
     return EncodedQueries("image", pictures.embeddings, pictures.image_side)
 
 
