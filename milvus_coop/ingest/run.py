@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
-from collections.abc import Callable, Sequence, Set
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from milvus_coop.errors import InvalidArgumentError, StoreError
+from milvus_coop.ingest.items import Entry
 from milvus_coop.ingest.pipeline import Counts, Options, Pipeline
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
-from milvus_coop.ingest.sources import Source, open_sources, read_sources
+from milvus_coop.ingest.sources import PassedOver, Source, open_sources, read_sources
 from milvus_coop.ingest.work import work_for
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.store.token_store import TokenStore
@@ -25,7 +26,7 @@ DELETE = 1000
 
 
 def ingest(
-    sources: Sequence[str | Path],
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     sink: Sink,
     encoder: Encoder,
@@ -43,7 +44,8 @@ def ingest(
     Items of a list must also have the same metadata. After an ingest was killed, run it again.
 
     Args:
-        sources: folders, globs, images, and lists of images (JSONL, CSV); for texts: files of texts (txt, JSONL, CSV) and globs.
+        sources: folders, globs, images, and lists of images (JSONL, CSV); for texts: files of texts (txt, JSONL, CSV) and globs. A
+            single path is one source.
         sink: the collection.
         encoder: the bi-encoder of the bundle that the collection was made with.
         kind: the kind of the collection.
@@ -70,24 +72,24 @@ def ingest(
             raise InvalidArgumentError(f"{name} is {value}", expected="at least 1")
     work = work_for(kind, encoder, tokens)
     start = time.monotonic()
-    opened, seen = open_sources(sources, kind), set[str]()
+    opened, seen, passed = open_sources(sources, kind), set[str](), PassedOver()
     with _Total(opened, wanted=on_progress is not None) as total:
         pipeline = Pipeline(sink, work, Options(batch, threads, force), on_progress, total)
-        _run(pipeline, opened, seen, start)
+        _run(pipeline, read_sources(opened, seen, passed), passed, start)
     removed = 0
     if prune and not pipeline.counts.broken:
         removed = _prune(opened, seen, sink)
-    return _report(pipeline.counts, removed, time.monotonic() - start, pruning_skipped=prune and pipeline.counts.broken)
+    return _report(pipeline.counts, removed, time.monotonic() - start, passed, pruning_skipped=prune and pipeline.counts.broken)
 
 
-def _run(pipeline: Pipeline, sources: Sequence[Source], seen: set[str], start: float) -> None:
+def _run(pipeline: Pipeline, entries: Iterable[Entry], passed: PassedOver, start: float) -> None:
     try:
-        pipeline.run(read_sources(sources, seen))
+        pipeline.run(entries)
     except StoreError:
         raise
     except KeyboardInterrupt:
         pipeline.flush()
-        raise IngestInterrupted(_report(pipeline.counts, 0, time.monotonic() - start)) from None
+        raise IngestInterrupted(_report(pipeline.counts, 0, time.monotonic() - start, passed)) from None
     except BaseException:
         with contextlib.suppress(StoreError):  # the first error is the one to raise
             pipeline.flush()
@@ -104,7 +106,7 @@ def _prune(sources: Sequence[Source], seen: Set[str], sink: Sink) -> int:
     return len(ids)
 
 
-def _report(counts: Counts, removed: int, seconds: float, *, pruning_skipped: bool = False) -> IngestReport:
+def _report(counts: Counts, removed: int, seconds: float, passed: PassedOver, *, pruning_skipped: bool = False) -> IngestReport:
     failures = counts.failures
     if pruning_skipped:
         first, *others = failures
@@ -116,6 +118,7 @@ def _report(counts: Counts, removed: int, seconds: float, *, pruning_skipped: bo
         removed=removed,
         failures=tuple(failures),
         seconds=seconds,
+        passed_over=dict(sorted(passed.counts.items())),
     )
 
 

@@ -243,7 +243,7 @@ def test_globs_of_texts(tmp_path: Path) -> None:
 def test_what_no_collection_can_hold(tmp_path: Path) -> None:
     latin = Item(os.fsdecode(b"/caf\xe9.jpg"))
     assert len(latin.id) == 32
-    assert checked(latin) == Failure("/caf\\udce9.jpg", "its name or metadata is not valid Unicode")
+    assert checked(latin) == Failure("/caf\\udce9.jpg", "its name is not valid Unicode")
     assert checked(Item("/a\nb.jpg")) == Failure("/a\\nb.jpg", "its name has control characters")
     assert isinstance(checked(Item("/" + "x" * 2048)), Failure)
     assert isinstance(checked(Item("/a", metadata={"k": "x" * 70_000})), Failure)
