@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from milvus_coop.cli.outputs import check_folder
 from milvus_coop.errors import ConvertError
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def convert(
       milvus-coop ingest photos/ --bundle blip --collection blip
     """
     _need_torch()
+    check_folder(out)
     if (model is None) == (be is None and ce is None) or (be is None) != (ce is None):
         raise ConvertError(
             "the models are not clear", expected="MODEL alone, or --be MODEL and --ce MODEL", run="milvus-coop bundle models"

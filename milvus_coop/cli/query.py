@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from milvus_coop.cli.options import with_settings
+from milvus_coop.cli.outputs import check_file, write_file
 from milvus_coop.config import Settings
-from milvus_coop.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from milvus_coop.types import CollectionInfo, SearchResult
@@ -69,6 +69,7 @@ def query(
     from milvus_coop.search import CoopSearch
     from milvus_coop.search.queries import DEFAULT_K
 
+    check_file(html)
     depth = max(DEFAULT_K, limit) if k is None else k
     with CoopSearch(settings=settings) as search:
         found = search.query(
@@ -99,8 +100,4 @@ def query(
 def _write_page(path: Path, found: SearchResult, asked: str | Path, info: CollectionInfo, limit: int, filter_: str) -> None:
     from milvus_coop.serving.gallery import render
 
-    page = render(found, asked, info, limit=limit, filter=filter_)
-    try:
-        path.write_bytes(page.encode("utf-8", errors="replace"))  # file names need not be valid Unicode
-    except OSError as exc:
-        raise InvalidArgumentError(f"{path} cannot be written: {exc.strerror}", expected="a file in a folder that exists") from exc
+    write_file(path, render(found, asked, info, limit=limit, filter=filter_))

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from milvus_coop.cli.outputs import check_folder
 from milvus_coop.errors import InvalidArgumentError, TrainingError
 from milvus_coop.offline.training.run.config import TrainConfig
 from milvus_coop.offline.training.run.order import OBJECTIVES, TASKS
@@ -143,6 +144,8 @@ def train(
         _check_joint(objective)
         check_target(out)
     folder = run or Path("runs") / objective
+    check_folder(out)
+    check_folder(folder)
     with train_progress(quiet or as_json) as on_progress:
         report = run_training(TrainConfig.from_dict(values), folder, on_progress=on_progress)
     if not is_main_process():
@@ -181,6 +184,7 @@ def export(run: Path, out: Path, checkpoint: bool, as_json: bool, **options: Any
     from milvus_coop.cli.training import print_exported
     from milvus_coop.offline.training.bundling.export import export_run
 
+    check_folder(out)
     print_exported(export_run(run, out, keep_checkpoint=checkpoint, **options), as_json=as_json)
 
 

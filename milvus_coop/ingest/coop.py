@@ -102,7 +102,7 @@ class CoopIngest:
             sources: folders, globs, files, and .jsonl or .csv lists; see docs/ingest.md. A single path is one source.
             prune: remove items of the sources whose file or line no longer exists.
             force: encode all items again, even unchanged ones.
-            batch: number of items per run of the encoder.
+            batch: number of items per run of the encoder, at most 256.
             on_progress: a function that is called regularly with the counts so far.
 
         Raises:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 
+from milvus_coop.cores import thread_count
 from milvus_coop.errors import InvalidArgumentError, StoreError
 from milvus_coop.ingest.items import Entry
 from milvus_coop.ingest.pipeline import Counts, Options, Pipeline
@@ -20,6 +21,11 @@ from milvus_coop.types import Failure, IngestReport, Kind
 
 STOP_S = 2.0
 """Time to wait for the counting thread to stop; it may be reading a folder with a million names."""
+
+MAX_BATCH = 256
+
+PER_CORE = 4
+"""Maximum number of threads per core that read and decode. Threads that read from a network often wait."""
 
 DELETE = 1000
 """Number of rows of one delete."""
@@ -53,8 +59,8 @@ def ingest(
             files are written before the rows that name them.
         prune: remove the items of the sources that no longer exist: files that were deleted, and lines that were removed from a
             file of texts. Items outside the sources stay. Nothing is removed if a part of the sources cannot be read.
-        batch: number of items per run of the encoder.
-        threads: number of threads that read and decode; default one per core, at most 8.
+        batch: number of items per run of the encoder, at most 256.
+        threads: number of threads that read and decode, at most four per core; default one per core, at most 8.
         force: encode unchanged items too.
         on_progress: a function that is called in this thread, about ten times a second and at the end.
 
@@ -63,18 +69,18 @@ def ingest(
 
     Raises:
         SourceError: a source is missing, empty or of an unknown type. Nothing was done.
-        InvalidArgumentError: `batch` or `threads` is below 1, or the bundle needs `tokens`.
+        InvalidArgumentError: `batch` or `threads` is out of range, or the bundle needs `tokens`.
         BackendError, StoreError: the model or Milvus failed. Rows that were written stay; run the ingest again.
         IngestInterrupted: the user pressed Ctrl-C. All encoded items are written, and the exception has the report.
     """
-    for name, value in (("batch", batch), ("threads", threads)):
-        if value is not None and value < 1:
-            raise InvalidArgumentError(f"{name} is {value}", expected="at least 1")
+    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= MAX_BATCH:
+        raise InvalidArgumentError(f"batch is {str(batch)[:100]}", expected=f"a whole number from 1 to {MAX_BATCH}")
+    decoders = thread_count(threads, per_core=PER_CORE) if threads else None
     work = work_for(kind, encoder, tokens)
     start = time.monotonic()
     opened, seen, passed = open_sources(sources, kind), set[str](), PassedOver()
     with _Total(opened, wanted=on_progress is not None) as total:
-        pipeline = Pipeline(sink, work, Options(batch, threads, force), on_progress, total)
+        pipeline = Pipeline(sink, work, Options(batch, decoders, force), on_progress, total)
         _run(pipeline, read_sources(opened, seen, passed), passed, start)
     removed = 0
     if prune and not pipeline.counts.broken:

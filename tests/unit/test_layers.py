@@ -14,7 +14,7 @@ import milvus_coop
 PACKAGE = Path(milvus_coop.__file__).parent
 LAYERS = (
     ("errors", "types"),
-    ("config",),
+    ("config", "cores"),
     ("bundle",),
     ("models.tokens", "models.preprocess", "models.backends", "store.token_store"),
     ("models.encoder", "models.reranker", "store"),
