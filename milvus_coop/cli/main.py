@@ -85,12 +85,8 @@ def main() -> None:
         sys.exit(0)
     except OSError as exc:  # a full disk, for one
         reason = exc.strerror or str(exc)
-        try:
-            _flush()
-            given = f"{exc.filename}: {reason}" if exc.filename else reason
-        except OSError:
-            _drop_output()
-            given = f"the output cannot be written: {reason}"
+        given = f"{exc.filename}: {reason}" if exc.filename else f"the output cannot be written: {reason}"
+        _drop_output()
         click.secho(f"Error: {given}.", err=True, fg="red")
         sys.exit(FAILED)
 

@@ -358,9 +358,9 @@ def test_ctrl_c_keeps_what_was_done_and_reports_it(sink: MemorySink, backend: Fa
     assert counts(report) == (300 - done, 0, done, 0, 0)
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"threads": 0}])
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": 5000}, {"threads": -1}, {"threads": 5000}])
 def test_wrong_numbers(sink: MemorySink, backend: FakeBackend, tmp_path: Path, wrong: dict[str, int]) -> None:
-    with pytest.raises(InvalidArgumentError, match="at least 1"):
+    with pytest.raises(InvalidArgumentError, match=f"{next(iter(wrong))} is {next(iter(wrong.values()))}; expected: "):
         ingest([tmp_path], sink=sink, encoder=encoder(backend, tmp_path), **wrong)  # type: ignore[arg-type]
 
 

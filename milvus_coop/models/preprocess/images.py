@@ -32,6 +32,7 @@ NAME_LENGTH = 200
 """Maximum number of characters of a name that errors repeat."""
 
 ADDRESS = re.compile(r"(https?|ftps?|s3|gs|gcs|az|abfss?|hdfs|file|data):", re.IGNORECASE)
+_SLASHES = re.compile(r"^([a-z0-9]{2,}):/(?!/)", re.IGNORECASE)
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -90,7 +91,7 @@ def decode(
 
 def shortened(name: object) -> str:
     """The name of an image as errors show it: its first 200 characters."""
-    text = str(name)
+    text = _SLASHES.sub(r"\1://", str(name))  # a Path turns https:// into https:/
     return text if len(text) <= NAME_LENGTH else f"{text[:NAME_LENGTH]}…"
 
 

@@ -25,14 +25,8 @@ from milvus_coop.store.schema import check_name
 from milvus_coop.types import Failure, IngestReport
 
 SUFFIXES = {
-    "JPEG": ".jpg",
-    "PNG": ".png",
-    "WEBP": ".webp",
-    "GIF": ".gif",
-    "BMP": ".bmp",
-    "TIFF": ".tif",
-    "AVIF": ".avif",
-    "HEIF": ".heic",
+    **{"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"},
+    **{"AVIF": ".avif", "HEIF": ".heic"},
 }
 SHOWN_NAME = 200
 """Maximum number of characters of a client's file name that an answer repeats."""
