@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from milvus_coop.types import Kind
 from tests.fuzz.values import JSON_METADATA, JSON_VALUES, NAMES, TEXTS
 
 PLACES = TEXTS | st.sampled_from(
@@ -72,12 +73,12 @@ JSONL_FILES = st.lists(JSON_LINES, max_size=5)
 
 
 @st.composite
-def csv_files(draw: st.DrawFn) -> bytes:
-    """A CSV file: a header and rows, some with too many or too few values, some damaged."""
+def csv_files(draw: st.DrawFn, kind: Kind) -> bytes:
+    """A CSV file: a header and rows, some with too many or too few values, some damaged. Half of the headers fit the kind."""
     columns = st.sampled_from(["path", "uri", "text", "id", " year", "year", "title ", "", "Path"]) | NAMES
     header = draw(st.lists(columns, max_size=5))
     if draw(st.booleans()):
-        header = list(dict.fromkeys(["path", "text", *(c for c in header if c.strip() not in ("id", "path", "text", "uri"))]))
+        header = ["path" if kind == "image" else "text", *draw(st.permutations(["year", " title ", "gps"]))]
     cells = PLACES | TEXTS | st.sampled_from(["12", "1e999", "007", "-1.5", "true", '"', "99999999999999999999"])
     rows = draw(st.lists(st.lists(cells, max_size=6), max_size=4))
     file = io.StringIO()

@@ -20,7 +20,7 @@ from tests.fuzz.values import METADATA, deep
 from tests.integration.ingest_kit import DIM, SPEC
 
 
-@lengths(short=300, long=5000)
+@lengths(short=200, long=2000)
 def test_metadata_is_plain_json_or_refused(inputs: int) -> None:
     accepted = 0
 
@@ -53,7 +53,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]
         yield store.open_or_create("images", SPEC, "image")
 
 
-@lengths(short=30, long=400)
+@lengths(short=30, long=300)
 def test_milvus_gives_accepted_metadata_back(inputs: int, collection: Collection) -> None:
     def rule(metadata: dict[Any, Any]) -> None:
         try:

@@ -90,8 +90,6 @@ def build_corpus(
     pictures, broken = _pictures(
         [(dataset, i) for i in items] + [(distractors or dataset, i) for i in extra], len(items), folder, on_progress
     )
-    if all(number in broken for number in range(len(items))):
-        raise _empty(dataset.name, split, list(broken.values()))
     corpus = Corpus(dataset.name, split, tuple(pictures), texts, tuple(problems))
     return corpus.without(broken, list(broken.values())) if broken else corpus
 
