@@ -51,9 +51,9 @@ from benchmarks.growth_results import Percentiles, PoolTimes, QueryTime, draw, d
 from milvus_coop import CoopIngest, CoopSearch, Store
 from milvus_coop.bundle.spec import PIXELS
 from milvus_coop.config import Settings
+from milvus_coop.cores import available_cores
 from milvus_coop.ingest.items import Item, hash_of
 from milvus_coop.ingest.sources import open_sources, read_sources
-from milvus_coop.models.backends.onnx import available_cores
 from milvus_coop.models.open import Models, open_models
 from milvus_coop.models.tokens import pack
 from milvus_coop.store import Collection

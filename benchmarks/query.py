@@ -28,7 +28,7 @@ from pymilvus import MilvusClient
 from milvus_coop import Bundle, CoopSearch, Store, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TEXT_ENCODER
 from milvus_coop.bundle.folder import TOKENIZER
-from milvus_coop.models.backends.onnx import available_cores
+from milvus_coop.cores import available_cores
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import pack, quantise
 from milvus_coop.store.schema import search_params

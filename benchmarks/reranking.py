@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 
 from milvus_coop import CoopIngest, CoopSearch  # noqa: E402
 from milvus_coop.bundle import Bundle  # noqa: E402
-from milvus_coop.models.backends.onnx import available_cores  # noqa: E402
+from milvus_coop.cores import available_cores  # noqa: E402
 from milvus_coop.models.preprocess.images import decode  # noqa: E402
 from milvus_coop.offline.convert.bundle import convert  # noqa: E402
 from milvus_coop.offline.convert.checkpoint import open_checkpoint  # noqa: E402

@@ -33,8 +33,9 @@ from milvus_coop import Backend, Bundle, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS
 from milvus_coop.bundle.folder import TOKENIZER
 from milvus_coop.config import Settings
+from milvus_coop.cores import available_cores
 from milvus_coop.models.backends import open_backend
-from milvus_coop.models.backends.onnx import OnnxBackend, available_cores
+from milvus_coop.models.backends.onnx import OnnxBackend
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton

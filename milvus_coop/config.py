@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from milvus_coop.arguments import check_names, real_number, whole_number
+from milvus_coop.cores import MAX_THREADS
 from milvus_coop.errors import InvalidArgumentError, quoted
 
 PREFIX = "MILVUS_COOP_"
 MAX_TIMEOUT_S = 86_400.0
-MAX_THREADS = 1024
+MAX_IMAGE_PIXELS = 10**10
 YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -47,6 +48,9 @@ class Settings:
     """Time limit of each call to Milvus and to a model server."""
     threads: int = 0
     """Number of threads of the in-process backend; 0 means one per core."""
+    max_pixels: int = 89_478_485
+    """Maximum number of pixels of an image that is decoded at full size (268 MB as RGB). Larger images are refused before they are
+    decoded, except for JPEG files that are decoded at a reduced size."""
     triton_token: str = field(default="", repr=False)
     """Bearer token for a gateway in front of Triton."""
     triton_headers: str = field(default="", repr=False)
@@ -74,7 +78,8 @@ class Settings:
                 expected = f"more than 0 and at most {MAX_TIMEOUT_S:,.0f} seconds"
                 checked = real_number(item.name, value, expected, above=0, most=MAX_TIMEOUT_S)
             else:
-                checked = whole_number(item.name, value, 0, MAX_THREADS)
+                low, high = (0, MAX_THREADS) if item.name == "threads" else (1, MAX_IMAGE_PIXELS)
+                checked = whole_number(item.name, value, low, high)
             object.__setattr__(self, item.name, checked)
 
     @classmethod
@@ -121,6 +126,7 @@ class SettingsArguments(TypedDict, total=False):
     bundle: str | Path | None
     timeout_s: float | None
     threads: int | None
+    max_pixels: int | None
     triton_token: str | None
     triton_headers: str | None
     triton_ca_file: str | Path | None

@@ -184,6 +184,8 @@ class IngestReport:
     removed: int
     failures: tuple[Failure, ...]
     seconds: float
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """Number of images in the folders that were passed over because files of their kind cannot be read, by suffix."""
 
     @property
     def failed(self) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from milvus_coop.cli.outputs import check_folder
 from milvus_coop.errors import ConvertError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def convert(
       milvus-coop ingest photos/ --bundle blip --collection blip
     """
     _need_torch()
+    check_folder(out)
     _check_models(model, be, ce)
     _check_revisions((model, revision), (be, be_revision), (ce, ce_revision))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no incomplete files are left

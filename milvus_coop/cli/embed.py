@@ -74,7 +74,7 @@ def embed(
                 on_progress(_progress(file.n, len(inputs.failures)))
     if file.n:
         click.echo(f"{out}: {file.n:,} vectors of {model.spec.dim} numbers, by {model.spec.label}")
-    print_failures(inputs.failures)
+    print_failures(inputs.failures, inputs.passed_over)
     raise click.exceptions.Exit(exit_code(file.n, len(inputs.failures)))
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from milvus_coop.cli.options import with_settings
+from milvus_coop.cli.outputs import check_file, write_file
 from milvus_coop.config import Settings
+from milvus_coop.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from milvus_coop.types import IngestReport, Kind
@@ -31,7 +33,7 @@ INTERRUPTED = 130
 @click.option(
     "--index", type=click.Choice(["HNSW", "AUTOINDEX"]), default="HNSW", show_default=True, help="Index of a new collection."
 )
-@click.option("--batch", type=click.IntRange(1, 256), default=16, show_default=True, help="Items per run of the encoder.")
+@click.option("--batch", type=int, default=16, show_default=True, help="Items per run of the encoder.")
 @click.option("--failed", type=click.Path(path_type=Path, dir_okay=False), help="Write failures here, one JSON object per line.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a summary.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -68,6 +70,7 @@ def ingest(
     from milvus_coop.cli.tables import print_report
     from milvus_coop.ingest import CoopIngest, IngestInterrupted
 
+    check_file(failed)
     kind: Kind = "text" if texts else "image"
     with CoopIngest(settings=settings, kind=kind, index=index) as ingester, ingest_progress(quiet or as_json) as on_progress:
         try:
@@ -75,16 +78,22 @@ def ingest(
             interrupted = False
         except IngestInterrupted as exc:
             report, interrupted = exc.report, True
+    problem: InvalidArgumentError | None = None
     if failed is not None:
         lines = [json.dumps({"uri": f.uri, "reason": f.reason}, ensure_ascii=False) + "\n" for f in report.failures]
-        failed.write_text("".join(lines), encoding="utf-8")
+        try:
+            write_file(failed, "".join(lines))
+        except InvalidArgumentError as exc:  # the counts come first
+            problem = exc
     if as_json:
         counts = {n: getattr(report, n) for n in ("added", "updated", "unchanged", "removed", "failed")}
-        click.echo(json.dumps({**counts, "seconds": round(report.seconds, 3)}))
+        click.echo(json.dumps({**counts, "passed_over": report.passed_over, "seconds": round(report.seconds, 3)}))
     else:
         print_report(report, settings.collection)
     if interrupted:
         click.echo("Interrupted. The items counted above are kept; the same command continues from there.", err=True)
+    if problem is not None:
+        raise problem
     raise click.exceptions.Exit(_exit_code(report, interrupted))
 
 

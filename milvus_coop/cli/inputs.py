@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,7 @@ import click
 from milvus_coop.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from milvus_coop.ingest.sources import Source
+    from milvus_coop.ingest.sources import PassedOver, Source
     from milvus_coop.types import Failure
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -43,6 +43,8 @@ class Inputs:
     images: Iterator[NamedImage]
     failures: list[Failure] = field(default_factory=list)
     """Items of the sources that cannot be read. The list grows while `images` is iterated, and with each call of `failed`."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """Number of images of kinds that cannot be read, by suffix. The counts grow while `images` is iterated."""
 
     def failed(self, image: NamedImage, error: Exception) -> None:
         """Add an image that cannot be used to the failures."""
@@ -70,14 +72,16 @@ def open_inputs(texts: Sequence[str], lists: Sequence[str], images: Sequence[str
         InvalidArgumentError: a text is blank or too long.
         SourceError: a source is missing, empty, or of another type.
     """
-    from milvus_coop.ingest.sources import open_sources
+    from milvus_coop.ingest.sources import PassedOver, open_sources
     from milvus_coop.models.scoring.inputs import check_texts
 
     listed = open_sources(lists, "text") if lists else []
     sources = open_sources(images, "image") if images else []
     inputs = Inputs([NamedText(text) for text in check_texts(texts)], iter(()))
     inputs.texts += _texts_of(listed, inputs.failures)
-    inputs.images = _images_of(sources, inputs.failures)
+    passed = PassedOver()
+    inputs.passed_over = passed.counts
+    inputs.images = _images_of(sources, inputs.failures, passed)
     return inputs
 
 
@@ -99,11 +103,11 @@ def _texts_of(sources: Sequence[Source], failures: list[Failure]) -> Iterator[Na
             yield NamedText(entry.text, entry.uri)
 
 
-def _images_of(sources: Sequence[Source], failures: list[Failure]) -> Iterator[NamedImage]:
+def _images_of(sources: Sequence[Source], failures: list[Failure], passed: PassedOver) -> Iterator[NamedImage]:
     from milvus_coop.ingest.items import Item, checked
     from milvus_coop.ingest.sources import read_sources
 
-    for entry in read_sources(sources, set()):
+    for entry in read_sources(sources, set(), passed):
         named = checked(entry) if isinstance(entry, Item) else entry  # a name that is not Unicode cannot be written to a file
         if not isinstance(named, Item):
             failures.append(named)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import Any
 
@@ -70,9 +72,32 @@ for command in (ingest, query, score, embed, serve, collections, bundle, triton,
 
 def main() -> None:
     """Entry point of the console script."""
-    # A closed pipe (`| head`) is not an error that needs a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be valid Unicode; JSON has the same escapes
     try:
-        cli()
-    except BrokenPipeError:
-        sys.stderr.close()
+        try:
+            cli()
+        finally:
+            _flush()
+    except BrokenPipeError:  # a closed pipe, as of `| head`, is no error
+        _drop_output()
         sys.exit(0)
+    except OSError as exc:  # a full disk, for one
+        reason = exc.strerror or str(exc)
+        given = f"{exc.filename}: {reason}" if exc.filename else f"the output cannot be written: {reason}"
+        _drop_output()
+        click.secho(f"Error: {given}.", err=True, fg="red")
+        sys.exit(FAILED)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Drop what waits to be written to standard output. Otherwise Python tries again at its end, and fails again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

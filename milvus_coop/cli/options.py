@@ -35,7 +35,8 @@ _COLLECTION = (_option("--collection", "Name of the collection."),)
 _MODELS = (
     _option("--bundle", "Name of a shipped bundle, or a bundle's folder."),
     _option("--models", "What runs the bundle: onnx (in this process), onnx:cuda and the like, or triton://host:8001."),
-    _option("--threads", "Threads of the model in this process; 0: one per core."),
+    _option("--threads", "Threads of the model in this process, at most one per core; 0: one per core."),
+    _option("--max-pixels", "Maximum pixels of an image that is decoded at full size."),
 )
 
 
@@ -45,7 +46,7 @@ def with_settings(*, store: bool = True, collection: bool = False, models: bool 
     Args:
         store: add the options of the connection itself. Without them the command has only `--timeout`.
         collection: add `--collection`.
-        models: add `--bundle`, `--models` and `--threads`.
+        models: add `--bundle`, `--models`, `--threads` and `--max-pixels`.
     """
     options = (_STORE if store else ()) + _TIMEOUT + (_COLLECTION if collection else ()) + (_MODELS if models else ())
 

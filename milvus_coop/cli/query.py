@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from milvus_coop.cli.options import with_settings
+from milvus_coop.cli.outputs import check_file, write_file
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
 
@@ -81,6 +82,7 @@ def query(
     from milvus_coop.search import CoopSearch
     from milvus_coop.search.options import QueryOptions
 
+    check_file(html)
     options = QueryOptions(**changes)  # type: ignore[arg-type]
     limit = options.limit
     if html is not None:  # a page shows the bi-encoder's order as well
@@ -106,8 +108,4 @@ def query(
 def _write_page(path: Path, found: SearchResult, asked: str | Path, info: CollectionInfo, limit: int, filter_: str) -> None:
     from milvus_coop.serving.gallery import render
 
-    page = render(found, asked, info, limit=limit, filter=filter_)
-    try:
-        path.write_bytes(page.encode("utf-8", errors="replace"))  # file names need not be valid Unicode
-    except OSError as exc:
-        raise InvalidArgumentError(f"{path} cannot be written: {exc.strerror}", expected="a file in a folder that exists") from exc
+    write_file(path, render(found, asked, info, limit=limit, filter=filter_))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -91,11 +91,15 @@ def print_scores(texts: Sequence[str], uris: Sequence[str], comparison: Comparis
     console.print("match probability (cosine)", style="dim", highlight=False)
 
 
-def print_failures(failures: Sequence[Failure], to_stderr: bool = False) -> None:
-    """Print the number of items that could not be used, and each with its reason. Nothing if there are none."""
+def print_failures(failures: Sequence[Failure], passed_over: Mapping[str, int], to_stderr: bool = False) -> None:
+    """Print the number of items that could not be used, and each with its reason. Nothing if there are none.
+
+    Images that were passed over, given by their suffix, are counted in another line.
+    """
+    console = Console(stderr=to_stderr)
+    print_passed_over(passed_over, console)
     if not failures:
         return
-    console = Console(stderr=to_stderr)
     console.print(f"{len(failures):,} failed", style="red", highlight=False)
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in failures), console)
 
@@ -111,6 +115,19 @@ def print_report(report: IngestReport, collection: str) -> None:
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in report.failures[:10]))
     if report.failed > 10:
         console.print(f"… and {report.failed - 10:,} more; --failed FILE lists them all", style="yellow")
+    print_passed_over(report.passed_over, console)
+
+
+def print_passed_over(counts: Mapping[str, int], console: Console | None = None) -> None:
+    """Print how many images of which kinds were passed over because they cannot be read, and how to read them."""
+    from milvus_coop.ingest.sources import how_to_read
+
+    by_hint: dict[str, list[str]] = {}
+    for suffix, n in counts.items():
+        by_hint.setdefault(how_to_read(suffix), []).append(f"{n:,} {suffix}")
+    for hint, kinds in by_hint.items():
+        line = f"{', '.join(kinds)} passed over: {hint or 'images of these kinds cannot be read'}"
+        (console or Console()).print(escape(line), style="yellow", highlight=False, soft_wrap=True)
 
 
 def print_sweep(report: SweepReport, collection: str, dry_run: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from milvus_coop.cli.outputs import check_folder
 from milvus_coop.errors import InvalidArgumentError, TrainingError
 from milvus_coop.offline.training.run.config import TrainConfig, read_settings
 from milvus_coop.offline.training.run.order import OBJECTIVES, TASKS
@@ -112,6 +113,8 @@ def train(
         _check_joint(objective)
         check_target(out, out.name)
     folder = run or Path("runs") / objective
+    check_folder(out)
+    check_folder(folder)
     with train_progress(quiet or as_json) as on_progress:
         report = run_training(TrainConfig.from_dict(values), folder, on_progress=on_progress)
     if not is_main_process():
@@ -149,6 +152,7 @@ def export(run: Path, out: Path, checkpoint: bool, as_json: bool, **options: Any
     _need_torch()
     from milvus_coop.offline.training.bundling.export import export_run
 
+    check_folder(out)
     _print_exported(export_run(run, out, keep_checkpoint=checkpoint, **options), as_json=as_json)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from milvus_coop.cli.outputs import check_folder
 from milvus_coop.config import PREFIX, Settings
 
 _bundle = click.option(
@@ -40,8 +41,8 @@ def triton() -> None:
     "--precision", type=click.Choice(["fp16", "fp32"]), default="fp16", show_default=True, help="Precision of graphs on GPUs."
 )
 @click.option("--gpu", is_flag=True, help="onnxruntime: run on GPUs, with the TensorRT accelerator.")
-@click.option("--instances", type=click.IntRange(min=1), default=2, show_default=True, help="Copies of each model.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads per instance, on CPUs.")
+@click.option("--instances", type=click.IntRange(1, 1024), default=2, show_default=True, help="Copies of each model.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads per instance, on CPUs.")
 @click.option("--cuda-graphs", is_flag=True, help="tensorrt: use CUDA graphs.")
 @click.option(
     "--plan", "plans", multiple=True, metavar="CAPABILITY=FILE", help="tensorrt: plan for one kind of GPU, such as 8.9=sm89.plan."
@@ -77,6 +78,7 @@ def export(
     if bad := [plan for plan in plans if "=" not in plan]:
         raise InvalidArgumentError(f"--plan is '{bad[0]}'", expected="CAPABILITY=FILE, such as 8.9=sm89.plan")
     files = dict(plan.split("=", 1) for plan in plans)
+    check_folder(out)
     tuning = Tuning(instances=instances, threads=threads, gpu=gpu, cuda_graphs=cuda_graphs, plans_by_capability=files)
     chosen: Platform = next(p for p in get_args(Platform) if p == platform)
     exact: Precision = next(p for p in get_args(Precision) if p == precision)
@@ -108,6 +110,8 @@ def build_plans_(repository: Path, force: bool, cache: Path | None) -> None:
     """
     from milvus_coop.serving.plans import build_plans
 
+    check_folder(repository)
+    check_folder(cache)
     for plan in build_plans(repository, force=force, cache=cache, on_progress=lambda line: click.echo(line, err=True)):
         state = "built" if plan.reason else "up to date"
         facts = f"{plan.layers} layers, {plan.plan_bytes / 1e6:.1f} MB, {plan.build_s:.1f} s, {plan.compiler}, {plan.gpu}"
@@ -141,7 +145,7 @@ def check_plans(bundle: str, target: str) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=8001, show_default=True, help="Port of gRPC, which --models uses.")
 @click.option("--http-port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of HTTP and health checks.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), default=8002, show_default=True, help="Port of Prometheus metrics.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads per model.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads per model.")
 @click.argument("arguments", nargs=-1)
 def serve(
     bundle: str,
@@ -165,6 +169,7 @@ def serve(
       milvus-coop triton serve --repository models/ -- --log-verbose=1
     """
     from milvus_coop.bundle import load_bundle
+    from milvus_coop.cores import thread_count
     from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
 
     def tell(line: str) -> None:
@@ -174,7 +179,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="milvus-coop-triton-") as folder:
         install = find_triton(on_progress=tell)
         served = repository or export_repository(
-            load_bundle(bundle), Path(folder, "models"), "python", tuning=Tuning(threads=threads)
+            load_bundle(bundle), Path(folder, "models"), "python", tuning=Tuning(threads=thread_count(threads))
         )
         endpoints = Endpoints(host, port, http_port, metrics_port)
         server = TritonServer(install, served, endpoints=endpoints, arguments=arguments, on_problem=tell)

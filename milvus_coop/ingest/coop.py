@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, get_args
 
@@ -11,7 +11,7 @@ from milvus_coop.arguments import one_of
 from milvus_coop.config import Settings, SettingsArguments
 from milvus_coop.ingest.run import ingest
 from milvus_coop.ingest.sink import Progress
-from milvus_coop.ingest.sources import check_sources
+from milvus_coop.ingest.sources import check_sources, listed
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import open_models, split_models
 from milvus_coop.store import Index, Store
@@ -72,7 +72,7 @@ class CoopIngest:
 
     def run(
         self,
-        sources: Sequence[str | Path],
+        sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
         prune: bool = False,
         force: bool = False,
@@ -82,16 +82,17 @@ class CoopIngest:
         """Bring the collection up to date with the sources. Safe to repeat, even after a run that was killed.
 
         Args:
-            sources: folders, globs, files, and .jsonl or .csv lists; see the README.
+            sources: folders, globs, files, and .jsonl or .csv lists; see docs/ingest.md. A single path is one source.
             prune: remove items of the sources whose file or line no longer exists.
             force: encode all items again, even unchanged ones.
-            batch: number of items per run of the encoder.
+            batch: number of items per run of the encoder, at most 256.
             on_progress: a function that is called regularly with the counts so far.
 
         Raises:
             SourceError: a source is missing, empty or malformed.
             StoreError, BackendError: Milvus or the encoder failed; rows that were written stay.
         """
+        sources = listed(sources)
         check_sources(sources, self._kind)  # first, because a mistyped path must not leave an empty collection behind
         encoder = self._models.encoder
         if self._collection is None:

@@ -6,17 +6,17 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from milvus_coop.store.schema import URI_BYTES, VARCHAR_BYTES
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.store.metadata import plain_metadata
+from milvus_coop.store.schema import URI_BYTES
 from milvus_coop.types import Failure
 
 HALF = 32
 """Number of hex digits of an id, and of each half of a digest: 128 bits."""
-DEEPEST = 32
-"""Maximum number of nested levels in metadata. The JSON writers for clients fail somewhere beyond 200 levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +59,25 @@ def uri_of(path: str | Path) -> str:
 
 
 def checked(item: Item, where: str = "") -> Entry:
-    """The item, or a `Failure` that says why no collection can hold it. `where` names the line of a list."""
-    if _depth(item.metadata) > DEEPEST:
-        return Failure(where or ascii(item.uri)[1:-1], f"the metadata is nested too deeply; expected: at most {DEEPEST} levels")
+    """The item with plain metadata, or a `Failure` that says why no collection can hold it. `where` names the line of a list."""
+    named = where or printable(item.uri)
     try:
         n_bytes = len(item.uri.encode())
-        n_metadata = len(json.dumps(item.metadata, ensure_ascii=False).encode()) if item.metadata else 0
+        if any(c < " " for c in item.uri):
+            return Failure(named, "its name has control characters")
+        if n_bytes > URI_BYTES:
+            return Failure(where or item.uri, f"the uri has {n_bytes:,} bytes; expected: at most {URI_BYTES:,}")
+        return item if not item.metadata else replace(item, metadata=plain_metadata(item.metadata)[0])
     except UnicodeEncodeError:
-        return Failure(where or ascii(item.uri)[1:-1], "its name or metadata is not valid Unicode")
-    if any(c < " " for c in item.uri):
-        return Failure(where or ascii(item.uri)[1:-1], "its name has control characters")
-    if n_bytes > URI_BYTES:
-        return Failure(where or item.uri, f"the uri has {n_bytes:,} bytes; expected: at most {URI_BYTES:,}")
-    if n_metadata > VARCHAR_BYTES:
-        return Failure(where or item.uri, f"the metadata has {n_metadata:,} bytes; expected: at most {VARCHAR_BYTES:,}")
-    return item
+        return Failure(named, "its name is not valid Unicode")
+    except InvalidArgumentError as exc:
+        return Failure(named, str(exc))
 
 
-def _depth(value: object) -> int:
-    """Number of nested levels of objects and lists. They are counted without recursion, so that any depth can be counted."""
-    depth, level = 0, [value]
-    while level := [part for part in level if isinstance(part, (Mapping, list))]:
-        depth += 1
-        level = [inner for part in level for inner in (part.values() if isinstance(part, Mapping) else part)]
-    return depth
+def printable(name: str) -> str:
+    """A name as UTF-8 can write it, on one line. Bytes of a file name that are not UTF-8 are shown as escapes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return ascii(name)[1:-1]
+    return name if not any(c < " " for c in name) else ascii(name)[1:-1]

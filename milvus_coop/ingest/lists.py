@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from milvus_coop.errors import SourceError
-from milvus_coop.ingest.items import Entry, Item, checked, hash_of, uri_of
-from milvus_coop.store.schema import RESERVED
+from milvus_coop.ingest.items import Entry, Item, checked, hash_of, printable, uri_of
+from milvus_coop.store.metadata import is_taken
 from milvus_coop.types import Failure, Kind
 
 LISTS = frozenset({".jsonl", ".ndjson", ".csv"})
@@ -22,6 +21,9 @@ TEXTS = LISTS | {".txt"}
 
 NAMING = frozenset({"uri", "path", "text"})
 """A CSV file must have at least one of these columns."""
+
+SHOWN = 80
+"""Maximum number of characters of a path that an error repeats."""
 
 INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d{1,3})?")
@@ -38,22 +40,30 @@ def read_list(path: Path, kind: Kind) -> Iterator[Entry]:
     file and `uri` is its name in the collection. A text has `text`, and may have `uri` or `id`. All other columns are metadata. CSV
     files have a header; see `parse_value` for their values. In .txt files, each line that is not blank is a text.
 
+    The names of CSV columns are taken without the blanks around them. A name that appears twice, or that metadata cannot use, is an
+    error of the whole list, because each of its lines would fail.
+
     A text without a uri gets the name `<list>#<hash of the text>`. So a text that is repeated in a list is one item, and inserting
     a line changes no other item.
 
     Yields:
         Items, and a `Failure` named `<list>:<line>` for each broken line.
+
+    Raises:
+        SourceError: the header of a CSV file cannot be used.
+        OSError: the file cannot be read.
     """
+    name = printable(uri_of(path))
     # Bytes that are not UTF-8 become lone surrogates here. They are found below and reported with their line.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = {".csv": _csv_rows, ".txt": _text_rows}.get(path.suffix.lower(), _json_rows)(file)
-        for line, row in rows:
-            where = f"{uri_of(path)}:{line}"
+        suffix = path.suffix.lower()
+        for line, row in _csv_rows(file, kind) if suffix == ".csv" else _text_rows(file) if suffix == ".txt" else _json_rows(file):
+            where = f"{name}:{line}"
             try:
                 if isinstance(row, str):
                     raise _BadRowError(row)
                 yield checked(_text(row, path) if kind == "text" else _picture(row, path), where)
-            except _BadRowError as exc:
+            except (ValueError, OSError) as exc:  # a path or an address that cannot be parsed
                 yield Failure(where, f"line {line}: {exc}")
 
 
@@ -77,34 +87,79 @@ def _json_rows(file: IO[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
     def refuse(constant: str) -> Any:
         raise _BadRowError(f"{constant} is not JSON")
 
+    decoder = json.JSONDecoder(parse_constant=refuse, object_pairs_hook=_without_repetition)
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_constant=refuse)
+            row = decoder.decode(line)
             yield number, row if isinstance(row, dict) else "not a JSON object"
         except (ValueError, RecursionError) as exc:
             yield number, str(exc) if isinstance(exc, _BadRowError) else f"not JSON: {exc}"
 
 
-def _csv_rows(file: IO[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    reader = csv.DictReader(file, strict=True)
-    if not NAMING & {*(reader.fieldnames or ())}:
-        raise SourceError(f"{file.name} has no header with a column that names its items", expected="uri, path or text")
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise _BadRowError(f"the name '{_repeated([name for name, _ in pairs])}' appears twice")
+    return row
+
+
+def _csv_rows(file: IO[str], kind: Kind) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    reader = csv.reader(file, strict=True)
+    names = _columns(reader, file.name, kind)
     while True:
         try:
-            row = next(reader, None)
+            values = next(reader, None)
         except csv.Error as exc:
             yield reader.line_num, f"not CSV: {exc}"
             continue
-        if row is None:
+        if values is None:
             return
-        if None in row:
-            yield reader.line_num, f"more values than the header's {len(reader.fieldnames or ())} columns"
+        if not values:
+            continue
+        if len(values) > len(names):
+            yield reader.line_num, f"more values than the header's {len(names)} columns"
+            continue
+        if any(value.strip() for column, value in zip(names, values, strict=False) if not column):
+            yield reader.line_num, "a value stands in a column without a name"
             continue
         # The text and the name of an item are never numbers.
-        named = {k: v if k in {"text", "uri", "path", "id"} else parse_value(v) for k, v in row.items() if v is not None}
-        yield reader.line_num, {k: v for k, v in named.items() if v not in (None, "")}
+        row = {k: v if k in {"text", "uri", "path", "id"} else parse_value(v) for k, v in zip(names, values, strict=False) if k}
+        yield reader.line_num, {k: v for k, v in row.items() if v not in (None, "")}
+
+
+def _columns(reader: Iterator[list[str]], name: str, kind: Kind) -> list[str]:
+    """The names of the columns of a CSV file, from its header.
+
+    Raises:
+        SourceError: the header names no items, or has a name that cannot be used.
+    """
+    try:
+        names = [column.strip() for column in next(reader, [])]
+    except csv.Error as exc:
+        raise SourceError(f"the header of {name} is not CSV: {exc}") from exc
+    used = [column for column in names if column]
+    if not NAMING & set(used):
+        raise SourceError(f"{name} has no header with a column that names its items", expected="uri, path or text")
+    if len(set(used)) < len(used):
+        raise SourceError(f"{name} has two columns '{_repeated(used)}'", expected="a different name for each column")
+    if "" in names[: names.index(used[-1])]:
+        raise SourceError(
+            f"column {names.index('') + 1} of {name} has no name",
+            expected="a name for each column (pandas: to_csv with index=False)",
+        )
+    own = {"uri", "text", "id"} if kind == "text" else {"uri"}
+    if taken := [column for column in used if is_taken(column) and column not in own]:
+        hint = "; a column 'uri' names images, beside a column 'path' with their files" if taken[0] == "id" else ""
+        raise SourceError(
+            f"{name} has a column '{taken[0][:80]}', and that name is taken by the collection", expected=f"another name{hint}"
+        )
+    return names
+
+
+def _repeated(names: list[str]) -> str:
+    return next(name for place, name in enumerate(names) if name in names[:place])
 
 
 def _text_rows(file: IO[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -119,11 +174,14 @@ def _picture(row: dict[str, Any], source: Path) -> Item:
     place = path if path is not None else uri
     if not isinstance(place, str) or not place or not isinstance(uri or "", str):
         raise _BadRowError("no 'uri' or 'path' with the name of a file")
-    parts = urlsplit(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError as exc:
+        raise _BadRowError(f"'{place[:SHOWN]}' is neither a path nor a file:// address: {exc}") from exc
     if parts.scheme == "file":
         place = unquote(parts.path)
     elif "://" in place:
-        raise _BadRowError(f"'{place}' is not a local file; name the file in 'path' and keep the address in 'uri'")
+        raise _BadRowError(f"'{place[:SHOWN]}' is not a local file; name the file in 'path' and keep the address in 'uri'")
     if "\0" in place:
         raise _BadRowError("the path contains a zero character")
     local = Path(uri_of(os.path.join(source.parent, place)))  # noqa: PTH118 - uri_of makes it a Path
@@ -135,22 +193,18 @@ def _text(row: dict[str, Any], source: Path) -> Item:
     text = row.pop("text", None)
     if not isinstance(text, str) or not text.strip():
         raise _BadRowError("no 'text'")
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise _BadRowError("the text is not valid Unicode")
     uri, key = row.pop("uri", None), row.pop("id", None)
+    if uri is not None and key is not None:
+        raise _BadRowError("both 'uri' and 'id' name the text; expected: one of them")
     name = uri if uri is not None else key
     if name is None:
-        name = f"{uri_of(source)}#{hash_of(text.encode(errors='surrogateescape'))}"
+        name = f"{uri_of(source)}#{hash_of(text.encode())}"
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
         raise _BadRowError("'uri' or 'id' is neither text nor a whole number")
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        raise _BadRowError("the text is not valid UTF-8")
     return Item(str(name), text=text, metadata=_metadata(row))
 
 
 def _metadata(row: dict[str, Any]) -> dict[str, Any]:
-    if taken := sorted(k for k in row if k in RESERVED or not k or k.startswith("$")):
-        raise _BadRowError(f"the name '{taken[0]}' is taken by the collection; rename it")
-    if wrong := [k for k, v in row.items() if isinstance(v, int) and not -(2**63) <= v < 2**63]:
-        raise _BadRowError(f"'{wrong[0]}' does not fit into 64 bits")
-    if endless := [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]:
-        raise _BadRowError(f"'{endless[0]}' is not a finite number")
     return {k: v for k, v in row.items() if v is not None}

@@ -5,7 +5,6 @@ The queues between the stages are bounded, so memory does not grow with the numb
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
+from milvus_coop.cores import available_cores
 from milvus_coop.ingest.items import Entry, Item
 from milvus_coop.ingest.sink import Progress, Sink
 from milvus_coop.ingest.work import Ready, Work
@@ -58,7 +58,7 @@ class Options:
     @property
     def decoders(self) -> int:
         """Number of threads that read and decode; default one per core, at most 8."""
-        return self.threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        return self.threads or min(8, available_cores())
 
 
 class Pipeline:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
-from collections.abc import Callable, Sequence, Set
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence, Set
 
+from milvus_coop.cores import thread_count
 from milvus_coop.errors import InvalidArgumentError, StoreError
+from milvus_coop.ingest.items import Entry
 from milvus_coop.ingest.pipeline import Counts, Options, Pipeline
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
-from milvus_coop.ingest.sources import Source, open_sources, read_sources
+from milvus_coop.ingest.sources import PassedOver, Source, open_sources, read_sources
 from milvus_coop.ingest.work import work_for
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.store.token_store import TokenStore
@@ -20,12 +22,17 @@ from milvus_coop.types import Failure, IngestReport, Kind
 STOP_S = 2.0
 """Time to wait for the counting thread to stop; it may be reading a folder with a million names."""
 
+MAX_BATCH = 256
+
+PER_CORE = 4
+"""Maximum number of threads per core that read and decode. Threads that read from a network often wait."""
+
 DELETE = 1000
 """Number of rows of one delete."""
 
 
 def ingest(
-    sources: Sequence[str | Path],
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     sink: Sink,
     encoder: Encoder,
@@ -43,7 +50,8 @@ def ingest(
     Items of a list must also have the same metadata. After an ingest was killed, run it again.
 
     Args:
-        sources: folders, globs, images, and lists of images (JSONL, CSV); for texts: files of texts (txt, JSONL, CSV) and globs.
+        sources: folders, globs, images, and lists of images (JSONL, CSV); for texts: files of texts (txt, JSONL, CSV) and globs. A
+            single path is one source.
         sink: the collection.
         encoder: the bi-encoder of the bundle that the collection was made with.
         kind: the kind of the collection.
@@ -51,8 +59,8 @@ def ingest(
             files are written before the rows that name them.
         prune: remove the items of the sources that no longer exist: files that were deleted, and lines that were removed from a
             file of texts. Items outside the sources stay. Nothing is removed if a part of the sources cannot be read.
-        batch: number of items per run of the encoder.
-        threads: number of threads that read and decode; default one per core, at most 8.
+        batch: number of items per run of the encoder, at most 256.
+        threads: number of threads that read and decode, at most four per core; default one per core, at most 8.
         force: encode unchanged items too.
         on_progress: a function that is called in this thread, about ten times a second and at the end.
 
@@ -61,33 +69,33 @@ def ingest(
 
     Raises:
         SourceError: a source is missing, empty or of an unknown type. Nothing was done.
-        InvalidArgumentError: `batch` or `threads` is below 1, or the bundle needs `tokens`.
+        InvalidArgumentError: `batch` or `threads` is out of range, or the bundle needs `tokens`.
         BackendError, StoreError: the model or Milvus failed. Rows that were written stay; run the ingest again.
         IngestInterrupted: the user pressed Ctrl-C. All encoded items are written, and the exception has the report.
     """
-    for name, value in (("batch", batch), ("threads", threads)):
-        if value is not None and value < 1:
-            raise InvalidArgumentError(f"{name} is {value}", expected="at least 1")
+    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= MAX_BATCH:
+        raise InvalidArgumentError(f"batch is {str(batch)[:100]}", expected=f"a whole number from 1 to {MAX_BATCH}")
+    decoders = thread_count(threads, per_core=PER_CORE) if threads else None
     work = work_for(kind, encoder, tokens)
     start = time.monotonic()
-    opened, seen = open_sources(sources, kind), set[str]()
+    opened, seen, passed = open_sources(sources, kind), set[str](), PassedOver()
     with _Total(opened, wanted=on_progress is not None) as total:
-        pipeline = Pipeline(sink, work, Options(batch, threads, force), on_progress, total)
-        _run(pipeline, opened, seen, start)
+        pipeline = Pipeline(sink, work, Options(batch, decoders, force), on_progress, total)
+        _run(pipeline, read_sources(opened, seen, passed), passed, start)
     removed = 0
     if prune and not pipeline.counts.broken:
         removed = _prune(opened, seen, sink)
-    return _report(pipeline.counts, removed, time.monotonic() - start, pruning_skipped=prune and pipeline.counts.broken)
+    return _report(pipeline.counts, removed, time.monotonic() - start, passed, pruning_skipped=prune and pipeline.counts.broken)
 
 
-def _run(pipeline: Pipeline, sources: Sequence[Source], seen: set[str], start: float) -> None:
+def _run(pipeline: Pipeline, entries: Iterable[Entry], passed: PassedOver, start: float) -> None:
     try:
-        pipeline.run(read_sources(sources, seen))
+        pipeline.run(entries)
     except StoreError:
         raise
     except KeyboardInterrupt:
         pipeline.flush()
-        raise IngestInterrupted(_report(pipeline.counts, 0, time.monotonic() - start)) from None
+        raise IngestInterrupted(_report(pipeline.counts, 0, time.monotonic() - start, passed)) from None
     except BaseException:
         with contextlib.suppress(StoreError):  # the first error is the one to raise
             pipeline.flush()
@@ -104,7 +112,7 @@ def _prune(sources: Sequence[Source], seen: Set[str], sink: Sink) -> int:
     return len(ids)
 
 
-def _report(counts: Counts, removed: int, seconds: float, *, pruning_skipped: bool = False) -> IngestReport:
+def _report(counts: Counts, removed: int, seconds: float, passed: PassedOver, *, pruning_skipped: bool = False) -> IngestReport:
     failures = counts.failures
     if pruning_skipped:
         first, *others = failures
@@ -116,6 +124,7 @@ def _report(counts: Counts, removed: int, seconds: float, *, pruning_skipped: bo
         removed=removed,
         failures=tuple(failures),
         seconds=seconds,
+        passed_over=dict(sorted(passed.counts.items())),
     )
 
 

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from milvus_coop.ingest.items import printable
+from milvus_coop.models.preprocess.formats import SUFFIXES
 from milvus_coop.types import Failure
 
-PICTURES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-"""Suffixes of the files that folders and globs include, in upper or lower case. Other files are ignored."""
+OTHER_IMAGES = (
+    frozenset({".avif", ".avifs", ".heic", ".heics", ".heif", ".heifs", ".hif"})  # read only where a decoder is installed
+    | frozenset({".svg", ".svgz", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".psd", ".psb", ".xcf", ".kra", ".eps", ".emf", ".wmf"})
+    | frozenset({".ico", ".icns", ".tga", ".dds", ".exr", ".hdr", ".pcx", ".pbm", ".pgm", ".ppm", ".pnm", ".qoi", ".bpg", ".jxr"})
+    | frozenset({".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef"})
+    | frozenset({".srw", ".3fr", ".iiq", ".x3f", ".erf", ".kdc", ".mrw"})  # these and the line above: raw files of cameras
+) - SUFFIXES
+"""Suffixes of images that cannot be read. Folders and globs pass them over and count them."""
 
 ANY_DEPTH = "**"
+
+PassOver = Callable[[Path], None]
+"""A function that is called with each image that is passed over because it cannot be read."""
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a file name in lower case, with its point."""
+    return name[name.rfind(".") :].lower()
 
 
 def is_glob(source: str) -> bool:
@@ -36,12 +52,14 @@ def matches(parts: Sequence[str], names: Sequence[str]) -> bool:
     return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and matches(parts[1:], names[1:])
 
 
-def walk(root: Path, parts: Sequence[str] = (ANY_DEPTH,), suffixes: frozenset[str] = PICTURES) -> Iterator[Path | Failure]:
+def walk(
+    root: Path, parts: Sequence[str] = (ANY_DEPTH,), suffixes: frozenset[str] = SUFFIXES, *, pass_over: PassOver | None = None
+) -> Iterator[Path | Failure]:
     """The files below a folder that match a pattern and have one of the suffixes.
 
     The files are sorted by name; the files of a folder come before its subfolders. Hidden files and folders are skipped. Links to
     folders are followed, but no folder is entered twice. A folder whose name ends in a suffix is yielded too, because it looks like
-    an image.
+    an image. `pass_over` is called with each file that matches and is one of `OTHER_IMAGES`.
 
     Yields:
         Paths below `root`, and a `Failure` for each folder that cannot be listed.
@@ -56,12 +74,16 @@ def walk(root: Path, parts: Sequence[str] = (ANY_DEPTH,), suffixes: frozenset[st
             if (status.st_dev, status.st_ino) in entered:
                 continue
             entered.add((status.st_dev, status.st_ino))
-            files, folders = _listing(folder, suffixes)
-        except OSError as exc:
-            yield Failure(folder.as_posix(), f"the folder cannot be listed: {exc.strerror}")
+            files, folders = _listing(folder, suffixes | OTHER_IMAGES if pass_over else suffixes)
+        except (OSError, ValueError) as exc:
+            yield Failure(printable(folder.as_posix()), f"the folder cannot be listed: {getattr(exc, 'strerror', None) or exc}")
             continue
         for name in files:
-            if matches(parts, (*names, name)):
+            if not matches(parts, (*names, name)):
+                continue
+            if pass_over and suffix_of(name) not in suffixes:
+                pass_over(folder / name)
+            else:
                 yield folder / name
         if depth is None or len(names) + 1 < depth:
             stack.extend((folder / name, (*names, name)) for name in reversed(folders))
@@ -76,7 +98,7 @@ def _listing(folder: Path, suffixes: frozenset[str]) -> tuple[list[str], list[st
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.name[entry.name.rfind(".") :].lower() in suffixes:
+            if suffix_of(entry.name) in suffixes:
                 files.append(entry.name)
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.name)

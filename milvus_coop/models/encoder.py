@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -24,7 +24,7 @@ from milvus_coop.bundle.spec import (
     TensorSpec,
 )
 from milvus_coop.models.backends.base import Backend
-from milvus_coop.models.preprocess.images import decode, normalise, patch_mask, to_pixels
+from milvus_coop.models.preprocess.images import MAX_PIXELS, decode, normalise, patch_mask, to_pixels
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import quantise
 from milvus_coop.types import Array
@@ -72,8 +72,11 @@ class EncodedImages:
 class Encoder:
     """Runs the two encoders of a backend's bundle. Safe to share between threads."""
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer, ce_tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self, backend: Backend, tokenizer: Tokenizer, ce_tokenizer: Tokenizer | None = None, *, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self._backend = backend
+        self._max_pixels = max_pixels
         self._tokenizer = tokenizer
         self._ce_tokenizer = ce_tokenizer
 
@@ -105,7 +108,9 @@ class Encoder:
             arrays |= {CE_PREFIX + name: array for name, array in self._ce_tokenizer(listed).items()}
         return arrays
 
-    def decode(self, picture: Path | bytes | IO[bytes] | Image, *, name: str = "") -> Image:
+    def decode(
+        self, picture: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image, *, name: str = ""
+    ) -> Image:
         """Decode an image for `pixels` or `encode_images`: upright RGB on the bundle's background, no larger than the bundle needs.
 
         Items and queries are both decoded here, so that the same image always becomes the same pixels.
@@ -117,7 +122,13 @@ class Encoder:
         Raises:
             ImageError: the image cannot be read.
         """
-        return decode(picture, at_least=self.spec.largest_image, background=self.spec.image.background, name=name)
+        return decode(
+            picture,
+            at_least=self.spec.largest_image,
+            background=self.spec.image.background,
+            max_pixels=self._max_pixels,
+            name=name,
+        )
 
     def pixels(self, images: Sequence[Image]) -> dict[str, Array]:
         """The inputs of the bundle's image encoder for decoded RGB images.

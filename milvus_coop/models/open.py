@@ -10,6 +10,7 @@ from milvus_coop.config import Settings
 from milvus_coop.errors import BundleMismatchError, InvalidArgumentError, quoted
 from milvus_coop.models.backends import Backend, open_backend
 from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.preprocess.images import MAX_PIXELS
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.reranker import Reranker
 
@@ -45,7 +46,7 @@ def open_models(settings: Settings, backend: Backend | None = None) -> Models:
             f"the backend runs {opened.spec.label} ({opened.spec.fingerprint})",
             expected=f"{bundle.spec.label} ({bundle.spec.fingerprint})",
         )
-    return Models(opened, open_encoder(bundle, opened), Reranker(opened), owned=backend is None)
+    return Models(opened, open_encoder(bundle, opened, settings.max_pixels), Reranker(opened), owned=backend is None)
 
 
 def split_models(
@@ -62,8 +63,8 @@ def split_models(
     return Settings.of(settings).override(collection=collection, models=named, **overrides), backend
 
 
-def open_encoder(bundle: Bundle, backend: Backend) -> Encoder:
-    """The bi-encoder of a bundle on a backend, with the bundle's tokenizers."""
+def open_encoder(bundle: Bundle, backend: Backend, max_pixels: int = MAX_PIXELS) -> Encoder:
+    """The bi-encoder of a bundle on a backend, with the bundle's tokenizers; see `decode` for `max_pixels`."""
     spec = bundle.spec
     ce_tokenizer = None if spec.ce_text is None else Tokenizer(bundle.path(CE_TOKENIZER), spec.ce_text)
-    return Encoder(backend, Tokenizer(bundle.path(TOKENIZER), spec.text), ce_tokenizer)
+    return Encoder(backend, Tokenizer(bundle.path(TOKENIZER), spec.text), ce_tokenizer, max_pixels=max_pixels)

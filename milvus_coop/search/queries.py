@@ -76,14 +76,12 @@ def decode_query(encoder: Encoder, image: ImageInput) -> Image.Image:
         InvalidArgumentError: it is a URL, which is not fetched, or has a type that cannot be an image.
         ImageError: it cannot be read.
     """
-    if isinstance(image, Image.Image):
-        return encoder.decode(image)
-    if isinstance(image, bytes | bytearray | memoryview):
-        return encoder.decode(bytes(image))
-    if not isinstance(image, str | os.PathLike):
+    if isinstance(image, str | os.PathLike):
+        text = str(image)
+        file = local_path(text) if _URL.match(text) else text
+        if file is None:
+            raise InvalidArgumentError(f"image is the URL {quoted(text)}, and URLs are not fetched", expected=EXPECTED_IMAGE)
+        return encoder.decode(as_path("image", file))
+    if not isinstance(image, bytes | bytearray | memoryview | Image.Image):
         raise InvalidArgumentError(f"image is {quoted(image)}", expected=EXPECTED_IMAGE)
-    text = str(image)
-    file = local_path(text) if _URL.match(text) else text
-    if file is None:
-        raise InvalidArgumentError(f"image is the URL {quoted(text)}, and URLs are not fetched", expected=EXPECTED_IMAGE)
-    return encoder.decode(as_path("image", file))
+    return encoder.decode(image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.store.layout import ContentField
-from milvus_coop.store.schema import DIGEST_BYTES, EMBEDDING, ID_BYTES, RESERVED, URI_BYTES, VARCHAR_BYTES
+from milvus_coop.store.metadata import plain_metadata
+from milvus_coop.store.schema import DIGEST_BYTES, EMBEDDING, ID_BYTES, URI_BYTES, VARCHAR_BYTES
 from milvus_coop.types import ImageFile, Row
 
 REQUEST_BYTES = 32 * 2**20
@@ -138,35 +138,16 @@ def _utf8_size(name: str, text: str, of: str) -> int:
     try:
         return len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as exc:
-        raise InvalidArgumentError(f"the {name} of {of!r} is not valid Unicode", expected="text that UTF-8 can write") from exc
+        raise InvalidArgumentError(
+            f"the {name} of {of[:100]!r} is not valid Unicode", expected="text that UTF-8 can write"
+        ) from exc
 
 
 def _metadata(row: Row) -> tuple[Mapping[str, Any], int]:
     """Metadata as plain JSON values, and its size in bytes."""
     if not row.metadata:
         return {}, 0
-    for name in row.metadata:
-        if not isinstance(name, str) or not name or name.startswith("$") or name in RESERVED:
-            raise InvalidArgumentError(
-                f"metadata of '{row.uri}' has the key {name!r}",
-                expected=f"a name that does not start with $ and is none of {', '.join(sorted(RESERVED))}",
-            )
     try:
-        text = json.dumps(dict(row.metadata), ensure_ascii=False, allow_nan=False)
-        n_bytes = len(text.encode())
-        plain: dict[str, Any] = json.loads(text, parse_int=_int64)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidArgumentError(
-            f"metadata of '{row.uri}' is not JSON: {exc}",
-            expected="texts, finite numbers, booleans, None, and lists and dicts of them",
-        ) from exc
-    if n_bytes > VARCHAR_BYTES:
-        raise InvalidArgumentError(f"metadata of '{row.uri}' takes {n_bytes} bytes", expected=f"at most {VARCHAR_BYTES}")
-    return plain, n_bytes
-
-
-def _int64(digits: str) -> int:
-    value = int(digits)
-    if abs(value) > INT64_MAX:
-        raise ValueError(f"{digits} is too large for 64 bits")
-    return value
+        return plain_metadata(row.metadata)
+    except InvalidArgumentError as exc:
+        raise InvalidArgumentError(f"metadata of {row.uri[:100]!r}: {exc.given}", expected=exc.expected) from exc

@@ -85,6 +85,16 @@ def test_a_mistake_gets_an_error_not_a_traceback(data: Path, arguments: tuple[st
     assert message in done.stderr
 
 
+def test_a_missing_image_is_the_first_reason(tmp_path: Path) -> None:
+    source = tmp_path / "one.jsonl"
+    source.write_text('{"image": "missing.jpg", "caption": "a dog", "split": "test"}\n', encoding="utf-8")
+    done = run("--data", source)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Error: one.jsonl, line 1: there is no image ")
+    assert "so " in done.stderr
+    assert "no items in the split 'test'" in done.stderr
+
+
 def test_data_is_needed_and_checked() -> None:
     assert "Missing option '--data'" in run().stderr
     assert "nowhere.jsonl" in run("--data", "nowhere.jsonl").stderr

@@ -181,6 +181,16 @@ def test_ingest_again_and_with_failures(folder: Path) -> None:
         (("query", "x", "--bundle", "nonsense"), "no bundle 'nonsense'"),
         (("query", "x", "--models", "nonsense"), "models is 'nonsense'"),
         (("ingest", "missing"), "missing"),
+        (("ingest", ""), "the name of a source is empty"),
+        (("ingest", "photos", "--failed", "no/such/folder/x.jsonl"), "no/such/folder/x.jsonl cannot be written"),
+        (("ingest", "photos", "--failed", "photos/dog.jpg/x"), "photos/dog.jpg/x cannot be written"),
+        (("ingest", "photos", "--batch", "5000"), "batch is 5000"),
+        (("ingest", "photos", "--threads", "5000"), "threads is 5000"),
+        (("ingest", "photos", "--threads", "-1"), "threads is -1"),
+        (("query", "x", "--html", "no/such/folder/x.html"), "no/such/folder/x.html cannot be written"),
+        (("query", "--image", "https://example.com/a.jpg"), "is an address, not a file"),
+        (("embed", "--text", "x", "--out", "no/such/folder/x.npy"), "no/such/folder"),
+        (("triton", "export", "--platform", "python", "--out", "photos/dog.jpg/x"), "photos/dog.jpg/x cannot be written"),
         (("ingest", "photos", "--models", "onnx:quantum"), "no device 'quantum'"),
         (("collections", "describe", "nonsense"), "nonsense"),
         (("bundle", "show", "nonsense"), "no bundle"),
@@ -229,6 +239,60 @@ def test_demo() -> None:
     assert result.exit_code == 0, result.output
     assert "demo: 6 added" in result.output
     assert result.output.count("candidates, 6 reranked") == 3
+
+
+def test_a_check_of_an_output_changes_nothing(folder: Path) -> None:
+    (folder / "kept.jsonl").write_text("kept", encoding="utf-8")
+    assert run("ingest", "photos", "--failed", "kept.jsonl", "--batch", "0").exit_code == 2
+    assert (folder / "kept.jsonl").read_text(encoding="utf-8") == "kept"
+    assert run("ingest", "photos", "--failed", "new.jsonl", "--batch", "0").exit_code == 2
+    assert not (folder / "new.jsonl").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", ["ingest photos --json", "ingest photos", "query 'a dog' --json", "query 'a dog'", "--help"])
+def test_a_full_disk_is_one_line(folder: Path, command: str) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m milvus_coop {command} > /dev/full", shell=True, capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 2
+    assert done.stderr == "Error: the output cannot be written: No space left on device.\n"
+
+
+def test_failures_that_cannot_be_written_come_after_the_summary(folder: Path) -> None:
+    (folder / "half").mkdir()
+    (folder / "half" / "broken.jpg").write_bytes(b"junk")
+    shutil.copy(folder / "photos" / "cat.jpg", folder / "half" / "fine.jpg")
+    done = run("ingest", "half", "--collection", "half", "--failed", "/dev/full")
+    assert done.exit_code == 2
+    assert "1 added" in done.output
+    assert "/dev/full cannot be written: No space left on device" in done.stderr
+    run("collections", "drop", "half", "--yes")
+
+
+def test_images_of_other_kinds_are_counted(folder: Path) -> None:
+    (folder / "kinds").mkdir()
+    shutil.copy(folder / "photos" / "cat.jpg", folder / "kinds" / "cat.jpg")
+    for name in ("a.svg", "b.svg", "c.jxl", "notes.txt"):
+        (folder / "kinds" / name).write_text("x")
+    shown = run("ingest", "kinds", "--collection", "kinds").output
+    assert "2 .svg, 1 .jxl passed over" in shown or "1 .jxl, 2 .svg passed over" in shown
+    assert json.loads(run("ingest", "kinds", "--collection", "kinds", "--json").stdout)["passed_over"] == {".jxl": 1, ".svg": 2}
+    assert " passed over" in run("embed", "kinds", "--out", "kinds.npy").output
+    run("collections", "drop", "kinds", "--yes")
+
+
+def test_a_name_that_is_not_unicode_can_be_listed(folder: Path) -> None:
+    (folder / "odd").mkdir()
+    shutil.copy(folder / "photos" / "cat.jpg", folder / "odd" / "cat.jpg")
+    shutil.copy(folder / "photos" / "cat.jpg", folder / "odd" / os.fsdecode(b"caf\xe9.jpg"))
+    command = [sys.executable, "-m", "milvus_coop", "ingest", "odd", "--collection", "odd", "--failed", "odd.jsonl"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "caf\\udce9.jpg" in done.stdout
+    (failure,) = [json.loads(line) for line in (folder / "odd.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert failure["reason"] == "its name is not valid Unicode"
+    run("collections", "drop", "odd", "--yes")
 
 
 def test_a_closed_pipe_is_quiet(folder: Path) -> None:

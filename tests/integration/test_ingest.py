@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from milvus_coop.cores import available_cores
 from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, SourceError, StoreError
 from milvus_coop.ingest import IngestInterrupted, Progress, ingest
 from milvus_coop.models.backends.fake import FakeBackend
@@ -295,6 +296,34 @@ def test_a_text_with_a_uri_is_updated(run: Run, sink: MemorySink, tmp_path: Path
     assert (row.content, row.metadata) == (StoredText("a cat"), {"n": 2})
 
 
+def test_one_broken_line_at_the_end_of_a_list_loses_nothing(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 20)
+    lines = [json.dumps({"path": str(path), "n": i}) for i, path in enumerate(sorted(folder.rglob("*.png")))]
+    source = tmp_path / "list.jsonl"
+    source.write_text(
+        "\n".join([*lines[:18], '{"path": "p/x.png", "gps": {"lat": 1e400}}', '{"path": "file://[bad/x.jpg"}', *lines[18:]])
+    )
+    report = run(source)
+    assert counts(report) == (20, 0, 0, 0, 2)
+    assert [f.uri for f in report.failures] == [f"{source}:19", f"{source}:20"]
+    (folder / "drawing.svg").write_text("<svg/>")
+    assert run(folder).passed_over == {".svg": 1}
+
+
+@pytest.mark.parametrize("threads", [1, np.int64(2), 1000])
+def test_threads_are_bounded_by_the_cores(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, threads: int) -> None:
+    most = 0
+
+    def count(progress: Progress) -> None:
+        nonlocal most
+        most = max(most, sum(t.name.startswith("milvus-coop-decode") for t in threading.enumerate()))
+
+    folder = pictures(tmp_path / "p", 60)
+    ingest(folder, sink=run.sink, encoder=run.encoder, threads=threads, on_progress=count)
+    assert most <= min(threads, 4 * available_cores())
+    assert (f"threads is 1000; {4 * available_cores()} are used" in caplog.text) == (threads == 1000)
+
+
 def test_progress_ends_with_the_report(run: Run, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "p", 40)
     (folder / "bad.png").write_bytes(b"")
@@ -360,9 +389,9 @@ def test_ctrl_c_keeps_what_was_done_and_reports_it(sink: MemorySink, backend: Fa
     assert counts(report) == (300 - done, 0, done, 0, 0)
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"threads": 0}])
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": 5000}, {"threads": -1}, {"threads": 5000}])
 def test_wrong_numbers(sink: MemorySink, backend: FakeBackend, tmp_path: Path, wrong: dict[str, int]) -> None:
-    with pytest.raises(InvalidArgumentError, match="at least 1"):
+    with pytest.raises(InvalidArgumentError, match=f"{next(iter(wrong))} is {next(iter(wrong.values()))}; expected: "):
         ingest([tmp_path], sink=sink, encoder=encoder(backend, tmp_path), **wrong)  # type: ignore[arg-type]
 
 

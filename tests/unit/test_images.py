@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import threading
 import tracemalloc
 import zlib
@@ -17,7 +19,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.errors import ImageTooLargeError, ImageUnreadableError
+from milvus_coop.errors import ImageTooLargeError, ImageUnreadableError, InvalidArgumentError
 from milvus_coop.models.preprocess.images import decode, to_pixels
 
 SPEC = ImageSpec(size=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -52,7 +54,7 @@ def exif(orientation: int, order: str = "<") -> bytes:
     return b"Exif\0\0" + mark + struct.pack(f"{order}HIH", 42, 8, 1) + entry + struct.pack(f"{order}I", 0)
 
 
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_every_format_decodes_like_pillow(format_: str, tmp_path: Path) -> None:
     content = saved(scene(), format_)
     path = tmp_path / "picture.dat"  # the content tells the format, not the name
@@ -135,7 +137,7 @@ def test_lab_tiff_keeps_its_colours() -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_exif_orientation(format_: str, orientation: int, order: str) -> None:
     options: dict[str, Any] = {"lossless": True} if format_ == "WEBP" else {"quality": 95} if format_ == "JPEG" else {}
     if format_ == "TIFF":
@@ -145,6 +147,12 @@ def test_exif_orientation(format_: str, orientation: int, order: str) -> None:
     content = saved(scene(), format_, **options)
     assert distance(decode(content), naive(content)) == 0
     assert decode(content).size == ((64, 96) if orientation >= 5 else (96, 64))
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
+def test_an_exif_prefix_that_stands_twice_is_read(format_: str) -> None:
+    twice = saved(scene(), format_, exif=b"Exif\0\0" + exif(6))
+    assert distance(decode(twice), naive(saved(scene(), format_, exif=exif(6)))) == 0
 
 
 def test_orientation_of_a_sample_picture() -> None:
@@ -290,8 +298,9 @@ def test_a_phones_200_megapixels_pass_where_they_are_shrunk() -> None:
 def test_the_limit_can_be_set() -> None:
     content = saved(scene(100, 100), "PNG")
     assert decode(content, max_pixels=10_000).size == (100, 100)
-    with pytest.raises(ImageTooLargeError, match="100 x 100"):
-        decode(content, max_pixels=9_999)
+    for source in (content, Image.open(io.BytesIO(content))):
+        with pytest.raises(ImageTooLargeError, match=r"100 x 100 .*at most 9,999 \(MILVUS_COOP_MAX_PIXELS\)"):
+            decode(source, max_pixels=9_999)
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -303,6 +312,120 @@ def test_truncated_files_are_refused(format_: str, tmp_path: Path) -> None:
         path.write_bytes(content[: int(len(content) * keep)])
         with pytest.raises(ImageUnreadableError):
             decode(path)
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8))
+JPEG_KINDS: list[dict[str, Any]] = [
+    {},
+    {"progressive": True},
+    {"quality": 95, "subsampling": 0},
+    {"restart_marker_blocks": 4},
+    {"exif": exif(6), "optimize": True},
+]
+
+
+@pytest.mark.parametrize("at_least", [0, 32])
+@pytest.mark.parametrize("options", JPEG_KINDS, ids="+".join)
+@pytest.mark.parametrize("picture", [scene(), NOISE, scene(640, 480).convert("L")], ids=["smooth", "noise", "grey"])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_complete(picture: Image.Image, options: dict[str, Any], at_least: int) -> None:
+    content = saved(picture, "JPEG", **options)
+    whole = decode(content, at_least=at_least)
+    for cut in (1, 2):
+        assert distance(decode(content[:-cut], at_least=at_least), whole) == 0
+
+
+@pytest.mark.parametrize("at_least", [0, 32])
+@pytest.mark.parametrize("options", JPEG_KINDS, ids="+".join)
+@pytest.mark.parametrize("picture", [scene(), NOISE, scene(640, 480)], ids=["smooth", "noise", "large"])
+def test_a_jpeg_that_lacks_pixels_is_refused(picture: Image.Image, options: dict[str, Any], at_least: int) -> None:
+    content = saved(picture, "JPEG", **options)
+    whole = np.asarray(decode(content, at_least=at_least)).astype(int)
+    for cut in [*range(3, 30), *np.linspace(30, len(content) * 0.6, 40).astype(int)]:
+        try:
+            decoded = decode(content[: -int(cut)], at_least=at_least)
+        except ImageUnreadableError as exc:
+            reason = str(exc)
+            assert "truncated" in reason.lower() or "cannot load this image" in reason
+        else:  # the last bytes may say nothing of these pixels, which an eighth of the size shows most often
+            assert np.abs(np.asarray(decoded) - whole).max() <= 2
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_any_buffer_is_the_content_of_a_file(kind: Any) -> None:
+    content = saved(scene(), "PNG")
+    assert distance(decode(kind(content)), naive(content)) == 0
+    with pytest.raises(ImageUnreadableError, match=r"^the image: not an image; expected: one of") as caught:
+        decode(kind(b"x" * 100_000))
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://example.com/a.jpg", Path("https://example.com/a.jpg"), "data:image/png;base64," + "A" * 5000, "s3://b/a.png"],
+)
+def test_an_address_is_no_file(address: Any) -> None:
+    with pytest.raises(ImageUnreadableError, match=r"is an address, not a file; expected: the path") as caught:
+        decode(address)
+    assert str(caught.value).startswith(str(address).replace(":/e", "://e")[:100])
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("source", ["x" * 5000, "a\0b", Path("y" * 5000)])
+def test_paths_that_no_system_has(source: Any) -> None:
+    with pytest.raises(ImageUnreadableError, match="cannot be read") as caught:
+        decode(source)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("source", [5, None, ["a.jpg"], np.zeros((2, 2, 3)), {"image": 1}])
+def test_other_types_are_refused(source: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"the image is of type .*; expected: a path"):
+        decode(source)
+
+
+def test_images_of_pillow_that_cannot_be_used() -> None:
+    with pytest.raises(ImageUnreadableError, match="truncated"):
+        decode(Image.open(io.BytesIO(saved(NOISE, "JPEG")[:-500])))
+    with pytest.raises(ImageUnreadableError, match="it has no pixels"):
+        decode(Image.new("RGB", (0, 0)))
+
+
+def heic(image: Image.Image, **options: Any) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(image).save(file, **options)
+    return file.getvalue()
+
+
+def test_heic_is_read_where_pillow_heif_is_installed() -> None:
+    content = heic(scene(), quality=95)
+    assert distance(decode(content), scene()) < 3
+    turned = decode(heic(scene(), quality=95, exif=exif(6)))
+    assert turned.size == (64, 96)
+    with pytest.raises(ImageTooLargeError):
+        decode(content, max_pixels=96 * 64 - 1)
+    assert "HEIF" not in Image.OPEN  # nothing was registered with Pillow
+
+
+def test_without_a_decoder_the_package_is_named() -> None:
+    program = """
+import sys
+sys.modules["pillow_heif"] = None
+from importlib import util
+found = util.find_spec
+util.find_spec = lambda name, *rest: None if name == "pillow_heif" else found(name, *rest)
+from milvus_coop.models.preprocess.images import FORMATS, decode
+print(FORMATS)
+try:
+    decode(bytes.fromhex(sys.argv[1]))
+except ValueError as exc:
+    print(exc)
+"""
+    arguments = [sys.executable, "-c", program, heic(scene())[:64].hex()]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert "HEIC" not in done.stdout.splitlines()[0]
+    assert "no decoder for HEIC is installed; expected: one of JPEG" in done.stdout
+    assert "try: pip install 'milvus-coop[heif]'" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -336,7 +459,7 @@ def test_messages_name_the_file_and_what_was_expected(tmp_path: Path) -> None:
         decode(path)
     with pytest.raises(ImageUnreadableError, match=r"missing\.jpg cannot be read: .*No such file"):
         decode(tmp_path / "missing.jpg")
-    with pytest.raises(ImageUnreadableError, match="cannot be read"):
+    with pytest.raises(ImageUnreadableError, match=f"{tmp_path} is a folder"):
         decode(tmp_path)
 
 

@@ -15,7 +15,8 @@ PACKAGE = Path(milvus_coop.__file__).parent
 LAYERS = (
     ("errors", "types"),
     ("arguments",),
-    ("config", "records"),
+    ("cores", "records"),
+    ("config",),
     ("bundle",),
     ("models.tokens", "models.preprocess", "models.backends", "store.token_store"),
     ("models.encoder", "models.reranker", "store"),

@@ -76,9 +76,7 @@ def test_pages_are_parts_of_one_ranking(scores: dict[int, float], limit: int, le
     given_ = given_scores(20, scores)
     whole = rank(candidates(20), given_, 20)
     pages = [
-        hit
-        for offset in range(0, 20, limit)
-        for hit in rank(candidates(20), given_, limit, offset=offset, min_ce_score=least)
+        hit for offset in range(0, 20, limit) for hit in rank(candidates(20), given_, limit, offset=offset, min_ce_score=least)
     ]
     assert pages == [hit for hit in whole if least is None or (hit.ce_score is not None and hit.ce_score >= least)]
     near = rank(candidates(20), given_, 20, min_be_score=0.9)

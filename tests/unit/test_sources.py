@@ -12,7 +12,7 @@ import pytest
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest.items import Item, checked, hash_of_metadata
 from milvus_coop.ingest.lists import parse_value
-from milvus_coop.ingest.sources import open_sources, read_sources
+from milvus_coop.ingest.sources import PassedOver, open_sources, read_sources
 from milvus_coop.types import Failure, Kind
 
 
@@ -122,6 +122,62 @@ def test_no_sources_is_an_error() -> None:
         read()
 
 
+@pytest.mark.parametrize("sources", ["", " ", [""], ["a.jpg", ""]])
+def test_an_empty_name_is_not_this_folder(album: Path, monkeypatch: pytest.MonkeyPatch, sources: Any) -> None:
+    monkeypatch.chdir(album)
+    with pytest.raises(SourceError, match=r"the name of a source is empty|there is no "):
+        open_sources(sources, "image")
+
+
+def test_one_path_is_one_source(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(album)
+    for sources in ("./", album, [album], (source for source in ["./"]), {album}):
+        (source,) = open_sources(sources, "image")
+        assert len(list(source.entries())) == 5
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x" * 5000, "File name too long"),
+        ("a\0b", "there is no|null"),
+        ("b\0/*", "null"),
+        ("*\0/*", "has no images"),
+        ("caf\udce9", r"no .*caf\\udce9"),
+    ],
+)
+def test_paths_that_no_system_has(album: Path, source: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message) as caught:
+        open_sources(source, "image")
+    assert len(str(caught.value)) < 800
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("sources", [5, None, b"photos", [b"photos"], [None], [["a"]]])
+def test_sources_of_another_type_are_refused(sources: Any) -> None:
+    with pytest.raises(SourceError, match=r"of type (int|NoneType|bytes|list); expected: "):
+        open_sources(sources, "image")
+
+
+def test_images_of_other_kinds_are_passed_over_and_counted(album: Path) -> None:
+    for name in ("x.svg", "2020/y.SVG", "2021/z.psd", "2021/raw.cr3", ".hidden.svg", "clip.mp4"):
+        write(album / name)
+    passed = PassedOver()
+    items = list(read_sources(open_sources([album, album / "2020" / "*"], "image"), set(), passed))
+    assert len(items) == 5
+    assert passed.counts == {".svg": 2, ".psd": 1, ".cr3": 1}
+    passed = PassedOver()
+    list(read_sources(open_sources(album / "**" / "*.[pP]*", "image"), set(), passed))
+    assert passed.counts == {".psd": 1}
+
+
+def test_a_folder_of_other_kinds_says_so(tmp_path: Path) -> None:
+    write(tmp_path / "a.svg")
+    write(tmp_path / "b.svg")
+    with pytest.raises(SourceError, match=r"has no images: 2 \.svg cannot be read"):
+        open_sources(tmp_path, "image")
+
+
 def test_jsonl_of_pictures(tmp_path: Path) -> None:
     rows: list[Any] = [
         {"path": "a.jpg", "year": 2020, "tags": ["x", {"y": None}], "none": None},
@@ -158,6 +214,13 @@ def test_broken_lines_are_named_with_their_number(tmp_path: Path) -> None:
         b'{"path": "b.jpg", "x": "' + b"y" * 70_000 + b'"}',
         b'{"path": "' + b"y" * 3000 + b'.jpg"}',
         b'{"path": "b.jpg", "": 1}',
+        b'{"path": "file://[bad/x.jpg"}',
+        b'{"path": "b.jpg", "gps": {"lat": 1e400}}',
+        b'{"path": "b.jpg", "gps": [{"n": 9223372036854775808}]}',
+        b'{"path": "b.jpg", "smile": ["\\ud83d"]}',
+        b'{"path": "b.jpg", "\\ud83d": 1}',
+        b'{"path": "b\\ud83d.jpg"}',
+        b'{"path": "b.jpg", "x": 1, "x": 2}',
         b'{"path": "a.jpg"}',
         b'{"path": "a.jpg", "x": 1}',
         b"[" * 100_000,
@@ -168,7 +231,11 @@ def test_broken_lines_are_named_with_their_number(tmp_path: Path) -> None:
     items, failures = read(source)
     assert [Path(i.uri).name for i in items] == ["a.jpg", "c.jpg"]
     numbered = [int(f.uri.rpartition(":")[2]) for f in failures if f.uri.startswith(f"{source}:")]
-    assert numbered == [*range(2, 17), 19]
+    assert numbered == [*range(2, 24), 26]
+    reasons = {int(f.uri.rpartition(":")[2]): f.reason for f in failures if f.uri.startswith(f"{source}:")}
+    assert reasons[17].startswith("line 17: 'file://[bad/x.jpg' is neither a path nor a file:// address")
+    assert reasons[18] == "'lat' is not a finite number"
+    assert reasons[23] == "line 23: the name 'x' appears twice"
     assert "line 2: not JSON" in failures[0].reason
     assert [f.uri for f in failures if "more than once, with different content" in f.reason] == [f"{tmp_path}/a.jpg"]
 
@@ -202,6 +269,66 @@ def test_csv_values_are_parsed(tmp_path: Path) -> None:
 def test_csv_value(text: str, value: Any) -> None:
     parsed = parse_value(text)
     assert (type(parsed), parsed) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    ("header", "kind", "message"),
+    [
+        ("path,year,year", "image", "has two columns 'year'"),
+        ("path, year,year ", "image", "has two columns 'year'"),
+        ("path,id", "image", r"has a column 'id', and that name is taken .* another name; a column 'uri' names images"),
+        ("path,text", "image", "has a column 'text', and that name is taken"),
+        ("path,$meta", "image", "has a column '\\$meta'"),
+        ("text,embedding", "text", "has a column 'embedding'"),
+        (",path", "image", r"column 1 of .* has no name; .*index=False"),
+        ('path,"year', "image", "the header of .* is not CSV"),
+    ],
+)
+def test_headers_that_cannot_be_used_are_refused_once(tmp_path: Path, header: str, kind: Kind, message: str) -> None:
+    source = write(tmp_path / "list.csv", f"{header}\na.jpg,1,2\nb.jpg,1,2\n")
+    with pytest.raises(SourceError, match=message):
+        open_sources(source, kind)
+    other = write(tmp_path / "other.jsonl", '{"path": "c.jpg", "text": "a dog"}' if kind == "text" else '{"path": "c.jpg"}')
+    items = list(open_sources(other, kind)[0].entries())
+    assert len(items) == 1
+
+
+def test_names_of_columns_are_taken_without_blanks(tmp_path: Path) -> None:
+    source = write(tmp_path / "list.csv", " path , year,\na.jpg,2020,\nb.jpg,2021,lost\n")
+    items, failures = read(source)
+    assert [(item.path, item.metadata) for item in items] == [(tmp_path / "a.jpg", {"year": 2020})]
+    assert [f.reason for f in failures] == ["line 3: a value stands in a column without a name"]
+
+
+def test_a_text_that_is_not_unicode_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    lines = [
+        '{"text": "smile \\ud83d"}',
+        '{"text": "a dog"}',
+        '{"text": "a cat", "uri": "\\ud83d"}',
+        '{"text": "a cat", "id": "\\ud83d"}',
+        '{"text": "a cat", "n": "\\ud83d"}',
+        '{"text": "a cat", "\\ud83d": 1}',
+        '{"text": "a cat", "uri": "a", "id": "b"}',
+    ]
+    items, failures = read(write(tmp_path / "t.jsonl", "\n".join(lines)), kind="text")
+    assert [item.text for item in items] == ["a dog"]
+    assert [f.uri.rpartition(":")[2] for f in failures] == ["1", "3", "4", "5", "6", "7"]
+    assert all("not valid Unicode" in f.reason for f in failures[:-1])
+
+
+def test_a_list_whose_own_name_is_not_unicode(tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    source.write_text('{"path": "/a.jpg"}\nbroken\n')
+    items, failures = read(source)
+    assert [item.uri for item in items] == ["/a.jpg"]
+    assert [f.uri for f in failures] == [f"{tmp_path}/caf\\udce9.jsonl:2"]
+
+
+def test_a_list_with_broken_lines_only_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "t.jsonl", "broken\n")
+    monkeypatch.chdir(tmp_path)
+    for source in ("t.jsonl", tmp_path / "t.jsonl"):
+        assert [f.reason[:14] for f in read(source)[1]] == ["line 1: not JS"]
 
 
 def test_text_files(tmp_path: Path) -> None:
@@ -243,7 +370,7 @@ def test_globs_of_texts(tmp_path: Path) -> None:
 def test_what_no_collection_can_hold(tmp_path: Path) -> None:
     latin = Item(os.fsdecode(b"/caf\xe9.jpg"))
     assert len(latin.id) == 32
-    assert checked(latin) == Failure("/caf\\udce9.jpg", "its name or metadata is not valid Unicode")
+    assert checked(latin) == Failure("/caf\\udce9.jpg", "its name is not valid Unicode")
     assert checked(Item("/a\nb.jpg")) == Failure("/a\\nb.jpg", "its name has control characters")
     assert isinstance(checked(Item("/" + "x" * 2048)), Failure)
     assert isinstance(checked(Item("/a", metadata={"k": "x" * 70_000})), Failure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +9,7 @@ import onnxruntime
 
 from milvus_coop.bundle.folder import Bundle
 from milvus_coop.bundle.spec import BundleSpec
+from milvus_coop.cores import thread_count
 from milvus_coop.errors import BackendError, BackendUnavailableError, BundleInvalidError
 from milvus_coop.models.backends.base import check_inputs, run_in_batches
 from milvus_coop.types import Array
@@ -25,12 +25,12 @@ class OnnxBackend:
 
         Args:
             bundle: the bundle to run.
-            threads: number of threads of one run; None means one per core that this process may use.
+            threads: number of threads of one run, at most one per core; None means one per core that this process may use.
             providers: ONNX Runtime execution providers, the preferred one first. If it cannot be used, loading a graph fails.
         """
         self._bundle = bundle
         self._providers = tuple(providers)
-        self._threads = threads or available_cores()
+        self._threads = thread_count(threads)
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._lock = threading.Lock()
 
@@ -90,11 +90,6 @@ class OnnxBackend:
         if session.get_providers()[0] != self._providers[0]:
             raise BackendUnavailableError(f"ONNX Runtime did not turn {self._providers[0]} on", run="milvus-coop doctor")
         return session
-
-
-def available_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def devices() -> dict[str, str]:

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import stat
 from pathlib import Path
 from typing import IO
 
@@ -13,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.errors import ImageError, ImageTooLargeError, ImageUnreadableError
-from milvus_coop.models.preprocess.formats import FORMATS, MAX_PIXELS, UPRIGHT, open_image, orientation
+from milvus_coop.errors import ImageError, ImageTooLargeError, ImageUnreadableError, InvalidArgumentError
+from milvus_coop.models.preprocess.formats import FORMATS, MAX_PIXELS, UPRIGHT, check_size, load_image, orientation
 from milvus_coop.types import Array
 
 __all__ = ["FORMATS", "MAX_PIXELS", "decode", "to_pixels"]
@@ -25,11 +28,17 @@ LONGEST_OF_EDGE = 1333 / 800
 LONGEST_OF_CROP = 64
 """Maximum length of a resized image, in squares. A longer strip is not resized as a whole."""
 
+NAME_LENGTH = 200
+"""Maximum number of characters of a name that errors repeat."""
+
+ADDRESS = re.compile(r"(https?|ftps?|s3|gs|gcs|az|abfss?|hdfs|file|data):", re.IGNORECASE)
+_SLASHES = re.compile(r"^([a-z0-9]{2,}):/(?!/)", re.IGNORECASE)
+
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def decode(
-    source: Path | bytes | IO[bytes] | Image.Image,
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image,
     *,
     at_least: int = 0,
     background: tuple[int, int, int] = (255, 255, 255),
@@ -39,7 +48,8 @@ def decode(
     """Decode the first frame of an image to RGB, apply the EXIF orientation, and put transparent parts on `background`.
 
     Args:
-        source: a path, the bytes of a file, a file that is open for reading at its start (it is not closed), or a Pillow image.
+        source: a path, the bytes of a file (in any object with a buffer), a file that is open for reading at its start (it is not
+            closed), or a Pillow image.
         at_least: large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size as long as both edges keep at least this length;
             0 means never.
         background: RGB colour behind transparent pixels.
@@ -50,26 +60,39 @@ def decode(
     Raises:
         ImageUnreadableError: the file is missing, truncated, or not an image of a known format.
         ImageTooLargeError: the image has more than `max_pixels` pixels.
+        InvalidArgumentError: `source` is of another type.
     """
-    if not name:
-        nameless = isinstance(source, bytes | Image.Image)
-        name = "the image" if nameless else str(source if isinstance(source, Path) else getattr(source, "name", source))
+    name = name or _name_of(source)
     try:
         if isinstance(source, Image.Image):
-            if not all(source.size):
-                raise ImageUnreadableError("it has no pixels")
+            check_size(*source.size, max_pixels)
             return upright_rgb(source, background)  # this may load the file: Pillow opens files lazily
-        if isinstance(source, Path):
+        if isinstance(source, str | os.PathLike):
             # The file is opened here because Pillow would leave it open when it fails.
-            with source.open("rb") as file:
+            with _open(source) as file:
                 return _decode(file, at_least, background, max_pixels)
-        return _decode(io.BytesIO(source) if isinstance(source, bytes) else source, at_least, background, max_pixels)
+        if isinstance(source, bytes | bytearray | memoryview):
+            return _decode(io.BytesIO(source), at_least, background, max_pixels)
+        if hasattr(source, "read"):
+            return _decode(source, at_least, background, max_pixels)
     except ImageError as exc:
-        raise type(exc)(f"{name}: {exc.given}", expected=exc.expected) from exc
+        joined = " " if exc.given.startswith("is ") else ": "
+        raise type(exc)(f"{name}{joined}{exc.given}", expected=exc.expected, run=exc.run) from exc
     except Image.DecompressionBombError as exc:
         raise ImageTooLargeError(f"{name}: {exc}", expected=f"at most {max_pixels:,} pixels") from exc
     except Exception as exc:  # Pillow's plugins raise errors of many types: struct.error, KeyError, AssertionError, ...
-        raise ImageUnreadableError(f"{name} cannot be read: {exc or type(exc).__name__}") from exc
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)[:NAME_LENGTH]
+        raise ImageUnreadableError(f"{name} cannot be read: {reason or type(exc).__name__}") from exc
+    raise InvalidArgumentError(
+        f"{name} is of type {type(source).__name__}",
+        expected="a path, the bytes of an image file, an open file, or an image of Pillow's",
+    )
+
+
+def shortened(name: object) -> str:
+    """The name of an image as errors show it: its first 200 characters."""
+    text = _SLASHES.sub(r"\1://", str(name))  # a Path turns https:// into https:/
+    return text if len(text) <= NAME_LENGTH else f"{text[:NAME_LENGTH]}…"
 
 
 def upright_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
@@ -170,9 +193,28 @@ def _letterbox(image: Image.Image, size: int, resampling: Image.Resampling, colo
     return square
 
 
+def _name_of(source: object) -> str:
+    if not isinstance(source, str | os.PathLike):
+        source = getattr(source, "name", None) or "the image"
+    return shortened(source)
+
+
+def _open(path: str | os.PathLike[str]) -> IO[bytes]:
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - a Path would turn https:// into https:/
+    except (OSError, ValueError):
+        if ADDRESS.match(str(path)):
+            raise ImageUnreadableError(
+                "is an address, not a file", expected="the path of a file, or the bytes of the image that the address gives"
+            ) from None
+        raise
+    if not stat.S_ISREG(mode):  # opening a pipe would block forever
+        raise ImageUnreadableError("is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
+    return Path(path).open("rb")
+
+
 def _decode(file: IO[bytes], at_least: int, background: tuple[int, int, int], max_pixels: int) -> Image.Image:
-    with open_image(file, at_least=at_least, max_pixels=max_pixels) as image:
-        image.load()
+    with load_image(file, at_least=at_least, max_pixels=max_pixels) as image:
         return upright_rgb(image, background)
 
 

@@ -7,18 +7,18 @@ lines of a file, which can be iterated too, would be taken for the list.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import IO, Any
 
 from PIL import Image
 
-from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgumentError
+from milvus_coop.errors import ImageError, InvalidArgumentError
 from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.preprocess.images import shortened
 from milvus_coop.models.preprocess.texts import check_text
 
-ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
+ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image
 """An image: a path, the bytes of an image file, a file that is open for reading at its start, or a Pillow image."""
 
 OnError = Callable[[int, ImageError], None]
@@ -51,7 +51,7 @@ def check_images(images: Iterable[ImageLike]) -> Iterable[ImageLike]:
     Raises:
         InvalidArgumentError: `images` is a single image or not an iterable.
     """
-    if isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image) or hasattr(images, "read"):
+    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image) or hasattr(images, "read"):
         raise InvalidArgumentError("images is one image", expected='a list of images, such as ["photo.jpg"]')
     _iterate(images, "images")
     return images
@@ -82,7 +82,7 @@ def path_of(image: Any, position: int) -> Path | None:
     """
     if isinstance(image, str | os.PathLike):
         return Path(image)
-    if isinstance(image, bytes | Image.Image) or hasattr(image, "read"):
+    if isinstance(image, bytes | bytearray | memoryview | Image.Image) or hasattr(image, "read"):
         return None
     raise InvalidArgumentError(f"image {position} is of type {type(image).__name__}", expected=EXPECTED_IMAGE)
 
@@ -93,22 +93,13 @@ def decode(encoder: Encoder, image: Path | bytes | IO[bytes] | Image.Image, posi
     Raises:
         ImageError: the image cannot be used; the message starts with its `name_of`.
     """
-    name = name_of(image, position)
-    if isinstance(image, Path):
-        try:
-            mode = image.stat().st_mode
-        except (OSError, ValueError) as exc:
-            problem = exc.strerror if isinstance(exc, OSError) else str(exc)
-            raise ImageUnreadableError(f"{name} cannot be read: {problem}") from exc
-        if not stat.S_ISREG(mode):  # opening a pipe would block forever
-            raise ImageUnreadableError(f"{name} is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
-    return encoder.decode(image, name=name)
+    return encoder.decode(image, name=name_of(image, position))
 
 
 def name_of(image: object, position: int) -> str:
     """The name of an image in errors: its position, and its path or file name if it has one."""
     path = image if isinstance(image, os.PathLike) else getattr(image, "name", None)
-    return f"image {position} ({path})" if path else f"image {position}"
+    return f"image {position} ({shortened(path)})" if path else f"image {position}"
 
 
 def _iterate(values: Iterable[Any], name: str) -> Iterator[Any]:

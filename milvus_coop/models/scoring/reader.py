@@ -112,8 +112,8 @@ class Reader:
             return
         if path is not None:
             reading.futures.append(self._pool.submit(self._pixels, path, place))
-        elif isinstance(image, bytes):
-            reading.futures.append(self._pool.submit(self._pixels, image, place))
+        elif isinstance(image, bytes | bytearray | memoryview):
+            reading.futures.append(self._pool.submit(self._pixels, bytes(image), place))
         elif not isinstance(image, str | os.PathLike):  # a str or PathLike has a path
             # Open files and Pillow images have a state: they may be repeated, or change when the caller goes on. So read them now.
             done: Future[Pixels] = Future()

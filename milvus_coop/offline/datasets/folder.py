@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from milvus_coop.errors import DatasetError
+from milvus_coop.models.preprocess.formats import SUFFIXES
 from milvus_coop.offline.datasets.items import Caption, Split
 from milvus_coop.offline.datasets.jsonl import captions_of
 from milvus_coop.offline.datasets.listed import SPLIT_NAMES, Gathering, ListedDataset, split_by_hash
@@ -18,7 +19,7 @@ KEYS = {
     "dev": "share of the dev split where no folders name the splits (default: 0.05)",
     "test": "share of the test split (default: 0.05)",
 }
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGES = tuple(sorted(SUFFIXES))
 SIDECARS = (".txt", ".json")
 
 

@@ -78,7 +78,7 @@ def build_corpus(
     """
     items = list(dataset.items(split))
     if not items:
-        raise DatasetError(f"{dataset.name} has no items in the split '{split}'", expected="another --split, or other --data")
+        raise _empty(dataset.name, split, dataset.problems)
     problems = list(dataset.problems)
     languages = _languages(dataset.name, items, languages)
     items = [_readable(item, problems) for item in items]
@@ -92,6 +92,15 @@ def build_corpus(
     )
     corpus = EvaluationCorpus(dataset.name, split, tuple(images), texts, tuple(problems))
     return corpus.without(broken, list(broken.values())) if broken else corpus
+
+
+def _empty(name: str, split: Split, problems: Sequence[DataProblem]) -> DatasetError:
+    """The error for a split without items. What was left out is the likely reason, and comes first."""
+    given = f"{name} has no items in the split '{split}'"
+    if problems:
+        more = f" (and {len(problems) - 1:,} more problems)" if len(problems) > 1 else ""
+        given = f"{problems[0].place}: {problems[0].reason}{more}; so {given}"
+    return DatasetError(given, expected="another --split, or other --data")
 
 
 def _languages(name: str, items: Sequence[CaptionedImage], asked: Sequence[str]) -> list[str]:

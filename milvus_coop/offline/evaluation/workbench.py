@@ -91,12 +91,13 @@ class Workbench:
         name = self._new_name(kind)
         with CoopIngest(name, kind=kind, settings=self._opened.settings, models=opened.models.backend) as ingest:
             report = ingest.run([self._list(corpus, language, name)], on_progress=tell)
-        if not report.added:
-            raise DatasetError(
-                f"no {kind} of {corpus.name} can be read", expected=f"{kind}s; the first problem: {report.failures[0].reason}"
-            )
         failed = [(number_of(f.uri), f.reason) for f in report.failures]
         failures = [(number, DataProblem(_name(corpus, language, number), reason)) for number, reason in failed]
+        if not report.added:
+            first = failures[0][1]
+            raise DatasetError(
+                f"{first.place}: {first.reason}; so no {kind} of {corpus.name} can be read", expected=f"{kind}s that can be read"
+            )
         collection = self._store.open(name, self._opened.spec)
         return Shelf(name, kind, _read(collection), collection.tokens), failures
 

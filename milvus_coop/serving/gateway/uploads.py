@@ -24,7 +24,10 @@ from milvus_coop.serving.gateway.thumbnails import thumbnail_of
 from milvus_coop.store.schema import check_name
 from milvus_coop.types import Failure, IngestReport
 
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
+SUFFIXES = {
+    **{"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"},
+    **{"AVIF": ".avif", "HEIF": ".heic"},
+}
 SHOWN_NAME = 200
 """Maximum number of characters of a client's file name that an answer repeats."""
 NOTHING = IngestReport(0, 0, 0, 0, (), 0.0)

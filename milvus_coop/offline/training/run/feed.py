@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from milvus_coop.cores import thread_count
 from milvus_coop.errors import TrainingError
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.offline.datasets import DataProblem, Dataset, Split
@@ -51,8 +52,9 @@ class Splits:
             raise ValueError("the network has no backbone")
         self._dataset, self._tokenizer = dataset, tokenizer
         self._spec = network.vision.config.image
-        self._pool = ThreadPoolExecutor(config.threads or None)
-        self._features = None if config.train_vision else FeatureCache(cache, network.vision, device, config.threads or 0)
+        threads = thread_count(config.threads) if config.threads else None
+        self._pool = ThreadPoolExecutor(threads)
+        self._features = None if config.train_vision else FeatureCache(cache, network.vision, device, threads or 0)
         self._lock = threading.Lock()
         self._problems = dict.fromkeys(dataset.problems)
 

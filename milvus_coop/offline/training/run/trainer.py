@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from milvus_coop.bundle.spec import TextSpec
+from milvus_coop.cores import thread_count
 from milvus_coop.errors import DatasetError, TrainingError
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.offline.datasets import Dataset, check, open_dataset
@@ -95,7 +96,7 @@ class _Trainer:
         self, config: TrainConfig, folder: RunFolder, data: Dataset, cache: Path, show: Callable[[TrainingProgress], None]
     ) -> None:
         if config.threads:
-            torch.set_num_threads(config.threads)
+            torch.set_num_threads(thread_count(config.threads))
         torch.manual_seed(config.seed)
         self._accelerator = open_accelerator(config.precision)
         self._device, self._is_main = self._accelerator.device, self._accelerator.is_main_process
