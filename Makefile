@@ -4,6 +4,8 @@ RUN := .venv
 DEV := .venv-dev
 ARGS ?=
 PHOTOS ?= ../shared/photos
+# A program that ends with make, even if make is killed, where the system can do that; `exec` because make signals only its own children.
+TIED := exec $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig TERM --)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dev check format test test-more docker-test docker-test-local model triton-models gallery-image docs-figures bench clean
@@ -38,15 +40,15 @@ format: dev ## format the code
 	$(DEV)/bin/ruff format .
 
 test: dev ## run what a change can break, in an environment of its own; ARGS="-k store" runs some
-	$(DEV)/bin/python -m pytest -m "not more" $(ARGS)
+	$(TIED) $(DEV)/bin/python -m pytest -m "not more" $(ARGS)
 
 test-more: dev ## run the rest: trainings, conversions, long runs with faults
-	$(DEV)/bin/python -m pytest -m more $(ARGS)
+	$(TIED) $(DEV)/bin/python -m pytest -m more $(ARGS)
 
 docker-test: dev ## build the images, bring deploy/compose.yaml up and test it; needs docker with Compose
 	MILVUS_ROOT_PASSWORD=- MILVUS_COOP_SERVE_API_KEYS=- docker compose -f deploy/compose.yaml --profile ingest build
 	MILVUS_ROOT_PASSWORD=- MILVUS_COOP_SERVE_API_KEYS=- docker compose -f deploy/compose.yaml pull milvus
-	$(DEV)/bin/python -m pytest tests/docker $(ARGS)
+	$(TIED) $(DEV)/bin/python -m pytest tests/docker $(ARGS)
 
 docker-test-local: dev ## the same on a Debian machine without docker and image registry, as root; Milvus from its wheel (5 minutes)
 	$(DEV)/bin/python -m tests.docker.engine $(ARGS)

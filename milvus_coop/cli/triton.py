@@ -137,7 +137,7 @@ def check_plans(bundle: str, target: str) -> None:
 @triton.command()
 @_bundle
 @click.option("--repository", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Repository to serve unchanged.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address or name to listen on; other machines need another one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address or name; other machines need another one.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8001, show_default=True, help="Port of gRPC, which --models uses.")
 @click.option("--http-port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of HTTP and health checks.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), default=8002, show_default=True, help="Port of Prometheus metrics.")

@@ -28,7 +28,7 @@ from milvus_coop.serving.triton.config import model_config
 from milvus_coop.serving.triton.server import WATCH_S
 from tests.servers.milvus import free_ports
 from tests.servers.triton import TritonForTests
-from tests.waiting import wait_until
+from tests.waiting import is_gone, wait_until
 
 pytestmark = pytest.mark.triton
 
@@ -42,14 +42,6 @@ def processes_of(server: TritonServer) -> list[psutil.Process]:
     assert server.pid is not None
     parent = psutil.Process(server.pid)
     return [parent, *parent.children(recursive=True)]
-
-
-def is_gone(process: psutil.Process) -> bool:
-    """Ended; whether a zombie of it is left depends on the machine's first process."""
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def shared_memory() -> set[str]:
