@@ -63,30 +63,31 @@ def model_config(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning:
         MissingPackageError: tritonclient, which has the schema, is not installed.
     """
     try:
-        from google.protobuf import text_format
+        from google.protobuf import json_format, text_format
         from tritonclient.grpc import model_config_pb2
     except ModuleNotFoundError as exc:
         raise MissingPackageError("tritonclient is not installed", run="pip install 'milvus-coop[triton]'") from exc
-    config = model_config_pb2.ModelConfig(
-        name=graph.name,
-        max_batch_size=graph.max_batch,
-        input=[_tensor(tensor, platform) for tensor in graph.inputs],
-        output=[_tensor(tensor, platform) for tensor in graph.outputs],
-        instance_group=[_instances(platform, tuning)],
-        model_warmup=[_warm_up(graph)],
-        parameters={key: {"string_value": value} for key, value in _parameters(spec, graph, platform, tuning).items()},
-        optimization=_optimization(spec, graph, platform, tuning),
-        dynamic_batching=_batching(graph, tuning),
-        cc_model_filenames=tuning.plans_by_capability if platform == "tensorrt" else {},
+    fields: Fields = {
+        "name": graph.name,
         **({"platform": "tensorrt_plan"} if platform == "tensorrt" else {"backend": platform}),
-    )
+        "max_batch_size": graph.max_batch,
+        "input": [_tensor(tensor, platform) for tensor in graph.inputs],
+        "output": [_tensor(tensor, platform) for tensor in graph.outputs],
+        "instance_group": [_instances(platform, tuning)],
+        "dynamic_batching": _batching(graph, tuning),
+        "model_warmup": [_warm_up(graph)],
+        "parameters": {key: {"string_value": value} for key, value in _parameters(spec, graph, platform, tuning).items()},
+        "optimization": _optimization(spec, graph, platform, tuning),
+        "cc_model_filenames": tuning.plans_by_capability if platform == "tensorrt" else {},
+    }
+    config = json_format.ParseDict(fields, model_config_pb2.ModelConfig())
     return HEADING + str(text_format.MessageToString(config, as_utf8=True, use_short_repeated_primitives=True))
 
 
 def _tensor(tensor: TensorSpec, platform: Platform) -> Fields:
-    facts: Fields = {"name": tensor.name, "data_type": DATA_TYPES[tensor.dtype], "dims": tensor.shape or (1,)}
+    facts: Fields = {"name": tensor.name, "data_type": DATA_TYPES[tensor.dtype], "dims": list(tensor.shape or (1,))}
     # Triton has no tensors without dims, so a scalar per item is sent as one value. Its Python backend ignores `reshape`.
-    return facts if tensor.shape or platform == "python" else {**facts, "reshape": {"shape": ()}}
+    return facts if tensor.shape or platform == "python" else {**facts, "reshape": {"shape": []}}
 
 
 def _instances(platform: Platform, tuning: Tuning) -> Fields:
