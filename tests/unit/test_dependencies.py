@@ -51,10 +51,10 @@ def undeclared(path: Path) -> Iterator[str]:
     """The imports of a module that come from no declared distribution."""
     extras = next((extras for part, extras in EXTRAS.items() if f"{named(path)}.".startswith(f"{part}.")), ())
     declared = {canonicalize_name(requirement.name) for requirement in requirements(extras)}
+    known = sys.stdlib_module_names | ELSEWHERE | {"milvus_coop"}
     for name in imported(path):
-        if name.split(".")[0] not in sys.stdlib_module_names | ELSEWHERE | {"milvus_coop"}:
-            if not {canonicalize_name(distribution) for distribution in origins(name)} & declared:
-                yield f"{path} imports {name}"
+        if name.split(".")[0] not in known and not {canonicalize_name(origin) for origin in origins(name)} & declared:
+            yield f"{path} imports {name}"
 
 
 def test_what_is_imported_is_declared() -> None:
