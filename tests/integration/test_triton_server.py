@@ -109,7 +109,7 @@ def test_a_command_that_is_killed_while_it_starts_leaves_nothing(tmp_path: Path)
     (repository / TEXT_ENCODER / "1" / "model.py").write_text("import time\ntime.sleep(600)\n", encoding="utf-8")
     grpc, http, metrics = map(str, free_ports(3))
     ports = ["--port", grpc, "--http-port", http, "--metrics-port", metrics]
-    command = [sys.executable, "-m", "milvus_coop", "triton", "serve", "--repository", repository, *ports]
+    command = [sys.executable, "-m", "milvus_coop", "triton", "serve", "--repository", str(repository), *ports]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(tmp_path)}) as process:
         started = psutil.Process(process.pid)
         wait_until(lambda: len(started.children(recursive=True)) > 1)
