@@ -33,19 +33,8 @@ def test_that_leaves_processes():
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_of_a_run(tmp_path: Path, how: signal.Signals) -> None:
     (tmp_path / "test_run.py").write_text(RUN, encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-s",
-        "-p",
-        "tests.leftovers",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        tmp_path,
-        tmp_path,
-    ]
+    folder = str(tmp_path)
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "tests.leftovers", "--rootdir", folder, folder]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
