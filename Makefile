@@ -2,11 +2,14 @@
 PYTHON ?= python3
 RUN := .venv
 DEV := .venv-dev
+LOWEST := .venv-lowest
 ARGS ?=
 PHOTOS ?= ../shared/photos
+# A program that ends with make, even if make is killed, where the system can do that; `exec` because make signals only its own children.
+TIED := exec $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig TERM --)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev check format test test-more docker-test docker-test-local model triton-models gallery-image docs-figures house bench clean
+.PHONY: help install demo dev check format test test-more test-lowest docker-test docker-test-local model triton-models gallery-image docs-figures house bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +22,13 @@ $(RUN)/installed: pyproject.toml constraints.txt
 $(DEV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(DEV)
 	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(LOWEST)/installed: pyproject.toml tests/lowest.py $(DEV)/installed
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(DEV)/bin/python -m tests.lowest serve trace triton > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt \
+		-e '.[serve,trace,triton]' httpx hypothesis psutil pytest pytest-timeout
 	@touch $@
 
 install: $(RUN)/installed ## make .venv with the package as users install it (no torch)
@@ -38,15 +48,19 @@ format: dev ## format the code
 	$(DEV)/bin/ruff format .
 
 test: dev ## run what a change can break, in an environment of its own; ARGS="-k store" runs some
-	$(DEV)/bin/python -m pytest -m "not more" $(ARGS)
+	$(TIED) $(DEV)/bin/python -m pytest -m "not more" $(ARGS)
 
-test-more: dev ## run the rest: trainings, conversions, long runs with faults
-	$(DEV)/bin/python -m pytest -m more $(ARGS)
+test-lowest: $(LOWEST)/installed ## run some tests with the lowest versions of the dependencies that pyproject.toml allows
+	$(TIED) $(LOWEST)/bin/python -m pytest -W default -m "not more and not server and not triton" --ignore tests/unit/test_dependencies.py \
+		tests/unit tests/integration/test_ingest_lite.py tests/integration/test_search.py tests/gateway/test_search.py
+
+test-more: dev test-lowest ## run the rest: trainings, conversions, long runs with faults, the lowest versions
+	$(TIED) $(DEV)/bin/python -m pytest -m more $(ARGS)
 
 docker-test: dev ## build the images, bring deploy/compose.yaml up and test it; needs docker with Compose
 	MILVUS_ROOT_PASSWORD=- MILVUS_COOP_SERVE_API_KEYS=- docker compose -f deploy/compose.yaml --profile ingest build
 	MILVUS_ROOT_PASSWORD=- MILVUS_COOP_SERVE_API_KEYS=- docker compose -f deploy/compose.yaml pull milvus
-	$(DEV)/bin/python -m pytest tests/docker $(ARGS)
+	$(TIED) $(DEV)/bin/python -m pytest tests/docker $(ARGS)
 
 docker-test-local: dev ## the same on a Debian machine without docker and image registry, as root; Milvus from its wheel (5 minutes)
 	$(DEV)/bin/python -m tests.docker.engine $(ARGS)
@@ -75,4 +89,4 @@ bench: dev ## run the benchmarks
 	$(DEV)/bin/python benchmarks/milvus_side.py
 
 clean: ## remove environments and build outputs
-	rm -rf $(RUN) $(DEV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(RUN) $(DEV) $(LOWEST) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.servers.milvus", "tests.servers.triton"]
+pytest_plugins = ["tests.leftovers", "tests.servers.milvus", "tests.servers.triton"]
 
 
 MORE = (
@@ -36,12 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             name = f"{item.path.relative_to(tests).as_posix()}::{item.nodeid.partition('::')[2]}"
             if name.startswith(MORE):
                 item.add_marker(pytest.mark.more)
-
-
-def pytest_configure() -> None:
-    """Let Ctrl-C reach the processes that tests start; they would inherit its neglect from a shell's background command."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

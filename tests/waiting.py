@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+import psutil
+
 from milvus_coop import FakeBackend
 from milvus_coop.bundle.spec import BundleSpec
 from milvus_coop.types import Array
@@ -63,3 +65,11 @@ def wait_until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> N
     while not condition():
         assert time.monotonic() < deadline_s, f"it did not come to be within {within_s:g} s"
         time.sleep(0.02)
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Ended; whether a zombie of it is left depends on the machine's first process."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -141,7 +141,7 @@ def check_plans(bundle: str, target: str) -> None:
 @triton.command()
 @_bundle
 @click.option("--repository", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Repository to serve unchanged.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; other machines need another one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address or name; other machines need another one.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8001, show_default=True, help="Port of gRPC, which --models uses.")
 @click.option("--http-port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of HTTP and health checks.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), default=8002, show_default=True, help="Port of Prometheus metrics.")
@@ -182,11 +182,12 @@ def serve(
             load_bundle(bundle), Path(folder, "models"), "python", tuning=Tuning(threads=thread_count(threads))
         )
         endpoints = Endpoints(host, port, http_port, metrics_port)
+        shown = endpoints.url_host
         server = TritonServer(install, served, endpoints=endpoints, arguments=arguments, on_problem=tell)
         try:
             with server:
-                tell(f"Triton is ready. Models: --models triton://{host}:{port}")
-                tell(f"HTTP: http://{host}:{http_port}/v2  metrics: http://{host}:{metrics_port}/metrics  Ctrl-C stops.")
+                tell(f"Triton is ready. Models: --models triton://{shown}:{port}")
+                tell(f"HTTP: http://{shown}:{http_port}/v2  metrics: http://{shown}:{metrics_port}/metrics  Ctrl-C stops.")
                 code = server.wait()
         except KeyboardInterrupt:
             tell("Stopped.")

@@ -7,6 +7,9 @@ As root. It installs Debian's docker.io and mmdebstrap where they are missing, s
 Milvus's server wheel, runs the tests, and stops the daemon, which leaves its bridge and firewall rules behind, as Docker does. The
 next run finds the images there. Packages come from where this machine's apt and pip look.
 
+Plain processes prove less (tests/helm/test_commands.py): only containers show that the Dockerfiles build, and that the read-only
+root, the users and the networks of compose.yaml leave each service what it needs.
+
 Exit code: pytest's; 1 if an image cannot be built; 0 with one line of explanation if this machine cannot run an engine at all.
 """
 

@@ -33,6 +33,7 @@ from milvus_coop.serving.triton import export_repository, find_triton
 from milvus_coop.store import Store
 from tests.helm.kit import CHART, Manifest, Rendered, expand, render, rendered, values_of
 from tests.helm.test_monitoring import exposed
+from tests.leftovers import MARK
 from tests.servers.milvus import MilvusServer, free_ports
 
 KEY = "key-of-a-client-0123456789"
@@ -70,7 +71,9 @@ def arguments_of(found: Rendered, container: Manifest, secrets: Mapping[str, str
 
 def environment_of(found: Rendered, container: Manifest, secrets: Mapping[str, str], folder: Path, **local: str) -> dict[str, str]:
     """The container's variables and nothing else but what a process on this machine needs."""
-    machine = {name: os.environ[name] for name in ("PATH", "LANG", "XDG_CACHE_HOME", "MILVUS_COOP_CACHE") if name in os.environ}
+    machine = {
+        name: os.environ[name] for name in ("PATH", "LANG", "XDG_CACHE_HOME", "MILVUS_COOP_CACHE", MARK) if name in os.environ
+    }
     cache = {} if "XDG_CACHE_HOME" in machine else {"XDG_CACHE_HOME": str(Path.home() / ".cache")}  # where Triton is installed
     return {**machine, **cache, **found.environment(container, secrets), "HOME": str(folder), "TMPDIR": str(folder), **local}
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import helm_python
 import pytest
 
-from tests.helm.kit import CASES, CHART, ROOT, merge, render, values_of
+from tests.helm.kit import CHART, ROOT, merge, render, values_of
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"^```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
@@ -49,8 +49,3 @@ def test_every_value_that_is_named_is_one() -> None:
             for part in name.split("."):
                 assert part in found, name
                 found = found[part]
-
-
-def test_numbers_of_the_page_are_those_of_the_tests() -> None:
-    profiles = sum(1 for case in CASES if case in ("cpu", "gpu", "ha"))
-    assert f"renders the profiles and {len(CASES) - profiles} more combinations" in PAGE

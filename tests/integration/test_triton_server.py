@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +24,11 @@ from milvus_coop.config import Settings
 from milvus_coop.errors import BackendUnavailableError, InvalidArgumentError, MilvusCoopError, TritonError
 from milvus_coop.models.backends import Backend, open_backend
 from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
+from milvus_coop.serving.triton.config import model_config
 from milvus_coop.serving.triton.server import WATCH_S
 from tests.servers.milvus import free_ports
 from tests.servers.triton import TritonForTests
-from tests.waiting import wait_until
+from tests.waiting import is_gone, wait_until
 
 pytestmark = pytest.mark.triton
 
@@ -39,14 +42,6 @@ def processes_of(server: TritonServer) -> list[psutil.Process]:
     assert server.pid is not None
     parent = psutil.Process(server.pid)
     return [parent, *parent.children(recursive=True)]
-
-
-def is_gone(process: psutil.Process) -> bool:
-    """Ended; whether a zombie of it is left depends on the machine's first process."""
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def shared_memory() -> set[str]:
@@ -90,6 +85,81 @@ def test_nothing_is_left_of_a_stopped_server(tmp_path: Path, how: str) -> None:
     assert shared_memory() <= before
     assert logs() <= before_logs
     server.stop()  # twice is fine
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_command_that_was_ended(tmp_path: Path, how: signal.Signals) -> None:
+    grpc, http, metrics = map(str, free_ports(3))
+    ports = ["--port", grpc, "--http-port", http, "--metrics-port", metrics]
+    command = [sys.executable, "-m", "milvus_coop", "triton", "serve", *ports]
+    before = shared_memory()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}, text=True) as process:
+        assert process.stderr is not None
+        assert "Triton is ready" in process.stderr.readline()
+        processes = psutil.Process(process.pid).children(recursive=True)
+        assert len(processes) == 1 + 3 * Tuning().instances
+        process.send_signal(how)
+        wait_until(lambda: all(map(is_gone, processes)))
+    assert shared_memory() <= before
+
+
+def test_a_command_that_is_killed_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    repository = export_repository(load_bundle("coop-small"), tmp_path / "models", "python")
+    (repository / TEXT_ENCODER / "1" / "model.py").unlink()
+    (repository / TEXT_ENCODER / "1" / "model.py").write_text("import time\ntime.sleep(600)\n", encoding="utf-8")
+    grpc, http, metrics = map(str, free_ports(3))
+    ports = ["--port", grpc, "--http-port", http, "--metrics-port", metrics]
+    command = [sys.executable, "-m", "milvus_coop", "triton", "serve", "--repository", str(repository), *ports]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(tmp_path)}) as process:
+        started = psutil.Process(process.pid)
+        wait_until(lambda: len(started.children(recursive=True)) > 1)
+        processes = started.children(recursive=True)
+        process.kill()
+        wait_until(lambda: all(map(is_gone, processes)))
+
+
+def test_a_bundle_of_any_name_is_served(tmp_path: Path) -> None:
+    server = TritonForTests(tmp_path)
+    spec = dataclasses.replace(load_bundle("coop-small").spec, name='Tom\'s "best" \\ model\n} ü')
+    for graph in spec.graphs:
+        text = model_config(spec, graph, "python", Tuning())
+        (server.repository / graph.name / "config.pbtxt").write_text(text, encoding="utf-8")
+    with server, tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.endpoints.grpc}") as client:
+        config = client.get_model_config(TEXT_ENCODER).config
+    assert config.parameters["bundle"].string_value == spec.label
+
+
+def test_it_listens_on_ipv6(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    with TritonForTests(tmp_path, host="::1") as server:
+        assert server.uri.startswith("triton://[::1]:")
+        backend = open_client(server.uri)
+        encode(backend)
+        backend.close()
+
+
+def test_it_listens_on_the_address_of_a_name(tmp_path: Path) -> None:
+    with TritonForTests(tmp_path, host="localhost") as server:
+        backend = open_client(server.uri)
+        encode(backend)
+        backend.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ("no-such-host.invalid", "the host 'no-such-host.invalid' has no address; expected: an IP address, or a name"),
+        ("", "the host '' has no address"),
+        ("192.0.2.1", r"port \d+ on 192\.0\.2\.1 cannot be used: Cannot assign requested address"),
+    ],
+)
+def test_a_host_that_is_not_this_machine(tmp_path: Path, host: str, says: str) -> None:
+    with pytest.raises(TritonError, match=says):
+        TritonForTests(tmp_path, host=host).start()
 
 
 def test_a_model_that_lost_its_process_ends_the_server(tmp_path: Path) -> None:

@@ -15,16 +15,18 @@ from tests.servers.milvus import free_ports
 class TritonForTests(TritonServer):
     """Serves `coop-small`; not started yet."""
 
-    def __init__(self, folder: Path, *, tuning: Tuning | None = None, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, *, tuning: Tuning | None = None, arguments: Sequence[str] = (), host: str = "127.0.0.1"
+    ) -> None:
         grpc, http, metrics = free_ports(3)
         self.repository = export_repository(load_bundle("coop-small"), folder / "models", "python", tuning=tuning)
-        endpoints = Endpoints(grpc=grpc, http=http, metrics=metrics)
+        endpoints = Endpoints(host, grpc, http, metrics)
         super().__init__(find_triton(), self.repository, endpoints=endpoints, arguments=arguments)
 
     @property
     def uri(self) -> str:
         """What `--models` takes."""
-        return f"triton://127.0.0.1:{self.endpoints.grpc}"
+        return f"triton://{self.endpoints.url_host}:{self.endpoints.grpc}"
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,27 @@
 """The config.pbtxt of one model. Names, dtypes, dims and batch limits come from the bundle's spec.
 
-The fields are those of Triton's `model_config.proto`; its documentation explains them under "Model Configuration", "Batchers" and
-"Optimization".
+The fields are those of Triton's `model_config.proto`, as tritonclient has it. Triton's documentation explains them under "Model
+Configuration", "Batchers" and "Optimization".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from milvus_coop.bundle.spec import CROSS_ENCODER, BundleSpec, GraphSpec, TensorSpec
+from milvus_coop.errors import MissingPackageError
 from milvus_coop.serving.plans.profiles import profile_of
 
 Platform = Literal["tensorrt", "onnxruntime", "python"]
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
+Fields = dict[str, Any]
+"""The fields of a protobuf message, by name."""
 
 DATA_TYPES = {"int64": "TYPE_INT64", "int32": "TYPE_INT32", "float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int8": "TYPE_INT8"}
+HEADING = "# Written by `milvus-coop triton export`; change the bundle or the options, not this file.\n"
 PLAN_CACHE = "/var/cache/milvus-coop/tensorrt"
 """Folder in which Triton's ONNX Runtime backend keeps the engines that its TensorRT accelerator builds. Mount a volume there."""
 WARM_UP_LENGTH = 8
@@ -53,82 +57,81 @@ class Tuning:
 
 
 def model_config(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning: Tuning) -> str:
-    """The text of `<graph>/config.pbtxt`."""
-    blocks = [
-        f'name: "{graph.name}"',
-        f'platform: "{_TRITON_PLATFORM[platform]}"' if platform == "tensorrt" else f'backend: "{platform}"',
-        f"max_batch_size: {graph.max_batch}",
-        *(_tensor("input", tensor, platform) for tensor in graph.inputs),
-        *(_tensor("output", tensor, platform) for tensor in graph.outputs),
-        _instances(platform, tuning),
-        *_batching(graph, tuning),
-        _warm_up(graph),
-        *_parameters(spec, graph, platform, tuning),
-        *_optimization(spec, graph, platform, tuning),
-        *_plan_files(platform, tuning),
-    ]
-    return "# Written by `milvus-coop triton export`; change the bundle or the options, not this file.\n" + "\n".join(blocks) + "\n"
+    """The text of `<graph>/config.pbtxt`.
+
+    Raises:
+        MissingPackageError: tritonclient, which has the schema, is not installed.
+    """
+    try:
+        from google.protobuf import json_format, text_format
+        from tritonclient.grpc import model_config_pb2
+    except ModuleNotFoundError as exc:
+        raise MissingPackageError("tritonclient is not installed", run="pip install 'milvus-coop[triton]'") from exc
+    fields: Fields = {
+        "name": graph.name,
+        **({"platform": "tensorrt_plan"} if platform == "tensorrt" else {"backend": platform}),
+        "max_batch_size": graph.max_batch,
+        "input": [_tensor(tensor, platform) for tensor in graph.inputs],
+        "output": [_tensor(tensor, platform) for tensor in graph.outputs],
+        "instance_group": [_instances(platform, tuning)],
+        "dynamic_batching": _batching(graph, tuning),
+        "model_warmup": [_warm_up(graph)],
+        "parameters": {key: {"string_value": value} for key, value in _parameters(spec, graph, platform, tuning).items()},
+        "optimization": _optimization(spec, graph, platform, tuning),
+        "cc_model_filenames": tuning.plans_by_capability if platform == "tensorrt" else {},
+    }
+    config = json_format.ParseDict(fields, model_config_pb2.ModelConfig())
+    return HEADING + str(text_format.MessageToString(config, as_utf8=True, use_short_repeated_primitives=True))
 
 
-_TRITON_PLATFORM = {"tensorrt": "tensorrt_plan"}
-
-
-def _tensor(role: str, tensor: TensorSpec, platform: Platform) -> str:
+def _tensor(tensor: TensorSpec, platform: Platform) -> Fields:
+    facts: Fields = {"name": tensor.name, "data_type": DATA_TYPES[tensor.dtype], "dims": list(tensor.shape or (1,))}
     # Triton has no tensors without dims, so a scalar per item is sent as one value. Its Python backend ignores `reshape`.
-    dims = tensor.shape or (1,)
-    reshape = "" if tensor.shape or platform == "python" else "  reshape { shape: [ ] }\n"
-    values = ", ".join(map(str, dims))
-    return f'{role} {{\n  name: "{tensor.name}"\n  data_type: {DATA_TYPES[tensor.dtype]}\n  dims: [ {values} ]\n{reshape}}}'
+    return facts if tensor.shape or platform == "python" else {**facts, "reshape": {"shape": []}}
 
 
-def _instances(platform: Platform, tuning: Tuning) -> str:
+def _instances(platform: Platform, tuning: Tuning) -> Fields:
     on_gpu = platform == "tensorrt" or (platform == "onnxruntime" and tuning.gpu)
-    profile = '\n  profile: [ "0" ]' if platform == "tensorrt" else ""
-    return f"instance_group {{\n  count: {tuning.instances}\n  kind: {'KIND_GPU' if on_gpu else 'KIND_CPU'}{profile}\n}}"
+    facts: Fields = {"count": tuning.instances, "kind": "KIND_GPU" if on_gpu else "KIND_CPU"}
+    return {**facts, "profile": ["0"]} if platform == "tensorrt" else facts
 
 
-def _batching(graph: GraphSpec, tuning: Tuning) -> Iterator[str]:
-    timeout_us = tuning.queue_timeout_us if graph.name == CROSS_ENCODER else 0  # 0: none
-    if tuning.queue_delay_us is not None:
-        yield f"""dynamic_batching {{
-  max_queue_delay_microseconds: {tuning.queue_delay_us}
-  default_queue_policy {{
-    timeout_action: REJECT
-    default_timeout_microseconds: {timeout_us}
-    allow_timeout_override: true
-    max_queue_size: {tuning.queue_size}
-  }}
-}}"""
+def _batching(graph: GraphSpec, tuning: Tuning) -> Fields | None:
+    if tuning.queue_delay_us is None:
+        return None
+    queue = {
+        "timeout_action": "REJECT",
+        "default_timeout_microseconds": tuning.queue_timeout_us if graph.name == CROSS_ENCODER else 0,  # 0: none
+        "allow_timeout_override": True,
+        "max_queue_size": tuning.queue_size,
+    }
+    return {"max_queue_delay_microseconds": tuning.queue_delay_us, "default_queue_policy": queue}
 
 
-def _warm_up(graph: GraphSpec) -> str:
-    inputs = "\n".join(
-        f"""  inputs {{
-    key: "{tensor.name}"
-    value {{
-      data_type: {DATA_TYPES[tensor.dtype]}
-      dims: [ {", ".join(str(WARM_UP_LENGTH if n == -1 else n) for n in tensor.shape)} ]
-      zero_data: true
-    }}
-  }}"""
+def _warm_up(graph: GraphSpec) -> Fields:
+    inputs = {
+        tensor.name: {
+            "data_type": DATA_TYPES[tensor.dtype],
+            "dims": [WARM_UP_LENGTH if n == -1 else n for n in tensor.shape],
+            "zero_data": True,
+        }
         for tensor in graph.inputs
-    )
-    return f'model_warmup {{\n  name: "zeros"\n  batch_size: 1\n{inputs}\n}}'
+    }
+    return {"name": "zeros", "batch_size": 1, "inputs": inputs}
 
 
-def _parameters(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning: Tuning) -> Iterator[str]:
+def _parameters(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning: Tuning) -> dict[str, str]:
     values = {"bundle": spec.label, "fingerprint": spec.fingerprint}
     if platform == "python":
         values |= {"graph": graph.file, "threads": str(tuning.threads)}
     elif platform == "onnxruntime" and not tuning.gpu:
         values["intra_op_thread_count"] = str(tuning.threads)
-    for key, value in values.items():
-        yield f'parameters {{\n  key: "{key}"\n  value {{ string_value: "{value}" }}\n}}'
+    return values
 
 
-def _optimization(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning: Tuning) -> Iterator[str]:
+def _optimization(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning: Tuning) -> Fields | None:
     if platform == "tensorrt" and tuning.cuda_graphs:
-        yield "optimization {\n  cuda { graphs: true }\n}"
+        return {"cuda": {"graphs": True}}
     if platform == "onnxruntime" and tuning.gpu:
         options = {
             "trt_engine_cache_enable": "true",
@@ -138,9 +141,8 @@ def _optimization(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning
             "trt_timing_cache_path": PLAN_CACHE,
             **{f"trt_profile_{name}_shapes": value for name, value in _profile_shapes(spec, graph).items()},
         }
-        lines = "\n".join(f'      parameters {{ key: "{key}" value: "{value}" }}' for key, value in options.items())
-        accelerator = f'    gpu_execution_accelerator {{\n      name: "tensorrt"\n{lines}\n    }}'
-        yield f"optimization {{\n  execution_accelerators {{\n{accelerator}\n  }}\n}}"
+        return {"execution_accelerators": {"gpu_execution_accelerator": [{"name": "tensorrt", "parameters": options}]}}
+    return None
 
 
 def _profile_shapes(spec: BundleSpec, graph: GraphSpec) -> dict[str, str]:
@@ -148,9 +150,3 @@ def _profile_shapes(spec: BundleSpec, graph: GraphSpec) -> dict[str, str]:
     ranges = profile_of(spec, graph.name).ranges
     kinds = {"min": attrgetter("smallest"), "opt": attrgetter("typical"), "max": attrgetter("largest")}
     return {kind: ",".join(f"{r.name}:{'x'.join(map(str, shape(r)))}" for r in ranges) for kind, shape in kinds.items()}
-
-
-def _plan_files(platform: Platform, tuning: Tuning) -> Iterator[str]:
-    if platform == "tensorrt":
-        for capability, file in tuning.plans_by_capability.items():
-            yield f'cc_model_filenames {{\n  key: "{capability}"\n  value: "{file}"\n}}'

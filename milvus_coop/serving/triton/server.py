@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -37,12 +39,18 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our ow
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The address and the ports on which a server listens."""
+    """The host and the ports on which a server listens."""
 
     host: str = "127.0.0.1"
+    """An IPv4 or IPv6 address, or a name of this machine."""
     grpc: int = 8001
     http: int = 8000
     metrics: int = 8002
+
+    @property
+    def url_host(self) -> str:
+        """The host as it stands in URLs."""
+        return _in_url(self.host)
 
 
 class TritonServer:
@@ -75,6 +83,7 @@ class TritonServer:
         self._on_problem = on_problem
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Path | None = None
+        self._address = ""
         self._shared_memory = f"milvus-coop-{uuid.uuid4().hex}"
 
     @property
@@ -85,17 +94,21 @@ class TritonServer:
     def start(self) -> None:
         """Start the server and wait until every model is ready.
 
+        On Linux, a server that was started in the main thread stops when this process ends in any way, even by SIGKILL.
+
         Raises:
-            TritonError: a port is in use, a model cannot be loaded (with Triton's reason), or the time limit passed.
+            TritonError: the host is unknown, a port is in use, a model cannot be loaded (with Triton's reason), or the time limit
+                passed.
         """
+        self._address = _address_of(self.endpoints.host)
         for port in (self.endpoints.grpc, self.endpoints.http, self.endpoints.metrics):
-            _check_port(self.endpoints.host, port)
+            _check_port(self._address, port)
         handle, name = tempfile.mkstemp(prefix="milvus-coop-triton-", suffix=".log")
         self._log = Path(name)
         os.close(handle)
         with self._log.open("wb") as log:
             process = self._process = subprocess.Popen(
-                self._command(),
+                [*_tie(), *self._command()],
                 env={**os.environ, **self._install.environment},
                 stdout=log,
                 stderr=log,
@@ -178,11 +191,12 @@ class TritonServer:
 
     def _command(self) -> list[str]:
         e = self.endpoints
+        http_address = f"ipv6:{self._address}" if ":" in self._address else self._address
         flags: dict[str, object] = {
             "model-repository": self._repository,
-            "http-address": e.host,
-            "grpc-address": e.host,
-            "metrics-address": e.host,
+            "http-address": http_address,
+            "grpc-address": _in_url(self._address),
+            "metrics-address": http_address,
             "http-port": e.http,
             "grpc-port": e.grpc,
             "metrics-port": e.metrics,
@@ -213,12 +227,32 @@ class TritonServer:
         return self._get(f"v2/models/{model}/ready")
 
     def _get(self, path: str) -> bool:
-        url = f"http://{self.endpoints.host}:{self.endpoints.http}/{path}"
+        url = f"http://{_in_url(self._address)}:{self.endpoints.http}/{path}"
         try:
             with _OPENER.open(url, timeout=2) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def _tie() -> list[str]:
+    """The start of a command that Linux stops with SIGTERM when this process ends; empty where that is not possible."""
+    # Linux sends the signal when the thread that started the command ends, so another thread than the main one must not ask for it.
+    setpriv = shutil.which("setpriv") if threading.current_thread() is threading.main_thread() else None
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _address_of(host: str) -> str:
+    """The IP address of a host, IPv4 if it has both kinds. Triton's HTTP service does not take names."""
+    try:
+        found = {family: str(address[0]) for family, _, _, _, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError) as exc:
+        raise TritonError(f"the host '{host}' has no address", expected="an IP address, or a name of this machine") from exc
+    return found.get(socket.AF_INET) or next(iter(found.values()))
 
 
 def _check_port(host: str, port: int) -> None:

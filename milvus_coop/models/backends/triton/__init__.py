@@ -1,4 +1,4 @@
-"""Runs a bundle on a Triton server over gRPC. The only place that imports tritonclient."""
+"""Runs a bundle on a Triton server over gRPC. The only client in this package."""
 
 from __future__ import annotations
 
