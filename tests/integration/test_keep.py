@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -250,7 +250,7 @@ class Failing(Collection):
 
     failures = 1
 
-    def upsert(self, rows: Sequence[Row]) -> None:
+    def upsert(self, rows: Iterable[Row]) -> None:
         if self.failures:
             self.failures -= 1
             raise StoreError("the server is away")
