@@ -116,7 +116,7 @@ def test_large_bodies(make_client: MakeClient, fake: FakeBackend) -> None:
     for content in (large, drip()):
         refused = client.post("/v1/search", content=content, headers={"content-type": "application/json"})
         assert refused.status_code == 413
-        assert "1,048,576 bytes" in refused.json()["detail"]
+        assert "1,048,576 bytes" in refused.json()["expected"]
 
 
 def test_request_ids(client: TestClient) -> None:
