@@ -74,38 +74,6 @@ def among_any(field: str, ids: Sequence[str], *, numeric: bool) -> str:
     return f"{field} in [{', '.join(known)}]" if known else ""
 
 
-def plain_metadata(metadata: Mapping[str, Any], of: str) -> tuple[Mapping[str, Any], int]:
-    """Metadata as plain JSON values, and its size in bytes.
-
-    Args:
-        metadata: the metadata of one item.
-        of: the name of the item in errors.
-
-    Raises:
-        InvalidArgumentError: Milvus cannot store this metadata.
-    """
-    if not metadata:
-        return {}, 0
-    for name in metadata:
-        if not isinstance(name, str) or not name or name.startswith("$") or name in RESERVED:
-            raise InvalidArgumentError(
-                f"metadata of '{of}' has the key {name!r}",
-                expected=f"a name that does not start with $ and is none of {', '.join(sorted(RESERVED))}",
-            )
-    try:
-        text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
-        n_bytes = len(text.encode())
-        plain: dict[str, Any] = json.loads(text, parse_int=_int64)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidArgumentError(
-            f"metadata of '{of}' is not JSON: {exc}",
-            expected="texts, finite numbers, booleans, None, and lists and dicts of them",
-        ) from exc
-    if n_bytes > VARCHAR_BYTES:
-        raise InvalidArgumentError(f"metadata of '{of}' takes {n_bytes} bytes", expected=f"at most {VARCHAR_BYTES}")
-    return plain, n_bytes
-
-
 def _literal_or_none(text: str) -> str | None:
     try:
         return literal(text, VARCHAR_BYTES)
@@ -121,7 +89,7 @@ def _record(row: Row, dim: int, payload_field: str | None, payload_bytes: int) -
     n_bytes += _check_text("digest", row.digest, DIGEST_BYTES, row.id)
     payload = {} if payload_field is None else {payload_field: row.payload}
     n_bytes += 0 if payload_field is None else _payload_size(row, payload_field, payload_bytes)
-    metadata, metadata_bytes = plain_metadata(row.metadata, row.uri)
+    metadata, metadata_bytes = _metadata(row)
     embedding = np.asarray(row.embedding, dtype=np.float32)
     if embedding.shape != (dim,) or not np.isfinite(embedding).all():
         raise InvalidArgumentError(
@@ -162,6 +130,30 @@ def _utf8_size(name: str, text: str, of: str) -> int:
         return len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as exc:
         raise InvalidArgumentError(f"the {name} of {of!r} is not valid Unicode", expected="text that UTF-8 can write") from exc
+
+
+def _metadata(row: Row) -> tuple[Mapping[str, Any], int]:
+    """Metadata as plain JSON values, and its size in bytes."""
+    if not row.metadata:
+        return {}, 0
+    for name in row.metadata:
+        if not isinstance(name, str) or not name or name.startswith("$") or name in RESERVED:
+            raise InvalidArgumentError(
+                f"metadata of '{row.uri}' has the key {name!r}",
+                expected=f"a name that does not start with $ and is none of {', '.join(sorted(RESERVED))}",
+            )
+    try:
+        text = json.dumps(dict(row.metadata), ensure_ascii=False, allow_nan=False)
+        n_bytes = len(text.encode())
+        plain: dict[str, Any] = json.loads(text, parse_int=_int64)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidArgumentError(
+            f"metadata of '{row.uri}' is not JSON: {exc}",
+            expected="texts, finite numbers, booleans, None, and lists and dicts of them",
+        ) from exc
+    if n_bytes > VARCHAR_BYTES:
+        raise InvalidArgumentError(f"metadata of '{row.uri}' takes {n_bytes} bytes", expected=f"at most {VARCHAR_BYTES}")
+    return plain, n_bytes
 
 
 def _int64(digits: str) -> int:

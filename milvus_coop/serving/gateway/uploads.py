@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from milvus_coop.errors import ImageError, InvalidArgumentError
-from milvus_coop.ingest.items import Item, checked
+from milvus_coop.ingest.items import Item
 from milvus_coop.ingest.pipeline import Options, Pipeline
 from milvus_coop.ingest.work import work_for
 from milvus_coop.models.open import Models
@@ -22,9 +22,9 @@ from milvus_coop.models.preprocess.formats import open_image
 from milvus_coop.serving.gateway.schemas import UploadedItem, UploadFailure
 from milvus_coop.serving.gateway.thumbnails import thumbnail_of
 from milvus_coop.store import Collection, Store
-from milvus_coop.store.rows import plain_metadata
+from milvus_coop.store.metadata import plain_metadata
 from milvus_coop.store.schema import VARCHAR_BYTES, check_name
-from milvus_coop.types import Failure, IngestReport
+from milvus_coop.types import IngestReport
 
 SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
 """Suffixes that differ from the name of the format."""
@@ -97,7 +97,7 @@ def _check(uploads: Sequence[Upload], place: Path) -> tuple[dict[Path, Upload], 
     for upload in uploads:
         try:
             path = place / _file_name(upload.content)
-            _check_metadata(upload, path)
+            _check_metadata(upload)
         except (ImageError, InvalidArgumentError) as exc:
             failures.append(UploadFailure(file=upload.shown, reason=str(exc)))
             continue
@@ -106,7 +106,7 @@ def _check(uploads: Sequence[Upload], place: Path) -> tuple[dict[Path, Upload], 
     return kept, failures
 
 
-def _check_metadata(upload: Upload, path: Path) -> None:
+def _check_metadata(upload: Upload) -> None:
     """Check that the collection can hold the metadata of an upload.
 
     Raises:
@@ -117,13 +117,10 @@ def _check_metadata(upload: Upload, path: Path) -> None:
     if upload.metadata is None:
         return
     if not isinstance(upload.metadata, dict):
-        raise InvalidArgumentError(f"the metadata is a {type(upload.metadata).__name__}", expected="a JSON object")
+        raise InvalidArgumentError(f"the metadata is of type {type(upload.metadata).__name__}", expected="a JSON object")
     if "path" in upload.metadata:
         raise InvalidArgumentError("the name 'path' is taken, because lists of images use it", expected="another name")
-    entry = checked(Item(path.as_posix(), metadata=upload.metadata))
-    if isinstance(entry, Failure):
-        raise InvalidArgumentError(entry.reason)
-    plain_metadata(upload.metadata, upload.shown)
+    plain_metadata(upload.metadata)
 
 
 def _items(kept: dict[Path, Upload], collection: Collection) -> list[Item]:
@@ -142,7 +139,7 @@ def _with_name(upload: Upload) -> dict[str, Any]:
     """The metadata of an upload with the client's name of the file, unless the metadata has that field or no room for it."""
     given = {name: value for name, value in (upload.metadata or {}).items() if value is not None}
     named = {UPLOADED_AS: upload.name[:SHOWN_NAME], **given} if upload.name else given
-    return named if plain_metadata(given, "")[1] + len(UPLOADED_AS) + 6 * SHOWN_NAME < VARCHAR_BYTES else given
+    return named if plain_metadata(given)[1] + len(UPLOADED_AS) + 6 * SHOWN_NAME < VARCHAR_BYTES else given
 
 
 def _ingest(items: Sequence[Item], collection: Collection, models: Models, start: float) -> IngestReport:

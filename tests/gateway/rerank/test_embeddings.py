@@ -116,6 +116,25 @@ def test_inputs_that_cannot_be(service: Running, body: dict[str, Any], said: str
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_models(service: Running, images: CoopSearch) -> None:
+    def get(path: str, **headers: str) -> httpx.Response:
+        return httpx.get(service.url + path, headers={**service.headers, **headers}, timeout=30)
+
+    body = get("/v1/models").json()
+    assert body["object"] == "list"
+    (model,) = body["data"]
+    assert set(model) == {"id", "object", "created", "owned_by"}
+    assert (model["id"], model["object"]) == (images.encoder.spec.model_name, "model")
+    assert get(f"/v1/models/{model['id']}").json() == model
+    assert get("/v1/models/toy-collection").json()["id"] == "toy-collection"
+    for name in (model["id"], "toy-collection"):
+        assert service.post(PATH, {"input": "a", "model": name}).status_code == 200
+        assert service.post("/v2/rerank", {"query": "a", "documents": ["x"], "model": name}).status_code == 422  # not 404
+    missing = get("/v1/models/gpt-4")
+    assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")
+    assert get("/v1/models", authorization="Bearer wrong").json()["error"]["type"] == "authentication_error"
+
+
 def test_errors_before_the_route(service: Running) -> None:
     answer = service.post(PATH, {"input": "a"}, headers={"authorization": "Bearer wrong"})
     assert (answer.status_code, answer.json()["error"]["type"]) == (401, "authentication_error")

@@ -14,7 +14,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.ingest.items import DEEPEST
 from milvus_coop.serving.gateway.bodies import media_type
 from milvus_coop.serving.gateway.facts import facts_of
 from milvus_coop.serving.gateway.problems import RefusedError, problems
@@ -22,6 +21,7 @@ from milvus_coop.serving.gateway.routes.search import FORM
 from milvus_coop.serving.gateway.schemas import UploadResponse
 from milvus_coop.serving.gateway.service import Service
 from milvus_coop.serving.gateway.uploads import Upload, ingest_uploads
+from milvus_coop.store.metadata import DEEPEST
 
 NOT_JSON = "the metadata is not JSON"
 _SIGN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|[\[\]{},]', re.DOTALL)
@@ -136,7 +136,7 @@ def _metadata_of(text: str, n: int) -> list[tuple[Any, str]]:
     elif problem == NOT_JSON:
         raise InvalidArgumentError(f"the field 'metadata': {problem}", expected=expected)
     elif not isinstance(given, (dict, list)) and given is not None:
-        raise InvalidArgumentError(f"the field 'metadata' holds {type(given).__name__}", expected=expected)
+        raise InvalidArgumentError("the field 'metadata' is neither an object nor a list", expected=expected)
     if len(each) != n:
         raise InvalidArgumentError(f"the field 'metadata' has {len(each):,} entries for {n:,} files", expected=expected)
     return each
