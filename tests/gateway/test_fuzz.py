@@ -7,11 +7,13 @@ JSON, odd numbers and names, forms with many parts, and headers that do not fit.
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import logging
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -175,6 +177,9 @@ parts = st.tuples(
 )
 
 
+# Starlette closes the files of a form that breaks off when they are collected, and not before.
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*SpooledTemporaryFile:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:Unclosed file:ResourceWarning")
 @pytest.mark.parametrize("path", ["/v1/items", "/v1/search"])
 def test_forms(fuzzed: TestClient, errors: list[str], path: str) -> None:
     @given(some=st.lists(parts, max_size=6), end=st.sampled_from([b"--b--\r\n", b"--b--", b"", b"--b", b"\x00"]))
@@ -185,6 +190,7 @@ def test_forms(fuzzed: TestClient, errors: list[str], path: str) -> None:
         check(fuzzed.post(path, content=body, headers={"content-type": "multipart/form-data; boundary=b"}), errors)
 
     send()
+    gc.collect()
 
 
 def test_addresses_and_headers(fuzzed: TestClient, errors: list[str]) -> None:
@@ -212,7 +218,7 @@ def test_addresses_and_headers(fuzzed: TestClient, errors: list[str]) -> None:
     )
     @fuzz
     def send(method: str, path: str, query: dict[str, str], extra: dict[str, str]) -> None:
-        with_path = fuzzed.base_url.copy_with(path="/" + path.replace("\x00", "%00"))
-        check(fuzzed.request(method, with_path, params=query, headers=extra), errors)
+        address = f"http://localhost/{quote(path)}" + (f"?{urlencode(query)}" if query else "")
+        check(fuzzed.request(method, address, headers=extra), errors)
 
     send()
