@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -70,7 +71,7 @@ class Facts:
         """Note that the client left before the answer began."""
         self.status, self.error = CLIENT_LEFT, "ClientLeft"
 
-    def line(self) -> dict[str, object]:
+    def line(self) -> dict[str, Any]:
         """The fields of the request's log line."""
         return {
             "request_id": self.id,

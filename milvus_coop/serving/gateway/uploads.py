@@ -163,7 +163,7 @@ def _file_name(content: bytes) -> str:
 
 def _write_new(kept: dict[Path, Upload]) -> set[Path]:
     """Write the files that do not exist yet, and return their paths."""
-    new = set()
+    new: set[Path] = set()
     for path, upload in kept.items():
         if not path.exists():
             try:

@@ -66,7 +66,8 @@ async def read_request(request: Request) -> SearchRequest:
 
 def _with_image(asked: SearchRequest) -> SearchRequest:
     if asked.text is not None and asked.image is None and is_data_uri(asked.text):
-        asked.text, asked.image = None, image_in(asked.text)
+        asked.image = image_in(asked.text)
+        asked.text = None
     return asked
 
 
