@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import grpc
-from pymilvus.exceptions import MilvusException
+from pymilvus.exceptions import MilvusException, ParamError
 
 from milvus_coop.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
     FilterError,
+    InvalidArgumentError,
     MilvusCoopError,
     StoreAuthError,
     StoreError,
@@ -35,6 +36,10 @@ _FILTER_SIGNS = (
     "too large to convert",
     "recursion depth",
 )
+_INVALID_PARAMETER = 1100
+_ARGUMENT_SIGNS = ("invalid parameter", "is illegal", "parse output field", "codec can't encode")
+_READS = ("search", "query")
+"""Calls whose arguments are the user's: a filter, names of fields, numbers of hits."""
 _AUTH_SIGNS = ("auth check failure", "unauthenticated", "privilege", "permission deny")
 _UNAVAILABLE_SIGNS = ("closed channel", "not ready", "no available", "node offline", "channel not available", "not healthy")
 _LONGEST_MESSAGE = 500
@@ -121,6 +126,10 @@ def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCo
         )
     if exc.code in _AUTH_CODES or any(sign in lower for sign in _AUTH_SIGNS):
         return _refused(attempt)
+    if attempt.call in _READS and _is_about_arguments(exc, lower):
+        return InvalidArgumentError(
+            f"Milvus rejects an argument of the {attempt.call}: {message}", expected="names of fields, and a valid filter"
+        )
     if exc.code == _NOT_LOADED:
         return StoreUnavailableError(
             f"the collection '{attempt.collection}' is not loaded; Milvus is starting, or somebody released it",
@@ -133,6 +142,10 @@ def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCo
     if attempt.call == "create_collection" and ("already exist" in lower or "duplicate collection" in lower):
         return CollectionExistsError(f"the collection '{attempt.collection}' exists in {attempt.address}")
     return StoreError(f"Milvus at {attempt.address} failed to {attempt.call}: {message} (code {int(exc.code)})")
+
+
+def _is_about_arguments(exc: MilvusException, message: str) -> bool:
+    return isinstance(exc, ParamError) or exc.code == _INVALID_PARAMETER or any(sign in message for sign in _ARGUMENT_SIGNS)
 
 
 def _refused(attempt: Attempt) -> StoreAuthError:

@@ -10,12 +10,14 @@ from typing import Any
 import grpc
 import pymilvus.exceptions
 import pytest
-from pymilvus.exceptions import MilvusException
+from pymilvus.exceptions import MilvusException, ParamError
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from milvus_coop.errors import (
     CollectionNotFoundError,
     FilterError,
+    InvalidArgumentError,
+    MilvusCoopError,
     StoreAuthError,
     StoreError,
     StoreTimeoutError,
@@ -101,7 +103,7 @@ def test_each_status_of_connecting(refuser: tuple[Refuser, str], code: grpc.Stat
 def test_each_class(kind: type[Exception]) -> None:
     message = "no\ntopsecret"
     error = translate(kind(1, message) if kind in FOREIGN else kind(message), ATTEMPT)
-    assert isinstance(error, StoreError)
+    assert isinstance(error, InvalidArgumentError if kind is ParamError else StoreError)
     assert "topsecret" not in str(error)
 
 
@@ -112,6 +114,9 @@ def test_each_class(kind: type[Exception]) -> None:
         (6, "unexpected token", FilterError),
         (65535, "failed to create query plan: cannot parse expression: year >, error: ...", FilterError),
         (1100, "failed to create query plan: cannot parse expression: year >: invalid parameter", FilterError),
+        (1100, "invalid parameter[expected=a name][actual=]", InvalidArgumentError),
+        (1, "`output_fields` value [''] is illegal", InvalidArgumentError),
+        (65535, "parse output field name failed: a[", InvalidArgumentError),
         (1400, "not authenticated", StoreAuthError),
         (65535, "auth check failure, please check api key is correct", StoreAuthError),
         (101, "collection not loaded", StoreUnavailableError),
@@ -122,6 +127,6 @@ def test_each_class(kind: type[Exception]) -> None:
         (65535, "something else", StoreError),
     ],
 )
-def test_messages_of_milvus(code: Any, message: str, expected: type[StoreError]) -> None:
+def test_messages_of_milvus(code: Any, message: str, expected: type[MilvusCoopError]) -> None:
     error = translate(MilvusException(code, message), ATTEMPT)
     assert type(error) is expected

@@ -14,7 +14,7 @@ from milvus_coop.ingest.items import Item, checked, hash_of_metadata
 from milvus_coop.store import Store
 from milvus_coop.store.collection import Collection
 from milvus_coop.store.metadata import plain_metadata
-from milvus_coop.types import Failure, Row
+from milvus_coop.types import Failure, Row, StoredTokens
 from tests.fuzz.runs import check_message, holds, lengths
 from tests.fuzz.values import METADATA, deep
 from tests.integration.ingest_kit import DIM, SPEC

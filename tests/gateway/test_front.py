@@ -16,10 +16,14 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from milvus_coop import FakeBackend, load_bundle
 from milvus_coop.bundle import TEXT_ENCODER
+from milvus_coop.config import Settings
+from milvus_coop.serving.gateway.addresses import hider
+from milvus_coop.serving.gateway.bodies import LARGE, read
 from milvus_coop.serving.gateway.logs import LOGGER, JsonLines, ReadableLines
 from milvus_coop.serving.gateway.tracing import Tracing
 from tests.gateway.conftest import KEY, SCOPE, MakeClient
@@ -80,6 +84,34 @@ def test_keys(make_client: MakeClient, fake: FakeBackend) -> None:
         assert client.get(path).status_code == 200
 
 
+def test_clients_with_a_key_see_no_address(
+    make_client: MakeClient, fake: FakeBackend, tmp_path: Path, lines: list[logging.LogRecord]
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    for uri, models in ((f"http://127.0.0.1:{port}", "onnx"), (tmp_path / "none.db", "triton://triton.internal:8001,other:1")):
+        arguments: dict[str, Any] = {"uri": uri, "settings": {"timeout_s": 1, "models": models}, "backend": fake}
+        hidden = make_client(**arguments, api_keys=(KEY,))
+        said = hidden.post("/v1/search", json={"text": "a"}, headers={"authorization": f"Bearer {KEY}"})
+        assert said.status_code == 503
+        for secret in ("127.0.0.1", str(port), "none.db"):
+            assert secret not in said.text
+        assert "the configured address" in said.text
+        shown = make_client(**arguments).post("/v1/search", json={"text": "a"}).text
+        assert (str(port) if models == "onnx" else "none.db") in shown
+    reasons = [str(json.loads(JsonLines().format(line)).get("reason", "")) for line in lines]
+    assert sum(str(port) in reason for reason in reasons) == 2  # the log has them
+
+
+def test_addresses_of_model_servers_are_hidden() -> None:
+    settings = Settings(uri="http://milvus:19530/db", models="triton://triton.internal:8001,other:8002")
+    hide = hider(settings, needed=True)
+    said = "Milvus at http://milvus:19530/db: ipv4:10.0.0.7:19530; triton.internal:8001, other:8002; milvus-coop serve"
+    place = "the configured address"
+    assert hide(said) == f"Milvus at {place}: {place}; {place}, {place}; milvus-coop serve"
+    assert hider(settings, needed=False)(said) == said
+
+
 def test_pages_of_other_sites(make_client: MakeClient, fake: FakeBackend) -> None:
     client = make_client(cors_origins=("https://friend.example",), backend=fake)
     for origin, status in (
@@ -116,7 +148,19 @@ def test_large_bodies(make_client: MakeClient, fake: FakeBackend) -> None:
     for content in (large, drip()):
         refused = client.post("/v1/search", content=content, headers={"content-type": "application/json"})
         assert refused.status_code == 413
-        assert "1,048,576 bytes" in refused.json()["detail"]
+        assert "1,048,576 bytes" in refused.json()["expected"]
+
+
+def test_large_bodies_are_parsed_outside_the_event_loop() -> None:
+    async def parsed_in(content: bytes) -> int:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": content}
+
+        return await read(Request(dict(SCOPE), receive), lambda body: threading.get_ident())
+
+    here = threading.get_ident()
+    assert asyncio.run(parsed_in(b" " * LARGE)) == here
+    assert asyncio.run(parsed_in(b" " * (LARGE + 1))) != here
 
 
 def test_request_ids(client: TestClient) -> None:

@@ -125,7 +125,7 @@ def test_uploads_that_wait_for_each_other_take_no_slot_of_searches(filled: Path,
 def test_a_dropped_collection_is_opened_again_once(filled: Path, fake: FakeBackend) -> None:
     """Of two requests that find it gone, the second must not close what the first has opened."""
     service = Service(Settings(uri=str(filled / "lite.db")), GatewayOptions(), backend=fake)
-    stale = service.searcher()
+    stale = service.search(None, lambda searcher: searcher)
     opened: list[CoopSearch] = []
 
     def first(searcher: CoopSearch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from milvus_coop import CoopIngest
+from milvus_coop import CoopIngest, FakeBackend, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.serving.gateway.thumbnails import Thumbnails
 from milvus_coop.store import Store
@@ -74,6 +74,66 @@ def test_bad_pictures_are_named_and_the_others_go_on(taking: TestClient, tmp_pat
     assert "none of the 1 images" in none.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ('{"gps": {"lat": 1e400}}', "not a finite number"),
+        ('{"gps": NaN}', "not a finite number"),
+        ('{"n": [18446744073709551616]}', "64 bits"),
+        ('{"n": ' + "9" * 5000 + "}", "not JSON"),
+        ('{"a": ' + "[" * 40 + "]" * 40 + "}", "nested too deeply"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+        ('{"a": "' + "x" * 65_536 + '"}', "at most 65,535"),
+        ('{"id": 1}', "'id' is taken"),
+        ('{"$a": 1}', "is taken"),
+        ('{"": 1}', "is taken"),
+        ('{"a": "\\ud83d"}', "not valid Unicode"),
+        ("[1]", "expected: a JSON object"),
+        ('"x, [{"', "expected: a JSON object"),
+        ("{,}", "not JSON"),
+    ],
+    ids=range(14),
+)
+def test_metadata_that_cannot_be_stored_refuses_its_file_alone(
+    make_client: MakeClient, tmp_path: Path, bad: str, said: str
+) -> None:
+    backend = FakeBackend(load_bundle("coop-small").spec)
+    taking = make_client(uri=tmp_path / "new.db", uploads=str(tmp_path / "uploads"), backend=backend)
+    metadata = f'[{bad}, {{"who": "Tom, [\\"the cat\\"]"}}]'
+    done = taking.post("/v1/items", files=files(DOG, CAT), data={"metadata": metadata})
+    assert done.status_code == 200, done.text
+    assert [item["file"] for item in done.json()["items"]] == ["1.jpg"]
+    (failure,) = done.json()["failures"]
+    assert failure["file"] == "0.jpg"
+    assert said in failure["reason"]
+    assert "line" not in failure["reason"]
+    (hit,) = search(taking, "a cat", output_fields=["*"])
+    assert hit["fields"] == {"who": 'Tom, ["the cat"]', "uploaded_as": "1.jpg"}
+
+
+def test_metadata_stays_unless_new_metadata_is_given(taking: TestClient) -> None:
+    def upload(name: str, **data: str) -> dict[str, Any]:
+        taking.post("/v1/items", files=[("files", (name, DOG))], data=data)
+        (hit,) = search(taking, "a dog", output_fields=["*"])
+        return dict(hit["fields"])
+
+    assert upload("p.jpg", metadata='{"year": 2024}') == {"year": 2024, "uploaded_as": "p.jpg"}
+    for data in ({}, {"metadata": ""}, {"metadata": "{}"}, {"metadata": "null"}, {"metadata": "[null]"}):
+        assert upload("q.jpg", **data) == {"year": 2024, "uploaded_as": "p.jpg"}
+    assert upload("q.jpg", metadata='{"who": "Rex"}') == {"who": "Rex", "uploaded_as": "q.jpg"}
+    assert upload("r.jpg", metadata='{"who": "Rex", "uploaded_as": "mine"}') == {"who": "Rex", "uploaded_as": "mine"}
+
+
+def test_large_metadata_of_many_files(taking: TestClient) -> None:
+    """Each file may have 65,535 bytes; what all of them have together is limited by the body alone."""
+    each = [{"note": "x" * 60_000, "n": i} for i in range(20)]
+    some = [DOG + bytes([i]) for i in range(20)]
+    done = taking.post("/v1/items", files=files(*some), data={"metadata": json.dumps(each)})
+    assert (done.status_code, done.json()["added"]) == (200, 20)
+    full = json.dumps({"a": "x" * (65_535 - len('{"a": ""}'))})
+    assert taking.post("/v1/items", files=files(CAT), data={"metadata": full}).json()["added"] == 1
+
+
 def test_names_of_clients_are_not_paths(taking: TestClient, tmp_path: Path) -> None:
     done = taking.post("/v1/items", files=[("files", ("../../../escape.jpg", DOG))]).json()
     assert Path(done["items"][0]["uri"]).parent == tmp_path / "uploads" / "images"
@@ -90,9 +150,10 @@ def test_names_of_clients_are_not_paths(taking: TestClient, tmp_path: Path) -> N
         ([], {"metadata": "{}"}, "0 files"),
         (files(*[DOG[:100]] * 65), {}, "65 files"),
         (files(DOG), {"metadata": "{"}, "not JSON"),
-        (files(DOG), {"metadata": "3"}, "does not fit"),
-        (files(DOG), {"metadata": "[{}, {}]"}, "does not fit"),
-        (files(DOG), {"metadata": '{"path": "/etc/passwd"}'}, "does not fit"),
+        (files(DOG), {"metadata": "3"}, "'metadata' is neither"),
+        (files(DOG), {"metadata": "[{}, {}]"}, "'metadata' has 2 entries for 1 files"),
+        (files(DOG), {"metadata": "[{}"}, "not JSON"),
+        (files(DOG), {"metadata": '{"path": "/etc/passwd"}'}, "0.jpg: the name 'path' is taken"),
         (files(DOG), {"metadata": '{"embedding": 1}'}, "embedding"),
         (files(DOG), {"folder": "x"}, "'folder'"),
         ([*files(DOG), ("metadata", ("m.json", b"{}"))], {}, "is a file"),
@@ -164,6 +225,17 @@ def test_only_files_below_a_root_are_shown(make_client: MakeClient, tmp_path: Pa
 )
 def test_uris_that_name_no_file_to_show(filled: Path, uri: str) -> None:
     assert Thumbnails([filled / "photos"]).original(uri) is None
+
+
+def test_relative_uris_are_looked_for_below_the_roots(filled: Path, tmp_path: Path) -> None:
+    thumbnails = Thumbnails([tmp_path, filled])
+    for uri in ("photos/dog.jpg", "./photos/dog.jpg", "photos/../photos/dog.jpg"):
+        found = thumbnails.original(uri)
+        assert found is not None
+        assert found.path == (filled / "photos" / "dog.jpg").resolve()
+    (tmp_path.parent / "secret.jpg").write_bytes(DOG)
+    for uri in ("../secret.jpg", "photos", "photos/none.jpg", "file:photos/dog.jpg", "s3://photos/dog.jpg", "a\0b", ".", ""):
+        assert thumbnails.original(uri) is None, uri
 
 
 def test_traversal_out_of_a_root(filled: Path) -> None:

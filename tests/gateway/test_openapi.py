@@ -32,6 +32,8 @@ OPERATIONS = (
     "GET /healthz",
     "GET /readyz",
     "POST /v1/embeddings",
+    "GET /v1/models",
+    "GET /v1/models/{model}",
     *(f"POST {below}{path}" for below in ("", "/collections/{collection}") for path in ("/v2/rerank", "/v1/rerank", "/rerank")),
 )
 

@@ -125,6 +125,7 @@ def bomb() -> bytes:
         ({"text": " "}, 400, "empty"),
         ({"text": "a" * 20_001}, 400, "20,001"),
         ({"text": "a", "filter": "year >"}, 400, "rejects the filter"),
+        ({"text": "a", "output_fields": [""]}, 400, "output_fields"),
         ({"text": "a", "filter": "year > 99999999999999999999"}, 400, "rejects the filter"),
         ({"text": "a", "collection": "none"}, 404, "'none'"),
         ({"text": "a", "collection": "no/such"}, 400, "no/such"),

@@ -8,15 +8,14 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
 
 import milvus_coop
 from milvus_coop.serving.gateway import problems
-from milvus_coop.serving.gateway.embeddings import embeddings_error, embeddings_router
 from milvus_coop.serving.gateway.front import FrontDoor
-from milvus_coop.serving.gateway.problems import RefusedError
-from milvus_coop.serving.gateway.rerank import rerank_error, rerank_router
-from milvus_coop.serving.gateway.routes import collections, gallery, health, items, search
+from milvus_coop.serving.gateway.openai import openai_form, openai_router
+from milvus_coop.serving.gateway.problems import ErrorForm
+from milvus_coop.serving.gateway.rerank import rerank_form, rerank_router
+from milvus_coop.serving.gateway.routes import collections, gallery, health, search, thumbnails, uploads
 from milvus_coop.serving.gateway.service import Service
 
 DESCRIPTION = "Find images by text, and texts by image, in Milvus: a bi-encoder retrieves, a cross-encoder reranks."
@@ -40,11 +39,11 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    for part in (health,) if service.options.models_only else (search, items, collections, gallery, health):
+    for part in (health,) if service.options.models_only else (search, uploads, thumbnails, collections, gallery, health):
         app.include_router(part.router(service))
     app.include_router(rerank_router(service))
-    app.include_router(embeddings_router(service))
-    app.add_middleware(FrontDoor, service=service, answer=_answer)
+    app.include_router(openai_router(service))
+    app.add_middleware(FrontDoor, service=service, form=_form)
     if service.options.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -56,8 +55,6 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def _answer(path: str, refused: RefusedError, request_id: str) -> Response:
-    for error_of in (rerank_error, embeddings_error):
-        if answer := error_of(path, refused, request_id):
-            return answer
-    return problems.problem(refused, request_id)
+def _form(path: str) -> ErrorForm:
+    """The form of the errors of a path, for requests that reach no route, or whose route has not chosen a form."""
+    return rerank_form(path) or openai_form(path) or problems.problem

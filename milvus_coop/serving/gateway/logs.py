@@ -46,7 +46,8 @@ def set_up(*, json_lines: bool) -> None:
     """Send the logs of the service and of its HTTP server to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if json_lines else ReadableLines())
-    for name, level in ((LOGGER.name, logging.INFO), ("uvicorn.error", logging.WARNING)):
+    # python_multipart warns of each form that is not valid; the answer and the request's line say so too.
+    for name, level in ((LOGGER.name, logging.INFO), ("uvicorn.error", logging.WARNING), ("python_multipart", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

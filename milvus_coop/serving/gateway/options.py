@@ -57,6 +57,8 @@ class GatewayOptions:
     """Maximum number of documents of one rerank request."""
     max_files: int = 64
     """Maximum number of images of one upload."""
+    max_collections: int = 32
+    """Maximum number of collections that stay open at the same time; the one that was not used for the longest time is closed."""
     max_body_mb: int = 64
     """Maximum size of one request's body, in MiB."""
     shutdown_s: float = 30.0
@@ -128,7 +130,7 @@ class GatewayOptions:
                 expected=f"at least {SHORTEST_KEY} letters, digits and signs of ASCII",
                 run="openssl rand -hex 24",
             )
-        for name in ("timeout_s", "shutdown_s", "max_k", "max_documents", "max_files", "max_body_mb"):
+        for name in ("timeout_s", "shutdown_s", "max_k", "max_documents", "max_files", "max_collections", "max_body_mb"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidArgumentError(f"{name} is {getattr(self, name)}", expected="a finite number above 0")
         for name in ("concurrency", "waiting"):

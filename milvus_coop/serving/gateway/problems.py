@@ -1,8 +1,12 @@
-"""Errors as HTTP answers: `application/problem+json` (RFC 9457), with what was given, what was expected and what to run."""
+"""Errors as HTTP answers: the status of each error, its message, and its form on the routes of this API.
+
+That form is `application/problem+json` (RFC 9457), with what was given, what was expected and what to run. Routes with a foreign
+protocol have forms of their own, and make one sentence of these three parts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -101,19 +105,33 @@ class RefusedError(Exception):
         self.run = run
         self.headers = headers or {}
 
+    def said(self, change: Callable[[str], str]) -> RefusedError:
+        """A copy whose message is changed by that function."""
+        words = (change(self.detail), change(self.expected), change(self.run))
+        return RefusedError(self.status, words[0], expected=words[1], run=words[2], headers=self.headers)
 
-def status_of(exc: Exception) -> HTTPStatus:
-    """The HTTP status of an error."""
-    if isinstance(exc, RefusedError):
-        return exc.status
-    return next((status for kind, status in STATUS if isinstance(exc, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
+
+ErrorForm = Callable[[RefusedError, str], Response]
+"""A form of errors: a function of the error and the request's id that returns the answer."""
+
+
+def is_expected(exc: Exception) -> bool:
+    """True for an error that this service raises on purpose. Others are faults of this service."""
+    return isinstance(exc, (RefusedError, HTTPException, RequestValidationError, *(kind for kind, _ in STATUS)))
 
 
 def refusal(exc: Exception) -> RefusedError:
     """Any error as one with a status and a message for the client. The details of an unknown error are not shown."""
-    status = status_of(exc)
     if isinstance(exc, RefusedError):
         return exc
+    if isinstance(exc, HTTPException):
+        status = HTTPStatus(exc.status_code)
+        return RefusedError(status, str(exc.detail) or status.phrase, headers=dict(exc.headers or {}))
+    if isinstance(exc, RequestValidationError):
+        return RefusedError(
+            HTTPStatus.UNPROCESSABLE_ENTITY, told(exc.errors()) or "the request is not valid", expected="see /openapi.json"
+        )
+    status = next((status for kind, status in STATUS if isinstance(exc, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(exc, BusyError):
         return RefusedError(status, "too many requests are waiting", expected="fewer at a time, or one a little later")
     if isinstance(exc, LateError):
@@ -131,7 +149,7 @@ def retry_headers(status: int) -> dict[str, str]:
 
 
 def problem(refused: RefusedError, request_id: str) -> Response:
-    """The answer of an API route to a refused request."""
+    """The form of errors of this API's own routes."""
     status = refused.status
     body = Problem(
         title=status.phrase,
@@ -141,45 +159,14 @@ def problem(refused: RefusedError, request_id: str) -> Response:
         run=refused.run,
         request_id=request_id,
     )
-    headers = {**retry_headers(status), **refused.headers}
-    return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
+    return JSONResponse(body.model_dump(), status, {**retry_headers(status), **refused.headers}, MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
-    """Make the application answer every error with a `Problem`, and describe that in its OpenAPI document."""
-
-    def answer(request: Request, exc: Exception) -> Response:
-        request.state.error = type(exc).__name__
-        return problem(refusal(exc), request_id_of(request))
-
-    def invalid(request: Request, exc: Exception) -> Response:
-        request.state.error = "RequestValidationError"
-        reasons = exc.errors() if isinstance(exc, RequestValidationError) else []
-        return problem(invalid_request(reasons), request_id_of(request))
-
-    def http(request: Request, exc: Exception) -> Response:
-        status = HTTPStatus(exc.status_code if isinstance(exc, HTTPException) else 500)
-        detail = str(exc.detail) if isinstance(exc, HTTPException) else ""
-        headers = dict(exc.headers or {}) if isinstance(exc, HTTPException) else {}
-        return problem(RefusedError(status, detail or status.phrase, headers=headers), request_id_of(request))
-
-    describe = app.openapi
-
-    def document() -> dict[str, Any]:
-        made = describe()
-        made["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
-        return made
-
-    app.openapi = document  # type: ignore[method-assign]
-    for kind in (errors.MilvusCoopError, BusyError, LateError, RefusedError):
-        app.add_exception_handler(kind, answer)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, http)
-
-
-def invalid_request(reasons: Sequence[Any]) -> RefusedError:
-    """The error for a request that pydantic rejects."""
-    return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, told(reasons) or "the request is not valid", expected="see /openapi.json")
+def sentence(refused: RefusedError) -> str:
+    """The three parts of an error message in one sentence."""
+    expected = f"expected: {refused.expected}" if refused.expected else ""
+    run = f"try: {refused.run}" if refused.run else ""
+    return "; ".join(filter(None, (refused.detail, expected, run)))
 
 
 def told(reasons: Sequence[Any]) -> str:
@@ -191,6 +178,19 @@ def told(reasons: Sequence[Any]) -> str:
     return "; ".join(said)
 
 
-def request_id_of(request: Request) -> str:
-    """The id that `FrontDoor` gave this request."""
-    return str(request.scope.get("request_id", ""))
+def install(app: FastAPI) -> None:
+    """Let every error reach `FrontDoor`, and describe `Problem` in the application's OpenAPI document."""
+
+    async def pass_on(request: Request, exc: Exception) -> Response:
+        raise exc
+
+    describe = app.openapi
+
+    def document() -> dict[str, Any]:
+        made = describe()
+        made["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return made
+
+    app.openapi = document  # type: ignore[method-assign]
+    for kind in (RequestValidationError, HTTPException):  # FastAPI would answer these itself
+        app.add_exception_handler(kind, pass_on)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from milvus_coop.serving.gateway.data_uris import ImageBytes
 from milvus_coop.types import Kind
 
 CollectionName = Annotated[str, Field(max_length=255, description="Name of a collection; default the service's own.")]
@@ -26,7 +27,7 @@ class SearchRequest(BaseModel):
 
     collection: CollectionName | None = None
     text: str | None = Field(None, description="The text to search with, up to 20,000 characters; or give `image`.")
-    image: Base64Bytes | None = Field(None, description="The image to search with, as a file in base64, instead of `text`.")
+    image: ImageBytes | None = Field(None, description="The image to search with, in base64 or as a data URI, instead of `text`.")
     limit: int = Field(10, ge=1, description="Number of hits to return.")
     k: int | None = Field(
         None, ge=1, description="Number of candidates that the cross-encoder reranks; default 50, or `limit` if that is larger."

@@ -10,10 +10,10 @@ import uvicorn
 
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.serving.gateway.app import create_app
+from milvus_coop.serving.gateway.connections import KEEP_ALIVE_S, ImpatientProtocol
 from milvus_coop.serving.gateway.service import Service
 
 BACKLOG = 2048
-KEEP_ALIVE_S = 30
 
 
 def serve(service: Service, *, on_ready: Callable[[str], None]) -> None:
@@ -38,6 +38,7 @@ def serve(service: Service, *, on_ready: Callable[[str], None]) -> None:
         ) from exc
     config = uvicorn.Config(
         create_app(service),
+        http=ImpatientProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

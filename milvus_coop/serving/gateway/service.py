@@ -11,14 +11,16 @@ from typing import TypeVar
 
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
-from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, MilvusCoopError, StoreError
+from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, MilvusCoopError
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import Models, open_models
 from milvus_coop.search import CoopSearch
+from milvus_coop.serving.gateway.addresses import hider
 from milvus_coop.serving.gateway.logs import log
 from milvus_coop.serving.gateway.metrics import Metrics
 from milvus_coop.serving.gateway.options import GatewayOptions
 from milvus_coop.serving.gateway.pool import BusyError, Pool
+from milvus_coop.serving.gateway.searchers import Searchers
 from milvus_coop.serving.gateway.tracing import Tracing
 from milvus_coop.store import Store
 from milvus_coop.store.address import parse_address
@@ -54,10 +56,11 @@ class Service:
         self.models: Models = open_models(settings, backend)
         self._pool = Pool("milvus-coop-serve", options.slots(settings.models), options.waiting, options.timeout_s)
         self._uploads = Pool("milvus-coop-upload", 1, options.waiting, options.timeout_s)
-        # Two locks, because opening a collection may take as long as the timeout of Milvus, and a check must not wait for that.
-        self._opening, self._checking = threading.RLock(), threading.Lock()
-        self._failed: dict[str, tuple[float, StoreError]] = {}
-        self._searchers: dict[str, CoopSearch] = {}
+        self.hide = hider(settings, needed=bool(options.api_keys))
+        """Removes the addresses of Milvus and of the models from a message, if clients need a key."""
+        # Two locks, because connecting may take as long as the timeout of Milvus, and a check must not wait for that.
+        self._connecting, self._checking = threading.Lock(), threading.Lock()
+        self._searchers = Searchers(self._open, options.max_collections)
         self._store: Store | None = None
         self._ready: tuple[float, dict[str, str]] | None = None
         self.metrics.watch_pending(lambda: self._pool.pending + self._uploads.pending)
@@ -67,7 +70,7 @@ class Service:
         if "milvus" in self.problems():  # Milvus may start later; waiting for it a second time would only delay the start
             return
         with contextlib.suppress(MilvusCoopError):  # the collection may be created later
-            self.searcher()
+            self.search(None, lambda searcher: None)
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run a blocking function in the pool.
@@ -93,8 +96,10 @@ class Service:
             self.metrics.refused.inc()
             raise
 
-    def searcher(self, collection: str | None = None) -> CoopSearch:
-        """The search of a collection, opened on first use. None means the collection that the settings name.
+    def search(self, collection: str | None, action: Callable[[CoopSearch], T]) -> T:
+        """Run `action` with the search of a collection, which is opened on first use. None means the one that the settings name.
+
+        If the collection was dropped and created again, it is opened again.
 
         Raises:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
@@ -102,39 +107,17 @@ class Service:
         """
         self._check_database()
         name = collection or self.settings.collection
-        if known := self._searchers.get(name):
-            return known
-        asked_s = time.monotonic()
-        with self._opening:
-            if name not in self._searchers:
-                failed_s, error = self._failed.get(name, (0.0, None))
-                if error is not None and failed_s > asked_s:  # an earlier request has just waited for Milvus without success
-                    raise error
-                try:
-                    self.store().describe(name)  # opening a missing collection takes ten times as long
-                    self._searchers[name] = CoopSearch(name, models=self.models.backend, settings=self.settings)
-                except StoreError as exc:
-                    self._failed = {name: (time.monotonic(), exc)}
-                    raise
-            return self._searchers[name]
-
-    def search(self, collection: str | None, action: Callable[[CoopSearch], T]) -> T:
-        """Run `action` with the search of a collection. If the collection was dropped and created again, it is opened again."""
-        searcher = self.searcher(collection)
-        try:
+        with self._searchers.using(name) as searcher:
+            try:
+                return action(searcher)
+            except CollectionNotFoundError:
+                self._searchers.forget(searcher)
+        with self._searchers.using(name) as searcher:
             return action(searcher)
-        except CollectionNotFoundError:
-            self._forget(searcher)
-            return action(self.searcher(collection))
 
-    def _forget(self, searcher: CoopSearch) -> None:
-        """Close this search, unless another request has already closed it and perhaps opened the collection again."""
-        with self._opening:
-            names = [name for name, known in self._searchers.items() if known is searcher]
-            for name in names:
-                del self._searchers[name]
-        if names:
-            searcher.close()
+    def _open(self, name: str) -> CoopSearch:
+        self.store().describe(name)  # opening a missing collection takes ten times as long
+        return CoopSearch(name, models=self.models.backend, settings=self.settings)
 
     @property
     def is_local(self) -> bool:
@@ -148,7 +131,7 @@ class Service:
             StoreError: Milvus cannot be reached or refuses the request.
         """
         self._check_database()
-        with self._opening:
+        with self._connecting:
             if self._store is None:
                 self._store = Store.from_settings(self.settings, must_exist=not self.options.uploads)
             return self._store
@@ -194,8 +177,7 @@ class Service:
         """Wait for running requests, then free the models and connections."""
         for pool in (self._pool, self._uploads):
             pool.close()
-        for searcher in list(self._searchers.values()):
-            self._forget(searcher)
+        self._searchers.close()
         if self._store is not None:
             with contextlib.suppress(MilvusCoopError):
                 self._store.close()

@@ -48,10 +48,15 @@ class Thumbnails:
         self._lock = Lock()
 
     def original(self, uri: str) -> Original | None:
-        """The file that a uri names; None if it may not be shown, such as a link to a file elsewhere or an address on a server."""
+        """The file that a uri names; None if it may not be shown, such as a link to a file elsewhere or an address on a server.
+
+        A relative uri is looked for below each of the folders in turn.
+        """
         named = local_path(uri)
-        if named is None:
-            return None
+        places = [named] if named is not None else [folder / uri for folder in self._folders if _is_relative(uri)]
+        return next(filter(None, map(self._shown, places)), None)
+
+    def _shown(self, named: Path) -> Original | None:
         try:
             path = named.resolve(strict=True)
             status = path.stat()
@@ -80,6 +85,10 @@ class Thumbnails:
             while self._n_bytes > CACHE_BYTES:
                 self._n_bytes -= len(self._known.popitem(last=False)[1])
         return made
+
+
+def _is_relative(uri: str) -> bool:
+    return bool(uri) and "://" not in uri and "\0" not in uri and not Path(uri).is_absolute()
 
 
 def thumbnail_of(collection: str, item: str) -> str:

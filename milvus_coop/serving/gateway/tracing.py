@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
 
+from starlette.datastructures import Headers
+
 from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.serving.gateway.facts import Facts
 from milvus_coop.types import Timings
 
 NAME = "milvus-coop"
@@ -21,24 +25,30 @@ class Tracing:
         self._tracer = provider.get_tracer(NAME) if provider is not None else None
 
     @contextmanager
-    def request(self, scope: Any) -> Iterator[None]:
+    def request(self, facts: Facts) -> Iterator[None]:
         """The span of a request. It is a child of the span in the request's `traceparent` header."""
         if self._tracer is None:
             yield
             return
         from opentelemetry.propagate import extract
-        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace import SpanKind, StatusCode
 
-        parent = extract({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
-        with self._tracer.start_as_current_span(scope["method"], context=parent, kind=SpanKind.SERVER) as span:
+        parent = extract(Headers(scope=facts.scope))
+        with self._tracer.start_as_current_span(facts.method, context=parent, kind=SpanKind.SERVER) as span:
             try:
                 yield
             finally:
-                route = getattr(scope.get("route"), "path", "none")
-                span.update_name(f"{scope['method']} {route}")
+                span.update_name(f"{facts.method} {facts.route}")
                 span.set_attributes(
-                    {"http.route": route, "http.request.method": scope["method"], "request.id": scope["request_id"]}
+                    {
+                        "http.route": facts.route,
+                        "http.request.method": facts.method,
+                        "http.response.status_code": facts.status,
+                        "request.id": facts.id,
+                    }
                 )
+                if facts.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    span.set_status(StatusCode.ERROR, facts.error)
 
     def searched(self, timings: Timings) -> None:
         """Record the spans of the stages of a search that has just ended."""

@@ -5,32 +5,33 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence, Set
+import time
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from milvus_coop.config import Settings
-from milvus_coop.errors import ImageError
-from milvus_coop.ingest import CoopIngest
+from milvus_coop.errors import ImageError, InvalidArgumentError
 from milvus_coop.ingest.items import Item
-from milvus_coop.models.backends import Backend
+from milvus_coop.ingest.pipeline import Options, Pipeline
+from milvus_coop.ingest.work import work_for
+from milvus_coop.models.open import Models
 from milvus_coop.models.preprocess.formats import open_image
 from milvus_coop.serving.gateway.schemas import UploadedItem, UploadFailure
 from milvus_coop.serving.gateway.thumbnails import thumbnail_of
-from milvus_coop.store.schema import check_name
-from milvus_coop.types import Failure, IngestReport
+from milvus_coop.store import Collection, Store
+from milvus_coop.store.metadata import plain_metadata
+from milvus_coop.store.schema import VARCHAR_BYTES, check_name
+from milvus_coop.types import IngestReport
 
-SUFFIXES = {
-    **{"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"},
-    **{"AVIF": ".avif", "HEIF": ".heic"},
-}
+SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
+"""Suffixes that differ from the name of the format."""
+UPLOADED_AS = "uploaded_as"
+"""Name of the metadata that holds the client's name of the file. Lists of images have other names for it, such as `file_name`."""
 SHOWN_NAME = 200
-"""Maximum number of characters of a client's file name that an answer repeats."""
-NOTHING = IngestReport(0, 0, 0, 0, (), 0.0)
+"""Maximum number of characters of a client's file name that an answer repeats and the collection keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,77 +39,140 @@ class Upload:
     """One uploaded file."""
 
     name: str
-    """The client's name for the file; never used as a path."""
+    """The client's name for the file; never used as a path. '' if the client gave none."""
     content: bytes
-    metadata: Mapping[str, Any]
+    metadata: Any = None
+    """What the client sent as metadata, decoded from JSON. None or {} if it sent none for this file."""
+    problem: str = ""
+    """The reason why the metadata could not be decoded."""
+
+    @property
+    def shown(self) -> str:
+        """The name in answers."""
+        return self.name[:SHOWN_NAME] or "file"
 
 
 def ingest_uploads(
-    uploads: Sequence[Upload], folder: Path, settings: Settings, backend: Backend
+    uploads: Sequence[Upload], folder: Path, collection: str, store: Store, models: Models
 ) -> tuple[IngestReport, list[UploadedItem], list[UploadFailure]]:
     """Keep images in `folder/COLLECTION` and ingest them into the collection, which is created if it does not exist.
 
-    An image that is uploaded again is the same item; its metadata is updated.
+    An image that is uploaded again is the same item. Its metadata stays, unless the upload has metadata, which replaces it.
 
     Raises:
         StoreError, BackendError: Milvus or the encoder failed; the call may be repeated.
         OSError: a file cannot be written.
     """
-    with CoopIngest(settings=settings, models=backend) as ingester:  # opened first, so that a failure leaves no files behind
-        kept, new, failures = _keep(uploads, folder.resolve() / check_name(settings.collection))
-        try:
-            report = _ingest(ingester, kept) if kept else NOTHING
-        except BaseException:
-            _remove(new)
-            raise
-    refused = {_path_of(failure, list(kept)): failure.reason for failure in report.failures}
-    _remove(new & set(refused))
-    failures += [UploadFailure(file=_shown(kept[uri]), reason=reason) for uri, reason in refused.items()]
-    stored = {Item(uri).id: (uri, upload) for uri, upload in kept.items() if uri not in refused}
+    start = time.monotonic()
+    place = folder.resolve() / check_name(collection)
+    opened = store.open_if_there(collection, models.encoder.spec, "image")  # first, so that a failure leaves no files behind
+    kept, failures = _check(uploads, place)
+    if not kept:
+        return IngestReport(0, 0, 0, 0, (), time.monotonic() - start), [], failures
+    new = _write_new(kept)
+    try:
+        opened = opened or store.create(collection, models.encoder.spec, "image")
+        report = _ingest(_items(kept, opened), opened, models, start)
+    except BaseException:
+        _remove(new)
+        raise
+    refused = {failure.uri: failure.reason for failure in report.failures}
+    _remove({path for path in new if path.as_posix() in refused})
+    failures += [UploadFailure(file=kept[Path(uri)].shown, reason=reason) for uri, reason in refused.items()]
+    stored = [(path, upload, Item(path.as_posix()).id) for path, upload in kept.items() if path.as_posix() not in refused]
     items = [
-        UploadedItem(file=_shown(upload), id=key, uri=uri, thumbnail=thumbnail_of(settings.collection, key))
-        for key, (uri, upload) in stored.items()
+        UploadedItem(file=upload.shown, id=key, uri=path.as_posix(), thumbnail=thumbnail_of(collection, key))
+        for path, upload, key in stored
     ]
     return report, items, failures
 
 
-def _keep(uploads: Sequence[Upload], place: Path) -> tuple[dict[str, Upload], set[str], list[UploadFailure]]:
-    """Write the files of uploads. If two images are equal, the last upload counts.
+def _check(uploads: Sequence[Upload], place: Path) -> tuple[dict[Path, Upload], list[UploadFailure]]:
+    """The uploads that can be kept, by path, and the failures of the others.
 
-    Returns:
-        The uploads by path, the paths that are new, and the failures of files that are not images.
+    If two images are equal, the last one that has metadata counts.
     """
-    kept: dict[str, Upload] = {}
-    new: set[str] = set()
+    kept: dict[Path, Upload] = {}
     failures: list[UploadFailure] = []
     for upload in uploads:
         try:
             path = place / _file_name(upload.content)
-        except ImageError as exc:
-            failures.append(UploadFailure(file=_shown(upload), reason=str(exc)))
+            _check_metadata(upload)
+        except (ImageError, InvalidArgumentError) as exc:
+            failures.append(UploadFailure(file=upload.shown, reason=str(exc)))
             continue
-        if not path.exists():
-            _write(path, upload.content)
-            new.add(path.as_posix())
-        kept[path.as_posix()] = upload
-    return kept, new, failures
+        if upload.metadata or path not in kept:
+            kept[path] = upload
+    return kept, failures
 
 
-def _remove(paths: Set[str]) -> None:
-    for path in paths:
-        with contextlib.suppress(OSError):
-            Path(path).unlink()
+def _check_metadata(upload: Upload) -> None:
+    """Check that the collection can hold the metadata of an upload.
+
+    Raises:
+        InvalidArgumentError: it cannot.
+    """
+    if upload.problem:
+        raise InvalidArgumentError(upload.problem)
+    if upload.metadata is None:
+        return
+    if not isinstance(upload.metadata, dict):
+        raise InvalidArgumentError(f"the metadata is of type {type(upload.metadata).__name__}", expected="a JSON object")
+    if "path" in upload.metadata:
+        raise InvalidArgumentError("the name 'path' is taken, because lists of images use it", expected="another name")
+    plain_metadata(upload.metadata)
 
 
-def _shown(upload: Upload) -> str:
-    return upload.name[:SHOWN_NAME]
+def _items(kept: dict[Path, Upload], collection: Collection) -> list[Item]:
+    """The items to ingest. The metadata of a known item is None, which leaves it as it is, if the upload has no metadata."""
+    known = collection.stamps([Item(path.as_posix()).id for path in kept])
+    items = []
+    for path, upload in kept.items():
+        item = Item(path.as_posix(), path=path)
+        if upload.metadata or item.id not in known:
+            item = Item(path.as_posix(), path=path, metadata=_with_name(upload))
+        items.append(item)
+    return items
+
+
+def _with_name(upload: Upload) -> dict[str, Any]:
+    """The metadata of an upload with the client's name of the file, unless the metadata has that field or no room for it."""
+    given = {name: value for name, value in (upload.metadata or {}).items() if value is not None}
+    named = {UPLOADED_AS: upload.name[:SHOWN_NAME], **given} if upload.name else given
+    return named if plain_metadata(given)[1] + len(UPLOADED_AS) + 6 * SHOWN_NAME < VARCHAR_BYTES else given
+
+
+def _ingest(items: Sequence[Item], collection: Collection, models: Models, start: float) -> IngestReport:
+    pipeline = Pipeline(collection, work_for("image", models.encoder, collection.tokens), Options())
+    try:
+        pipeline.run(items)
+    finally:
+        pipeline.stop()
+    collection.flush()
+    counts = pipeline.counts
+    failures = tuple(counts.failures)
+    return IngestReport(counts.added, counts.updated, counts.unchanged, 0, failures, time.monotonic() - start)
 
 
 def _file_name(content: bytes) -> str:
     """The name under which a file is kept: a hash of its content, and the suffix of its format."""
     with io.BytesIO(content) as file, open_image(file) as image:
-        suffix = SUFFIXES[str(image.format).upper()]
-    return hashlib.sha256(content).hexdigest()[:32] + suffix
+        kind = str(image.format).upper()
+    return hashlib.sha256(content).hexdigest()[:32] + SUFFIXES.get(kind, f".{kind.lower()}")
+
+
+def _write_new(kept: dict[Path, Upload]) -> set[Path]:
+    """Write the files that do not exist yet, and return their paths."""
+    new: set[Path] = set()
+    for path, upload in kept.items():
+        if not path.exists():
+            try:
+                _write(path, upload.content)
+            except BaseException:
+                _remove(new)
+                raise
+            new.add(path)
+    return new
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -123,14 +187,7 @@ def _write(path: Path, content: bytes) -> None:
             raise
 
 
-def _ingest(ingester: CoopIngest, kept: Mapping[str, Upload]) -> IngestReport:
-    with tempfile.TemporaryDirectory(prefix="milvus-coop-upload-") as scratch:
-        listed = Path(scratch, "list.jsonl")
-        lines = (json.dumps({**upload.metadata, "path": path}) + "\n" for path, upload in kept.items())
-        listed.write_text("".join(lines), encoding="utf-8")
-        return ingester.run([listed])
-
-
-def _path_of(failure: Failure, paths: Sequence[str]) -> str:
-    """The path of the image that failed. A failure names its uri, or its line in the list."""
-    return failure.uri if failure.uri in paths else paths[int(failure.uri.rpartition(":")[2]) - 1]
+def _remove(paths: Set[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()

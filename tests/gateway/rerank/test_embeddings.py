@@ -97,14 +97,16 @@ def test_large_pictures_are_bounded(service: Running) -> None:
     [
         ({}, "invalid request: input"),
         ({"input": []}, "input has 0 texts and 0 images"),
-        ({"input": [1, 2]}, "invalid request: input"),
+        ({"input": [1, 2]}, "check_embedding_ctx_length=False"),
+        ({"input": [[1, 2], [3]]}, "check_embedding_ctx_length=False"),
+        ({"input": [None]}, "invalid request: input"),
         ({"input": ["a", " "]}, "input[1]: the text is empty"),
         ({"input": "x" * 20_001}, "input[0]: the text has 20,001 characters"),
         ({"input": ["a"] * 2049}, "input has 2,049 entries"),
         ({"input": ["data:image/png;base64,AAAA"] * 4}, "of which at most 3 are images"),
         ({"input": ["a", "data:image/png;base64,AAAA"]}, "input[1]: "),
         ({"input": "data:image/png;base64,?"}, "input[0]: the image is not base64"),
-        ({"input": "data:image/png,AAAA"}, "input[0]: the image is a URI without base64"),
+        ({"input": "data:image/png,AAAA"}, "input[0]: the image: not an image"),
         ({"input": "a", "dimensions": 3}, "dimensions is 3; expected: 16"),
         ({"input": "a", "encoding_format": "int8"}, "invalid request: encoding_format"),
     ],
@@ -114,6 +116,25 @@ def test_inputs_that_cannot_be(service: Running, body: dict[str, Any], said: str
     assert answer.status_code == 400
     assert said in error(answer)
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_models(service: Running, images: CoopSearch) -> None:
+    def get(path: str, **headers: str) -> httpx.Response:
+        return httpx.get(service.url + path, headers={**service.headers, **headers}, timeout=30)
+
+    body = get("/v1/models").json()
+    assert body["object"] == "list"
+    (model,) = body["data"]
+    assert set(model) == {"id", "object", "created", "owned_by"}
+    assert (model["id"], model["object"]) == (images.encoder.spec.model_name, "model")
+    assert get(f"/v1/models/{model['id']}").json() == model
+    assert get("/v1/models/toy-collection").json()["id"] == "toy-collection"
+    for name in (model["id"], "toy-collection"):
+        assert service.post(PATH, {"input": "a", "model": name}).status_code == 200
+        assert service.post("/v2/rerank", {"query": "a", "documents": ["x"], "model": name}).status_code == 422  # not 404
+    missing = get("/v1/models/gpt-4")
+    assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")
+    assert get("/v1/models", authorization="Bearer wrong").json()["error"]["type"] == "authentication_error"
 
 
 def test_errors_before_the_route(service: Running) -> None:

@@ -3,6 +3,6 @@
 Each path follows a published protocol exactly: that of Cohere, of Text Embeddings Inference, or of Jina and vLLM.
 """
 
-from milvus_coop.serving.gateway.rerank.router import rerank_error, rerank_router
+from milvus_coop.serving.gateway.rerank.router import rerank_form, rerank_router
 
-__all__ = ["rerank_error", "rerank_router"]
+__all__ = ["rerank_form", "rerank_router"]

@@ -6,20 +6,20 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from functools import reduce
+from functools import partial, reduce
 from http import HTTPStatus
 from operator import or_
 from typing import Any
-from uuid import uuid4
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
 
 from milvus_coop.search import CoopSearch
-from milvus_coop.serving.gateway.bodies import decode
-from milvus_coop.serving.gateway.failures import refused_by, sentence
+from milvus_coop.serving.gateway.bodies import decode, read
+from milvus_coop.serving.gateway.data_uris import is_data_uri
+from milvus_coop.serving.gateway.facts import facts_of
 from milvus_coop.serving.gateway.logs import log
-from milvus_coop.serving.gateway.problems import RefusedError, request_id_of, retry_headers
+from milvus_coop.serving.gateway.problems import ErrorForm, RefusedError, retry_headers, sentence
 from milvus_coop.serving.gateway.rerank.cohere import Cohere
 from milvus_coop.serving.gateway.rerank.jina import Jina
 from milvus_coop.serving.gateway.rerank.protocol import Ask, Context, Protocol, check_model, inlined
@@ -55,10 +55,10 @@ def rerank_router(service: Service) -> APIRouter:
     return router
 
 
-def rerank_error(path: str, refused: RefusedError, request_id: str) -> JSONResponse | None:
-    """The answer to a request that was refused before a rerank route was reached; None for other paths."""
+def rerank_form(path: str) -> ErrorForm | None:
+    """The form of errors of a request that has not reached a rerank route; None for other paths."""
     match = _PATH.fullmatch(path)
-    return None if match is None else _told(PROTOCOLS[match[1]][0], refused, request_id)
+    return None if match is None else partial(_told, PROTOCOLS[match[1]][0])
 
 
 def _add(router: APIRouter, service: Service, path: str, protocols: tuple[Protocol, ...]) -> None:
@@ -99,20 +99,24 @@ def _described(protocols: tuple[Protocol, ...]) -> dict[str, Any]:
 
 async def _respond(service: Service, request: Request, choose: Choose, model: str, collection: str) -> JSONResponse:
     deadline_s = time.perf_counter() + service.options.timeout_s
-    protocol = choose(None)
-    try:
-        value = decode(await request.body())
-        protocol = choose(value)
-        ask = _check(service, protocol.parse(value), model)
-        scores = await service.run(lambda: _score(service, ask, collection, deadline_s))
-        return _answer(service, request, protocol, ask, scores)
-    except Exception as exc:  # every error of these paths has the protocol's form
-        return _told(protocol, refused_by(request, exc), request_id_of(request))
+    value = await read(request, decode)
+    protocol = choose(value)
+    facts_of(request).form = partial(_told, protocol)
+    ask = _check(service, protocol.parse(value), model)
+    scores = await service.run(lambda: _score(service, ask, collection, deadline_s))
+    return _answer(service, facts_of(request).id, protocol, ask, scores)
 
 
 def _check(service: Service, ask: Ask, model: str) -> Ask:
     for named in (ask.model, model):
         check_model(named, service.models.encoder.spec)
+    if is_data_uri(ask.query):
+        raise RefusedError(
+            HTTPStatus.BAD_REQUEST,
+            "the query is a data URI",
+            expected="a text, or the image tokens of an image",
+            run="POST /v1/embeddings with the data URI as `input`; its answer has `image_tokens`",
+        )
     if not ask.documents:
         raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid request: list of documents must not be empty")
     most = service.options.max_documents
@@ -135,10 +139,9 @@ def _score(service: Service, ask: Ask, collection: str, deadline_s: float) -> Do
     return score_documents(service.models, ask.query, ask.documents, None, deadline_s)
 
 
-def _answer(service: Service, request: Request, protocol: Protocol, ask: Ask, scores: DocumentScores) -> JSONResponse:
+def _answer(service: Service, request_id: str, protocol: Protocol, ask: Ask, scores: DocumentScores) -> JSONResponse:
     service.metrics.documents.labels(protocol.name).inc(len(ask.documents))
     service.metrics.unreadable.labels(protocol.name).inc(scores.unreadable)
-    request_id = request_id_of(request) or uuid4().hex
     warnings = []
     if scores.unreadable:
         warnings.append(f"{scores.unreadable} of {len(ask.documents)} documents could not be read, and have the lowest score")

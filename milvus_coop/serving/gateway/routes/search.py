@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -13,7 +14,9 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
 from milvus_coop.search import CoopSearch
-from milvus_coop.serving.gateway.bodies import media_type
+from milvus_coop.serving.gateway.bodies import media_type, read
+from milvus_coop.serving.gateway.data_uris import image_in, is_data_uri
+from milvus_coop.serving.gateway.facts import facts_of
 from milvus_coop.serving.gateway.problems import RefusedError, problems
 from milvus_coop.serving.gateway.schemas import Query, SearchHit, SearchRequest, SearchResponse, StageTimings
 from milvus_coop.serving.gateway.service import Service
@@ -42,22 +45,30 @@ def _body() -> dict[str, Any]:
 
 
 async def read_request(request: Request) -> SearchRequest:
-    """A search request from JSON or from a form.
+    """A search request from JSON or from a form. A text that is a data URI is an image.
 
     Raises:
+        InvalidArgumentError: a data URI holds no image.
         RefusedError: the body has another media type.
         RequestValidationError: the body does not fit the schema.
     """
     kind = media_type(request)
     try:
         if kind == JSON:
-            return SearchRequest.model_validate(_known(_decoded(await request.body())))
+            return await read(request, lambda body: _with_image(SearchRequest.model_validate(_known(_decoded(body)))))
         if kind == FORM:
-            return await _from_form(request)
+            return _with_image(await _from_form(request))
     except ValidationError as exc:
         # The bytes of an image must not appear in the answer or in a log.
         raise RequestValidationError(exc.errors(include_input=False, include_context=False, include_url=False)) from exc
     raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body is of type '{kind}'", expected=f"{JSON} or {FORM}")
+
+
+def _with_image(asked: SearchRequest) -> SearchRequest:
+    if asked.text is not None and asked.image is None and is_data_uri(asked.text):
+        asked.image = image_in(asked.text)
+        asked.text = None
+    return asked
 
 
 def _decoded(body: bytes) -> Any:
@@ -80,7 +91,8 @@ def _known(value: Any) -> Any:
 
 
 async def _from_form(request: Request) -> SearchRequest:
-    async with request.form(max_files=1, max_fields=FORM_FIELDS) as form:
+    # No part can be larger than the body, whose limit the service has checked. The schema then names the field that is too long.
+    async with request.form(max_files=1, max_fields=FORM_FIELDS, max_part_size=sys.maxsize) as form:
         given: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str) and value}
         if "output_fields" in given:
             given["output_fields"] = [part for name in given["output_fields"].split(",") if (part := name.strip())]
@@ -134,18 +146,18 @@ def router(service: Service) -> APIRouter:
         result, kind = await service.run(lambda: service.search(name, run))
         service.metrics.searched(result, rerank=asked.rerank)
         service.tracing.searched(result.timings)
-        request.scope["facts"].update(
+        facts_of(request).logged.update(
             collection=name,
             candidates=result.candidates,
             reranked_count=result.reranked_count,
             reason=result.reason if asked.rerank else None,
         )
-        return response_of(result, name, kind, asked)
+        return response_of(result, name, kind, asked, reason=result.reason and service.hide(result.reason))
 
     return routes
 
 
-def response_of(result: SearchResult, collection: str, kind: Kind, asked: SearchRequest) -> SearchResponse:
+def response_of(result: SearchResult, collection: str, kind: Kind, asked: SearchRequest, *, reason: str | None) -> SearchResponse:
     """A result in the form of the API."""
     return SearchResponse(
         collection=collection,
@@ -155,7 +167,7 @@ def response_of(result: SearchResult, collection: str, kind: Kind, asked: Search
         reranked=result.reranked,
         reranked_count=result.reranked_count,
         candidates=result.candidates,
-        reason=result.reason,
+        reason=reason,
         timings=StageTimings(**_values(result.timings)),
     )
 

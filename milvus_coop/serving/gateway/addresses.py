@@ -1,0 +1,35 @@
+"""Keeps the addresses of Milvus and of the models out of answers to clients that need a key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from milvus_coop.config import Settings
+from milvus_coop.store.address import parse_address
+
+HIDDEN = "the configured address"
+_GRPC_PEER = r"\bipv[46]:[^\s;,]+"
+"""An address as gRPC writes it into its errors."""
+
+
+def hider(settings: Settings, *, needed: bool) -> Callable[[str], str]:
+    """A function that replaces the addresses in a message.
+
+    Args:
+        settings: the settings with the addresses.
+        needed: False if messages may show addresses; the function then changes nothing.
+    """
+    if not needed:
+        return lambda text: text
+    address = parse_address(settings.uri, token=settings.token)
+    named = {settings.uri, address.label, address.endpoint, str(address.folder or "")}
+    for uri in (address.endpoint, settings.models):
+        if "://" in uri:
+            places = urlsplit(uri).netloc.split(",")
+            hosts = (place.rpartition(":")[0] for place in places)
+            named |= {uri, *places, *(host for host in hosts if "." in host)}
+    known = sorted(filter(None, named - {"onnx"}), key=len, reverse=True)
+    pattern = re.compile("|".join([*(rf"(?<![\w-]){re.escape(text)}(?![\w-])" for text in known), _GRPC_PEER]))
+    return lambda text: pattern.sub(HIDDEN, text)

@@ -1,0 +1,83 @@
+"""`GET /v1/items/{id}/thumbnail`."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi import Path as PathParameter
+
+from milvus_coop.errors import ImageError
+from milvus_coop.search import CoopSearch
+from milvus_coop.serving.gateway.problems import RefusedError, problems
+from milvus_coop.serving.gateway.schemas import CollectionName
+from milvus_coop.serving.gateway.service import Service
+from milvus_coop.serving.gateway.thumbnails import Original, Thumbnails
+
+EDGES = (32, 2048)
+"""Minimum and maximum length of a thumbnail's longer edge, in pixels."""
+KEEP_S = 300
+"""Time for which a browser may show a thumbnail without a new request."""
+
+
+def router(service: Service) -> APIRouter:
+    """The route for a service."""
+    routes = APIRouter(tags=["items"])
+    thumbnails = Thumbnails(service.options.folders())
+
+    @routes.get(
+        "/v1/items/{id}/thumbnail",
+        response_class=Response,
+        responses={
+            200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
+            304: {"description": "The client already has this thumbnail."},
+            **problems(400, 404, 409, 502, 503, 504),
+        },
+        summary="A thumbnail of an item",
+    )
+    async def thumbnail(
+        request: Request,
+        id: Annotated[str, PathParameter(max_length=64)],
+        collection: Annotated[CollectionName | None, Query()] = None,
+        size: Annotated[int, Query(ge=EDGES[0], le=EDGES[1], description="Maximum length of the longer edge, in pixels.")] = 320,
+    ) -> Response:
+        """A JPEG thumbnail of an item of an image collection, if its file is in a folder that the service may show."""
+        known = request.headers.get("if-none-match", "")
+
+        def run() -> tuple[str, bytes | None]:
+            original = _find(service, thumbnails, collection, id)
+            tag = original.etag(size)
+            try:
+                return tag, None if tag in known else thumbnails.make(original, size)
+            except ImageError as exc:
+                raise RefusedError(HTTPStatus.NOT_FOUND, "the image can no longer be read") from exc
+
+        tag, content = await service.run(run)
+        headers = {"etag": tag, "cache-control": f"private, max-age={KEEP_S}"}
+        return Response(status_code=304, headers=headers) if content is None else Response(content, 200, headers, "image/jpeg")
+
+    return routes
+
+
+def _find(service: Service, thumbnails: Thumbnails, collection: str | None, id: str) -> Original:
+    """The file of an item.
+
+    Raises:
+        RefusedError: there is no such item, or its file may not be shown. The answer is the same for all reasons, so that it does
+            not reveal which files exist.
+    """
+
+    def uri_of(searcher: CoopSearch) -> str | None:
+        return searcher.uris([id]).get(id) if searcher.kind == "image" else None
+
+    uri = service.search(collection, uri_of)
+    original = None if uri is None else thumbnails.original(uri)
+    if original is None:
+        raise RefusedError(
+            HTTPStatus.NOT_FOUND,
+            "there is no image to show for this item",
+            expected="an item of an image collection whose file is below one of the service's roots",
+            run="milvus-coop serve --root FOLDER",
+        )
+    return original

@@ -1,0 +1,114 @@
+"""Opened collections: bounded, and closed only when nobody uses them."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from milvus_coop import CoopIngest, FakeBackend, load_bundle
+from milvus_coop.config import Settings
+from milvus_coop.errors import CollectionNotFoundError
+from milvus_coop.serving.gateway.searchers import Searchers
+from tests.gateway.conftest import EXAMPLES, MakeClient
+
+
+class Opened:
+    """Stands for a `CoopSearch`: it knows whether it is open."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def searchers(limit: int, made: list[Opened]) -> Searchers:
+    def open(name: str) -> Any:
+        if name == "none":
+            raise CollectionNotFoundError("there is no collection 'none'")
+        made.append(Opened(name))
+        return made[-1]
+
+    return Searchers(open, limit)
+
+
+def use(some: Searchers, name: str) -> None:
+    with some.using(name) as found:
+        assert found.name == name  # type: ignore[attr-defined]
+        assert not found.closed  # type: ignore[attr-defined]
+
+
+def test_the_one_that_was_not_used_for_the_longest_time_is_closed() -> None:
+    made: list[Opened] = []
+    some = searchers(2, made)
+    for name in "abac":
+        use(some, name)
+    assert [(opened.name, opened.closed) for opened in made] == [("a", 0), ("b", 1), ("c", 0)]
+    some.close()
+    assert [opened.closed for opened in made] == [1, 1, 1]
+
+
+def test_what_is_in_use_is_closed_afterwards() -> None:
+    made: list[Opened] = []
+    some = searchers(1, made)
+    with some.using("a") as first, some.using("a"):
+        use(some, "b")
+        assert not made[0].closed
+        some.forget(first)
+        some.forget(first)
+        with some.using("a") as second:
+            assert second is not first
+        some.close()
+        assert not made[0].closed
+    assert [opened.closed for opened in made] == [1, 1, 1]
+
+
+def test_what_cannot_be_opened() -> None:
+    some = searchers(1, [])
+    for _ in range(2):
+        with pytest.raises(CollectionNotFoundError):
+            use(some, "none")
+    assert len(some) == 0
+
+
+def test_many_threads() -> None:
+    made: list[Opened] = []
+    some = searchers(2, made)
+    start = threading.Barrier(8)
+
+    def work(seed: int) -> None:
+        random = Random(seed)
+        start.wait()
+        for _ in range(300):
+            name = random.choice("abcde")
+            with some.using(name) as found:
+                assert found.name == name  # type: ignore[attr-defined]
+                assert not found.closed  # type: ignore[attr-defined]
+                if random.random() < 0.1:
+                    some.forget(found)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert len(some) <= 2
+    some.close()
+    assert {opened.closed for opened in made} == {1}
+
+
+def test_collections_of_a_service(make_client: MakeClient, tmp_path: Path) -> None:
+    backend = FakeBackend(load_bundle("coop-small").spec)
+    settings = Settings(uri=str(tmp_path / "lite.db"))
+    names = ("images", "second", "third")
+    for name in names:
+        with CoopIngest(name, settings=settings, models=backend) as ingest:
+            ingest.run([EXAMPLES / "images" / "dog.jpg"])
+    client = make_client(uri=tmp_path / "lite.db", backend=backend, max_collections=1)
+    for name in names * 2:
+        answer = client.post("/v1/search", json={"text": "a dog", "collection": name})
+        assert (answer.status_code, answer.json()["collection"]) == (200, name)
+    assert len(client.app.state.service._searchers) == 1  # type: ignore[attr-defined]
