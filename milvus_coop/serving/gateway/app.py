@@ -14,6 +14,7 @@ import milvus_coop
 from milvus_coop.serving.gateway import problems
 from milvus_coop.serving.gateway.embeddings import embeddings_error, embeddings_router
 from milvus_coop.serving.gateway.front import FrontDoor
+from milvus_coop.serving.gateway.prefix import Prefix
 from milvus_coop.serving.gateway.problems import RefusedError
 from milvus_coop.serving.gateway.rerank import rerank_error, rerank_router
 from milvus_coop.serving.gateway.routes import collections, gallery, health, items, search
@@ -31,12 +32,15 @@ def create_app(service: Service) -> FastAPI:
         yield
         await run_in_threadpool(service.close)
 
+    prefix = service.options.root_path
     app = FastAPI(
         title="milvus-coop",
         version=milvus_coop.__version__,
         description=DESCRIPTION,
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
+        servers=[{"url": prefix}] if prefix else None,
+        redirect_slashes=not prefix,  # its redirects would lack the prefix
         lifespan=lifespan,
     )
     problems.install(app)
@@ -53,6 +57,8 @@ def create_app(service: Service) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
+    if prefix:
+        app.add_middleware(Prefix, prefix=prefix)
     return app
 
 
