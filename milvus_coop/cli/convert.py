@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from milvus_coop.cli.lines import say, say_json
 from milvus_coop.errors import ConvertError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def convert(
         pool_tokens=pool_tokens,
         text_length=text_length,
         licence=licence,
-        on_progress=lambda message: click.echo(f"{message} ...", err=True),
+        on_progress=lambda message: say(f"{message} ...", err=True),
     )
     print_converted(converted, as_json=as_json)
 
@@ -127,7 +127,7 @@ def models(as_json: bool) -> None:
         print_families(FAMILIES)
         return
     for family in FAMILIES:
-        click.echo(json.dumps(family_facts(family), ensure_ascii=False))
+        say_json(family_facts(family))
 
 
 def _samples() -> Samples:

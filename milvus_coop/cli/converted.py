@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-import click
-
+from milvus_coop.cli.lines import say, say_json
 from milvus_coop.offline.convert.bundle import Converted
 from milvus_coop.offline.convert.parity import NOTEWORTHY, WITH_TOKENS
 
@@ -17,16 +14,16 @@ def print_converted(converted: Converted, *, as_json: bool) -> None:
     n_bytes = sum(file.n_bytes for file in spec.files.values())
     if as_json:
         facts = {"bundle": str(bundle.folder), "fingerprint": spec.fingerprint, "bytes": n_bytes, "differences": differences}
-        click.echo(json.dumps(facts))
+        say_json(facts)
         return
     kept = "none, images are opened again" if spec.tokens.keep == "image" else f"{spec.tokens.n_bytes:,} bytes per image"
     where = {"collection": " in the collection", "store": " in a token store", "image": ""}[spec.tokens.keep]
-    click.echo(f"{bundle.folder}: {spec.label}, {spec.kind}, {n_bytes / 1e6:,.1f} MB")
-    click.echo(f"  image tokens: {kept}{where}")
-    click.echo("  largest difference from the checkpoint: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
+    say(f"{bundle.folder}: {spec.label}, {spec.kind}, {n_bytes / 1e6:,.1f} MB")
+    say(f"  image tokens: {kept}{where}")
+    say("  largest difference from the checkpoint: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
     if (stored := differences.get(WITH_TOKENS, 0.0)) > NOTEWORTHY:
-        click.secho(f"  Storing its tokens as int8 moves probabilities by up to {stored:g}: check its ranking.", fg="yellow")
-    click.echo(f"  milvus-coop ingest photos/ --bundle {bundle.folder} --collection {_collection(spec.name)}")
+        say(f"  Storing its tokens as int8 moves probabilities by up to {stored:g}: check its ranking.", fg="yellow")
+    say(f"  milvus-coop ingest photos/ --bundle {bundle.folder} --collection {_collection(spec.name)}")
 
 
 def _collection(name: str) -> str:

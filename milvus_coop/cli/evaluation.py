@@ -7,15 +7,15 @@ from contextlib import contextmanager
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from milvus_coop.cli.tables import print_pairs
+from milvus_coop.cli.tables import print_pairs, shown
 from milvus_coop.offline.evaluation import EvaluationReport, Progress
 from milvus_coop.offline.evaluation.progress import silent
 from milvus_coop.offline.evaluation.tables import TextTable, summary_lines, tables
+from milvus_coop.printable import printable
 
 PROBLEMS = 10
 """Maximum number of problems that are listed."""
@@ -29,7 +29,13 @@ def evaluation_progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     if quiet or not console.is_terminal:
         yield silent
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("open", total=None)
         stage = ""
@@ -38,7 +44,7 @@ def evaluation_progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
             nonlocal stage
             if progress.stage != stage:
                 stage = progress.stage
-                bar.reset(task, description=escape(stage), total=progress.total)
+                bar.reset(task, description=printable(stage), total=progress.total)
             bar.update(task, completed=progress.done, total=progress.total)
 
         yield show
@@ -51,12 +57,12 @@ def print_evaluation(report: EvaluationReport) -> None:
         console = Console(width=PIPE_WIDTH)
     for table in tables(report):
         console.print(_rich(table))
-        console.print(escape(table.note), style="dim", highlight=False, soft_wrap=True)
+        console.print(shown(table.note), style="dim", soft_wrap=True)
         console.print()
     head = f"{report.data}, split {report.split}, protocol {report.protocol}: {report.seconds:.0f} s"
-    console.print(f"[bold]{escape(head)}[/]", highlight=False, soft_wrap=True)
+    console.print(shown(head), style="bold", soft_wrap=True)
     for line in summary_lines(report):
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(shown(line), soft_wrap=True)
     if report.problems:
         console.print(f"{len(report.problems):,} problems in the data, left out:", style="yellow", highlight=False)
         print_pairs("failed", ((p.place, p.reason) for p in report.problems[:PROBLEMS]))
@@ -65,10 +71,10 @@ def print_evaluation(report: EvaluationReport) -> None:
 
 
 def _rich(table: TextTable) -> Table:
-    made = Table(title=escape(table.title), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+    made = Table(title=shown(table.title), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
     made.padding = (0, 1, 0, 0)
     for i, name in enumerate(table.header):
-        made.add_column(escape(name), justify="left" if i < table.names else "right", no_wrap=i < table.names)
+        made.add_column(shown(name), justify="left" if i < table.names else "right", no_wrap=i < table.names)
     for row in table.rows:
-        made.add_row(*map(escape, row))
+        made.add_row(*map(shown, row))
     return made

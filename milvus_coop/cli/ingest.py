@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from milvus_coop.cli.lines import json_line, say, say_json
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 
@@ -76,15 +76,15 @@ def ingest(
         except IngestInterrupted as exc:
             report, interrupted = exc.report, True
     if failed is not None:
-        lines = [json.dumps({"uri": f.uri, "reason": f.reason}, ensure_ascii=False) + "\n" for f in report.failures]
+        lines = [json_line({"uri": f.uri, "reason": f.reason}) + "\n" for f in report.failures]
         failed.write_text("".join(lines), encoding="utf-8")
     if as_json:
         counts = {n: getattr(report, n) for n in ("added", "updated", "unchanged", "removed", "failed")}
-        click.echo(json.dumps({**counts, "seconds": round(report.seconds, 3)}))
+        say_json({**counts, "seconds": round(report.seconds, 3)})
     else:
         print_report(report, settings.collection)
     if interrupted:
-        click.echo("Interrupted. The items counted above are kept; the same command continues from there.", err=True)
+        say("Interrupted. The items counted above are kept; the same command continues from there.", err=True)
     raise click.exceptions.Exit(_exit_code(report, interrupted))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from milvus_coop.cli.lines import say
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
@@ -88,12 +89,12 @@ def query(
         for line in hit_lines(result):
             click.echo(line)
         if not result.reranked and not no_rerank:
-            click.echo(f"Candidates that were not reranked are in the bi-encoder's order: {result.reason}.", err=True)
+            say(f"Candidates that were not reranked are in the bi-encoder's order: {result.reason}.", err=True)
     else:
         print_result(result, title=text or str(image))
     if html is not None and info is not None:
         _write_page(html, found, text or image or "", info, limit, filter_)
-        click.echo(f"Written: {html}", err=as_json)
+        say(f"Written: {html}", err=as_json)
 
 
 def _write_page(path: Path, found: SearchResult, asked: str | Path, info: CollectionInfo, limit: int, filter_: str) -> None:

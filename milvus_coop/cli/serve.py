@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from milvus_coop.cli.lines import say
 from milvus_coop.cli.options import Command, with_settings
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
@@ -81,4 +82,4 @@ def serve(
     service = Service(settings, options, tracing=tracing)
     if service.is_local and not options.models_only:
         service.store()  # report a mistyped path, or a folder that another process uses, now and not to the first client
-    run(service, on_ready=lambda address: click.echo(f"milvus-coop serves {address}  (stop with Ctrl-C)", err=True))
+    run(service, on_ready=lambda address: say(f"milvus-coop serves {address}  (stop with Ctrl-C)", err=True))

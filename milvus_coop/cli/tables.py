@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from milvus_coop.cli.lines import json_line
+from milvus_coop.printable import printable
 from milvus_coop.types import CollectionInfo, Failure, Hit, IngestReport, SearchResult
 
 if TYPE_CHECKING:
@@ -22,24 +23,24 @@ if TYPE_CHECKING:
 def hit_lines(result: SearchResult) -> Iterator[str]:
     """One JSON object per hit."""
     for hit in result:
-        yield json.dumps(asdict(hit), ensure_ascii=False, default=str)
+        yield json_line(asdict(hit))
 
 
 def print_result(result: SearchResult, title: str) -> None:
     """Print the hits as a table, and below it the numbers of candidates and the times."""
     names = list(dict.fromkeys(name for hit in result for name in hit.fields))
-    table = Table(title=f"“{escape(title)}”", title_justify="left", header_style="bold")
+    table = Table(title=shown(f"“{title}”"), title_justify="left", header_style="bold")
     for column in ("#", "match", "cosine", "BE rank → Coop rank"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("text" if any(hit.text for hit in result) else "uri", overflow="fold")
     for name in names:
-        table.add_column(escape(name), overflow="fold")
+        table.add_column(shown(name), overflow="fold")
     for hit in result:
         match = "-" if hit.ce_score is None else f"{hit.ce_score:.1%}"
-        cells = (str(hit.rank), match, f"{hit.be_score:.3f}", _move(hit), escape(hit.text or short_path(hit.uri)))
-        table.add_row(*cells, *(escape(str(hit.fields.get(name, ""))) for name in names))
+        cells = (str(hit.rank), match, f"{hit.be_score:.3f}", _move(hit), shown(hit.text or short_path(hit.uri)))
+        table.add_row(*cells, *(shown(str(hit.fields.get(name, ""))) for name in names))
     console = Console()
-    console.print(table if result.hits else f"No hits for “{escape(title)}”.")
+    console.print(table if result.hits else shown(f"No hits for “{title}”."))
     t = result.timings
     console.print(
         f"{result.candidates} candidates, {result.rescored} reranked; encode {t.encode_ms:.1f} ms, "
@@ -52,9 +53,8 @@ def print_result(result: SearchResult, title: str) -> None:
         console.print("Ordered by match logit + cosine, as the model's authors do; --score ce orders by match.", style="dim")
     if not result.reranked:
         console.print(
-            f"Candidates that were not reranked are in the bi-encoder's order: {escape(str(result.reason))}.",
+            shown(f"Candidates that were not reranked are in the bi-encoder's order: {result.reason}."),
             style="yellow",
-            highlight=False,
             soft_wrap=True,
         )
 
@@ -64,14 +64,14 @@ def print_scores(texts: Sequence[str], uris: Sequence[str], comparison: Comparis
     table = Table(header_style="bold")
     table.add_column("image", overflow="fold")
     for text in texts:
-        table.add_column(escape(text), justify="right", overflow="fold", min_width=len("100.0% (-0.000)"))
+        table.add_column(shown(text), justify="right", overflow="fold", min_width=len("100.0% (-0.000)"))
     for column, uri in enumerate(uris):
         best = int(comparison.score[:, column].argmax())
         cells = [
             f"{'[bold]' if row == best and len(texts) > 1 else '[default]'}{match:.1%}[/] [dim]({cosine:.3f})[/]"
             for row, (match, cosine) in enumerate(zip(comparison.score[:, column], comparison.similarity[:, column], strict=True))
         ]
-        table.add_row(escape(short_path(uri)), *cells)
+        table.add_row(shown(short_path(uri)), *cells)
     console = Console()
     console.print(table)
     console.print("match probability (cosine)", style="dim", highlight=False)
@@ -93,7 +93,7 @@ def print_report(report: IngestReport, collection: str) -> None:
     parts += [f"{report.removed:,} removed"] if report.removed else []
     rate = report.seen / report.seconds if report.seconds else 0.0
     parts += [f"{report.failed:,} failed in {report.seconds:.1f} s ({rate:,.0f} items/s)"]
-    console.print(f"[bold]{escape(collection)}[/]: {', '.join(parts)}", highlight=False, soft_wrap=True)
+    console.print(shown(collection, style="bold") + Text(f": {', '.join(parts)}"), soft_wrap=True)
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in report.failures[:10]))
     if report.failed > 10:
         console.print(f"… and {report.failed - 10:,} more; --failed FILE lists them all", style="yellow")
@@ -106,7 +106,7 @@ def print_sweep(report: SweepReport, collection: str, dry_run: bool) -> None:
     parts += [f"{report.young:,} too young to remove"] if report.young else []
     parts += [f"{len(report.missing):,} missing"]
     parts += [f"{len(report.damaged):,} damaged"] if report.damaged else []
-    console.print(f"[bold]{escape(collection)}[/]: {', '.join(parts)}", highlight=False, soft_wrap=True)
+    console.print(shown(collection, style="bold") + Text(f": {', '.join(parts)}"), soft_wrap=True)
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in (*report.missing, *report.damaged)[:10]))
 
 
@@ -116,7 +116,7 @@ def print_collections(infos: Sequence[CollectionInfo]) -> None:
     for column in ("collection", "kind", "items", "bundle", "index"):
         table.add_column(column, justify="right" if column == "items" else "left")
     for info in infos:
-        table.add_row(escape(info.name), info.kind or "foreign", f"{info.count:,}", escape(info.bundle or "-"), info.index)
+        table.add_row(*map(shown, (info.name, info.kind or "foreign", f"{info.count:,}", info.bundle or "-", info.index)))
     Console().print(table if infos else "No collections.")
 
 
@@ -126,9 +126,14 @@ def print_pairs(style: str, pairs: Iterable[tuple[str, str]], console: Console |
     table.add_column(style="red" if style == "failed" else "bold", no_wrap=False, overflow="fold")
     table.add_column(overflow="fold")
     for name, value in pairs:
-        table.add_row(escape(name), escape(value))
+        table.add_row(shown(name), shown(value))
     if table.row_count:
         (console or Console()).print(table)
+
+
+def shown(text: str, style: str = "") -> Text:
+    """Text from elsewhere: its markup and its emoji codes are not interpreted, and it holds no control characters."""
+    return Text(printable(text), style=style)
 
 
 def short_path(uri: str) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from milvus_coop.cli.lines import say, say_json
 from milvus_coop.offline.training.bundling.export import Exported
 from milvus_coop.offline.training.run.pace import Progress
 from milvus_coop.offline.training.run.trainer import RunReport
@@ -27,7 +26,7 @@ def train_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
         yield None
         return
     if not console.is_terminal:
-        yield Lines(lambda line: click.echo(line, err=True), time.monotonic).tell
+        yield Lines(lambda line: say(line, err=True), time.monotonic).tell
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
     with Bar(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
@@ -92,12 +91,10 @@ def print_run(report: RunReport, *, as_json: bool) -> None:
     """Print the summary of a run."""
     if as_json:
         fields = {name: getattr(report, name) for name in ("rounds", "stopped_early", "best", "dev", "problems")}
-        click.echo(json.dumps({"run": str(report.folder), **fields, "seconds": round(report.seconds, 1)}))
+        say_json({"run": str(report.folder), **fields, "seconds": round(report.seconds, 1)})
         return
     end = " (stopped early)" if report.stopped_early else ""
-    click.echo(
-        f"{report.folder}: {report.rounds} rounds{end} in {report.seconds:.0f} s; best mean recall on dev {report.best:.1f} %"
-    )
+    say(f"{report.folder}: {report.rounds} rounds{end} in {report.seconds:.0f} s; best mean recall on dev {report.best:.1f} %")
     for role, title in (("be", "bi-encoder"), ("coop", "Coop")):
         if f"{role}_mr" in report.dev:
             recalls = (
@@ -105,9 +102,9 @@ def print_run(report: RunReport, *, as_json: bool) -> None:
                 for name, short in (("text to image", "t2i"), ("image to text", "i2t"))
             )
             gain = f"; mean recall {report.dev['gain_mr']:+.1f} by reranking" if role == "coop" and "gain_mr" in report.dev else ""
-            click.echo(f"  {title}, last evaluation: {'; '.join(recalls)}{gain}")
+            say(f"  {title}, last evaluation: {'; '.join(recalls)}{gain}")
     if report.problems:
-        click.echo(f"  {report.problems} items were left out: {report.folder / 'problems.jsonl'}")
+        say(f"  {report.problems} items were left out: {report.folder / 'problems.jsonl'}")
 
 
 def print_exported(exported: Exported, *, as_json: bool) -> None:
@@ -115,10 +112,10 @@ def print_exported(exported: Exported, *, as_json: bool) -> None:
     spec = exported.bundle.spec
     differences = {name: float(f"{d.largest:.2g}") for name, d in exported.differences.items()}
     if as_json:
-        click.echo(json.dumps({"bundle": str(exported.bundle.folder), "fingerprint": spec.fingerprint, "differences": differences}))
+        say_json({"bundle": str(exported.bundle.folder), "fingerprint": spec.fingerprint, "differences": differences})
         return
     n_bytes = sum(file.n_bytes for file in spec.files.values())
     sizes = f"{n_bytes / 1e6:.1f} MB, {spec.tokens.n_bytes:,} bytes of tokens per image"
-    click.echo(f"{exported.bundle.folder}: {spec.label}, {spec.kind}, {sizes}")
-    click.echo("  largest difference from PyTorch: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
-    click.echo(f"  milvus-coop ingest photos/ --bundle {exported.bundle.folder}")
+    say(f"{exported.bundle.folder}: {spec.label}, {spec.kind}, {sizes}")
+    say("  largest difference from PyTorch: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
+    say(f"  milvus-coop ingest photos/ --bundle {exported.bundle.folder}")

@@ -13,8 +13,8 @@ import milvus_coop
 
 PACKAGE = Path(milvus_coop.__file__).parent
 LAYERS = (
-    ("errors", "types"),
-    ("config",),
+    ("errors", "types", "printable"),
+    ("config", "certificates"),
     ("bundle",),
     ("models.tokens", "models.preprocess", "models.backends", "store.token_store"),
     ("models.encoder", "models.reranker", "store"),

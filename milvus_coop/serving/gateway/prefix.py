@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class Prefix:
-    """ASGI middleware that takes a prefix off the paths of requests. Paths without it, such as those of probes, stay as they are."""
+    """ASGI middleware that takes a prefix off the paths of requests. Paths without it, such as those of probes, stay."""
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         self._app = app
