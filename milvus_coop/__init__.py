@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from milvus_coop.bundle import Bundle, BundleSpec, load_bundle
+    from milvus_coop.config import Settings
     from milvus_coop.errors import MilvusCoopError
     from milvus_coop.ingest import CoopIngest
     from milvus_coop.models.backends import Backend
     from milvus_coop.models.backends.fake import FakeBackend
     from milvus_coop.models.scoring import CoopModel
-    from milvus_coop.search import CoopSearch
+    from milvus_coop.search import CoopSearch, QueryOptions
     from milvus_coop.store import Fields, Store
     from milvus_coop.types import CollectionInfo, Failure, Hit, IngestReport, SearchResult, Timings
 
@@ -43,7 +44,9 @@ __all__ = [
     "Hit",
     "IngestReport",
     "MilvusCoopError",
+    "QueryOptions",
     "SearchResult",
+    "Settings",
     "Store",
     "Timings",
     "load_bundle",
@@ -63,7 +66,9 @@ _HOMES = {
     "Hit": "types",
     "IngestReport": "types",
     "MilvusCoopError": "errors",
+    "QueryOptions": "search",
     "SearchResult": "types",
+    "Settings": "config",
     "Store": "store",
     "Timings": "types",
     "load_bundle": "bundle",

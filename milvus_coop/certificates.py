@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from milvus_coop.arguments import as_path
 from milvus_coop.errors import InvalidArgumentError
 
 CERTIFICATES = "a PEM file that begins with -----BEGIN CERTIFICATE-----"
@@ -55,10 +56,9 @@ def check_key_pair(certificates: Path, key: Path, names: tuple[str, str]) -> Non
 
 def _check_readable(path: Path, name: str, expected: str) -> None:
     try:
-        is_file = path.is_file()
+        is_file = as_path(name, path).is_file()
         path.open("rb").close()
-    except (OSError, ValueError) as exc:  # ValueError: a null character in the name
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        raise InvalidArgumentError(f"{name} is {path}, which cannot be read: {reason}", expected=expected) from exc
+    except OSError as exc:
+        raise InvalidArgumentError(f"{name} is {path}, which cannot be read: {exc.strerror}", expected=expected) from exc
     if not is_file:
         raise InvalidArgumentError(f"{name} is {path}, which is not a file", expected=expected)

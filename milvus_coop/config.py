@@ -6,17 +6,26 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.arguments import check_names, real_number, whole_number
+from milvus_coop.errors import InvalidArgumentError, quoted
 
 PREFIX = "MILVUS_COOP_"
+MAX_TIMEOUT_S = 86_400.0
+MAX_THREADS = 1024
 YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Addresses, folders and limits. Each field is also an environment variable: `uri` is MILVUS_COOP_URI."""
+    """The connection: addresses, folders and limits. Each field is also an environment variable: `uri` is MILVUS_COOP_URI.
+
+    Paths become strings.
+
+    Raises:
+        InvalidArgumentError: a value has the wrong type or is out of range.
+    """
 
     uri: str = "./milvus_coop.db"
     """Address of Milvus: a Milvus Lite path, or http(s)://host:19530."""
@@ -25,6 +34,7 @@ class Settings:
     ca_file: str = ""
     """PEM file with the certificate authority of a Milvus server behind https://; '' means the system's authorities."""
     collection: str = "images"
+    """Name of the collection."""
     token_store: str = ""
     """Place of the token files, for bundles whose image tokens are too large for Milvus: a local folder, or s3://, gs://, az://,
     ... Each collection has its own folder there. '' means the place that the collection was created with; for a new collection,
@@ -48,6 +58,25 @@ class Settings:
     triton_key_file: str = ""
     """PEM file with this client's private key, for mutual TLS."""
 
+    def __post_init__(self) -> None:
+        """Check and convert the values."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(item.default, str):
+                checked: Any = os.fspath(value) if isinstance(value, os.PathLike) else value
+                if not isinstance(checked, str):
+                    # A secret must not appear in a message, whatever its type.
+                    raise InvalidArgumentError(
+                        f"{item.name} is {quoted(value)}" if item.repr else f"{item.name} is a {type(value).__name__}",
+                        expected="a string",
+                    )
+            elif isinstance(item.default, float):
+                expected = f"more than 0 and at most {MAX_TIMEOUT_S:,.0f} seconds"
+                checked = real_number(item.name, value, expected, above=0, most=MAX_TIMEOUT_S)
+            else:
+                checked = whole_number(item.name, value, 0, MAX_THREADS)
+            object.__setattr__(self, item.name, checked)
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """The defaults, overridden by the environment variables that are set.
@@ -57,10 +86,46 @@ class Settings:
         """
         return replace(cls(), **read_environment(cls, PREFIX, environ))
 
-    def override(self, **values: str | Path | int | float | None) -> Settings:
-        """A copy of the settings with every given value that is not None; paths become strings."""
-        given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items() if value is not None}
-        return replace(self, **given)  # type: ignore[arg-type]
+    @classmethod
+    def of(cls, settings: Settings | None) -> Settings:
+        """These settings; those of the environment if there are none.
+
+        Raises:
+            InvalidArgumentError: `settings` is something else, or a variable has a wrong value.
+        """
+        if settings is not None and not isinstance(settings, Settings):
+            raise InvalidArgumentError(f"settings is {quoted(settings)}", expected="a Settings object")
+        return cls.from_env() if settings is None else settings
+
+    def override(self, **values: object) -> Settings:
+        """A copy of the settings with every given value that is not None.
+
+        Raises:
+            UnknownArgumentError: there is no such setting.
+            InvalidArgumentError: a value has the wrong type or is out of range.
+        """
+        check_names(values, (item.name for item in fields(self)))
+        return replace(self, **{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
+
+
+class SettingsArguments(TypedDict, total=False):
+    """The fields of `Settings` as keyword arguments of a constructor that has `collection` and `models` as parameters of its own.
+
+    None stands for the value of the `settings` argument.
+    """
+
+    uri: str | Path | None
+    token: str | None
+    ca_file: str | Path | None
+    token_store: str | Path | None
+    bundle: str | Path | None
+    timeout_s: float | None
+    threads: int | None
+    triton_token: str | None
+    triton_headers: str | None
+    triton_ca_file: str | Path | None
+    triton_cert_file: str | Path | None
+    triton_key_file: str | Path | None
 
 
 def read_environment(settings: type[Any], prefix: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -81,9 +146,9 @@ def _parse(variable: str, kind: type, text: str) -> Any:
         return tuple(part for raw in text.split(",") if (part := raw.strip()))
     if kind is bool:
         if text.lower() not in YES_OR_NO:
-            raise InvalidArgumentError(f"{variable} is '{text}'", expected=" or ".join(YES_OR_NO))
+            raise InvalidArgumentError(f"{variable} is {quoted(text)}", expected=" or ".join(YES_OR_NO))
         return YES_OR_NO[text.lower()]
     try:
         return kind(text)
     except ValueError as exc:
-        raise InvalidArgumentError(f"{variable} is '{text}'", expected="a number") from exc
+        raise InvalidArgumentError(f"{variable} is {quoted(text)}", expected="a number") from exc

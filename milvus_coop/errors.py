@@ -2,6 +2,7 @@
 
     MilvusCoopError
     ├── InvalidArgumentError (ValueError)        a parameter of a call is out of range or makes no sense
+    │   └── UnknownArgumentError (TypeError)     a call has no parameter of that name
     ├── MissingPackageError (ImportError)        an optional package is not installed
     ├── BundleError
     │   ├── BundleNotFoundError (LookupError)    no bundle of that name or folder
@@ -38,6 +39,14 @@ Errors of Pillow, ONNX Runtime, pymilvus and tritonclient are translated where t
 
 from __future__ import annotations
 
+import reprlib
+
+LONGEST_QUOTE = 100
+"""Maximum number of characters that a message repeats of a value."""
+
+LONGEST_PART = 4000
+"""Maximum number of characters of each part of a message, whatever it repeats."""
+
 
 class MilvusCoopError(Exception):
     """Base of all errors of this package.
@@ -49,10 +58,11 @@ class MilvusCoopError(Exception):
     """
 
     def __init__(self, given: str, *, expected: str = "", run: str = "") -> None:
-        super().__init__(given)
-        self.given = given
-        self.expected = expected
-        self.run = run
+        # A message with a lone surrogate, such as that of a file name in another encoding, could be neither printed nor sent.
+        self.given, self.expected, self.run = (
+            shortened(part, LONGEST_PART).encode(errors="backslashreplace").decode() for part in (given, expected, run)
+        )
+        super().__init__(self.given)
 
     def __str__(self) -> str:
         parts = [self.given]
@@ -65,6 +75,10 @@ class MilvusCoopError(Exception):
 
 class InvalidArgumentError(MilvusCoopError, ValueError):
     """A parameter of a call is out of range or makes no sense."""
+
+
+class UnknownArgumentError(InvalidArgumentError, TypeError):
+    """A call has no parameter of that name. It is also a TypeError, which is what Python raises for an unknown keyword."""
 
 
 class MissingPackageError(MilvusCoopError, ImportError):
@@ -181,3 +195,24 @@ class ConvertError(MilvusCoopError):
 
 class TokensError(MilvusCoopError, ValueError):
     """A stored token string does not fit the bundle."""
+
+
+def quoted(value: object) -> str:
+    """The value as Python writes it, for a message: long ones are shortened, and control characters are escaped."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value):,} bytes"
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # whatever a type's own repr raises; also an int of more than 4,300 digits
+        text = f"of type {type(value).__name__}"
+    return shortened(" ".join(text.split()) if "\n" in text else text)
+
+
+def shortened(text: str, longest: int = LONGEST_QUOTE) -> str:
+    """The text; if it has more than `longest` characters, without its middle."""
+    head, tail = (longest - 3 + 1) // 2, (longest - 3) // 2
+    return text if len(text) <= longest else f"{text[:head]}...{text[-tail:]}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = LONGEST_QUOTE

@@ -32,7 +32,7 @@ class Hit:
     id: str
     uri: str
     rank: int
-    """1 is best."""
+    """The rank in the whole ranking, whatever `offset` is; 1 is best."""
     score: float
     """The score that decides the order: `be_score` if the CE did not rerank this hit; otherwise `ce_score`, or the CE's
     logit + `be_score` for the score `sum`."""
@@ -65,10 +65,10 @@ class SearchResult(Sequence[Hit]):
     hits: tuple[Hit, ...]
     reranked: bool
     """True if the cross-encoder reranked all k candidates."""
-    rescored: int
+    reranked_count: int
     """Number of candidates that the cross-encoder reranked, counted from the best in BE order."""
     candidates: int
-    """Number of candidates that Milvus returned, at most k."""
+    """Number of candidates that Milvus returned: at most k, or `offset + limit` if that is larger."""
     reason: str | None
     """The reason why `reranked` is False; None when it is True."""
     timings: Timings

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from milvus_coop.arguments import as_path
 from milvus_coop.bundle.spec import BundleSpec, FileSpec
-from milvus_coop.errors import BundleInvalidError, BundleNotFoundError
+from milvus_coop.errors import BundleInvalidError, BundleNotFoundError, InvalidArgumentError, quoted
 
 RECORD = "bundle.json"
 TOKENIZER = "tokenizer.json"
@@ -50,17 +52,20 @@ def load_bundle(name_or_folder: str | Path) -> Bundle:
     """Open a bundle by its folder, or a shipped bundle by its name.
 
     Raises:
+        InvalidArgumentError: no folder can have that name.
         BundleNotFoundError: there is no such bundle.
         BundleInvalidError: its record is broken, or a file is missing or has the wrong size.
     """
-    folder = Path(name_or_folder)
+    if not isinstance(name_or_folder, str | os.PathLike):
+        raise InvalidArgumentError(f"the bundle is {quoted(name_or_folder)}", expected="a name or a folder")
+    folder = as_path("the bundle", name_or_folder)
     is_name = str(name_or_folder) in shipped_bundles()
     if is_name:
         folder = SHIPPED / str(name_or_folder)
     record = folder / RECORD
     if not record.is_file():
         raise BundleNotFoundError(
-            f"no bundle '{name_or_folder}'",
+            f"no bundle {quoted(str(name_or_folder))}",
             expected=f"a folder with a {RECORD}, or one of: {', '.join(shipped_bundles())}",
             run="milvus-coop bundle list",
         )

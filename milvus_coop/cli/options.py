@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import click
@@ -51,7 +52,7 @@ def with_settings(*, store: bool = True, collection: bool = False, models: bool 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def run(**kwargs: Any) -> Any:
-            given = {name: kwargs.pop(name) for name in _NAMES if name in kwargs}
+            given = {name: kwargs.pop(name) for name in _NAMES & kwargs.keys()}
             return command(settings=Settings.from_env().override(**given), **kwargs)
 
         wrapped: Any = run
@@ -62,4 +63,4 @@ def with_settings(*, store: bool = True, collection: bool = False, models: bool 
     return decorate
 
 
-_NAMES = ("uri", "token", "ca_file", "token_store", "timeout_s", "collection", "bundle", "models", "threads")
+_NAMES = {item.name for item in fields(Settings)}

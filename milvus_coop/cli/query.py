@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,17 +14,29 @@ from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from milvus_coop.search.options import QueryArguments
     from milvus_coop.types import CollectionInfo, SearchResult
+
+
+def _names(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    return [name for part in value.split(",") if (name := part.strip())]
+
+
+def _not(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    return not value
 
 
 @click.command()
 @click.argument("text", required=False)
-@click.option("--image", type=click.Path(path_type=Path), help="Search with an image instead of a text.")
+@click.option("--image", type=click.Path(), help="Search with an image instead of a text.")
 @click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Hits to show.")
+@click.option("--offset", type=click.IntRange(min=0), default=0, help="Best hits to leave out, for the next page.")
 @click.option("-k", type=click.IntRange(min=1), help="Candidates to rerank. [default 50, or --limit if that is more]")
-@click.option("--filter", "filter_", default="", help="Milvus expression over metadata, such as 'year > 2020'.")
-@click.option("--output-fields", default="", help="Metadata to show, separated by commas.")
-@click.option("--no-rerank", is_flag=True, help="Keep the bi-encoder's order.")
+@click.option("--filter", default="", help="Milvus expression over metadata, such as 'year > 2020'.")
+@click.option("--output-fields", default="", callback=_names, help="Metadata to show, separated by commas.")
+@click.option("--no-rerank", "rerank", is_flag=True, callback=_not, help="Keep the bi-encoder's order.")
 @click.option(
     "--deadline-ms",
     type=click.FloatRange(min=0, min_open=True),
@@ -34,6 +46,11 @@ if TYPE_CHECKING:
     "--score",
     type=click.Choice(["ce", "sum"]),
     help="Order by the cross-encoder alone, or by its logit + cosine. [default: as the bundle's authors do]",
+)
+@click.option(
+    "--min-score",
+    type=float,
+    help="Leave out hits with a lower match probability, 0 to 1; with --no-rerank, with a lower cosine.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per hit and line, for pipes.")
 @click.option(
@@ -45,16 +62,10 @@ if TYPE_CHECKING:
 def query(
     settings: Settings,
     text: str | None,
-    image: Path | None,
-    limit: int,
-    k: int | None,
-    filter_: str,
-    output_fields: str,
-    no_rerank: bool,
-    deadline_ms: float | None,
-    score: Literal["ce", "sum"] | None,
+    image: str | None,
     as_json: bool,
     html: Path | None,
+    **changes: Unpack[QueryArguments],
 ) -> None:
     """Search a collection with TEXT, or with --image.
 
@@ -62,38 +73,34 @@ def query(
     Examples:
       milvus-coop query "two dogs on a beach"
       milvus-coop query "a red apple" --limit 3 --filter 'year > 2020' --output-fields year
+      milvus-coop query "a red apple" --offset 10 --min-score 0.5
       milvus-coop query --image photo.jpg --collection captions
       milvus-coop query "a red apple" --json | jq -r .uri
       milvus-coop query "a red apple" --html apples.html
     """
     from milvus_coop.cli.tables import hit_lines, print_result
     from milvus_coop.search import CoopSearch
-    from milvus_coop.search.queries import DEFAULT_K
+    from milvus_coop.search.options import QueryOptions
 
-    depth = max(DEFAULT_K, limit) if k is None else k
+    options = QueryOptions(**changes)  # type: ignore[arg-type]
+    limit = options.limit
+    if html is not None:  # a page shows the bi-encoder's order as well
+        if options.offset:
+            raise InvalidArgumentError("--html is given with --offset", expected="one of them: a page starts with the best hit")
+        options = options.change(limit=options.retrieve, k=options.candidates)
     with CoopSearch(settings=settings) as search:
-        found = search.query(
-            text,
-            image=image,
-            limit=limit if html is None else max(limit, depth),  # a page shows the bi-encoder's order as well
-            k=depth,
-            filter=filter_,
-            output_fields=[name.strip() for name in output_fields.split(",") if name.strip()],
-            rerank=not no_rerank,
-            deadline_ms=deadline_ms,
-            score=score,
-        )
+        found = search.query(text, image=image, options=options)
         info = None if html is None else search.info()
     result = replace(found, hits=found.hits[:limit])
     if as_json:
         for line in hit_lines(result):
             click.echo(line)
-        if not result.reranked and not no_rerank:
+        if not result.reranked and options.rerank:
             say(f"Candidates that were not reranked are in the bi-encoder's order: {result.reason}.", err=True)
     else:
         print_result(result, title=text or str(image))
     if html is not None and info is not None:
-        _write_page(html, found, text or image or "", info, limit, filter_)
+        _write_page(html, found, text or image or "", info, limit, options.filter)
         say(f"Written: {html}", err=as_json)
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, get_args
 
-from milvus_coop.config import Settings
+from milvus_coop.arguments import one_of
+from milvus_coop.config import Settings, SettingsArguments
 from milvus_coop.ingest.run import ingest
 from milvus_coop.ingest.sink import Progress
 from milvus_coop.ingest.sources import check_sources
 from milvus_coop.models.backends import Backend
-from milvus_coop.models.open import open_models
+from milvus_coop.models.open import open_models, split_models
 from milvus_coop.store import Index, Store
 from milvus_coop.types import IngestReport, Kind
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class CoopIngest:
@@ -28,53 +33,32 @@ class CoopIngest:
         *,
         kind: Kind = "image",
         index: Index = "HNSW",
-        uri: str | Path | None = None,
-        token: str | None = None,
-        ca_file: str | Path | None = None,
-        bundle: str | Path | None = None,
         models: str | Backend | None = None,
-        token_store: str | Path | None = None,
-        timeout_s: float | None = None,
-        threads: int | None = None,
         settings: Settings | None = None,
+        **overrides: Unpack[SettingsArguments],
     ) -> None:
-        """Open a collection, or prepare to create it. Arguments that are None come from `settings`.
+        """Open a collection, or prepare to create it.
 
         Args:
-            collection: name of the collection; default `images`.
+            collection: name of the collection; default that of `settings`, which is `images`.
             kind: kind of the items: `image` or `text`.
             index: index of a new collection.
-            uri: a Milvus Lite path (default `./milvus_coop.db`), or http(s)://host:19530.
-            token: API key of a Milvus server, or `user:password`.
-            ca_file: PEM file with the certificate authority of a Milvus server behind https://; default the system's authorities.
-            bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
-            models: the backend that runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object. The caller has
-                to close a backend object.
-            token_store: place of the token files, for bundles whose image tokens are too large for Milvus: a local folder, s3://,
-                gs://, az://, ...; default `<uri>.tokens` beside a Milvus Lite path. The files go into a folder with the
-                collection's name there. The collection remembers the place.
-            timeout_s: time limit of each call to Milvus and to a model server; default 10.
-            threads: number of threads of the in-process backend; default one per core.
-            settings: default the environment (MILVUS_COOP_URI, ...), and the built-in defaults for variables that are not set.
+            models: the backend that runs the bundle, as in `Settings`; or a backend object, which the caller has to close.
+            settings: the connection; default the environment (MILVUS_COOP_URI, ...), and the built-in defaults for variables that
+                are not set.
+            overrides: other values for fields of the settings: `uri="http://milvus:19530"`, `bundle=`, `timeout_s=`, ... The
+                docstrings of `Settings` say what each one is.
 
         Raises:
+            InvalidArgumentError: an argument has the wrong type, is out of range, or is unknown (then also a TypeError).
             CollectionExistsError, ForeignCollectionError, BundleMismatchError: there is a collection of that name that cannot be
                 used.
             StoreError: Milvus cannot be reached or refuses the request.
             BundleError: the bundle cannot be used.
         """
-        named, backend = (models, None) if isinstance(models, str) else (None, models)
-        settings = (settings or Settings.from_env()).override(
-            collection=collection,
-            uri=uri,
-            token=token,
-            ca_file=ca_file,
-            bundle=bundle,
-            models=named,
-            token_store=token_store,
-            timeout_s=timeout_s,
-            threads=threads,
-        )
+        settings, backend = split_models(settings, collection, models, overrides)
+        one_of("kind", kind, get_args(Kind))
+        one_of("index", index, get_args(Index))
         self._name = settings.collection
         self._kind = kind
         self._index: Index = index

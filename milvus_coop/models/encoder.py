@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -10,6 +10,7 @@ from typing import IO
 import numpy as np
 from PIL.Image import Image
 
+from milvus_coop.arguments import many
 from milvus_coop.bundle.spec import (
     CE_PREFIX,
     CROSS_ENCODER,
@@ -73,7 +74,7 @@ class Encoder:
         """The record of the bundle in use."""
         return self._backend.spec
 
-    def encode_texts(self, texts: Sequence[str], *, timeout_s: float | None = None) -> EncodedTexts:
+    def encode_texts(self, texts: Iterable[str], *, timeout_s: float | None = None) -> EncodedTexts:
         """Encode texts. Long texts are cut at the bundle's text length.
 
         Raises:
@@ -84,15 +85,16 @@ class Encoder:
         arrays = {**inputs, **outputs}
         return EncodedTexts(outputs["text_embedding"], {name: arrays[name] for name in self.spec.text_side})
 
-    def tokenise(self, texts: Sequence[str]) -> dict[str, Array]:
+    def tokenise(self, texts: Iterable[str]) -> dict[str, Array]:
         """The text inputs of the bundle's graphs by name, each int64 of shape (n, length).
 
         Raises:
-            InvalidArgumentError: a text is blank or too long.
+            InvalidArgumentError: a text is blank, too long or not valid Unicode, or `texts` is a single text.
         """
-        arrays = self._tokenizer(texts)
+        listed = many("texts", texts, "a list of texts")
+        arrays = self._tokenizer(listed)
         if self._ce_tokenizer is not None:
-            arrays |= {CE_PREFIX + name: array for name, array in self._ce_tokenizer(texts).items()}
+            arrays |= {CE_PREFIX + name: array for name, array in self._ce_tokenizer(listed).items()}
         return arrays
 
     def decode(self, picture: Path | bytes | IO[bytes] | Image, *, name: str = "") -> Image:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from milvus_coop.bundle.folder import CE_TOKENIZER, TOKENIZER, Bundle, load_bundle
 from milvus_coop.config import Settings
-from milvus_coop.errors import BundleMismatchError
+from milvus_coop.errors import BundleMismatchError, InvalidArgumentError, quoted
 from milvus_coop.models.backends import Backend, open_backend
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.preprocess.texts import Tokenizer
@@ -45,6 +46,20 @@ def open_models(settings: Settings, backend: Backend | None = None) -> Models:
             expected=f"{bundle.spec.label} ({bundle.spec.fingerprint})",
         )
     return Models(opened, open_encoder(bundle, opened), Reranker(opened), owned=backend is None)
+
+
+def split_models(
+    settings: Settings | None, collection: str | None, models: str | Backend | None, overrides: Mapping[str, object]
+) -> tuple[Settings, Backend | None]:
+    """The settings and the backend object that the arguments of a constructor stand for.
+
+    Raises:
+        UnknownArgumentError, InvalidArgumentError: see `Settings.override`; or `models` is neither a string nor a backend.
+    """
+    named, backend = (models, None) if isinstance(models, str) else (None, models)
+    if backend is not None and not isinstance(backend, Backend):
+        raise InvalidArgumentError(f"models is {quoted(models)}", expected="onnx, triton://host:8001, or a backend object")
+    return Settings.of(settings).override(collection=collection, models=named, **overrides), backend
 
 
 def open_encoder(bundle: Bundle, backend: Backend) -> Encoder:

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from milvus_coop.search.coop import CoopSearch
+from milvus_coop.search.options import QueryOptions
 
-__all__ = ["CoopSearch"]
+__all__ = ["CoopSearch", "QueryOptions"]

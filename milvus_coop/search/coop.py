@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from milvus_coop.arguments import many, strings
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, Score
-from milvus_coop.config import Settings
-from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError
+from milvus_coop.config import Settings, SettingsArguments
+from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, InvalidArgumentError, quoted
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.encoder import Encoder
-from milvus_coop.models.open import open_models
+from milvus_coop.models.open import open_models, split_models
 from milvus_coop.search.contents import contents_of
-from milvus_coop.search.queries import Options, Picture, check_ids, check_options, encode_queries
+from milvus_coop.search.options import QueryArguments, QueryOptions, options_of
+from milvus_coop.search.queries import ImageInput, check_ids, encode_queries
 from milvus_coop.search.ranking import rank
 from milvus_coop.search.ranking_service import query_string
 from milvus_coop.search.reranking import CandidateReranker, CeScores
 from milvus_coop.store import Collection, Fields, Provider, Ranker, RerankService, Store
 from milvus_coop.store.ranker import BATCH_SIZE
 from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, SearchResult, Timings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _ENCODERS: Mapping[Kind, Sequence[str]] = {"image": (TEXT_ENCODER,), "text": (IMAGE_ENCODER, TEXT_ENCODER)}
 """The graphs that a usual query runs before the cross-encoder, by the kind of the collection."""
@@ -40,51 +45,31 @@ class CoopSearch:
         self,
         collection: str | None = None,
         *,
-        uri: str | Path | None = None,
-        token: str | None = None,
-        ca_file: str | Path | None = None,
-        bundle: str | Path | None = None,
         models: str | Backend | None = None,
-        token_store: str | Path | None = None,
         fields: Fields | None = None,
-        timeout_s: float | None = None,
-        threads: int | None = None,
         settings: Settings | None = None,
+        **overrides: Unpack[SettingsArguments],
     ) -> None:
-        """Open a collection. Arguments that are None come from `settings`.
+        """Open a collection.
 
         Args:
-            collection: name of the collection; default `images`.
-            uri: a Milvus Lite path (default `./milvus_coop.db`), or http(s)://host:19530.
-            token: API key of a Milvus server, or `user:password`.
-            ca_file: PEM file with the certificate authority of a Milvus server behind https://; default the system's authorities.
-            bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
-            models: the backend that runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object. The caller has
-                to close a backend object.
-            token_store: place of the token files, for bundles whose image tokens are too large for Milvus; default the place that
-                the collection was created with.
+            collection: name of the collection; default that of `settings`, which is `images`.
+            models: the backend that runs the bundle, as in `Settings`; or a backend object, which the caller has to close.
             fields: names of the fields of a collection that milvus-coop did not make.
-            timeout_s: time limit of each call to Milvus and to a model server; default 10.
-            threads: number of threads of the in-process backend; default one per core.
-            settings: default the environment (MILVUS_COOP_URI, ...), and the built-in defaults for variables that are not set.
+            settings: the connection; default the environment (MILVUS_COOP_URI, ...), and the built-in defaults for variables that
+                are not set.
+            overrides: other values for fields of the settings: `uri="http://milvus:19530"`, `bundle=`, `timeout_s=`, ... The
+                docstrings of `Settings` say what each one is.
 
         Raises:
+            InvalidArgumentError: an argument has the wrong type, is out of range, or is unknown (then also a TypeError).
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
             StoreError: Milvus cannot be reached or refuses the request, or the token files are not at their place.
             BundleError: the bundle cannot be used.
         """
-        named, backend = (models, None) if isinstance(models, str) else (None, models)
-        settings = (settings or Settings.from_env()).override(
-            collection=collection,
-            uri=uri,
-            token=token,
-            ca_file=ca_file,
-            bundle=bundle,
-            models=named,
-            token_store=token_store,
-            timeout_s=timeout_s,
-            threads=threads,
-        )
+        settings, backend = split_models(settings, collection, models, overrides)
+        if fields is not None and not isinstance(fields, Fields):
+            raise InvalidArgumentError(f"fields is {quoted(fields)}", expected="a Fields object")
         self._timeout_s = settings.timeout_s
         self._models = open_models(settings, backend)
         try:
@@ -115,13 +100,13 @@ class CoopSearch:
         """The kind of the collection's items: `image` or `text`."""
         return self._collection.kind
 
-    def uris(self, ids: Sequence[str]) -> dict[str, str]:
+    def uris(self, ids: Iterable[str]) -> dict[str, str]:
         """The uris of these items by id. Ids that the collection does not have are left out.
 
         Raises:
             StoreError: Milvus cannot be reached or refuses the request.
         """
-        return self._collection.uris(ids)
+        return self._collection.uris(strings("ids", ids, "a list of ids"))
 
     def info(self) -> CollectionInfo:
         """A description of the collection."""
@@ -131,28 +116,18 @@ class CoopSearch:
         self,
         text: str | None = None,
         *,
-        image: Picture | None = None,
-        limit: int = 10,
-        k: int | None = None,
-        filter: str = "",
-        output_fields: Sequence[str] = (),
-        rerank: bool = True,
-        deadline_ms: float | None = None,
-        score: Score | None = None,
+        image: ImageInput | None = None,
+        options: QueryOptions | None = None,
+        **changes: Unpack[QueryArguments],
     ) -> SearchResult:
         """Search with one text or one image.
 
         Args:
             text: the text to search with.
             image: the image to search with, instead of `text`: a path, the bytes of an image file, or a Pillow image.
-            limit: number of hits to return.
-            k: number of candidates to rerank; default 50, or `limit` if that is larger. Hits beyond k follow in BE order.
-            filter: a Milvus boolean expression over metadata, such as `year > 2020`.
-            output_fields: names of metadata to return in `Hit.fields`.
-            rerank: if False, return the hits in BE order.
-            deadline_ms: time limit of the whole call. Reranking stops in time to keep it; encoding and retrieval always run.
-            score: the score that orders the reranked candidates: `ce`, the match probability, or `sum`, the cross-encoder's logit
-                plus the cosine. Default: the score that the bundle's authors use. See `search.ranking.rank`.
+            options: the options of the query; default `QueryOptions()`.
+            changes: other values for fields of the options: `limit=5`, `filter="year > 2020"`, ... The docstrings of
+                `QueryOptions` say what each one is.
 
         With a bundle that keeps no image tokens, the k images are opened and decoded again for every query, which is slow. Only
         files of this machine are opened.
@@ -161,31 +136,22 @@ class CoopSearch:
             Hits, best first. If the cross-encoder did not rerank all k candidates, `reranked` is False and `reason` says why.
 
         Raises:
-            InvalidArgumentError: an argument is out of range, or the text is blank or has more than 20,000 characters.
+            InvalidArgumentError: an argument is out of range, has the wrong type or is unknown (then also a TypeError), or the text
+                is blank, is not valid Unicode, or has more than 20,000 characters.
             ImageError: the image cannot be read.
             FilterError: Milvus rejects the filter.
             StoreError, BackendError: Milvus or the encoder failed. An unreachable or slow cross-encoder is not an error.
         """
-        options = check_options(
-            limit=limit,
-            k=k,
-            filter=filter,
-            output_fields=output_fields,
-            rerank=rerank,
-            deadline_ms=deadline_ms,
-            score=self.encoder.spec.score if score is None else score,
-        )
-        return self._run(None if text is None else [text], None if image is None else [image], options)[0]
+        return self._run(None if text is None else [text], None if image is None else [image], options_of(options, changes))[0]
 
     def rerank(
         self,
         text: str | None = None,
         *,
-        image: Picture | None = None,
-        ids: Sequence[str],
-        limit: int | None = None,
-        deadline_ms: float | None = None,
-        score: Score | None = None,
+        image: ImageInput | None = None,
+        ids: Iterable[str],
+        options: QueryOptions | None = None,
+        **changes: Unpack[QueryArguments],
     ) -> SearchResult:
         """Rerank items of the collection that another retriever found.
 
@@ -193,9 +159,8 @@ class CoopSearch:
             text: the text that the items are compared with.
             image: an image to compare the items with, as in `query`, instead of `text`.
             ids: ids of the items, best first, at most 16,384. If an id is repeated, its first place counts.
-            limit: number of hits to return; default all.
-            deadline_ms: as in `query`.
-            score: as in `query`.
+            options: as in `query`. `k`, `filter`, `output_fields` and `rerank` do not apply.
+            changes: as in `query`. If neither `options` nor `limit` is given, all hits are returned.
 
         Returns:
             Hits, best first. The order of `ids` replaces the BE order: `be_rank` is the place of an item in it, and items with
@@ -206,20 +171,16 @@ class CoopSearch:
             InvalidArgumentError, ImageError, StoreError, BackendError: see `query`.
         """
         distinct = check_ids(ids)
-        k = max(1, len(distinct))
-        options = check_options(
-            limit=k if limit is None else limit,
-            k=k,
-            filter="",
-            output_fields=(),
-            rerank=True,
-            deadline_ms=deadline_ms,
-            score=self.encoder.spec.score if score is None else score,
-        )
+        number = max(1, len(distinct))
+        asked = options_of(QueryOptions(limit=number) if options is None else options, changes)
+        for name, default in (("k", None), ("filter", ""), ("output_fields", ()), ("rerank", True)):
+            if (value := getattr(asked, name)) != default:
+                raise InvalidArgumentError(f"{name} is {quoted(value)}", expected=f"no {name}, which rerank does not use")
+        asked = asked.change(k=number)
         (result,) = self._run(
             None if text is None else [text],
             None if image is None else [image],
-            options,
+            asked,
             lambda embeddings, _: [self._collection.candidates(distinct, embeddings[0])],
         )
         unknown = len(distinct) - result.candidates
@@ -232,37 +193,33 @@ class CoopSearch:
 
     def query_many(
         self,
-        texts: Sequence[str] | None = None,
+        texts: Iterable[str] | None = None,
         *,
-        images: Sequence[Picture] | None = None,
-        limit: int = 10,
-        k: int | None = None,
-        filter: str = "",
-        output_fields: Sequence[str] = (),
-        rerank: bool = True,
-        deadline_ms: float | None = None,
-        score: Score | None = None,
+        images: Iterable[ImageInput] | None = None,
+        options: QueryOptions | None = None,
+        **changes: Unpack[QueryArguments],
     ) -> list[SearchResult]:
         """Search with many texts or many images in one Milvus call and one cross-encoder batch.
 
-        Arguments and errors are those of `query`; the deadline and the timings apply to the whole call.
+        Args:
+            texts: the texts to search with: a list or any other iterable.
+            images: the images to search with, instead of `texts`.
+            options: as in `query`.
+            changes: as in `query`.
+
+        Errors are those of `query`; the deadline and the timings apply to the whole call.
         """
-        options = check_options(
-            limit=limit,
-            k=k,
-            filter=filter,
-            output_fields=output_fields,
-            rerank=rerank,
-            deadline_ms=deadline_ms,
-            score=self.encoder.spec.score if score is None else score,
+        return self._run(
+            None if texts is None else many("texts", texts, "a list of texts, or query(text)"),
+            None if images is None else many("images", images, "a list of images, or query(image=...)"),
+            options_of(options, changes),
         )
-        return self._run(texts, images, options)
 
     def ranker(
         self,
         text: str | None = None,
         *,
-        image: Picture | None = None,
+        image: ImageInput | None = None,
         endpoint: str,
         api_key: str = "",
         credential: str = "",
@@ -279,7 +236,7 @@ class CoopSearch:
         Args:
             text: the text to search with, in a collection of images.
             image: the image to search with, in a collection of texts, instead of `text`.
-            endpoint: address at which Milvus reaches the service, such as http://gateway:8080.
+            endpoint: address at which Milvus reaches the service, such as http://gateway:8080 or http://gateway:8080/v2.
             api_key: key of the service, for Milvus Lite.
             credential: name of that key in the milvus.yaml of a server; servers accept no key from clients.
             provider: protocol; default `vllm` on a server, and `cohere` on Milvus Lite, which supports no other.
@@ -293,18 +250,18 @@ class CoopSearch:
             StoreError: Milvus failed, or has no model rankers (servers before 2.6 would silently ignore this one).
         """
         spec = self.encoder.spec
+        service = RerankService(endpoint, spec.model_name, api_key, credential, provider, batch_size)
         query = query_string(
             self.encoder, self._collection.kind, text, image, spec.score if score is None else score, self._timeout_s
         )
-        service = RerankService(endpoint, spec.model_name, api_key, credential, provider, batch_size)
         return self._collection.ranker(query, service)
 
     def _run(
         self,
         texts: Sequence[str] | None,
-        images: Sequence[Picture] | None,
-        options: Options,
-        retrieve: Callable[[Array, Options], list[list[Candidate]]] | None = None,
+        images: Sequence[ImageInput] | None,
+        options: QueryOptions,
+        retrieve: Callable[[Array, QueryOptions], list[list[Candidate]]] | None = None,
     ) -> list[SearchResult]:
         if (texts is None) != (images is None) and not (texts or images):
             return []
@@ -316,7 +273,7 @@ class CoopSearch:
         scores = CeScores.none(len(candidates), problem="reranking was turned off")
         if options.rerank:
             deadline_s = None if options.deadline_ms is None else clock[0] + options.deadline_ms / 1000
-            scores = self._reranker.score(queries, candidates, options.k, deadline_s)
+            scores = self._reranker.score(queries, candidates, options.candidates, deadline_s)
         clock.append(time.perf_counter())
         start, encoded, retrieved, end = (1000 * t for t in clock)
         timings = Timings(encoded - start, retrieved - encoded, end - retrieved, end - start)
@@ -325,7 +282,7 @@ class CoopSearch:
             for found, probability, logit in zip(candidates, scores.probability, scores.logit, strict=True)
         ]
 
-    def _retrieve(self, embeddings: Array, options: Options) -> list[list[Candidate]]:
+    def _retrieve(self, embeddings: Array, options: QueryOptions) -> list[list[Candidate]]:
         return self._collection.search(embeddings, options.retrieve, filter=options.filter, output_fields=options.output_fields)
 
     def _result(
@@ -333,18 +290,32 @@ class CoopSearch:
         found: Sequence[Candidate],
         probability: Array,
         logit: Array,
-        options: Options,
+        options: QueryOptions,
         problem: str | None,
         timings: Timings,
     ) -> SearchResult:
-        scored = int((~np.isnan(probability)).sum())
-        complete = bool(found) and scored == min(options.k, len(found))
+        scored, asked = int((~np.isnan(probability)).sum()), min(options.candidates, len(found))
+        complete = bool(found) and scored == asked
+        reason = None if complete else problem or "there are no candidates"
+        if options.rerank and options.min_score is not None and scored < asked:
+            reason = f"{reason}; min_score leaves out {asked - scored} candidates that have no match probability"
+        hits = rank(
+            found,
+            probability,
+            options.limit,
+            self._collection.kind,
+            logit=logit,
+            score=options.score or self.encoder.spec.score,
+            offset=options.offset,
+            min_ce_score=options.min_score if options.rerank else None,
+            min_be_score=None if options.rerank else options.min_score,
+        )
         return SearchResult(
-            hits=rank(found, probability, options.limit, self._collection.kind, logit=logit, score=options.score),
+            hits=hits,
             reranked=complete,
-            rescored=scored,
+            reranked_count=scored,
             candidates=len(found),
-            reason=None if complete else problem or "there are no candidates",
+            reason=reason,
             timings=timings,
         )
 

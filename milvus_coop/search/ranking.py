@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,9 @@ def rank(
     *,
     logit: Array | None = None,
     score: Score = "ce",
+    offset: int = 0,
+    min_ce_score: float | None = None,
+    min_be_score: float | None = None,
 ) -> tuple[Hit, ...]:
     """Order candidates: those with a match probability come first, best first; the others follow in BE order, as do ties.
 
@@ -30,6 +34,9 @@ def rank(
             head has two outputs, the probability depends on their difference.
         score: `ce` orders by the match probability. `sum` orders by logit + cosine, as BLIP's retrieval adds the score of its
             matching head to the score of its contrastive head (Li et al., BLIP, ICML 2022; `evaluation` in train_retrieval.py).
+        offset: number of the best hits to leave out.
+        min_ce_score: hits with a lower match probability are left out, and hits without one. The ranks of the others stay.
+        min_be_score: hits with a lower cosine are left out.
     """
     scored = np.flatnonzero(~np.isnan(probability[: len(candidates)]))
     final = probability[scored].astype(np.float64)
@@ -40,6 +47,12 @@ def rank(
     order = scored[np.argsort(-final, kind="stable")]
     rest = np.setdiff1d(np.arange(len(candidates)), scored)
     final_of, ce_of = (dict(zip(scored.tolist(), values.tolist(), strict=True)) for values in (final, probability[scored]))
+    ranked = [
+        (position, i)
+        for position, i in enumerate([*order.tolist(), *rest.tolist()], start=1)
+        if (min_ce_score is None or ce_of.get(i, -math.inf) >= min_ce_score)
+        and (min_be_score is None or candidates[i].be_score >= min_be_score)
+    ]
     return tuple(
         Hit(
             id=candidates[i].id,
@@ -52,5 +65,5 @@ def rank(
             text=candidates[i].payload if kind == "text" else None,
             fields=candidates[i].fields,
         )
-        for position, i in enumerate([*order.tolist(), *rest.tolist()][:limit], start=1)
+        for position, i in ranked[offset : offset + limit]
     )

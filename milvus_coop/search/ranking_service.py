@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import get_args
 
+from milvus_coop.arguments import one_of
 from milvus_coop.bundle.spec import Score
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.preprocess.texts import check_text
 from milvus_coop.models.tokens import pack
-from milvus_coop.search.queries import Picture
+from milvus_coop.search.queries import ImageInput, decode_query
 from milvus_coop.types import Kind
 
 IN_CLIENT = "CoopSearch.query(), which reranks in the client"
 
 
-def query_string(encoder: Encoder, kind: Kind, text: str | None, image: Picture | None, score: Score, timeout_s: float) -> str:
+def query_string(encoder: Encoder, kind: Kind, text: str | None, image: ImageInput | None, score: Score, timeout_s: float) -> str:
     """The query as a string: the text itself, or the base64 tokens of the image.
 
     Raises:
@@ -25,6 +26,7 @@ def query_string(encoder: Encoder, kind: Kind, text: str | None, image: Picture 
         BackendError: the backend failed.
     """
     spec = encoder.spec
+    one_of("score", score, get_args(Score))
     if (text is None) == (image is None):
         raise InvalidArgumentError("the query has neither a text nor an image, or both", expected="one of them")
     if spec.tokens.keep == "image":
@@ -48,6 +50,5 @@ def query_string(encoder: Encoder, kind: Kind, text: str | None, image: Picture 
     if image is None:
         check_text(text or "")
         return text or ""
-    picture = encoder.decode(Path(image) if isinstance(image, str) else image)
-    encoded = encoder.encode_images([picture], timeout_s=timeout_s)
+    encoded = encoder.encode_images([decode_query(encoder, image)], timeout_s=timeout_s)
     return pack(encoded.tokens, encoded.scales)[0]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.arguments import as_path
+from milvus_coop.errors import InvalidArgumentError, quoted, shortened
 
 EXPECTED = "a path such as ./milvus_coop.db (Milvus Lite), or http://host:19530, or https://host:443 (TLS)"
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:\d{1,5}")
@@ -41,17 +42,17 @@ def parse_address(uri: str | Path, *, token: str = "", user: str = "", password:
     if isinstance(uri, str) and "://" in text:
         return _parse_server(text, token)
     if isinstance(uri, str) and (_HOST_AND_PORT.fullmatch(text) or text.startswith("unix:")):
-        raise InvalidArgumentError(f"'{text}' is not a Milvus address", expected=EXPECTED)
+        raise InvalidArgumentError(f"{quoted(text)} is not a Milvus address", expected=EXPECTED)
     if not text or "\0" in text:
         raise InvalidArgumentError("the Milvus address is empty or not a path", expected=EXPECTED)
-    folder = Path(text).expanduser().absolute()
+    folder = as_path("the Milvus address", text).expanduser().absolute()
     return Address(label=text, folder=folder)
 
 
 def _parse_server(text: str, token: str) -> Address:
     scheme = text.partition("://")[0].lower()
     if scheme not in ("http", "https"):
-        raise InvalidArgumentError(f"a Milvus address cannot start with {scheme}://", expected=EXPECTED)
+        raise InvalidArgumentError(f"a Milvus address cannot start with {shortened(scheme)}://", expected=EXPECTED)
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port

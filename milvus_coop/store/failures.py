@@ -16,6 +16,7 @@ from milvus_coop.errors import (
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
+    quoted,
 )
 
 CONNECT = "connect"
@@ -115,7 +116,7 @@ def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCo
         )
     if attempt.filter and (exc.code == _LITE_BAD_EXPRESSION or any(sign in lower for sign in _FILTER_SIGNS)):
         return FilterError(
-            f"Milvus rejects the filter {attempt.filter[:_LONGEST_MESSAGE]!r}: {message}",
+            f"Milvus rejects the filter {quoted(attempt.filter)}: {message}",
             expected="a Milvus expression such as: year > 2020 and tag == 'cat'",
         )
     if exc.code in _AUTH_CODES or any(sign in lower for sign in _AUTH_SIGNS):

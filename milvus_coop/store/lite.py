@@ -72,7 +72,10 @@ def acquire(folder: Path) -> LiteServer:
     with _starting:
         server = _servers.get(folder)
         if server is None:
-            _check_folder(folder)
+            try:
+                _check_folder(folder)
+            except OSError as exc:  # a folder above it may not be entered
+                raise StoreError(f"{folder} cannot be opened: {exc.strerror}") from exc
             server = _servers[folder] = _start(folder)
         server.users += 1
         return server

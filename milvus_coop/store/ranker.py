@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import quote, urlencode, urlsplit
 
 from pymilvus import Function, FunctionType
 
-from milvus_coop.errors import InvalidArgumentError, StoreError
+from milvus_coop.arguments import one_of, string, whole_number
+from milvus_coop.errors import InvalidArgumentError, StoreError, quoted
 
 Ranker: TypeAlias = Function
 """The type of the argument `ranker` of `MilvusClient.search`."""
@@ -30,8 +31,11 @@ NO_KEY = "none"
 """A placeholder for the key: Milvus Lite requires one even if the service does not."""
 BATCH_SIZE = 1000
 """Number of documents per request of a server. With its own default, 32, the query would be encoded again for each 32 documents."""
+MAX_BATCH_SIZE = 16_384
 LEAST = {"milvus_lite": (3, 0), "server": (2, 6)}
 """The first versions that support model rankers."""
+
+_END = re.compile(r"(/v[12])?(/rerank)?/*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class RerankService:
     """The address of a rerank service, and how Milvus calls it."""
 
     endpoint: str
-    """http(s)://host:port of the service, as Milvus reaches it."""
+    """http(s)://host:port of the service, as Milvus reaches it. A path below which the service is reached may follow; the end of a
+    rerank address, such as `/v2` or `/v2/rerank`, is cut off, because Milvus or `build_ranker` adds it."""
     model: str
     """Model name. The service uses it to check that it runs the collection's bundle."""
     api_key: str = ""
@@ -50,6 +55,29 @@ class RerankService:
     """Protocol; None means `cohere` on Milvus Lite and `vllm` on a server."""
     batch_size: int = BATCH_SIZE
     """Number of documents per request; for servers only."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InvalidArgumentError: a value has the wrong type or is out of range.
+        """
+        endpoint = _END.sub("", string("endpoint", self.endpoint).strip())
+        try:
+            parts = urlsplit(endpoint)
+        except ValueError:  # such as http://[
+            parts = urlsplit("")
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+            raise InvalidArgumentError(
+                f"the endpoint is {quoted(self.endpoint)}",
+                expected="where Milvus reaches milvus-coop serve, such as http://gateway:8080",
+            )
+        object.__setattr__(self, "endpoint", endpoint)
+        string("api_key", self.api_key)
+        string("credential", self.credential)
+        if self.provider is not None:
+            one_of("provider", self.provider, get_args(Provider))
+        object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size, 1, MAX_BATCH_SIZE))
 
 
 def build_ranker(service: RerankService, query: str, field: str, *, version: str, collection: str = "") -> Ranker:
@@ -67,7 +95,6 @@ def build_ranker(service: RerankService, query: str, field: str, *, version: str
         StoreError: this Milvus has no model rankers.
     """
     is_lite = check_version(version)
-    _check_endpoint(service.endpoint)
     provider = service.provider or ("cohere" if is_lite else "vllm")
     params = _of_lite(service, provider, collection) if is_lite else _of_server(service, provider, collection)
     ranker: Ranker = Function(
@@ -101,17 +128,6 @@ def check_version(version: str) -> bool:
     return is_lite
 
 
-def _check_endpoint(endpoint: str) -> None:
-    try:
-        parts = urlsplit(endpoint)
-    except ValueError:  # such as http://[
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise InvalidArgumentError(
-            f"the endpoint is '{endpoint}'", expected="where Milvus reaches milvus-coop serve, such as http://gateway:8080"
-        )
-
-
 def _of_lite(service: RerankService, provider: Provider, collection: str) -> dict[str, Any]:
     if provider != "cohere":
         raise InvalidArgumentError(f"Milvus Lite cannot call a rerank service by the protocol {provider}", expected="cohere")
@@ -120,7 +136,7 @@ def _of_lite(service: RerankService, provider: Provider, collection: str) -> dic
     below = f"/collections/{quote(collection, safe='')}" if collection else ""
     return {
         "model_name": service.model,
-        "base_url": f"{service.endpoint.rstrip('/')}{below}/v2",
+        "base_url": f"{service.endpoint}{below}/v2",
         "api_key": service.api_key or NO_KEY,
     }
 
@@ -143,8 +159,8 @@ def _of_server(service: RerankService, provider: Provider, collection: str) -> d
         return params | {"model_name": service.model}
     if urlsplit(service.endpoint).path.strip("/"):
         raise InvalidArgumentError(
-            f"the endpoint is '{service.endpoint}', of which a server drops the path",
+            f"the endpoint is {quoted(service.endpoint)}, of which a server drops the path",
             expected="http(s)://host:port alone",
         )
     asked = {"model": service.model} | ({"collection": collection} if collection else {})
-    return params | {"endpoint": f"{service.endpoint.rstrip('/')}?{urlencode(asked, safe='@')}"}
+    return params | {"endpoint": f"{service.endpoint}?{urlencode(asked, safe='@')}"}

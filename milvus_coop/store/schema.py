@@ -12,7 +12,7 @@ from pymilvus import CollectionSchema, DataType, MilvusClient
 from pymilvus.milvus_client import IndexParams
 
 from milvus_coop.bundle.spec import IMAGE_TOKENS, BundleSpec
-from milvus_coop.errors import InvalidArgumentError, StoreError
+from milvus_coop.errors import InvalidArgumentError, StoreError, quoted
 from milvus_coop.store.token_store import KEY_BYTES
 from milvus_coop.types import Kind
 
@@ -109,7 +109,7 @@ def check_name(name: str) -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidArgumentError(
-            f"{name!r} cannot name a collection", expected="a letter or _, then letters, digits and _, at most 255 in all"
+            f"{quoted(name)} cannot name a collection", expected="a letter or _, then letters, digits and _, at most 255 in all"
         )
     return name
 

@@ -147,7 +147,7 @@ def test_load_makes_every_graph_ready(backend: Backend) -> None:
 
 
 def test_unknown_backends(bundle: Bundle) -> None:
-    with pytest.raises(InvalidArgumentError, match="models 'magic'; expected: onnx"):
+    with pytest.raises(InvalidArgumentError, match="models is 'magic'; expected: onnx"):
         open_backend(Settings(models="magic"), bundle)
     with pytest.raises(BackendUnavailableError, match=r"no device 'quantum' here; expected: one of .*cpu"):
         open_backend(Settings(models="onnx:quantum"), bundle)

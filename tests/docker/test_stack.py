@@ -77,7 +77,7 @@ def test_ingest_then_search(stack: Stack) -> None:
     assert (report["added"], report["failed"]) == (pictures, 0)
     assert ingest(stack)["unchanged"] == pictures
     answer = stack.search("a dog", limit=5)
-    assert (answer["reranked"], answer["rescored"], answer["reason"]) == (True, pictures, None)
+    assert (answer["reranked"], answer["reranked_count"], answer["reason"]) == (True, pictures, None)
     assert answer["hits"][0]["uri"].endswith("dog.jpg")
     assert [hit["score"] for hit in answer["hits"]] == sorted((hit["ce_score"] for hit in answer["hits"]), reverse=True)
     thumbnail = stack.http.get(answer["hits"][0]["thumbnail"])

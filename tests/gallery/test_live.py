@@ -168,7 +168,7 @@ def test_without_the_cross_encoder(window: Open, server: Serving) -> None:
     def degrade(route: Route) -> None:
         answer = route.fetch()
         told = answer.json()
-        told.update(reranked=False, rescored=0, reason="the cross-encoder cannot be reached")
+        told.update(reranked=False, reranked_count=0, reason="the cross-encoder cannot be reached")
         for hit in told["hits"]:
             hit.update(rank=hit["be_rank"], score=hit["be_score"], ce_score=None)
         route.fulfill(response=answer, json=told)

@@ -138,7 +138,7 @@ def test_logs_tell_what_happened_and_nothing_private(
     found, refused = (json.loads(JsonLines().format(line)) for line in lines)
     assert (
         found.items()
-        >= {"event": "request", "request_id": "r-1", "status": 200, "candidates": 8, "rescored": 8, "level": "info"}.items()
+        >= {"event": "request", "request_id": "r-1", "status": 200, "candidates": 8, "reranked_count": 8, "level": "info"}.items()
     )
     assert (refused["status"], refused["error"]) == (422, "RequestValidationError")
     everything = "".join(formatter.format(line) for line in lines for formatter in (JsonLines(), ReadableLines()))

@@ -43,9 +43,9 @@ def test_answers_are_those_of_the_sdk(client: TestClient, filled: Path, options:
         expected = search.query("a dog", **options)
     answer = client.post("/v1/search", json={"text": "a dog", **options}).json()
     assert hits(answer) == [asdict(hit) for hit in expected]
-    assert (answer["reranked"], answer["rescored"], answer["candidates"]) == (
+    assert (answer["reranked"], answer["reranked_count"], answer["candidates"]) == (
         expected.reranked,
-        expected.rescored,
+        expected.reranked_count,
         expected.candidates,
     )
     assert (answer["collection"], answer["kind"], answer["query"]) == ("images", "image", {"kind": "text", "text": "a dog"})

@@ -146,7 +146,7 @@ def test_ingest_again_and_with_failures(folder: Path) -> None:
         (("query", "x", "--uri", "ftp://x"), "ftp"),
         (("query", "x", "--uri", "no/such/folder/lite.db"), "no/such/folder"),
         (("query", "x", "--bundle", "nonsense"), "no bundle 'nonsense'"),
-        (("query", "x", "--models", "nonsense"), "models 'nonsense'"),
+        (("query", "x", "--models", "nonsense"), "models is 'nonsense'"),
         (("ingest", "missing"), "missing"),
         (("ingest", "photos", "--models", "onnx:quantum"), "no device 'quantum'"),
         (("collections", "describe", "nonsense"), "nonsense"),

@@ -140,7 +140,7 @@ def test_the_same_hits_from_all_three(shared: World, score: str) -> None:
     for keep in KEEPS:
         with shared.search(keep) as search:
             results = search.query_many(TEXTS, limit=N, k=25, score=score)  # type: ignore[arg-type]
-            assert all(result.reranked and result.rescored == 25 for result in results)
+            assert all(result.reranked and result.reranked_count == 25 for result in results)
             for text, result in zip(TEXTS, results, strict=True):
                 alone = search.query(text, limit=N, k=25, score=score)  # type: ignore[arg-type]
                 np.testing.assert_allclose(
@@ -364,12 +364,12 @@ def test_missing_and_damaged_files_are_counted(world: World) -> None:
     (world.tokens / damaged).write_bytes(b"short")
     with world.search("store") as search:
         result = search.query("a red dog")
-        assert (result.rescored, len(result), result.reranked) == (3, 5, False)
+        assert (result.reranked_count, len(result), result.reranked) == (3, 5, False)
         assert result.reason == "2 of 5 candidates have no token file, or a damaged one"
         assert [hit.ce_score is None for hit in result] == [False] * 3 + [True] * 2
         shutil.rmtree(world.tokens)
         result = search.query("a red dog")
-        assert (result.rescored, [hit.be_rank for hit in result]) == (0, [1, 2, 3, 4, 5])
+        assert (result.reranked_count, [hit.be_rank for hit in result]) == (0, [1, 2, 3, 4, 5])
         assert (result.reason or "").startswith(f"the token store failed: the token store is not at {world.tokens}")
 
 
@@ -413,7 +413,7 @@ def test_a_store_elsewhere_is_remembered_and_may_fail(world: World, memory: str,
         with monkeypatch.context() as patch:
             patch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", fail)
             result = search.query("a red dog")
-        assert (result.rescored, [hit.be_rank for hit in result]) == (0, [1, 2, 3, 4, 5])
+        assert (result.reranked_count, [hit.be_rank for hit in result]) == (0, [1, 2, 3, 4, 5])
         assert result.reason == "the token store failed: the token store memory://keep/images cannot be read: the bucket is away"
         assert search.query("a red dog").hits == good.hits
         gate = Gate()
@@ -520,12 +520,12 @@ def test_pictures_that_cannot_be_opened_are_counted(world: World) -> None:
     assert world.ingest("image", world.folder / "list.jsonl").added == 4
     with world.search("image") as search:
         result = search.query("a red dog")
-        assert (result.rescored, len(result)) == (2, 4)
+        assert (result.reranked_count, len(result)) == (2, 4)
         assert (result.reason or "").startswith("2 of 4 candidates have no image that can be opened at their uri")
         assert {hit.uri for hit in result[:2]} == {str(world.album / "00.png"), (world.album / "02.png").as_uri()}
         (world.album / "00.png").unlink()
         os.mkfifo(world.album / "00.png")  # opening it would wait for ever
-        assert search.query("a red dog").rescored == 1
+        assert search.query("a red dog").reranked_count == 1
         draw(world.album / "02.png", 77)  # another picture now: what was remembered of the old one is not used
         os.utime(world.album / "02.png", ns=(1, 1))
         before, after = result, search.query("a red dog")
@@ -545,7 +545,7 @@ def test_a_deadline_while_pictures_are_opened(world: World, monkeypatch: pytest.
         result = search.query("a red dog", deadline_ms=500)
         assert gate.passed == 0  # the query did not wait for the pictures
         gate.open()
-    assert (result.rescored, result.reason) == (0, "the deadline came after 0 of 5 candidates")
+    assert (result.reranked_count, result.reason) == (0, "the deadline came after 0 of 5 candidates")
     assert result.timings.total_ms > 490  # it did wait until the deadline
     assert [hit.be_rank for hit in result] == [1, 2, 3, 4, 5]
 

@@ -80,7 +80,7 @@ def test_coop_order(search: CoopSearch) -> None:
     result = search.query("a red apple", limit=5, k=20)
     assert result.reranked
     assert result.reason is None
-    assert (result.candidates, result.rescored, len(result)) == (20, 20, 5)
+    assert (result.candidates, result.reranked_count, len(result)) == (20, 20, 5)
     assert is_falling([hit.ce_score for hit in result])
     assert all(hit.score == hit.ce_score for hit in result)
     plain = search.query("a red apple", limit=20, rerank=False)
@@ -95,7 +95,7 @@ def test_be_order(search: CoopSearch, backend: FakeBackend) -> None:
     result = search.query("a red apple", limit=7, rerank=False)
     assert be_ranks(result) == list(range(1, 8))
     assert is_falling([hit.be_score for hit in result])
-    assert (result.reranked, result.rescored, result.reason) == (False, 0, "reranking was turned off")
+    assert (result.reranked, result.reranked_count, result.reason) == (False, 0, "reranking was turned off")
     assert {hit.ce_score for hit in result} == {None}
     assert CROSS_ENCODER not in backend.rows
 
@@ -113,7 +113,7 @@ def test_no_picture_is_opened(search: CoopSearch, folder: Path) -> None:
 
 def test_hits_beyond_k_follow_in_be_order(search: CoopSearch) -> None:
     result = search.query("a red apple", limit=30, k=10)
-    assert (result.candidates, result.rescored, len(result)) == (30, 10, 30)
+    assert (result.candidates, result.reranked_count, len(result)) == (30, 10, 30)
     assert result.reranked
     assert set(be_ranks(result)[:10]) == set(range(1, 11))
     assert be_ranks(result)[10:] == list(range(11, 31))
@@ -122,7 +122,7 @@ def test_hits_beyond_k_follow_in_be_order(search: CoopSearch) -> None:
 
 def test_more_asked_for_than_there_is(search: CoopSearch) -> None:
     result = search.query("a red apple", limit=1000)
-    assert (len(result), result.candidates, result.rescored, result.reranked) == (N_IMAGES, N_IMAGES, N_IMAGES, True)
+    assert (len(result), result.candidates, result.reranked_count, result.reranked) == (N_IMAGES, N_IMAGES, N_IMAGES, True)
 
 
 def test_filter_and_output_fields(search: CoopSearch) -> None:
@@ -151,7 +151,7 @@ def test_queries_that_are_none(search: CoopSearch) -> None:
         search.query()
     with pytest.raises(InvalidArgumentError, match="a text and an image"):
         search.query("x", image=b"")
-    with pytest.raises(InvalidArgumentError, match="one string"):
+    with pytest.raises(InvalidArgumentError, match="texts is 'a red apple'; expected: a list of texts"):
         search.query_many("a red apple")
     with pytest.raises(InvalidArgumentError, match="output_fields"):
         search.query("a red apple", output_fields="year")
@@ -232,7 +232,7 @@ def test_rerank_what_another_retriever_found(search: CoopSearch, backend: FakeBa
     backend.rows.clear()
     result = search.rerank("a red apple", ids=given)
     assert backend.rows == {TEXT_ENCODER: 1, CROSS_ENCODER: 20}
-    assert (result.reranked, result.reason, result.rescored, result.candidates) == (True, None, 20, 20)
+    assert (result.reranked, result.reason, result.reranked_count, result.candidates) == (True, None, 20, 20)
     for hit, same in zip(result, found, strict=True):
         assert hit.be_score == pytest.approx(same.be_score, abs=1e-5)
         assert hit.be_rank == given.index(hit.id) + 1
@@ -255,7 +255,7 @@ def test_rerank_ids_that_are_not_there(search: CoopSearch) -> None:
     result = search.rerank("a red apple", ids=["unknown", *given, given[0], "\n"])
     assert {hit.id for hit in result} == set(given)
     assert {hit.id: hit.be_rank for hit in result} == {id: i for i, id in enumerate(given, start=1)}
-    assert (len(result), result.rescored, result.candidates, result.reranked) == (5, 5, 5, False)
+    assert (len(result), result.reranked_count, result.candidates, result.reranked) == (5, 5, 5, False)
     assert result.reason == "2 of 7 ids are not in the collection"
     none = search.rerank("a red apple", ids=["unknown"])
     assert (none.hits, none.reranked, none.reason) == ((), False, "1 of 1 ids are not in the collection")
@@ -268,7 +268,7 @@ def test_rerank_keeps_the_given_order_where_it_cannot_rescore(search: CoopSearch
     backend.delays_s[CROSS_ENCODER] = 0.1
     late = search.rerank("a red apple", ids=given, deadline_ms=180)
     assert "the deadline came after" in (late.reason or "")
-    assert [hit.id for hit in late][late.rescored :] == given[late.rescored :]
+    assert [hit.id for hit in late][late.reranked_count :] == given[late.reranked_count :]
     backend.failures[CROSS_ENCODER] = BackendUnavailableError("the server is away")
     result = search.rerank("a red apple", ids=["unknown", *given])
     assert [hit.id for hit in result] == given
@@ -277,9 +277,9 @@ def test_rerank_keeps_the_given_order_where_it_cannot_rescore(search: CoopSearch
 
 
 def test_rerank_arguments_out_of_range(search: CoopSearch) -> None:
-    with pytest.raises(InvalidArgumentError, match="ids is one string"):
+    with pytest.raises(InvalidArgumentError, match="ids is 'abc'; expected: a list of ids"):
         search.rerank("a red apple", ids="abc")
-    with pytest.raises(InvalidArgumentError, match="not all of them are strings"):
+    with pytest.raises(InvalidArgumentError, match="an element of ids is 1; expected: a string"):
         search.rerank("a red apple", ids=[1])  # type: ignore[list-item]
     with pytest.raises(InvalidArgumentError, match="16,385 ids"):
         search.rerank("a red apple", ids=[str(i) for i in range(16_385)])
@@ -311,7 +311,7 @@ def test_a_failing_cross_encoder_degrades(search: CoopSearch, backend: FakeBacke
     backend.failures[CROSS_ENCODER] = BackendUnavailableError("the server is away")
     result = search.query("a red apple", limit=20)
     assert be_ranks(result) == list(range(1, 21))
-    assert (result.reranked, result.rescored) == (False, 0)
+    assert (result.reranked, result.reranked_count) == (False, 0)
     assert result.reason == "the cross-encoder failed: the server is away"
     backend.failures.clear()
     assert search.query("a red apple", limit=20).hits == good.hits
@@ -330,20 +330,20 @@ def test_a_deadline_cuts_the_rescoring(search: CoopSearch, backend: FakeBackend)
     """There is time for two of the four runs that all candidates take, and on a busy machine perhaps for one."""
     backend.delays_s[CROSS_ENCODER] = 1.0
     result = search.query("a red apple", limit=60, k=60, deadline_ms=3000)
-    assert backend.rows[CROSS_ENCODER] == result.rescored  # no run was begun whose end the deadline forbids
+    assert backend.rows[CROSS_ENCODER] == result.reranked_count  # no run was begun whose end the deadline forbids
     assert not result.reranked
-    assert 0 < result.rescored <= 32
-    assert result.rescored % 16 == 0
+    assert 0 < result.reranked_count <= 32
+    assert result.reranked_count % 16 == 0
     assert "the deadline came after" in (result.reason or "")
-    assert is_falling([hit.ce_score for hit in result[: result.rescored]])
-    assert be_ranks(result)[result.rescored :] == list(range(result.rescored + 1, 61))
+    assert is_falling([hit.ce_score for hit in result[: result.reranked_count]])
+    assert be_ranks(result)[result.reranked_count :] == list(range(result.reranked_count + 1, 61))
     backend.delays_s.clear()
     assert search.query("a red apple", limit=60, deadline_ms=60_000).reranked
 
 
 def test_a_deadline_that_has_passed(search: CoopSearch) -> None:
     result = search.query("a red apple", deadline_ms=0.001)
-    assert (result.rescored, len(result)) == (0, 10)
+    assert (result.reranked_count, len(result)) == (0, 10)
     assert be_ranks(result) == list(range(1, 11))
 
 
@@ -356,7 +356,7 @@ def test_damaged_tokens_are_named_and_stay_in_the_list(folder: Path, backend: Fa
             result = search.query("a red apple", limit=60, k=20)
         finally:
             collection.delete(["damaged"])
-    assert result.rescored == 19
+    assert result.reranked_count == 19
     assert result.reason == "1 of 20 candidates hold nothing that the cross-encoder can read"
     assert [hit.id for hit in result].index("damaged") == 19
 

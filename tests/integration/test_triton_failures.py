@@ -162,7 +162,7 @@ def is_coop(search: CoopSearch) -> bool:
 def assert_degraded(result: SearchResult, reason: str) -> None:
     assert [hit.be_rank for hit in result] == list(range(1, len(result) + 1))
     assert len(result) == 10
-    assert (result.reranked, result.rescored) == (False, 0)
+    assert (result.reranked, result.reranked_count) == (False, 0)
     assert {hit.ce_score for hit in result} == {None}
     assert reason in (result.reason or "")
 

@@ -55,7 +55,7 @@ def served(folder: Path, triton_server: TritonForTests) -> Iterator[CoopSearch]:
 
 def assert_same(result: SearchResult, expected: SearchResult, tolerance: float) -> None:
     """The same hits with the same scores, in the same order but for hits whose scores are equal within the tolerance."""
-    assert (result.reranked, result.rescored, result.reason) == (True, expected.rescored, None)
+    assert (result.reranked, result.reranked_count, result.reason) == (True, expected.reranked_count, None)
     assert [hit.score for hit in result] == pytest.approx([hit.score for hit in expected], abs=tolerance)
     scores = {hit.uri: (hit.be_score, hit.ce_score) for hit in expected}
     assert {hit.uri for hit in result} == set(scores)

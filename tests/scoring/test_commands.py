@@ -188,7 +188,7 @@ def test_a_folder_that_is_gone_while_it_works(folder: Path) -> None:
         (("score", "--text", "x", "texts.txt"), "texts.txt is of another type"),
         (("score", "--texts", "missing.txt", "photos"), "missing.txt"),
         (("score", "--text", "x", "photos", "--bundle", "nonsense"), "no bundle 'nonsense'"),
-        (("score", "--text", "x", "photos", "--models", "nonsense"), "models 'nonsense'"),
+        (("score", "--text", "x", "photos", "--models", "nonsense"), "models is 'nonsense'"),
         (("score", "--text", "x", "photos", "--models", "triton://127.0.0.1:1"), "cannot be reached"),
         (("embed", "--out", "v.npy"), "neither texts nor images"),
         (("embed", "photos", "--out", "v.csv"), "--out is v.csv"),

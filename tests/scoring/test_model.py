@@ -397,7 +397,7 @@ def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert model.spec.name == "coop-small"
     with pytest.raises(BundleNotFoundError, match="no bundle 'nonsense'"):
         CoopModel("nonsense")
-    with pytest.raises(InvalidArgumentError, match="models 'nonsense'"):
+    with pytest.raises(InvalidArgumentError, match="models is 'nonsense'"):
         CoopModel("coop-small", models="nonsense")
 
 

@@ -14,6 +14,7 @@ import milvus_coop
 PACKAGE = Path(milvus_coop.__file__).parent
 LAYERS = (
     ("errors", "types", "printable"),
+    ("arguments",),
     ("config", "certificates"),
     ("bundle",),
     ("models.tokens", "models.preprocess", "models.backends", "store.token_store"),

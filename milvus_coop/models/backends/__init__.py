@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from milvus_coop.bundle.folder import Bundle
 from milvus_coop.config import Settings
-from milvus_coop.errors import BackendUnavailableError, InvalidArgumentError
+from milvus_coop.errors import BackendUnavailableError, InvalidArgumentError, quoted
 from milvus_coop.models.backends.base import Backend
 
 __all__ = ["Backend", "open_backend"]
@@ -25,7 +25,7 @@ def open_backend(settings: Settings, bundle: Bundle) -> Backend:
         return _open_triton(settings, bundle)
     if scheme != "onnx":
         expected = "onnx, onnx:PROVIDER such as onnx:cuda, triton://host:8001, or tritons://host:8001"
-        raise InvalidArgumentError(f"models '{settings.models}'", expected=expected)
+        raise InvalidArgumentError(f"models is {quoted(settings.models)}", expected=expected)
     from milvus_coop.models.backends.onnx import CPU, OnnxBackend, provider_of
 
     providers = (CPU,) if device in ("", "cpu") else (provider_of(device), CPU)

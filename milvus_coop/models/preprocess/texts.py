@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 
+from milvus_coop.arguments import many, string
 from milvus_coop.bundle.spec import TextSpec
 from milvus_coop.errors import BundleInvalidError, InvalidArgumentError
 from milvus_coop.types import Array
@@ -31,7 +32,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(spec.max_length)
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, Array]:
+    def __call__(self, texts: Iterable[str]) -> dict[str, Array]:
         """Tokenise texts.
 
         Returns:
@@ -39,11 +40,12 @@ class Tokenizer:
             most the bundle's text length; it is always the text length if the bundle sets `pad_to_max`.
 
         Raises:
-            InvalidArgumentError: a text is not a string, is blank, or has more than 20,000 characters.
+            InvalidArgumentError: a text fails `check_text`, or `texts` is a single text.
         """
-        for text in texts:
+        checked = many("texts", texts, "a list of texts")
+        for text in checked:
             check_text(text)
-        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(checked)]
         longest = max(map(len, encoded), default=1)
         length = padded_length(longest, self._spec)
         input_ids = np.full((len(encoded), length), self._spec.pad_id, dtype=np.int64)
@@ -65,13 +67,7 @@ def check_text(text: str) -> None:
     Raises:
         InvalidArgumentError: the text is not a string, is blank, has more than 20,000 characters, or is not valid Unicode.
     """
-    if not isinstance(text, str):
-        raise InvalidArgumentError(f"the text is a {type(text).__name__}", expected="a string")
-    if not text.strip():
+    if not string("the text", text).strip():
         raise InvalidArgumentError("the text is empty", expected="at least one word")
     if len(text) > MAX_CHARACTERS:
         raise InvalidArgumentError(f"the text has {len(text):,} characters", expected=f"at most {MAX_CHARACTERS:,}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:  # a lone surrogate, which Python creates from bytes of another encoding
-        raise InvalidArgumentError("the text is not valid Unicode", expected="text that UTF-8 can write") from exc

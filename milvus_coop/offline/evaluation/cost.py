@@ -17,7 +17,7 @@ from milvus_coop.offline.evaluation.systems import Entrant
 from milvus_coop.offline.evaluation.workbench import Shelf, Workbench
 from milvus_coop.search import CoopSearch
 from milvus_coop.search.contents import contents_of
-from milvus_coop.search.queries import Picture, encode_queries
+from milvus_coop.search.queries import ImageInput, encode_queries
 from milvus_coop.search.reranking import CandidateReranker
 from milvus_coop.types import Array, Kind, Timings
 
@@ -40,7 +40,7 @@ class Sample:
     kind: Kind
     """The kind of item that the queries search for."""
     texts: tuple[str, ...] = ()
-    images: tuple[Picture, ...] = ()
+    images: tuple[ImageInput, ...] = ()
     seconds: float = 10.0
     """Time limit for one system in seconds; see `measure`."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.offline.datasets import SPLITS, Split
 from milvus_coop.offline.evaluation.protocols import Protocol
-from milvus_coop.search.queries import MAX_K
+from milvus_coop.search.options import MAX_K
 
 KS = (10, 20, 50, 100)
 HEADLINE_K = 20

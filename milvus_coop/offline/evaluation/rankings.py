@@ -110,7 +110,7 @@ def _ask(
 def _ranking(query: int, result: SearchResult, k: int) -> Ranking:
     if k and not result.reranked:
         raise BackendError(
-            f"the cross-encoder reranked {result.rescored} candidates of a query: {result.reason}", run="milvus-coop doctor"
+            f"the cross-encoder reranked {result.reranked_count} candidates of a query: {result.reason}", run="milvus-coop doctor"
         )
     hits = sorted(result.hits, key=lambda hit: hit.be_rank)
     return Ranking(

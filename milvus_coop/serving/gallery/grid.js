@@ -6,7 +6,7 @@
  * @typedef {{id: string, uri: string, rank: number, score: number, be_rank: number, be_score: number, ce_score: number | null,
  *   text: string | null, fields: Record<string, unknown>, thumbnail: string | null}} Hit
  * @typedef {{collection: string, kind: "image" | "text" | null, query: {kind: "image" | "text", text: string | null}, hits: Hit[],
- *   reranked: boolean, rescored: number, candidates: number, reason: string | null,
+ *   reranked: boolean, reranked_count: number, candidates: number, reason: string | null,
  *   timings: {encode_ms: number, retrieve_ms: number, rerank_ms: number, total_ms: number}}} Result
  * @typedef {"coop" | "be"} View
  * @typedef {(img: HTMLImageElement, hit: Hit, size: number) => void} ShowPicture
@@ -151,7 +151,7 @@ export class ResultView {
       icon("M12 8v5", "M12 16.5v.01", "M12 3a9 9 0 1 0 0 18a9 9 0 1 0 0-18z"),
       element("span", {}, element("b", { text: this.#degradedTitle() }), ` ${sentence(result.reason ?? "")}`),
     );
-    this.switch.disabled = result.rescored === 0;
+    this.switch.disabled = result.reranked_count === 0;
     this.switch.title = this.switch.disabled ? "The cross-encoder reranked nothing: there is one order only" : "";
     this.#arrange();
   }
@@ -177,10 +177,10 @@ export class ResultView {
 
   /** One sentence on the result. */
   get summary() {
-    const { candidates, rescored, hits } = /** @type {Result} */ (this.result);
+    const { candidates, reranked_count, hits } = /** @type {Result} */ (this.result);
     const first = hits.find((hit) => hit.rank === 1);
     const moved = first && moveOf(first) === "up" && this.view === "coop" ? ` The first was BE ${first.be_rank}.` : "";
-    return `${count(candidates, "candidate")}, ${rescored.toLocaleString("en")} reranked.${moved}`;
+    return `${count(candidates, "candidate")}, ${reranked_count.toLocaleString("en")} reranked.${moved}`;
   }
 
   /** @param {Hit} hit @returns its place in the order on the page, from 1 */
@@ -189,8 +189,8 @@ export class ResultView {
   }
 
   #degradedTitle() {
-    const { rescored } = /** @type {Result} */ (this.result);
-    return rescored ? "Partly reranked." : "In the bi-encoder’s order.";
+    const { reranked_count } = /** @type {Result} */ (this.result);
+    return reranked_count ? "Partly reranked." : "In the bi-encoder’s order.";
   }
 
   /** @param {string} name */
@@ -207,7 +207,7 @@ export class ResultView {
   #arrange() {
     const { result } = this;
     for (const input of this.switch.querySelectorAll("input"))
-      input.checked = input.value === (result?.rescored === 0 ? "be" : this.view);
+      input.checked = input.value === (result?.reranked_count === 0 ? "be" : this.view);
     if (!result) return;
     this.order = [...result.hits].sort((a, b) => this.place(a) - this.place(b)).slice(0, this.limit);
     this.grid.replaceChildren(...this.order.map((hit) => this.#card(hit)));
@@ -366,8 +366,8 @@ function spoken(hit, place) {
 }
 
 /** @param {Result} result @param {View} view */
-function timingBar({ timings, rescored }, view) {
-  const unused = view === "be" && rescored > 0;
+function timingBar({ timings, reranked_count }, view) {
+  const unused = view === "be" && reranked_count > 0;
   const stages = { encode: timings.encode_ms, retrieve: timings.retrieve_ms, rerank: timings.rerank_ms };
   const bar = element("div", { class: "bar", "aria-hidden": "true" });
   const keys = element("ul");
@@ -463,7 +463,7 @@ class Details {
           "dd",
           {},
           element("b", { text: hit.ce_score === null ? "–" : percent(hit.ce_score) }),
-          hit.ce_score === null ? " not rescored" : " match probability",
+          hit.ce_score === null ? " not reranked" : " match probability",
         ),
       ),
       element(

@@ -69,7 +69,7 @@ def _document(
         "limit": limit,
         "hits": [asdict(hit) | {"thumbnail": _picture(hit, collection.kind)} for hit in hits],
         "reranked": result.reranked,
-        "rescored": result.rescored,
+        "reranked_count": result.reranked_count,
         "candidates": result.candidates,
         "reason": result.reason,
         "timings": asdict(result.timings),

@@ -79,7 +79,7 @@ class SearchResponse(BaseModel):
     query: Query
     hits: list[SearchHit]
     reranked: bool = Field(description="True if the cross-encoder reranked all k candidates.")
-    rescored: int
+    reranked_count: int
     candidates: int
     reason: str | None = Field(description="The reason why `reranked` is false.")
     timings: StageTimings

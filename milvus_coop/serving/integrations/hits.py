@@ -8,7 +8,7 @@ from typing import Any
 
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.search import CoopSearch
-from milvus_coop.search.queries import Picture
+from milvus_coop.search.queries import ImageInput
 from milvus_coop.types import Hit, SearchResult
 
 SCORES = ("rank", "score", "be_rank", "be_score", "ce_score", "reranked", "reason")
@@ -44,7 +44,7 @@ def rerank_places(
     search: CoopSearch,
     text: str | None = None,
     *,
-    image: Picture | None = None,
+    image: ImageInput | None = None,
     ids: Sequence[object],
     limit: int | None = None,
     deadline_ms: float | None = None,

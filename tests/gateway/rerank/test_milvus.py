@@ -176,7 +176,7 @@ def test_damaged_rows_come_last(tmp_path: Path) -> None:
         assert [hit["id"] for hit in hits[:-4]] == [hit.id for hit in good[4:]] == [hit.id for hit in result[: N - 4]]
         assert {hit["id"] for hit in hits[-4:]} == {hit.id for hit in good[:4]}
         assert [hit["distance"] for hit in hits[-4:]] == [0.0] * 4
-        assert (result.reranked, result.rescored) == (False, N - 4)
+        assert (result.reranked, result.reranked_count) == (False, N - 4)
         assert service.counted("rerank_unreadable", "cohere") == 4
 
 

@@ -44,6 +44,13 @@ def test_milvus_lite() -> None:
     assert params("milvus_lite-3.2.2", below)["base_url"] == "https://host/prefix/v2"
 
 
+@pytest.mark.parametrize("end", ["/", "/v2", "/v2/", "/rerank", "/v2/rerank", "/v1/rerank//"])
+def test_the_end_of_a_rerank_address_is_not_repeated(end: str) -> None:
+    assert params("milvus_lite-3.2.2", RerankService(URL + end, "m"))["base_url"] == f"{URL}/v2"
+    assert params("milvus_lite-3.2.2", RerankService(f"{URL}/prefix{end}", "m"))["base_url"] == f"{URL}/prefix/v2"
+    assert params("2.6.0", RerankService(URL + end, "m"))["endpoint"] == f"{URL}?model=m"
+
+
 @pytest.mark.parametrize(
     "version", ["2.6.0", "v2.6.14", "3.0.2", "Zilliz Cloud Vector Database(Compatible with Milvus 2.6)", "master"]
 )
@@ -72,15 +79,29 @@ def test_servers(version: str) -> None:
         ("milvus_lite-3.2.2", RerankService(URL, "m", credential="c"), "no credentials by name"),
         ("2.6.0", RerankService(URL, "m", api_key="k"), "a Milvus server takes no key with a search; expected: credential="),
         ("2.6.0", RerankService(URL + "/below", "m"), "a server drops the path"),
-        ("2.6.0", RerankService("gateway:8000", "m"), "the endpoint is 'gateway:8000'"),
-        ("2.6.0", RerankService("http://", "m"), "the endpoint is 'http://'"),
-        ("2.6.0", RerankService("http://[", "m"), "the endpoint is"),
-        ("2.6.0", RerankService(URL + "?a=b", "m"), "the endpoint is"),
     ],
 )
 def test_calls_that_cannot_be(version: str, call: RerankService, match: str) -> None:
     with pytest.raises(InvalidArgumentError, match=match.replace("?", r"\?")):
         build_ranker(call, "a dog", "image_tokens", version=version)
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"endpoint": "gateway:8000"}, "the endpoint is 'gateway:8000'"),
+        ({"endpoint": "http://"}, "the endpoint is 'http://'"),
+        ({"endpoint": "http://["}, "the endpoint is"),
+        ({"endpoint": URL + "?a=b"}, "the endpoint is"),
+        ({"endpoint": None}, "endpoint is None; expected: a string"),
+        ({"provider": "jina"}, "provider is 'jina'; expected: cohere or vllm or tei"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"api_key": None}, "api_key is None"),
+    ],
+)
+def test_services_that_cannot_be(values: dict[str, Any], match: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=match):
+        RerankService(**{"endpoint": URL, "model": "m", **values})
 
 
 @pytest.mark.parametrize("version", ["2.3.5", "v2.5.27", "milvus_lite-2.5.1"])

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from milvus_coop.certificates import check_certificates, check_key_pair
 from milvus_coop.config import Settings
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.errors import InvalidArgumentError, quoted
 
 SCHEMES = ("triton", "tritons")
 DEFAULT_PORT = 8001
@@ -58,16 +58,16 @@ def options_of(models: str, settings: Settings) -> TritonOptions:
         parts = urlsplit(models)
         host, port = parts.hostname, DEFAULT_PORT if parts.port is None else parts.port
     except ValueError as exc:
-        raise InvalidArgumentError(f"models '{models}' has no valid host and port", expected=EXPECTED) from exc
+        raise InvalidArgumentError(f"models is {quoted(models)}, which has no valid host and port", expected=EXPECTED) from exc
     if "@" in models:
         raise InvalidArgumentError("models names a user, and perhaps a password", expected=EXPECTED, run="MILVUS_COOP_TRITON_TOKEN")
     if parts.scheme not in SCHEMES or not host or not port or parts.path.strip("/") or parts.query:
-        raise InvalidArgumentError(f"models '{models}'", expected=EXPECTED)
+        raise InvalidArgumentError(f"models is {quoted(models)}", expected=EXPECTED)
     files = (settings.triton_ca_file, settings.triton_cert_file, settings.triton_key_file)
     ca_file, cert_file, key_file = (Path(name) if name else None for name in files)
     tls = parts.scheme == "tritons"
     if not tls and (ca_file or cert_file or key_file):
-        raise InvalidArgumentError(f"TLS files are given, but models is '{models}'", expected="tritons://host:8001")
+        raise InvalidArgumentError(f"TLS files are given, but models is {quoted(models)}", expected="tritons://host:8001")
     if (cert_file is None) != (key_file is None):
         raise InvalidArgumentError("a client certificate and its key belong together", expected="both, or neither")
     if ca_file is not None:

@@ -135,7 +135,10 @@ def router(service: Service) -> APIRouter:
         service.metrics.searched(result, rerank=asked.rerank)
         service.tracing.searched(result.timings)
         request.scope["facts"].update(
-            collection=name, candidates=result.candidates, rescored=result.rescored, reason=result.reason if asked.rerank else None
+            collection=name,
+            candidates=result.candidates,
+            reranked_count=result.reranked_count,
+            reason=result.reason if asked.rerank else None,
         )
         return response_of(result, name, kind, asked)
 
@@ -150,7 +153,7 @@ def response_of(result: SearchResult, collection: str, kind: Kind, asked: Search
         query=Query(kind="text" if asked.image is None else "image", text=asked.text),
         hits=[SearchHit(**_values(hit), thumbnail=thumbnail_of(collection, hit.id) if kind == "image" else None) for hit in result],
         reranked=result.reranked,
-        rescored=result.rescored,
+        reranked_count=result.reranked_count,
         candidates=result.candidates,
         reason=result.reason,
         timings=StageTimings(**_values(result.timings)),
