@@ -34,7 +34,7 @@ def found(search: CoopSearch, filter: str) -> list[str]:
     return [Path(hit.uri).stem for hit in search.query("an animal", filter=filter, rerank=False)]
 
 
-@pytest.mark.parametrize("name", (*WORDS, *ODD, *HARMLESS))
+@pytest.mark.parametrize("name", [*WORDS, *ODD, *HARMLESS])
 def test_every_name_can_be_filtered_by_and_returned(search: CoopSearch, name: str) -> None:
     field = f"$meta[{json.dumps(name, ensure_ascii=False)}]"
     for filter in (f"{field} == 3", f"{field} > 2", f"{field} == 3 or {field} == 4", f"exists {field}"):
@@ -44,7 +44,7 @@ def test_every_name_can_be_filtered_by_and_returned(search: CoopSearch, name: st
     assert sorted(values, key=str) == [3, None]
 
 
-@pytest.mark.parametrize("name", (*WORDS, *ODD))
+@pytest.mark.parametrize("name", [*WORDS, *ODD])
 def test_these_need_it(search: CoopSearch, name: str) -> None:
     if name == "a-b":  # a subtraction
         assert found(search, f"{name} == 3") == []
