@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from milvus_coop.cli.convert import convert, models
+from milvus_coop.cli.lines import say
+from milvus_coop.printable import printable_json
 
 if TYPE_CHECKING:
     from milvus_coop.bundle.spec import BundleSpec
@@ -29,7 +31,7 @@ def list_() -> None:
 
     for name in shipped_bundles():
         spec = load_bundle(name).spec
-        click.echo(f"{name}\t{spec.version}\t{spec.kind}\tdim {spec.dim}\t{spec.licence}")
+        say(name, spec.version, spec.kind, f"dim {spec.dim}", spec.licence)
 
 
 @bundle.command()
@@ -52,7 +54,7 @@ def show(name_or_folder: str, verify: bool, as_json: bool) -> None:
         opened.verify()
     spec = opened.spec
     if as_json:
-        click.echo(spec.to_json(), nl=False)
+        click.echo(printable_json(spec.to_json()), nl=False)
         return
     size = sum(file.n_bytes for file in spec.files.values())
     kept = {"collection": "in the collection", "store": "in a token store", "nowhere": ""}[spec.tokens.keep]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
+from milvus_coop.cli.lines import say, say_json
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
+from milvus_coop.printable import printable
 
 
 @click.group()
@@ -30,7 +31,7 @@ def list_(settings: Settings, as_json: bool) -> None:
         print_collections(infos)
         return
     for info in infos:
-        click.echo(json.dumps(asdict(info)))
+        say_json(asdict(info))
 
 
 @collections.command()
@@ -45,7 +46,7 @@ def describe(settings: Settings, name: str, as_json: bool) -> None:
     with Store.from_settings(settings, must_exist=True) as store:
         info = store.describe(name)
     if as_json:
-        click.echo(json.dumps(asdict(info)))
+        say_json(asdict(info))
     else:
         print_pairs(
             "", ((key, f"{value:,}" if isinstance(value, int) else str(value or "-")) for key, value in asdict(info).items())
@@ -63,11 +64,11 @@ def drop(settings: Settings, name: str, yes: bool) -> None:
     with Store.from_settings(settings, must_exist=True) as store:
         info = store.describe(name)
         if not yes:
-            click.confirm(f"Drop '{name}' with {info.count:,} items?", abort=True, err=True)
+            click.confirm(printable(f"Drop '{name}' with {info.count:,} items?"), abort=True, err=True)
         left = store.drop(name)
-    click.echo(f"Dropped '{name}' ({info.count:,} items).", err=True)
+    say(f"Dropped '{name}' ({info.count:,} items).", err=True)
     if left:
-        click.echo(f"Note: {left}.", err=True)
+        say(f"Note: {left}.", err=True)
 
 
 @collections.command()
@@ -101,9 +102,9 @@ def gc(settings: Settings, name: str, dry_run: bool, older_than: float, as_json:
     with Store.from_settings(settings, must_exist=True) as store:
         report = store.open(name).sweep(older_than_s=older_than, dry_run=dry_run)
     if as_json:
-        click.echo(json.dumps({**asdict(report), "dry_run": dry_run}))
+        say_json({**asdict(report), "dry_run": dry_run})
     else:
         print_sweep(report, name, dry_run)
     if report.missing or report.damaged:
-        click.echo("Try: milvus-coop ingest SOURCES --force", err=True)
+        say("Try: milvus-coop ingest SOURCES --force", err=True)
         raise click.exceptions.Exit(1)

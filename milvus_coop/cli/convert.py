@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from milvus_coop.cli.lines import say, say_json
 from milvus_coop.cli.outputs import check_folder
 from milvus_coop.errors import ConvertError
 
@@ -88,7 +88,7 @@ def convert(
 
     first = open_checkpoint(model or be or "", revision or be_revision)
     second = first if ce is None else open_checkpoint(ce, ce_revision)
-    converted = run(first, second, out, _samples(), on_progress=lambda message: click.echo(f"{message} ...", err=True), **options)
+    converted = run(first, second, out, _samples(), on_progress=lambda message: say(f"{message} ...", err=True), **options)
     _print_converted(converted, as_json=as_json)
 
 
@@ -117,7 +117,7 @@ def models(as_json: bool) -> None:
         print_families(FAMILIES)
         return
     for family in FAMILIES:
-        click.echo(json.dumps(family_facts(family), ensure_ascii=False))
+        say_json(family_facts(family))
 
 
 def _samples() -> Samples:
@@ -144,16 +144,16 @@ def _print_converted(converted: Converted, *, as_json: bool) -> None:
     n_bytes = sum(file.n_bytes for file in spec.files.values())
     if as_json:
         facts = {"bundle": str(bundle.folder), "fingerprint": spec.fingerprint, "bytes": n_bytes, "differences": differences}
-        click.echo(json.dumps(facts))
+        say_json(facts)
         return
     kept = "none, images are opened again" if spec.tokens.keep == "nowhere" else f"{spec.tokens.n_bytes:,} bytes per image"
     where = {"collection": " in the collection", "store": " in a token store", "nowhere": ""}[spec.tokens.keep]
-    click.echo(f"{bundle.folder}: {spec.label}, {spec.kind}, {n_bytes / 1e6:,.1f} MB")
-    click.echo(f"  image tokens: {kept}{where}")
-    click.echo("  largest difference from the checkpoint: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
+    say(f"{bundle.folder}: {spec.label}, {spec.kind}, {n_bytes / 1e6:,.1f} MB")
+    say(f"  image tokens: {kept}{where}")
+    say("  largest difference from the checkpoint: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
     if (stored := differences.get(WITH_TOKENS, 0.0)) > NOTEWORTHY:
-        click.secho(f"  Storing its tokens as int8 moves probabilities by up to {stored:g}: check its ranking.", fg="yellow")
-    click.echo(f"  milvus-coop ingest photos/ --bundle {bundle.folder} --collection {_collection(spec.name)}")
+        say(f"  Storing its tokens as int8 moves probabilities by up to {stored:g}: check its ranking.", fg="yellow")
+    say(f"  milvus-coop ingest photos/ --bundle {bundle.folder} --collection {_collection(spec.name)}")
 
 
 def _collection(name: str) -> str:

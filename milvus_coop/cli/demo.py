@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from milvus_coop.cli.lines import say
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 
@@ -39,7 +40,8 @@ def demo(settings: Settings, images: Path | None, keep: bool) -> None:
         with CoopSearch(settings=chosen) as search:
             for text in QUERIES:
                 print_result(search.query(text, limit=5), title=text)
-    click.echo('\nNow your own images:\n  milvus-coop ingest PHOTOS/\n  milvus-coop query "what you are looking for"')
+    for line in ("", "Now your own images:", "  milvus-coop ingest PHOTOS/", '  milvus-coop query "what you are looking for"'):
+        say(line)
 
 
 def sample_images() -> Path:

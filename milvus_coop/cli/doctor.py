@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import click
 
+from milvus_coop.cli.lines import say, say_json
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 from milvus_coop.errors import MilvusCoopError
@@ -48,10 +48,11 @@ def doctor(settings: Settings, as_json: bool) -> None:
     ]
     for check in checks:
         if as_json:
-            click.echo(json.dumps(asdict(check)))
+            say_json(asdict(check))
         else:
             colour = {"ok": "green", "off": "yellow", "broken": "red"}[check.state]
-            click.echo(f"{click.style(f'{check.state:7}', fg=colour)} {check.name:12} {check.detail}")
+            say(f"{check.state:7}", fg=colour, nl=False)
+            say(f" {check.name:12} {check.detail}")
     if any(check.state == "broken" for check in checks):
         raise click.exceptions.Exit(1)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from milvus_coop.cli.inputs import Inputs, NamedImage, exit_code, open_inputs, takes_texts_and_images
+from milvus_coop.cli.lines import say
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 from milvus_coop.errors import ImageError, InvalidArgumentError
@@ -73,7 +74,7 @@ def embed(
             if on_progress is not None:
                 on_progress(_progress(file.n, len(inputs.failures)))
     if file.n:
-        click.echo(f"{out}: {file.n:,} vectors of {model.spec.dim} numbers, by {model.spec.label}")
+        say(f"{out}: {file.n:,} vectors of {model.spec.dim} numbers, by {model.spec.label}")
     print_failures(inputs.failures, inputs.passed_over)
     raise click.exceptions.Exit(exit_code(file.n, len(inputs.failures)))
 

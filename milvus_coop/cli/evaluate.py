@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from milvus_coop.cli.lines import say, say_json
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 
@@ -97,11 +97,11 @@ def evaluate(
         )
     files = write_output(report, out) if out is not None else ()
     if as_json:
-        click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+        say_json(report.to_dict())
     else:
         print_evaluation(report)
     for file in files:
-        click.echo(f"Written: {file}", err=as_json)
+        say(f"Written: {file}", err=as_json)
 
 
 def _options(

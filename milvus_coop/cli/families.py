@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import click
-
+from milvus_coop.cli.lines import say
 from milvus_coop.cli.tables import print_pairs
 from milvus_coop.offline.convert.catalogue import Family
 
@@ -17,10 +16,10 @@ def print_families(families: Sequence[Family]) -> None:
     """Print each family as a block. A table's narrow columns would break the ids, which users copy."""
     for family in families:
         facts = family_facts(family)
-        click.secho(f"{facts['name']}: {facts['role']}", bold=True)
+        say(f"{facts['name']}: {facts['role']}", bold=True)
         print_pairs("", ((name, facts[name]) for name in _FACTS))
-        click.echo()
-    click.echo("Licences are those of the examples as far as we know; their cards decide.")
+        say()
+    say("Licences are those of the examples as far as we know; their cards decide.")
 
 
 def family_facts(family: Family) -> dict[str, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from milvus_coop.cli.lines import json_line, say, say_json
 from milvus_coop.cli.options import with_settings
 from milvus_coop.cli.outputs import check_file, write_file
 from milvus_coop.config import Settings
@@ -80,18 +80,18 @@ def ingest(
             report, interrupted = exc.report, True
     problem: InvalidArgumentError | None = None
     if failed is not None:
-        lines = [json.dumps({"uri": f.uri, "reason": f.reason}, ensure_ascii=False) + "\n" for f in report.failures]
+        lines = [json_line({"uri": f.uri, "reason": f.reason}) + "\n" for f in report.failures]
         try:
             write_file(failed, "".join(lines))
         except InvalidArgumentError as exc:  # the counts come first
             problem = exc
     if as_json:
         counts = {n: getattr(report, n) for n in ("added", "updated", "unchanged", "removed", "failed")}
-        click.echo(json.dumps({**counts, "passed_over": report.passed_over, "seconds": round(report.seconds, 3)}))
+        say_json({**counts, "passed_over": report.passed_over, "seconds": round(report.seconds, 3)})
     else:
         print_report(report, settings.collection)
     if interrupted:
-        click.echo("Interrupted. The items counted above are kept; the same command continues from there.", err=True)
+        say("Interrupted. The items counted above are kept; the same command continues from there.", err=True)
     if problem is not None:
         raise problem
     raise click.exceptions.Exit(_exit_code(report, interrupted))

@@ -17,12 +17,14 @@ from milvus_coop.cli.doctor import doctor
 from milvus_coop.cli.embed import embed
 from milvus_coop.cli.evaluate import evaluate
 from milvus_coop.cli.ingest import ingest
+from milvus_coop.cli.lines import say
 from milvus_coop.cli.query import query
 from milvus_coop.cli.score import score
 from milvus_coop.cli.serve import serve
 from milvus_coop.cli.train import export, train
 from milvus_coop.cli.triton import triton
 from milvus_coop.errors import MilvusCoopError
+from milvus_coop.printable import printable
 
 FAILED = 2
 """Exit code when nothing could be done."""
@@ -38,14 +40,17 @@ class CoopGroup(click.Group):
         try:
             return super().invoke(ctx)
         except MilvusCoopError as exc:
-            click.secho(f"Error: {exc.given}.", err=True, fg="red")
+            say(f"Error: {exc.given}.", err=True, fg="red")
             if exc.expected:
-                click.echo(f"Expected: {exc.expected}", err=True)
+                say(f"Expected: {exc.expected}", err=True)
             if exc.run:
-                click.echo(f"Try: {exc.run}", err=True)
+                say(f"Try: {exc.run}", err=True)
             ctx.exit(FAILED)
+        except click.ClickException as exc:  # click itself shows it
+            exc.message = printable(exc.message)  # type: ignore[misc]
+            raise
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            say("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from milvus_coop.cli.lines import say
 from milvus_coop.ingest import Progress as IngestProgress
+from milvus_coop.printable import printable
 
 if TYPE_CHECKING:
     from milvus_coop.offline.evaluation import EvaluationProgress
@@ -62,7 +62,13 @@ def evaluation_progress(quiet: bool) -> Iterator[Callable[[EvaluationProgress], 
     if quiet or not console.is_terminal:
         yield silent
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("open", total=None)
         stage = ""
@@ -71,7 +77,7 @@ def evaluation_progress(quiet: bool) -> Iterator[Callable[[EvaluationProgress], 
             nonlocal stage
             if progress.stage != stage:
                 stage = progress.stage
-                bar.reset(task, description=escape(stage), total=progress.total)
+                bar.reset(task, description=printable(stage), total=progress.total)
             bar.update(task, completed=progress.done, total=progress.total)
 
         yield show
@@ -85,9 +91,14 @@ def train_progress(quiet: bool) -> Iterator[Callable[[TrainingProgress], None] |
         yield None
         return
     if not console.is_terminal:
-        yield Lines(lambda line: click.echo(line, err=True), time.monotonic).tell
+        yield Lines(lambda line: say(line, err=True), time.monotonic).tell
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         tasks = {}
         dev: float | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from milvus_coop.cli.lines import say
 from milvus_coop.cli.options import with_settings
 from milvus_coop.cli.outputs import check_file, write_file
 from milvus_coop.config import Settings
@@ -97,12 +98,12 @@ def query(
         for line in hit_lines(result):
             click.echo(line)
         if not result.reranked and options.rerank:
-            click.echo(why_not_reranked(result), err=True)
+            say(why_not_reranked(result), err=True)
     else:
         print_result(result, title=text or str(image))
     if html is not None and info is not None:
         _write_page(html, found, text or Path(image or ""), info, limit, options.filter)
-        click.echo(f"Written: {html}", err=as_json)
+        say(f"Written: {html}", err=as_json)
 
 
 def _write_page(path: Path, found: SearchResult, asked: str | Path, info: CollectionInfo, limit: int, filter_: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from milvus_coop.cli.inputs import Inputs, NamedImage, exit_code, open_inputs, takes_texts_and_images
+from milvus_coop.cli.lines import json_line
 from milvus_coop.cli.options import with_settings
 from milvus_coop.config import Settings
 from milvus_coop.errors import ImageError, InvalidArgumentError
@@ -85,4 +85,4 @@ def _lines(inputs: Inputs, images: Sequence[NamedImage], comparison: Comparison)
     for column, image in enumerate(images):
         for row, named in enumerate(inputs.texts):
             scores = {"ce_score": float(comparison.score[row, column]), "be_score": float(comparison.similarity[row, column])}
-            yield json.dumps({"uri": image.uri, "text": named.text, **scores}, ensure_ascii=False)
+            yield json_line({"uri": image.uri, "text": named.text, **scores})

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from milvus_coop.cli.lines import say
 from milvus_coop.cli.options import Command, with_settings
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
@@ -24,6 +25,7 @@ def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
 @click.command()
 @_option("--host", "host", help="Address to listen on. The default is 127.0.0.1, for this machine only.")
 @_option("--port", "port", type=click.IntRange(0, 65535), help="Port, default 8080; 0: any free one.")
+@_option("--root-path", "root_path", help="Prefix of all paths, such as /images, where a proxy passes one on.")
 @_option("--api-key", "api_keys", multiple=True, help="Key that a client must send. Prefer the variable: arguments are visible.")
 @click.option("--anonymous", is_flag=True, help=f"Answer clients without a key, even from other machines. [{VARIABLE}ANONYMOUS]")
 @_option("--root", "roots", multiple=True, help="Folder whose images may be shown. The default on loopback is the current folder.")
@@ -80,4 +82,4 @@ def serve(
     service = Service(settings, options, tracing=tracing)
     if service.is_local and not options.models_only:
         service.store()  # report a mistyped path, or a folder that another process uses, now and not to the first client
-    run(service, on_ready=lambda address: click.echo(f"milvus-coop serves {address}  (stop with Ctrl-C)", err=True))
+    run(service, on_ready=lambda address: say(f"milvus-coop serves {address}  (stop with Ctrl-C)", err=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -10,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from milvus_coop.cli.lines import json_line
+from milvus_coop.printable import printable
 from milvus_coop.types import CollectionInfo, Failure, Hit, IngestReport, SearchResult
 
 if TYPE_CHECKING:
@@ -29,24 +30,24 @@ PIPE_WIDTH = 132
 def hit_lines(result: SearchResult) -> Iterator[str]:
     """One JSON object per hit."""
     for hit in result:
-        yield json.dumps(asdict(hit), ensure_ascii=False, default=str)
+        yield json_line(asdict(hit))
 
 
 def print_result(result: SearchResult, title: str) -> None:
     """Print the hits as a table, and below it the numbers of candidates and the times."""
     names = list(dict.fromkeys(name for hit in result for name in hit.fields))
-    table = Table(title=f"“{escape(title)}”", title_justify="left", header_style="bold")
+    table = Table(title=shown(f"“{title}”"), title_justify="left", header_style="bold")
     for column in ("#", "match", "cosine", "BE rank → Coop rank"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("text" if any(hit.text for hit in result) else "uri", overflow="fold")
     for name in names:
-        table.add_column(escape(name), overflow="fold")
+        table.add_column(shown(name), overflow="fold")
     for hit in result:
         match = "-" if hit.ce_score is None else f"{hit.ce_score:.1%}"
-        cells = (str(hit.rank), match, f"{hit.be_score:.3f}", _move(hit), escape(hit.text or short_path(hit.uri)))
-        table.add_row(*cells, *(escape(str(hit.fields.get(name, ""))) for name in names))
+        cells = (str(hit.rank), match, f"{hit.be_score:.3f}", _move(hit), shown(hit.text or short_path(hit.uri)))
+        table.add_row(*cells, *(shown(str(hit.fields.get(name, ""))) for name in names))
     console = Console()
-    console.print(table if result.hits else f"No hits for “{escape(title)}”.")
+    console.print(table if result.hits else shown(f"No hits for “{title}”."))
     t = result.timings
     console.print(
         f"{result.candidates} candidates, {result.reranked_count} reranked; encode {t.encode_ms:.1f} ms, "
@@ -59,9 +60,8 @@ def print_result(result: SearchResult, title: str) -> None:
         console.print("Ordered by match logit + cosine, as the model's authors do; --score ce orders by match.", style="dim")
     if not result.reranked:
         console.print(
-            escape(why_not_reranked(result)),
+            shown(why_not_reranked(result)),
             style="yellow",
-            highlight=False,
             soft_wrap=True,
         )
 
@@ -78,14 +78,14 @@ def print_scores(texts: Sequence[str], uris: Sequence[str], comparison: Comparis
     table = Table(header_style="bold")
     table.add_column("image", overflow="fold")
     for text in texts:
-        table.add_column(escape(text), justify="right", overflow="fold", min_width=len("100.0% (-0.000)"))
+        table.add_column(shown(text), justify="right", overflow="fold", min_width=len("100.0% (-0.000)"))
     for column, uri in enumerate(uris):
         best = int(comparison.score[:, column].argmax())
         cells = [
             f"{'[bold]' if row == best and len(texts) > 1 else '[default]'}{match:.1%}[/] [dim]({cosine:.3f})[/]"
             for row, (match, cosine) in enumerate(zip(comparison.score[:, column], comparison.similarity[:, column], strict=True))
         ]
-        table.add_row(escape(short_path(uri)), *cells)
+        table.add_row(shown(short_path(uri)), *cells)
     console = Console()
     console.print(table)
     console.print("match probability (cosine)", style="dim", highlight=False)
@@ -111,7 +111,7 @@ def print_report(report: IngestReport, collection: str) -> None:
     parts += [f"{report.removed:,} removed"] if report.removed else []
     rate = report.seen / report.seconds if report.seconds else 0.0
     parts += [f"{report.failed:,} failed in {report.seconds:.1f} s ({rate:,.0f} items/s)"]
-    console.print(f"[bold]{escape(collection)}[/]: {', '.join(parts)}", highlight=False, soft_wrap=True)
+    console.print(shown(collection, style="bold") + Text(f": {', '.join(parts)}"), soft_wrap=True)
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in report.failures[:10]))
     if report.failed > 10:
         console.print(f"… and {report.failed - 10:,} more; --failed FILE lists them all", style="yellow")
@@ -127,7 +127,7 @@ def print_passed_over(counts: Mapping[str, int], console: Console | None = None)
         by_hint.setdefault(how_to_read(suffix), []).append(f"{n:,} {suffix}")
     for hint, kinds in by_hint.items():
         line = f"{', '.join(kinds)} passed over: {hint or 'images of these kinds cannot be read'}"
-        (console or Console()).print(escape(line), style="yellow", highlight=False, soft_wrap=True)
+        (console or Console()).print(shown(line), style="yellow", soft_wrap=True)
 
 
 def print_sweep(report: SweepReport, collection: str, dry_run: bool) -> None:
@@ -137,7 +137,7 @@ def print_sweep(report: SweepReport, collection: str, dry_run: bool) -> None:
     parts += [f"{report.young:,} too young to remove"] if report.young else []
     parts += [f"{len(report.missing):,} missing"]
     parts += [f"{len(report.damaged):,} damaged"] if report.damaged else []
-    console.print(f"[bold]{escape(collection)}[/]: {', '.join(parts)}", highlight=False, soft_wrap=True)
+    console.print(shown(collection, style="bold") + Text(f": {', '.join(parts)}"), soft_wrap=True)
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in (*report.missing, *report.damaged)[:10]))
 
 
@@ -150,12 +150,12 @@ def print_evaluation(report: EvaluationReport) -> None:
         console = Console(width=PIPE_WIDTH)
     for table in tables(report):
         console.print(_rich(table))
-        console.print(escape(table.note), style="dim", highlight=False, soft_wrap=True)
+        console.print(shown(table.note), style="dim", soft_wrap=True)
         console.print()
     head = f"{report.data}, split {report.split}, protocol {report.protocol}: {report.seconds:.0f} s"
-    console.print(f"[bold]{escape(head)}[/]", highlight=False, soft_wrap=True)
+    console.print(shown(head), style="bold", soft_wrap=True)
     for line in summary_lines(report):
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(shown(line), soft_wrap=True)
     if report.problems:
         console.print(f"{len(report.problems):,} problems in the data, left out:", style="yellow", highlight=False)
         print_pairs("failed", ((p.place, p.reason) for p in report.problems[:PROBLEMS]))
@@ -169,7 +169,7 @@ def print_collections(infos: Sequence[CollectionInfo]) -> None:
     for column in ("collection", "kind", "items", "bundle", "index"):
         table.add_column(column, justify="right" if column == "items" else "left")
     for info in infos:
-        table.add_row(escape(info.name), info.kind or "foreign", f"{info.count:,}", escape(info.bundle or "-"), info.index)
+        table.add_row(*map(shown, (info.name, info.kind or "foreign", f"{info.count:,}", info.bundle or "-", info.index)))
     Console().print(table if infos else "No collections.")
 
 
@@ -179,9 +179,14 @@ def print_pairs(style: str, pairs: Iterable[tuple[str, str]], console: Console |
     table.add_column(style="red" if style == "failed" else "bold", no_wrap=False, overflow="fold")
     table.add_column(overflow="fold")
     for name, value in pairs:
-        table.add_row(escape(name), escape(value))
+        table.add_row(shown(name), shown(value))
     if table.row_count:
         (console or Console()).print(table)
+
+
+def shown(text: str, style: str = "") -> Text:
+    """Text from elsewhere: its markup and its emoji codes are not interpreted, and it holds no control characters."""
+    return Text(printable(text), style=style)
 
 
 def short_path(uri: str) -> str:
@@ -198,10 +203,10 @@ def _move(hit: Hit) -> str:
 
 
 def _rich(table: TextTable) -> Table:
-    made = Table(title=escape(table.title), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+    made = Table(title=shown(table.title), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
     made.padding = (0, 1, 0, 0)
     for i, name in enumerate(table.header):
-        made.add_column(escape(name), justify="left" if i < table.names else "right", no_wrap=i < table.names)
+        made.add_column(shown(name), justify="left" if i < table.names else "right", no_wrap=i < table.names)
     for row in table.rows:
-        made.add_row(*map(escape, row))
+        made.add_row(*map(shown, row))
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from milvus_coop.cli.lines import say, say_json
 from milvus_coop.cli.outputs import check_folder
 from milvus_coop.errors import InvalidArgumentError, TrainingError
 from milvus_coop.offline.training.run.config import TrainConfig, read_settings
@@ -185,12 +185,10 @@ def _print_run(report: RunReport, *, as_json: bool) -> None:
     """Print the summary of a run."""
     if as_json:
         fields = {name: getattr(report, name) for name in ("rounds", "stopped_early", "best", "dev", "problems")}
-        click.echo(json.dumps({"run": str(report.folder), **fields, "seconds": round(report.seconds, 1)}))
+        say_json({"run": str(report.folder), **fields, "seconds": round(report.seconds, 1)})
         return
     end = " (stopped early)" if report.stopped_early else ""
-    click.echo(
-        f"{report.folder}: {report.rounds} rounds{end} in {report.seconds:.0f} s; best mean recall on dev {report.best:.1f} %"
-    )
+    say(f"{report.folder}: {report.rounds} rounds{end} in {report.seconds:.0f} s; best mean recall on dev {report.best:.1f} %")
     for role, title in (("be", "bi-encoder"), ("coop", "Coop")):
         if f"{role}_mr" in report.dev:
             recalls = (
@@ -198,9 +196,9 @@ def _print_run(report: RunReport, *, as_json: bool) -> None:
                 for name, short in (("text to image", "t2i"), ("image to text", "i2t"))
             )
             gain = f"; mean recall {report.dev['gain_mr']:+.1f} by reranking" if role == "coop" and "gain_mr" in report.dev else ""
-            click.echo(f"  {title}, last evaluation: {'; '.join(recalls)}{gain}")
+            say(f"  {title}, last evaluation: {'; '.join(recalls)}{gain}")
     if report.problems:
-        click.echo(f"  {report.problems} items were left out: {report.folder / 'problems.jsonl'}")
+        say(f"  {report.problems} items were left out: {report.folder / 'problems.jsonl'}")
 
 
 def _print_exported(exported: Exported, *, as_json: bool) -> None:
@@ -208,10 +206,10 @@ def _print_exported(exported: Exported, *, as_json: bool) -> None:
     spec = exported.bundle.spec
     differences = {name: float(f"{d.largest:.2g}") for name, d in exported.differences.items()}
     if as_json:
-        click.echo(json.dumps({"bundle": str(exported.bundle.folder), "fingerprint": spec.fingerprint, "differences": differences}))
+        say_json({"bundle": str(exported.bundle.folder), "fingerprint": spec.fingerprint, "differences": differences})
         return
     n_bytes = sum(file.n_bytes for file in spec.files.values())
     sizes = f"{n_bytes / 1e6:.1f} MB, {spec.tokens.n_bytes:,} bytes of tokens per image"
-    click.echo(f"{exported.bundle.folder}: {spec.label}, {spec.kind}, {sizes}")
-    click.echo("  largest difference from PyTorch: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
-    click.echo(f"  milvus-coop ingest photos/ --bundle {exported.bundle.folder}")
+    say(f"{exported.bundle.folder}: {spec.label}, {spec.kind}, {sizes}")
+    say("  largest difference from PyTorch: " + ", ".join(f"{name} {value:g}" for name, value in differences.items()))
+    say(f"  milvus-coop ingest photos/ --bundle {exported.bundle.folder}")

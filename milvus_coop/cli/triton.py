@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from milvus_coop.cli.lines import say
 from milvus_coop.cli.outputs import check_folder
 from milvus_coop.config import PREFIX, Settings
 
@@ -84,9 +85,9 @@ def export(
     exact: Precision = next(p for p in get_args(Precision) if p == precision)
     opened = load_bundle(bundle)
     export_repository(opened, out, chosen, tuning=tuning, precision=exact)
-    click.echo(f"{out}: {opened.spec.label} for Triton's {platform} platform", err=True)
+    say(f"{out}: {opened.spec.label} for Triton's {platform} platform", err=True)
     if platform == "tensorrt":
-        click.echo(f"Now, on the GPU that will run it: milvus-coop triton build-plans {out}", err=True)
+        say(f"Now, on the GPU that will run it: milvus-coop triton build-plans {out}", err=True)
 
 
 @triton.command("build-plans")
@@ -112,10 +113,10 @@ def build_plans_(repository: Path, force: bool, cache: Path | None) -> None:
 
     check_folder(repository)
     check_folder(cache)
-    for plan in build_plans(repository, force=force, cache=cache, on_progress=lambda line: click.echo(line, err=True)):
+    for plan in build_plans(repository, force=force, cache=cache, on_progress=lambda line: say(line, err=True)):
         state = "built" if plan.reason else "up to date"
         facts = f"{plan.layers} layers, {plan.plan_bytes / 1e6:.1f} MB, {plan.build_s:.1f} s, {plan.compiler}, {plan.gpu}"
-        click.echo(f"{plan.graph}\t{state}\t{facts}")
+        say(plan.graph, state, facts)
 
 
 @triton.command("check-plans")
@@ -133,9 +134,10 @@ def check_plans(bundle: str, target: str) -> None:
     from milvus_coop.bundle import load_bundle
     from milvus_coop.serving.plans import check_bundle
 
-    for graph in check_bundle(load_bundle(bundle), target=target, on_progress=lambda line: click.echo(line, err=True)):
+    for graph in check_bundle(load_bundle(bundle), target=target, on_progress=lambda line: say(line, err=True)):
         facts = f"{graph.layers} layers, {graph.source_bytes / 1e6:.1f} MB -> {graph.plan_bytes / 1e6:.1f} MB"
-        click.echo(f"{graph.graph}\t{graph.precision}\tok for {graph.target}\t{facts}\t{graph.parse_s:.1f} + {graph.build_s:.1f} s")
+        seconds = f"{graph.parse_s:.1f} + {graph.build_s:.1f} s"
+        say(graph.graph, graph.precision, f"ok for {graph.target}", facts, seconds)
 
 
 @triton.command()
@@ -173,7 +175,7 @@ def serve(
     from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
 
     def tell(line: str) -> None:
-        click.echo(line, err=True)
+        say(line, err=True)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop by a service manager works like Ctrl-C
     with tempfile.TemporaryDirectory(prefix="milvus-coop-triton-") as folder:
@@ -201,5 +203,5 @@ def install() -> None:
     """Install Triton from a Python wheel into the cache folder, if there is none on the PATH."""
     from milvus_coop.serving.triton import find_triton
 
-    found = find_triton(on_progress=lambda line: click.echo(line, err=True))
-    click.echo(str(found.binary))
+    found = find_triton(on_progress=lambda line: say(line, err=True))
+    say(str(found.binary))

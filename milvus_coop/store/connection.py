@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 from pymilvus import MilvusClient
 
-from milvus_coop.arguments import as_path
-from milvus_coop.errors import InvalidArgumentError, StoreError, StoreUnavailableError, quoted
+from milvus_coop.certificates import check_certificates
+from milvus_coop.errors import InvalidArgumentError, StoreError, StoreUnavailableError
 from milvus_coop.store import lite
 from milvus_coop.store.address import Address
 from milvus_coop.store.failures import CONNECT, Attempt, translate
@@ -47,16 +47,17 @@ class Connection:
         ca_file: PEM file with the certificate authority of an https server.
 
     Raises:
+        InvalidArgumentError: the timeout or the PEM file cannot be used.
         StoreUnavailableError, StoreAuthError, StoreLockedError, StoreError: the connection failed.
     """
 
     def __init__(self, address: Address, *, timeout_s: float, ca_file: Path | None = None) -> None:
         if not timeout_s > 0:
             raise InvalidArgumentError(f"timeout_s is {timeout_s}", expected="a positive number of seconds")
-        if ca_file is not None and not (as_path("ca_file", ca_file).is_file() and address.endpoint.startswith("https://")):
-            raise InvalidArgumentError(
-                f"ca_file is {quoted(str(ca_file))}", expected="a PEM file that exists, with an https:// address"
-            )
+        if ca_file is not None:
+            if not address.endpoint.startswith("https://"):
+                raise InvalidArgumentError(f"ca_file is given, but the address is {address.label}", expected="https://host:19530")
+            check_certificates(ca_file, "ca_file")
         _mute()
         self.address = address
         self.timeout_s = timeout_s

@@ -77,9 +77,11 @@ def test_other_parameters(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgumentError, match="timeout_s"):
             Store(tmp_path / "a.db", timeout_s=timeout_s)
     pem = tmp_path / "ca.pem"
-    with pytest.raises(InvalidArgumentError, match="ca_file"):
+    with pytest.raises(InvalidArgumentError, match=r"ca_file is .*ca\.pem, which cannot be read: No such file"):
         Store("https://localhost:1", ca_file=pem)
-    pem.touch()
+    pem.write_text("a letter to the authorities", encoding="utf-8")
+    with pytest.raises(InvalidArgumentError, match=r"ca_file is .*ca\.pem, which holds no certificate; expected: a PEM file"):
+        Store("https://localhost:1", ca_file=pem)
     with pytest.raises(InvalidArgumentError, match="https://"):
         Store("http://localhost:1", ca_file=pem)
 

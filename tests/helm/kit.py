@@ -67,10 +67,11 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "everything else": (
         ("cpu",),
         f"{KEYS},gateway.anonymous=false,uploads.existingClaim=up,pictures.existingClaim=photos,pictures.subPath=year/2026,"
-        "gateway.ingress.enabled=true,gateway.ingress.host=search.example.com,gateway.ingress.tlsSecret=tls,gateway.ingress.className=nginx,"
+        "gateway.ingress.enabled=true,gateway.ingress.host=search.example.com,gateway.ingress.path=/team/pictures,gateway.ingress.tlsSecret=tls,gateway.ingress.className=nginx,"
         "gateway.tracing.enabled=true,gateway.tracing.endpoint=http://collector:4318,gateway.options.maxK=200,gateway.options.shutdownS=12.5,"
         "gateway.options.maxBodyMb=8,gateway.corsOrigins={https://example.com},gateway.service.type=LoadBalancer,gateway.replicas=2,"
         "image.registry=registry.example.com/team,image.pullSecrets={pull},image.tag=v9,podSecurity.runAsUser=null,"
+        "gateway.nodeSelector.disk=ssd,gateway.tolerations[0].key=dedicated,gateway.tolerations[0].operator=Exists,"
         "networkPolicy.gatewayFrom[0].podSelector.matchLabels.app=ingress,triton.replicas=3,triton.runtimeClassName=nvidia,"
         "gateway.image.digest=sha256:"
         + 64 * "a"

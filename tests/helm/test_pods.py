@@ -97,6 +97,8 @@ def test_options_reach_the_gateway() -> None:
     parsed = GatewayOptions.from_env(found.environment(gateway))
     assert (parsed.max_k, parsed.shutdown_s, parsed.max_body_mb) == (200, 12.5, 8)
     assert parsed.cors_origins == ("https://example.com",)
+    assert parsed.root_path == found.one("Ingress", "-gateway")["spec"]["rules"][0]["http"]["paths"][0]["path"] == "/team/pictures"
+    assert "https://search.example.com/team/pictures/v1/search" in found.notes
     assert (parsed.roots, parsed.uploads) == (("/pictures",), "/uploads")
     assert gateway["args"] == ["serve", "--log", "json", "--trace"]
     assert found.environment(gateway)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
@@ -198,6 +200,15 @@ def test_only_clients_reach_triton_and_it_reaches_nothing(case: str) -> None:
 
 def selected_by(peers: list[dict[str, Any]], labels: dict[str, str]) -> bool:
     return any(peer["podSelector"]["matchLabels"].items() <= labels.items() for peer in peers)
+
+
+def test_the_test_runs_where_the_gateway_does() -> None:
+    found = rendered("everything else")
+    gateway = found.one("Deployment", "-gateway")["spec"]["template"]["spec"]
+    test = found.one("Pod", "-test")["spec"]
+    for key in ("nodeSelector", "tolerations"):
+        assert test[key] == gateway[key], key
+    assert not {"nodeSelector", "tolerations"} & rendered("cpu").one("Pod", "-test")["spec"].keys()
 
 
 def test_no_policies_where_none_are_wanted() -> None:

@@ -65,10 +65,27 @@ def test_the_validation_has_teeth() -> None:
 
 @every_case
 def test_names_are_names_and_none_is_twice(case: str) -> None:
-    names = [(document["kind"], document["metadata"]["name"]) for document in rendered(case).documents]
+    assert_names(rendered(case))
+
+
+def assert_names(found: Rendered) -> None:
+    names = [(document["kind"], document["metadata"]["name"]) for document in found.documents]
     assert len(set(names)) == len(names)
     for _, name in names:
-        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name)
+        assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name), "as that of a Service has to be"
+
+
+@pytest.mark.parametrize("release", ["my.shop", "2.demo", "7", "a." + 24 * "b." + "c", "x" * 35 + ".y", "milvus-coop.v2"])
+def test_names_of_a_release_that_is_no_label(release: str) -> None:
+    """Helm takes dots in the name of a release; Kubernetes does not in that of a Service."""
+    found = render(values_of(*CASES["ha"]), release=release)
+    assert_names(found)
+    for document in found.documents:
+        if document["kind"] not in FOREIGN:
+            validate(text_of(document), VERSIONS[-1])
+    service = found.one("Service", "-gateway")["metadata"]["name"]
+    (test,) = found.one("Pod", "-test")["spec"]["containers"]
+    assert test["args"][1] == f"http://{service}:8080"
 
 
 @every_case
@@ -203,6 +220,8 @@ def test_a_milvus_of_this_release(tmp_path: Path) -> None:
     assert [d["metadata"]["name"] for d in render(with_milvus, chart=chart).of_kind("Service")].count("stub") == 1
     without = values_of(("cpu",), "milvus.enabled=false,milvusClient.uri=http://other:19530")
     assert [d["metadata"]["name"] for d in render(without, chart=chart).of_kind("Service")].count("stub") == 0
+    with pytest.raises(helm_python.HelmError, match=r"named my\.shop-milvus; expected: a name without dots"):
+        render(with_milvus, chart=chart, release="my.shop")
     for release, name in ((RELEASE, "demo-milvus"), ("milvus-coop", "milvus-coop"), ("my-milvus", "my-milvus")):
         data = render(with_milvus, chart=chart, release=release).one("ConfigMap", "settings")["data"]
         assert data["MILVUS_COOP_URI"] == f"http://{name}:19530"

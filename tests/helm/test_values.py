@@ -32,6 +32,8 @@ GOOD = f"{EXTERNAL},{KEYS}"
         ("gateway.apiKeysSecret.value=abc", r"at '/gateway/apiKeysSecret': additional properties 'value' not allowed"),
         ("podSecurity.runAsUser=0", r"at '/podSecurity/runAsUser': minimum: got 0, want 1"),
         ("monitoring.rules.degradedRatio=5", r"at '/monitoring/rules/degradedRatio': maximum: got 5, want 1"),
+        ("fullnameOverride=My_Pictures", r"at '/fullnameOverride': 'My_Pictures' does not match pattern"),
+        ("gateway.ingress.path=pictures/", r"at '/gateway/ingress/path': 'pictures/' does not match pattern"),
         ("collection=my-pictures", r"at '/collection': 'my-pictures' does not match pattern"),
     ],
 )
@@ -61,6 +63,50 @@ def test_what_does_not_go_together_is_refused(settings: str, says: str) -> None:
     said = refusal(settings)
     assert re.search(says, said)
     assert "expected: " in said
+
+
+SECRET = "geheim-123"
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        (f"milvusClient.uri=https://root:{SECRET}@milvus.example.com", "milvusClient.uri"),
+        (f"milvusClient.uri=https://{SECRET}@milvus.example.com", "milvusClient.uri"),
+        (f"milvusClient.uri=https://root:a/{SECRET}@milvus.example.com", "milvusClient.uri"),
+        (f"triton.enabled=false,triton.externalUri=tritons://u:{SECRET}@triton.ai:8001", "triton.externalUri"),
+        (f"tokenStore.uri=s3://key:{SECRET}@bucket/tokens", "tokenStore.uri"),
+        (f"gateway.tracing.endpoint=http://u:{SECRET}@collector:4318", "gateway.tracing.endpoint"),
+        (f"triton.autoscaling.prometheusUrl=http://u:{SECRET}@prometheus:9090", "triton.autoscaling.prometheusUrl"),
+        (f"gateway.corsOrigins={{https://u:{SECRET}@example.com}}", "gateway.corsOrigins[0]"),
+        (f"ingest.arguments={{--texts,--uri=https://u:{SECRET}@milvus}}", "ingest.arguments[1]"),
+        (f"ingest.arguments={{--token,{SECRET}}}", "ingest.arguments[0]"),
+        (f"ingest.arguments={{--token={SECRET}}}", "ingest.arguments[0]"),
+        (f"ingest.sources={{s3://key:{SECRET}@bucket/list.jsonl}}", "ingest.sources[0]"),
+        (f"triton.extraArguments={{--trace-config=opentelemetry\\,url=http://u:{SECRET}@tempo/v1}}", "triton.extraArguments[0]"),
+        (f"gateway.extraEnv[0].name=HTTPS_PROXY,gateway.extraEnv[0].value=http://u:{SECRET}@proxy", "gateway.extraEnv[0].value"),
+        (f"gateway.extraEnv[0].name=AWS_SECRET_ACCESS_KEY,gateway.extraEnv[0].value={SECRET}", "gateway.extraEnv[0]"),
+        (f"ingest.extraEnv[0].name=MILVUS_COOP_TOKEN,ingest.extraEnv[0].value={SECRET}", "ingest.extraEnv[0]"),
+        (f"gateway.ingress.annotations.a=http://u:{SECRET}@auth", "gateway.ingress.annotations.a"),
+    ],
+)
+def test_secrets_in_values_are_refused(settings: str, where: str) -> None:
+    """They would stand in ConfigMaps and manifests. The message does not repeat them."""
+    said = refusal(f"{GOOD},{settings}")
+    assert f"{where} " in said
+    assert "expected: " in said
+    assert SECRET not in said
+
+
+def test_references_to_secrets_are_taken() -> None:
+    settings = (
+        "ingest.enabled=true,ingest.sources={/tokens/a@b},ingest.arguments={--token-store=/tokens,--token=$(KEY)},"
+        "tokenStore.uri=abfs://container@account.dfs.core.windows.net/tokens,"
+        "gateway.extraEnv[0].name=HTTPS_PROXY,gateway.extraEnv[0].value=http://user:$(PASS)@proxy,"
+        "gateway.extraEnv[1].name=AWS_WEB_IDENTITY_TOKEN_FILE,gateway.extraEnv[1].value=/token,"
+        "gateway.extraEnv[2].name=AWS_SECRET_ACCESS_KEY,gateway.extraEnv[2].valueFrom.secretKeyRef.name=s"
+    )
+    render(values_of((), f"{GOOD},{settings}"))
 
 
 @pytest.mark.parametrize("settings", ["gateway.options.timeoutS=12.5", "timeoutSeconds=2.5", "triton.autoscaling.target=2"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ from haystack.core.errors import DeserializationError
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import Secret
 
-from milvus_coop import CoopSearch
-from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError
-from milvus_coop.serving.integrations.haystack import CoopRanker, CoopRetriever
+from milvus_coop import CoopSearch, QueryOptions
+from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, UnknownArgumentError
+from milvus_coop.serving.integrations.haystack import OTHERS, WORDS, CoopRanker, CoopRetriever
 from tests.integrations.kit import BEST, QUERY, Told, assert_alike, expected
 
 
@@ -155,3 +156,88 @@ def test_nothing_is_opened_before_it_is_warmed_up(uri: str, monkeypatch: pytest.
     ranker.close()
     with pytest.raises(TypeError, match="urn"):
         CoopRetriever("images", urn=uri)
+
+
+def test_inputs_of_a_run_hold_for_this_run(uri: str, search: CoopSearch) -> None:
+    pipeline = pipeline_of(uri, top_k=3, filters='name == "apple"')
+    given = {"top_k": 2, "candidates": 4, "filters": 'name != "sailing_boat"', "offset": 1, "output_fields": ["name"]}
+    right = search.query(QUERY, limit=2, k=4, filter='name != "sailing_boat"', offset=1, output_fields=["name"])
+    found = ask(pipeline, **given)
+    assert told(found) == expected(right)
+    assert len(found) == 2
+    assert "name" in found[0].meta
+    assert ask(pipeline, **given, rerank=False)[0].meta["reranked"] is False
+    assert ask(pipeline, filters="", min_score=1.0) == []
+    assert all("the deadline came" in d.meta["reason"] for d in ask(pipeline, filters="", deadline_ms=0.001))
+    assert told(ask(pipeline)) == expected(search.query(QUERY, filter='name == "apple"')), "and no longer"
+    with pytest.raises(ValueError, match="tenant"):
+        ask(pipeline, tenant="a")
+    pipeline.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "says"),
+    [
+        ({"filter_": "year > 3"}, UnknownArgumentError, "no argument 'filter_'; expected: filter"),
+        ({"top_k": 0}, InvalidArgumentError, "limit is 0"),
+        ({"filters": {"field": "year"}}, InvalidArgumentError, "filter is {'field': 'year'}; expected: a string"),
+        ({"deadline_ms": -1}, InvalidArgumentError, "deadline_ms is -1"),
+    ],
+)
+def test_what_it_cannot_have_is_refused(
+    search: CoopSearch, given: dict[str, Any], kind: type[InvalidArgumentError], says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        CoopRetriever(search=search).run(QUERY, **given)
+    with pytest.raises(InvalidArgumentError, match=next(iter(given)) if kind is UnknownArgumentError else says):
+        CoopRetriever(search=search, **given)
+
+
+def test_every_option_of_a_query_is_an_input_and_is_saved(uri: str) -> None:
+    inputs = set(CoopRetriever("images", uri=uri).__haystack_input__._sockets_dict)  # type: ignore[attr-defined]
+    assert inputs == {"query", *WORDS, *OTHERS}
+    assert {*WORDS.values(), *OTHERS} == {item.name for item in fields(QueryOptions)}
+    others = {"offset": 2, "output_fields": ("name",), "rerank": False, "deadline_ms": 9.5, "score": "sum", "min_score": 0.25}
+    assert set(others) == set(OTHERS)
+    pipeline = pipeline_of(uri, top_k=4, candidates=7, filters="year > 3", **others)
+    saved = pipeline.dumps()
+    loaded = Pipeline.loads(saved, allowed_modules=["milvus_coop.*"])
+    assert loaded.dumps() == saved
+    before, after = (vars(p.get_component("retriever"))["_query_options"] for p in (pipeline, loaded))
+    assert before == after
+
+
+@pytest.mark.parametrize("kind", [CoopRetriever, CoopRanker])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        {"token": "geheim-123"},
+        {"token": {"type": "geheim-123"}},
+        {"uri": "https://root:geheim-123@milvus"},
+        {"uri": "https://geheim-123@milvus"},
+        {"models": "triton://u:geheim-123@triton"},
+        {"token_store": "s3://key:geheim-123@bucket/tokens"},
+        {"triton_headers": "authorization=geheim-123"},
+        {"triton_token": "geheim-123"},
+    ],
+    ids=str,
+)
+def test_a_secret_is_refused_before_it_is_saved(kind: type[Any], secret: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match="would be saved with the component") as caught:
+        kind("images", **secret)
+    assert "geheim" not in str(caught.value)
+
+
+def test_a_secret_of_haystack_survives_a_pipeline(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENANT_TOKEN", "root:geheim-123")
+    pipeline = pipeline_of(uri, token=Secret.from_env_var("TENANT_TOKEN"), token_store="abfs://container@account.net/t")
+    saved = pipeline.dumps()
+    assert "geheim" not in saved
+    loaded = Pipeline.loads(saved, allowed_modules=["milvus_coop.*"])
+    retriever = loaded.get_component("retriever")
+    assert vars(retriever)["_token"].resolve_value() == "root:geheim-123"
+    assert loaded.dumps() == saved
+    for shown in (repr(retriever), repr(loaded), str(retriever.__dict__)):
+        assert "geheim" not in shown
+    with pytest.raises(ValueError, match="token"):
+        pipeline_of(uri, token=Secret.from_token("root:geheim-123")).dumps()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.load import dumps
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import ConfigurableField, RunnableConfig, RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 
-from milvus_coop import CoopSearch
-from milvus_coop.errors import FilterError
-from milvus_coop.serving.integrations.langchain import CoopDocumentCompressor, CoopRetriever
+from milvus_coop import CoopSearch, QueryOptions
+from milvus_coop.errors import FilterError, InvalidArgumentError, UnknownArgumentError
+from milvus_coop.serving.integrations.langchain import FIELDS, CoopDocumentCompressor, CoopRetriever
 from tests.integrations.kit import BEST, QUERY, Told, assert_alike, expected
 
 
@@ -94,3 +99,87 @@ def test_misspelt_and_impossible_options(search: CoopSearch) -> None:
             CoopRetriever(search=search, **options)
     with pytest.raises(ValidationError):
         CoopDocumentCompressor(search=search, top_n=0)
+
+
+GIVEN: dict[str, Any] = {"k": 2, "candidates": 4, "filter": 'name != "sailing_boat"', "output_fields": ["name"], "offset": 1}
+"""Arguments of a call, and below what they are for a search."""
+ASKED: dict[str, Any] = {**GIVEN, "limit": 2, "k": 4}
+del ASKED["candidates"]
+
+
+def test_arguments_of_a_call_hold_for_this_call(search: CoopSearch) -> None:
+    retriever = CoopRetriever(search=search, k=3, filter='name == "apple"')
+    right = expected(search.query(QUERY, **ASKED))
+    assert len(right) == 2
+    sequence = retriever | RunnableLambda(told)
+    assert told(retriever.invoke(QUERY, **GIVEN)) == right
+    assert told(asyncio.run(retriever.ainvoke(QUERY, **GIVEN))) == right
+    assert [told(found) for found in retriever.batch([QUERY, QUERY], **GIVEN)] == [right, right]
+    assert [told(found) for found in asyncio.run(retriever.abatch([QUERY], **GIVEN))] == [right]
+    assert [told(found) for found in retriever.stream(QUERY, **GIVEN)] == [right]
+    assert told(retriever.bind(**GIVEN).invoke(QUERY)) == right
+    assert told(retriever.with_config(tags=["a"]).invoke(QUERY, **GIVEN)) == right
+    assert sequence.invoke(QUERY, **GIVEN) == right
+    assert asyncio.run(sequence.ainvoke(QUERY, **GIVEN)) == right
+    assert (RunnableLambda(str.lower) | retriever.bind(**GIVEN) | RunnableLambda(told)).invoke(QUERY) == right
+    assert told(retriever.invoke(QUERY)) == expected(search.query(QUERY, limit=3, filter='name == "apple"')), "and no longer"
+    assert retriever.invoke(QUERY, filter='name == "nothing"') == []
+    assert [d.metadata["reranked"] for d in retriever.invoke(QUERY, filter="", rerank=False)] == [False] * 3
+    assert retriever.invoke(QUERY, filter="", min_score=1.0) == []
+    late = retriever.invoke(QUERY, filter="", deadline_ms=0.001)
+    assert all("the deadline came" in d.metadata["reason"] for d in late)
+    assert len(retriever.invoke(QUERY, filter="", limit=1, verbose=True)) == 1
+
+
+def test_configurable_fields(search: CoopSearch) -> None:
+    fields = {name: ConfigurableField(id=name) for name in ("k", "filter")}
+    retriever = CoopRetriever(search=search, k=3).configurable_fields(**fields)
+    assert [d.metadata["rank"] for d in retriever.invoke(QUERY)] == [1, 2, 3]
+    set_here: RunnableConfig = {"configurable": {"k": 1, "filter": 'name == "apple"'}}
+    right = expected(search.query(QUERY, limit=1, filter='name == "apple"'))
+    assert told(retriever.invoke(QUERY, set_here)) == right
+    assert told(retriever.with_config(set_here).invoke(QUERY)) == right
+    assert (retriever | RunnableLambda(told)).invoke(QUERY, set_here) == right
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "says"),
+    [
+        ({"filters": "year > 3"}, UnknownArgumentError, "no argument 'filters'; expected: filter"),
+        ({"top_k": 3}, UnknownArgumentError, "no argument 'top_k'"),
+        ({"search_kwargs": {"k": 3}}, UnknownArgumentError, "no argument 'search_kwargs'"),
+        ({"tenant": "a"}, UnknownArgumentError, "expected: k, candidates, limit, offset, filter"),
+        ({"k": 0}, InvalidArgumentError, "limit is 0"),
+        ({"k": 3, "limit": 3}, InvalidArgumentError, "k and limit are both given"),
+        ({"filter": {"year": 3}}, InvalidArgumentError, "filter is {'year': 3}; expected: a string"),
+        ({"filter": None}, InvalidArgumentError, "filter is None"),
+        ({"deadline_ms": -1}, InvalidArgumentError, "deadline_ms is -1"),
+    ],
+)
+def test_what_a_call_cannot_have_is_refused(
+    search: CoopSearch, given: dict[str, Any], kind: type[InvalidArgumentError], says: str
+) -> None:
+    retriever = CoopRetriever(search=search)
+    for call in (
+        lambda: retriever.invoke(QUERY, **given),
+        lambda: asyncio.run(retriever.ainvoke(QUERY, **given)),
+        lambda: retriever.batch([QUERY], **given),
+        lambda: (retriever | RunnableLambda(told)).invoke(QUERY, **given),
+    ):
+        with pytest.raises(kind, match=says):
+            call()
+
+
+def test_its_fields_are_those_of_a_query() -> None:
+    own = set(CoopRetriever.model_fields) - set(BaseRetriever.model_fields)
+    assert own == {"search", *FIELDS}
+    assert set(FIELDS.values()) == {item.name for item in fields(QueryOptions)}
+    defaults = {field: CoopRetriever.model_fields[name].default for name, field in FIELDS.items()}
+    assert QueryOptions(**defaults) == QueryOptions()
+
+
+def test_nothing_of_the_connection_is_written_down(uri: str) -> None:
+    with CoopSearch("images", uri=uri, token="root:geheim-123") as search:
+        for made in (CoopRetriever(search=search), CoopDocumentCompressor(search=search)):
+            shown = [repr(made), str(made), dumps(made), made.model_dump_json(), str(made.model_dump())]
+            assert not any("geheim" in text or "search=" in text for text in shown)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llama_index.core import MockEmbedding, VectorStoreIndex
 from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 
-from milvus_coop import CoopSearch
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop import CoopSearch, QueryOptions
+from milvus_coop.errors import InvalidArgumentError, UnknownArgumentError
 from milvus_coop.serving.integrations.llama_index import CoopPostprocessor, CoopRetriever
 from tests.integrations.kit import BEST, QUERY, ROOT, Told, assert_alike, expected
 
@@ -84,3 +85,46 @@ def test_nodes_without_an_item_come_last(search: CoopSearch) -> None:
     assert CoopPostprocessor(search=search).postprocess_nodes([], query_str=QUERY) == []
     with pytest.raises(InvalidArgumentError, match="no query"):
         CoopPostprocessor(search=search).postprocess_nodes(given)
+
+
+def test_arguments_of_a_call_hold_for_this_call(search: CoopSearch) -> None:
+    retriever = CoopRetriever(search, similarity_top_k=3, filter='name == "apple"')
+    given = {"similarity_top_k": 2, "candidates": 4, "filter": 'name != "sailing_boat"', "offset": 1}
+    right = expected(search.query(QUERY, limit=2, k=4, filter='name != "sailing_boat"', offset=1))
+    assert len(right) == 2
+    assert told(retriever.retrieve(QUERY, **given)) == right
+    assert told(asyncio.run(retriever.aretrieve(QueryBundle(QUERY), **given))) == right
+    assert told(retriever.retrieve(QUERY)) == expected(search.query(QUERY, filter='name == "apple"')), "and no longer"
+    options = QueryOptions(limit=2, rerank=False)
+    assert told(CoopRetriever(search, options=options).retrieve(QUERY)) == expected(search.query(QUERY, options=options))
+    assert len(CoopRetriever(search, options=options, similarity_top_k=1).retrieve(QUERY, filter="")) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "says"),
+    [
+        ({"filters": "year > 3"}, UnknownArgumentError, "no argument 'filters'; expected: filter"),
+        ({"top_k": 3}, UnknownArgumentError, "no argument 'top_k'"),
+        ({"similarity_top_k": 0}, InvalidArgumentError, "limit is 0"),
+        ({"similarity_top_k": 3, "limit": 3}, InvalidArgumentError, "similarity_top_k and limit are both given"),
+        ({"filter": {"year": 3}}, InvalidArgumentError, "filter is {'year': 3}; expected: a string"),
+    ],
+)
+def test_what_it_cannot_have_is_refused(
+    search: CoopSearch, given: dict[str, Any], kind: type[InvalidArgumentError], says: str
+) -> None:
+    retriever = CoopRetriever(search)
+    for call in (
+        lambda: retriever.retrieve(QUERY, **given),
+        lambda: asyncio.run(retriever.aretrieve(QUERY, **given)),
+        lambda: CoopRetriever(search, **given),
+    ):
+        with pytest.raises(kind, match=says):
+            call()
+
+
+def test_nothing_of_the_connection_is_written_down(uri: str) -> None:
+    with CoopSearch("images", uri=uri, token="root:geheim-123") as search:
+        postprocessor = CoopPostprocessor(search=search)
+        shown = [repr(postprocessor), postprocessor.to_json(), str(postprocessor.to_dict()), repr(CoopRetriever(search))]
+        assert not any("geheim" in text or "search=" in text for text in shown)

@@ -13,10 +13,10 @@ import milvus_coop
 
 PACKAGE = Path(milvus_coop.__file__).parent
 LAYERS = (
-    ("errors", "types"),
+    ("errors", "types", "printable"),
     ("arguments",),
     ("cores", "records"),
-    ("config",),
+    ("config", "certificates"),
     ("bundle",),
     ("models.tokens", "models.preprocess", "models.backends", "store.token_store"),
     ("models.encoder", "models.reranker", "store"),

@@ -19,6 +19,7 @@ from milvus_coop.errors import (
 from milvus_coop.models.backends import open_backend
 from milvus_coop.models.backends.triton.failures import ConnectionLostError, translate
 from milvus_coop.models.backends.triton.options import options_of
+from tests.certificates import make_certificate
 
 
 @pytest.mark.parametrize(
@@ -91,13 +92,12 @@ def test_a_token_that_cannot_be_sent(token: str) -> None:
 
 
 def test_tls_files(tmp_path: Path) -> None:
-    pem = tmp_path / "a.pem"
-    pem.write_text("", encoding="utf-8")
+    pem = make_certificate(tmp_path, "a")  # with its key
     options = options_of("tritons://host", Settings(triton_ca_file=str(pem)))
     assert (options.ca_file, options.cert_file, options.key_file) == (pem, None, None)
     options = options_of("tritons://host", Settings(triton_cert_file=str(pem), triton_key_file=str(pem)))
     assert (options.ca_file, options.cert_file, options.key_file) == (None, pem, pem)
-    with pytest.raises(InvalidArgumentError, match=r"no file .*missing\.pem; expected: a PEM file"):
+    with pytest.raises(InvalidArgumentError, match=r"triton_ca_file is .*missing\.pem, which cannot be read: No such file"):
         options_of("tritons://host", Settings(triton_ca_file=str(tmp_path / "missing.pem")))
     with pytest.raises(InvalidArgumentError, match="TLS files are given, but models is 'triton://host'; expected: tritons://"):
         options_of("triton://host", Settings(triton_ca_file=str(pem)))

@@ -1,8 +1,12 @@
 {{/* What the schema cannot say. A message: what is given, what was expected, what to set. */}}
 {{- define "milvus-coop.check" -}}
 {{- $v := .Values -}}
+{{- include "milvus-coop.checkSecrets" (list "" (omit $v "milvus" "global")) -}}
 {{- if not (or $v.milvus.enabled $v.milvusClient.uri) -}}
 {{- fail "milvusClient.uri is empty; expected: http(s)://host:19530 of a Milvus server or of Zilliz Cloud; or install one with --set milvus.enabled=true" -}}
+{{- end -}}
+{{- if and $v.milvus.enabled (contains "." (include "milvus-coop.milvusService" .)) -}}
+{{- fail (printf "the service of Milvus would be named %s; expected: a name without dots; set milvus.fullnameOverride" (include "milvus-coop.milvusService" .)) -}}
 {{- end -}}
 {{- if not (or $v.gateway.apiKeysSecret.name $v.gateway.anonymous) -}}
 {{- fail "the gateway has no API keys; expected: gateway.apiKeysSecret.name, a Secret with keys separated by commas; or, if anybody may ask, --set gateway.anonymous=true" -}}
@@ -39,6 +43,32 @@
 {{- end -}}
 {{- if and (has "/pictures" $v.ingest.sources) (not $v.pictures.existingClaim) -}}
 {{- fail "pictures.existingClaim is empty; expected: the claim with the pictures that ingest.sources names" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Values end in ConfigMaps and manifests, which more people read than Secrets. Arguments: list of where, a value. The messages name the place only.
+abfs://container@account is no password; the user of an http address is half of one.
+*/}}
+{{- define "milvus-coop.checkSecrets" -}}
+{{- $at := index . 0 -}}
+{{- $value := index . 1 -}}
+{{- if kindIs "map" $value -}}
+{{- if and (hasKey $value "name") (hasKey $value "value") (regexMatch "(?i)(SECRET|PASSWORD|TOKEN|API_?KEYS?|ACCESS_KEY|ACCOUNT_KEY|SECRET_KEY|HEADERS|CONNECTION_STRING)$" (toString $value.name)) -}}
+{{- fail (printf "%s holds the value of %s; expected: valueFrom.secretKeyRef, with the name and the key of a Secret" $at $value.name) -}}
+{{- end -}}
+{{- range $key, $item := $value -}}{{- include "milvus-coop.checkSecrets" (list (printf "%s.%s" $at $key | trimPrefix ".") $item) -}}{{- end -}}
+{{- else if kindIs "slice" $value -}}
+{{- range $i, $item := $value -}}{{- include "milvus-coop.checkSecrets" (list (printf "%s[%d]" $at $i) $item) -}}{{- end -}}
+{{- else if kindIs "string" $value -}}
+{{- $address := has $at (list "milvusClient.uri" "triton.externalUri" "triton.autoscaling.prometheusUrl" "gateway.tracing.endpoint") -}}
+{{- $named := regexReplaceAll "[^/[:space:]]*:\\$\\([A-Za-z_][A-Za-z0-9_]*\\)@|\\$\\([A-Za-z_][A-Za-z0-9_]*\\)$" $value "" -}}{{/* $(NAME) refers to a secret */}}
+{{- if or (and $address (contains "@" $value)) (regexMatch "(?i)(https?|tritons?)://[^/?#[:space:]]+@|://[^/[:space:]]*:[^/[:space:]]+@" $named) -}}
+{{- fail (printf "%s has a user or a password in its address; expected: the address alone, and the secret in a Secret: milvusClient.tokenSecret, triton.tokenSecret, or extraEnv by reference" $at) -}}
+{{- end -}}
+{{- if regexMatch "^--([a-z-]+-)?(token|password|secret|api-key)(=.|$)" $named -}}
+{{- fail (printf "%s gives a secret as an argument, which everybody sees; expected: a Secret, such as milvusClient.tokenSecret" $at) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

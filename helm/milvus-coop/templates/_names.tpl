@@ -1,9 +1,11 @@
 {{/* Names and labels. */}}
 
+{{/* The name of a Service has no dot and begins with a letter; a release's name may have the one and begin with a digit. */}}
 {{- define "milvus-coop.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- default $full .Values.fullnameOverride | trunc 36 | trimSuffix "-" -}}
+{{- $label := default $full .Values.fullnameOverride | replace "." "-" -}}
+{{- ternary (printf "r-%s" $label) $label (regexMatch "^[0-9]" $label) | trunc 36 | trimSuffix "-" -}}
 {{- end -}}
 
 {{/* Of a bundle, or of the last folder of its path, as part of a name. */}}
@@ -31,8 +33,8 @@
 {{/* Arguments: list of root, component. */}}
 {{- define "milvus-coop.selector" -}}
 {{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ default $root.Chart.Name $root.Values.nameOverride }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/name: {{ default $root.Chart.Name $root.Values.nameOverride | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 

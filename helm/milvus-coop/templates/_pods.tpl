@@ -28,7 +28,7 @@ seccompProfile:
 {{- with .Values.image.pullSecrets -}}
 imagePullSecrets:
 {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -38,8 +38,8 @@ imagePullSecrets:
 - name: {{ index . 0 }}
   valueFrom:
     secretKeyRef:
-      name: {{ (index . 1).name }}
-      key: {{ (index . 1).key }}
+      name: {{ (index . 1).name | quote }}
+      key: {{ (index . 1).key | quote }}
 {{- end -}}
 
 {{/* Variables of everything that talks to Milvus and to the models; what is no secret comes from the ConfigMap. */}}
@@ -84,7 +84,7 @@ imagePullSecrets:
   mountPath: /pictures
   readOnly: true
   {{- with $v.pictures.subPath }}
-  subPath: {{ . }}
+  subPath: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- if $v.milvusClient.caSecret.name }}
@@ -107,27 +107,27 @@ imagePullSecrets:
 {{- with $v.bundle.existingClaim }}
 - name: bundles
   persistentVolumeClaim:
-    claimName: {{ . }}
+    claimName: {{ . | quote }}
     readOnly: true
 {{- end }}
 {{- with $v.tokenStore.existingClaim }}
 - name: tokens
   persistentVolumeClaim:
-    claimName: {{ . }}
+    claimName: {{ . | quote }}
 {{- end }}
 {{- with $v.pictures.existingClaim }}
 - name: pictures
   persistentVolumeClaim:
-    claimName: {{ . }}
+    claimName: {{ . | quote }}
     readOnly: true
 {{- end }}
 {{- with $v.milvusClient.caSecret }}
 {{- if .name }}
 - name: milvus-ca
   secret:
-    secretName: {{ .name }}
+    secretName: {{ .name | quote }}
     items:
-      - key: {{ .key }}
+      - key: {{ .key | quote }}
         path: ca.crt
 {{- end }}
 {{- end }}
@@ -136,13 +136,13 @@ imagePullSecrets:
   projected: # the server's private key stays with the server
     sources:
       - secret:
-          name: {{ $v.triton.tls.secret }}
+          name: {{ $v.triton.tls.secret | quote }}
           items:
             - key: ca.crt
               path: ca.crt
       {{- if $v.triton.tls.mutual }}
       - secret:
-          name: {{ $v.triton.tls.clientSecret }}
+          name: {{ $v.triton.tls.clientSecret | quote }}
           items:
             - key: tls.crt
               path: tls.crt

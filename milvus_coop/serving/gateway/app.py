@@ -13,6 +13,7 @@ import milvus_coop
 from milvus_coop.serving.gateway import problems
 from milvus_coop.serving.gateway.front import FrontDoor
 from milvus_coop.serving.gateway.openai import openai_form, openai_router
+from milvus_coop.serving.gateway.prefix import Prefix
 from milvus_coop.serving.gateway.problems import ErrorForm
 from milvus_coop.serving.gateway.rerank import rerank_form, rerank_router
 from milvus_coop.serving.gateway.routes import collections, gallery, health, search, thumbnails, uploads
@@ -30,12 +31,15 @@ def create_app(service: Service) -> FastAPI:
         yield
         await run_in_threadpool(service.close)
 
+    prefix = service.options.root_path
     app = FastAPI(
         title="milvus-coop",
         version=milvus_coop.__version__,
         description=DESCRIPTION,
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
+        servers=[{"url": prefix}] if prefix else None,
+        redirect_slashes=not prefix,  # its redirects would lack the prefix
         lifespan=lifespan,
     )
     problems.install(app)
@@ -52,6 +56,8 @@ def create_app(service: Service) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
+    if prefix:
+        app.add_middleware(Prefix, prefix=prefix)
     return app
 
 

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any
 
+from milvus_coop.printable import printable
+
 LOGGER = logging.getLogger("milvus_coop.serving.gateway")
 
 
@@ -32,14 +34,11 @@ class ReadableLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as a readable line."""
-        facts = " ".join(f"{name}={_printable(str(value))}" for name, value in getattr(record, "facts", {}).items())
+        facts = " ".join(f"{name}={printable(str(value))}" for name, value in getattr(record, "facts", {}).items())
         line = f"{self.formatTime(record, '%H:%M:%S')} {record.getMessage()} {facts}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-
-
-def _printable(text: str) -> str:
-    """The text on one line, with control characters escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        if record.exc_info:  # its messages may quote anything
+            line = "\n".join((line, *map(printable, self.formatException(record.exc_info).split("\n"))))
+        return line
 
 
 def set_up(*, json_lines: bool) -> None:

@@ -5,18 +5,20 @@ A pipeline with these components can be saved and loaded: `Pipeline.load(file, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from threading import Lock
-from typing import Any
+from typing import Any, get_type_hints
 
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.search import CoopSearch
 from milvus_coop.search.images import local_path
+from milvus_coop.search.options import QueryArguments, QueryOptions
 from milvus_coop.serving.integrations import missing
 from milvus_coop.serving.integrations.hits import metadata_of, rerank_places
-from milvus_coop.store.address import parse_address
+from milvus_coop.serving.integrations.options import NAMES, changed
 from milvus_coop.types import Hit, SearchResult
 
 try:
@@ -29,6 +31,14 @@ except ModuleNotFoundError as exc:
 TOKEN = Secret.from_env_var("MILVUS_COOP_TOKEN", strict=False)
 
 
+WORDS = {"top_k": "limit", "candidates": "k", "filters": "filter"}
+"""The fields of `QueryOptions` for what Haystack calls otherwise."""
+OTHERS = tuple(name for name in NAMES if name not in WORDS.values())
+"""The other fields."""
+_TYPES = get_type_hints(QueryArguments)
+_PASSWORD = re.compile(r"(https?|tritons?)://[^/?#\s]*@|://[^/\s]*:[^/\s]*@", re.IGNORECASE)
+"""The user of an http address is half of a password; abfs://container@account is none."""
+
 _opening = Lock()
 """A lock of all components, because pipelines run them in threads."""
 
@@ -39,9 +49,14 @@ class _Component:
     def __init__(
         self, search: CoopSearch | None, token: Secret | None, settings: Mapping[str, str | float | None], **options: Any
     ) -> None:
+        if token is not None and not isinstance(token, Secret):
+            raise InvalidArgumentError(
+                "token is not a Secret of Haystack, and would be saved with the component",
+                expected='Secret.from_env_var("MILVUS_COOP_TOKEN"), or Secret.from_token(...) for a component that is never saved',
+            )
+        Settings().override(**settings)  # refuses unknown ones
         secrets = [item.name for item in fields(Settings) if not item.repr and settings.get(item.name)]
-        if parse_address(Settings().override(**settings).uri).token:
-            secrets.append("the password in uri")
+        secrets += [f"the password in {name}" for name, value in settings.items() if _PASSWORD.search(str(value))]
         if secrets:
             raise InvalidArgumentError(
                 f"{secrets[0]} would be saved with the component",
@@ -101,10 +116,9 @@ class CoopRetriever(_Component):
         top_k: number of documents to return.
         candidates: number of candidates to rerank: `k` of `CoopSearch.query`.
         filters: a Milvus boolean expression over metadata.
-        output_fields: names of the items' metadata to copy into `meta`.
-        deadline_ms: time limit of a run; reranking stops in time to keep it.
-        settings: `uri`, `bundle`, `models` and other fields of `milvus_coop.config.Settings`. Fields that are not given come from
-            the environment (MILVUS_COOP_URI, ...) when the component is warmed up.
+        others: the other fields of `QueryOptions`, such as `output_fields` (metadata to copy into `meta`) and `deadline_ms`; and
+            `uri`, `bundle`, `models` and other fields of `milvus_coop.config.Settings`. Settings that are not given come from the
+            environment (MILVUS_COOP_URI, ...) when the component is warmed up.
     """
 
     def __init__(
@@ -116,26 +130,29 @@ class CoopRetriever(_Component):
         top_k: int = 10,
         candidates: int | None = None,
         filters: str = "",
-        output_fields: Sequence[str] = (),
-        deadline_ms: float | None = None,
-        **settings: str | float | None,
+        **others: Any,
     ) -> None:
-        options = {"top_k": top_k, "candidates": candidates, "filters": filters, "output_fields": list(output_fields)}
+        given = {name: others.pop(name) for name in OTHERS if name in others}
+        options = {"top_k": top_k, "candidates": candidates, "filters": filters, **given}
+        self._query_options = changed(QueryOptions(), options, WORDS)
+        if "output_fields" in options:
+            options["output_fields"] = list(self._query_options.output_fields)  # what YAML can hold
         # Not super(): the decorator makes another class of this one.
-        _Component.__init__(self, search, token, {"collection": collection, **settings}, **options, deadline_ms=deadline_ms)
+        _Component.__init__(self, search, token, {"collection": collection, **others}, **options)
+        component.set_input_types(self, query=str)
+        for name in (*WORDS, *OTHERS):
+            component.set_input_type(self, name, _TYPES[WORDS.get(name, name)] | None, default=None)
 
     @component.output_types(documents=list[Document])
-    def run(self, query: str, filters: str | None = None, top_k: int | None = None) -> dict[str, list[Document]]:
-        """Search with a text; `filters` and `top_k` replace those of the component."""
-        options = self._options
-        result = self._opened().query(
-            query,
-            limit=options["top_k"] if top_k is None else top_k,
-            k=options["candidates"],
-            filter=options["filters"] if filters is None else filters,
-            output_fields=options["output_fields"],
-            deadline_ms=options["deadline_ms"],
-        )
+    def run(self, query: str, **given: Any) -> dict[str, list[Document]]:
+        """Search with a text. What else is given, and is not None, replaces the component's: `top_k`, `filters`, `deadline_ms`, ...
+
+        Raises:
+            UnknownArgumentError: there is no such option.
+            InvalidArgumentError: a value has the wrong type or is out of range.
+        """
+        options = changed(self._query_options, {name: value for name, value in given.items() if value is not None}, WORDS)
+        result = self._opened().query(query, options=options)
         return {"documents": [_document(hit, result) for hit in result]}
 
 
@@ -146,7 +163,9 @@ class CoopRanker(_Component):
     A document stands for the item of the collection that has its id. Documents without an item come last; their `meta` says why.
 
     Args:
-        collection, search, token, deadline_ms, settings: see `CoopRetriever`.
+        collection, search, token: see `CoopRetriever`.
+        deadline_ms: time limit of a run; reranking stops in time to keep it.
+        settings: fields of `milvus_coop.config.Settings`, as for `CoopRetriever`.
         top_k: number of documents to return; None means all.
         id_meta_field: field of `meta` that holds the id of the item; None: the document's own id is used.
     """
@@ -166,13 +185,16 @@ class CoopRanker(_Component):
         _Component.__init__(self, search, token, {"collection": collection, **settings}, **options)
 
     @component.output_types(documents=list[Document])
-    def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
-        """Rerank documents by a text; `top_k` replaces that of the component."""
+    def run(
+        self, query: str, documents: list[Document], top_k: int | None = None, deadline_ms: float | None = None
+    ) -> dict[str, list[Document]]:
+        """Rerank documents by a text; `top_k` and `deadline_ms` replace those of the component."""
         options = self._options
         key = options["id_meta_field"]
         ids = [document.id if key is None else document.meta.get(key) for document in documents]
         limit = options["top_k"] if top_k is None else top_k
-        places = rerank_places(self._opened(), query, ids=ids, limit=limit, deadline_ms=options["deadline_ms"])
+        limit_ms = options["deadline_ms"] if deadline_ms is None else deadline_ms
+        places = rerank_places(self._opened(), query, ids=ids, limit=limit, deadline_ms=limit_ms)
         return {"documents": [_told(documents[place], scores) for place, scores in places]}
 
 

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
+from milvus_coop.bundle.spec import Score
 from milvus_coop.search import CoopSearch
+from milvus_coop.search.options import QueryOptions
 from milvus_coop.serving.integrations import missing
 from milvus_coop.serving.integrations.hits import metadata_of, rerank_places
+from milvus_coop.serving.integrations.options import NAMES, changed
 
 try:
-    from langchain_core.callbacks import CallbackManagerForRetrieverRun, Callbacks
+    from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
     from langchain_core.documents import BaseDocumentCompressor, Document
     from langchain_core.retrievers import BaseRetriever
-    from pydantic import ConfigDict, PositiveInt
+    from langchain_core.runnables.config import run_in_executor
+    from pydantic import ConfigDict, Field, PositiveInt, model_validator
+    from typing_extensions import Self
 except ModuleNotFoundError as exc:
     raise missing("langchain-core", "langchain") from exc
+
+WORDS = {"k": "limit", "candidates": "k"}
+"""The fields of `QueryOptions` for what LangChain calls otherwise."""
+FIELDS = {name: field for name, field in ((name, WORDS.get(name, name)) for name in (*WORDS, *NAMES)) if name != "limit"}
+"""The fields of `QueryOptions`, by the names of the retriever's."""
 
 
 class CoopRetriever(BaseRetriever):
@@ -23,33 +35,54 @@ class CoopRetriever(BaseRetriever):
     The `page_content` of a document is the text, or the uri of an image. Its `id` is the id of the item. Its `metadata` holds
     `uri`, `rank`, `score`, `be_rank`, `be_score`, `ce_score`, `reranked`, `reason` (why it was not reranked), and the
     `output_fields`.
+
+    Each field but `search` is also an argument of one call, for which it replaces the field: `invoke("a dog", k=3)`. An unknown
+    argument is an `UnknownArgumentError`. The docstrings of `QueryOptions` say more about each field.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    search: CoopSearch
+    search: CoopSearch = Field(exclude=True, repr=False)
     """The search of the collection. The caller has to close it."""
     k: PositiveInt = 10
-    """Number of documents to return."""
+    """Number of documents to return: `limit` of `QueryOptions`."""
     candidates: PositiveInt | None = None
-    """Number of candidates to rerank: `k` of `CoopSearch.query`."""
+    """Number of candidates to rerank: `k` of `QueryOptions`."""
+    offset: int = 0
+    """Number of the best documents to leave out, for pages."""
     filter: str = ""
     """A Milvus boolean expression over metadata."""
     output_fields: Sequence[str] = ()
     """Names of the items' metadata to copy into the documents' metadata."""
+    rerank: bool = True
+    """If False, the documents are in the bi-encoder's order."""
     deadline_ms: float | None = None
     """Time limit of a query, in milliseconds; reranking stops in time to keep it."""
+    score: Score | None = None
+    """The score that orders the documents: `ce` or `sum`."""
+    min_score: float | None = None
+    """Documents below this score are left out."""
 
-    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
-        result = self.search.query(
-            query,
-            limit=self.k,
-            k=self.candidates,
-            filter=self.filter,
-            output_fields=self.output_fields,
-            deadline_ms=self.deadline_ms,
-        )
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._options({})
+        return self
+
+    def _options(self, given: dict[str, Any]) -> QueryOptions:
+        own = QueryOptions().change(**{field: getattr(self, name) for name, field in FIELDS.items()})
+        return changed(own, {name: value for name, value in given.items() if name != "verbose"}, WORDS)  # LangChain's own
+
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **given: Any) -> list[Document]:
+        result = self.search.query(query, options=self._options(given))
         return [Document(hit.text or hit.uri, id=hit.id, metadata=metadata_of(hit, result)) for hit in result]
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **given: Any
+    ) -> list[Document]:
+        # LangChain's own drops the arguments of the call.
+        return await run_in_executor(
+            None, partial(self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **given)
+        )
 
 
 class CoopDocumentCompressor(BaseDocumentCompressor):
@@ -61,7 +94,7 @@ class CoopDocumentCompressor(BaseDocumentCompressor):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    search: CoopSearch
+    search: CoopSearch = Field(exclude=True, repr=False)
     """The search of the collection with the items. The caller has to close it."""
     top_n: PositiveInt | None = None
     """Number of documents to return; None means all."""

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.search import CoopSearch
 from milvus_coop.search.images import local_path
+from milvus_coop.search.options import QueryOptions
 from milvus_coop.serving.integrations import missing
 from milvus_coop.serving.integrations.hits import SCORES, metadata_of, rerank_places
+from milvus_coop.serving.integrations.options import changed
 from milvus_coop.types import Hit
 
 try:
+    from llama_index.core.callbacks import CallbackManager
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.retrievers import BaseRetriever
-    from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, QueryBundle, TextNode
+    from llama_index.core.schema import BaseNode, ImageNode, IndexNode, NodeWithScore, QueryBundle, QueryType, TextNode
     from pydantic import Field, PositiveInt
 except ModuleNotFoundError as exc:
     raise missing("llama-index-core", "llama-index") from exc
+
+
+WORDS = {"similarity_top_k": "limit", "candidates": "k"}
+"""The fields of `QueryOptions` for what LlamaIndex calls otherwise."""
 
 
 class CoopRetriever(BaseRetriever):
@@ -35,36 +43,51 @@ class CoopRetriever(BaseRetriever):
         self,
         search: CoopSearch,
         *,
-        similarity_top_k: int = 10,
-        candidates: int | None = None,
-        filter: str = "",
-        output_fields: Sequence[str] = (),
-        deadline_ms: float | None = None,
-        **options: Any,
+        options: QueryOptions | None = None,
+        callback_manager: CallbackManager | None = None,
+        object_map: dict[str, Any] | None = None,
+        objects: list[IndexNode] | None = None,
+        verbose: bool = False,
+        **changes: Any,
     ) -> None:
         """Make a retriever.
 
         Args:
             search: the search of the collection. The caller has to close it.
-            similarity_top_k: number of nodes to return.
-            candidates: number of candidates to rerank: `k` of `CoopSearch.query`.
-            filter: a Milvus boolean expression over metadata.
-            output_fields: names of the items' metadata to copy into the nodes' metadata.
-            deadline_ms: time limit of a query; reranking stops in time to keep it.
-            options: arguments of LlamaIndex's `BaseRetriever`.
+            options: the options of each query; default `QueryOptions()`.
+            callback_manager: see LlamaIndex's `BaseRetriever`; so are `object_map`, `objects` and `verbose`.
+            object_map: see above.
+            objects: see above.
+            verbose: see above.
+            changes: other values for fields of the options: `filter="year > 2020"`, `output_fields=["year"]`, ... Two have another
+                name in LlamaIndex: `similarity_top_k` is the number of nodes to return (`limit`), `candidates` the number of
+                candidates to rerank (`k`).
+
+        Raises:
+            UnknownArgumentError: there is no such option.
+            InvalidArgumentError: a value has the wrong type or is out of range.
         """
-        super().__init__(**options)
+        self._options = changed(options or QueryOptions(), changes, WORDS)
+        super().__init__(callback_manager=callback_manager, object_map=object_map, objects=objects, verbose=verbose)
         self._search = search
-        self._options: dict[str, Any] = {
-            "limit": similarity_top_k,
-            "k": candidates,
-            "filter": filter,
-            "output_fields": output_fields,
-            "deadline_ms": deadline_ms,
-        }
+
+    def retrieve(self, str_or_query_bundle: QueryType, **changes: Any) -> list[NodeWithScore]:
+        """The best nodes for a query. `changes`: options of this call, with the names and the errors of `__init__`."""
+        return super(CoopRetriever, self._changed(changes)).retrieve(str_or_query_bundle)
+
+    async def aretrieve(self, str_or_query_bundle: QueryType, **changes: Any) -> list[NodeWithScore]:
+        """`retrieve`, without blocking the event loop."""
+        return await super(CoopRetriever, self._changed(changes)).aretrieve(str_or_query_bundle)
+
+    def _changed(self, changes: Mapping[str, Any]) -> CoopRetriever:
+        if not changes:
+            return self
+        other = copy(self)
+        other._options = changed(self._options, changes, WORDS)
+        return other
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        result = self._search.query(**_query(query_bundle), **self._options)
+        result = self._search.query(**_query(query_bundle), options=self._options)
         return [NodeWithScore(node=_told(_node(hit), metadata_of(hit, result)), score=hit.score) for hit in result]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
@@ -77,7 +100,7 @@ class CoopPostprocessor(BaseNodePostprocessor):
     A node stands for the item of the collection that has its id. Nodes without an item come last, and their metadata says why.
     """
 
-    search: CoopSearch = Field(exclude=True)
+    search: CoopSearch = Field(exclude=True, repr=False)
     """The search of the collection with the items. The caller has to close it."""
     top_n: PositiveInt | None = None
     """Number of nodes to return; None means all."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from milvus_coop.arguments import as_path
+from milvus_coop.certificates import check_certificates, check_key_pair
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError, quoted
 
@@ -63,12 +63,17 @@ def options_of(models: str, settings: Settings) -> TritonOptions:
         raise InvalidArgumentError("models names a user, and perhaps a password", expected=EXPECTED, run="MILVUS_COOP_TRITON_TOKEN")
     if parts.scheme not in SCHEMES or not host or not port or parts.path.strip("/") or parts.query:
         raise InvalidArgumentError(f"models is {quoted(models)}", expected=EXPECTED)
-    ca_file, cert_file, key_file = map(_file, (settings.triton_ca_file, settings.triton_cert_file, settings.triton_key_file))
+    files = (settings.triton_ca_file, settings.triton_cert_file, settings.triton_key_file)
+    ca_file, cert_file, key_file = (Path(name) if name else None for name in files)
     tls = parts.scheme == "tritons"
     if not tls and (ca_file or cert_file or key_file):
         raise InvalidArgumentError(f"TLS files are given, but models is {quoted(models)}", expected="tritons://host:8001")
     if (cert_file is None) != (key_file is None):
         raise InvalidArgumentError("a client certificate and its key belong together", expected="both, or neither")
+    if ca_file is not None:
+        check_certificates(ca_file, "triton_ca_file")
+    if cert_file is not None and key_file is not None:
+        check_key_pair(cert_file, key_file, ("triton_cert_file", "triton_key_file"))
     token = settings.triton_token.strip()  # files with secrets often end with a line break
     if not _VALUE.fullmatch(token):
         raise InvalidArgumentError("the Triton token has characters that no header can hold", expected="printable ASCII")
@@ -83,15 +88,6 @@ def options_of(models: str, settings: Settings) -> TritonOptions:
         headers=_headers(settings.triton_headers),
         timeout_s=settings.timeout_s,
     )
-
-
-def _file(name: str) -> Path | None:
-    if not name:
-        return None
-    file = as_path("a TLS file", name)
-    if not file.is_file():
-        raise InvalidArgumentError(f"there is no file {name}", expected="a PEM file")
-    return file
 
 
 def _headers(text: str) -> dict[str, str]:
