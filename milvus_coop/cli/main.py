@@ -92,7 +92,7 @@ def main() -> None:
         reason = exc.strerror or str(exc)
         given = f"{exc.filename}: {reason}" if exc.filename else f"the output cannot be written: {reason}"
         _drop_output()
-        click.secho(f"Error: {given}.", err=True, fg="red")
+        say(f"Error: {given}.", err=True, fg="red")
         sys.exit(FAILED)
 
 

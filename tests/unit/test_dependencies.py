@@ -14,6 +14,7 @@ from tests.lowest import requirements
 from tests.unit.test_layers import MODULES, imported, named
 
 EXTRAS = {
+    "milvus_coop.models.preprocess.formats": ("heif",),
     "milvus_coop.models.backends.triton": ("triton",),
     "milvus_coop.serving.triton": ("triton",),
     "milvus_coop.serving.plans": ("triton",),
