@@ -77,7 +77,9 @@ def decode_query(encoder: Encoder, image: ImageInput) -> Image.Image:
         ImageError: it cannot be read.
     """
     if isinstance(image, str | os.PathLike):
-        text = str(image)
+        text = os.fspath(image)
+        if not text:
+            raise InvalidArgumentError("image is an empty path", expected=EXPECTED_IMAGE)
         file = local_path(text) if _URL.match(text) else text
         if file is None:
             raise InvalidArgumentError(f"image is the URL {quoted(text)}, and URLs are not fetched", expected=EXPECTED_IMAGE)

@@ -98,7 +98,7 @@ def _manager() -> Any:
         raise StoreError(
             "milvus-lite is not installed",
             expected="the package milvus-lite, or the address of a Milvus server",
-            run="pip install 'milvus-lite>=3.2'",
+            run="pip install 'milvus-lite>=3.2.1'",
         ) from exc
     return server_manager_instance
 

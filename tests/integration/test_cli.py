@@ -187,7 +187,7 @@ def test_ingest_again_and_with_failures(folder: Path) -> None:
         (("ingest", "photos", "--threads", "5000"), "threads is 5000"),
         (("ingest", "photos", "--threads", "-1"), "threads is -1"),
         (("query", "x", "--html", "no/such/folder/x.html"), "no/such/folder/x.html cannot be written"),
-        (("query", "--image", "https://example.com/a.jpg"), "is an address, not a file"),
+        (("query", "--image", "https://example.com/a.jpg"), "URLs are not fetched"),
         (("embed", "--text", "x", "--out", "no/such/folder/x.npy"), "no/such/folder"),
         (("triton", "export", "--platform", "python", "--out", "photos/dog.jpg/x"), "photos/dog.jpg/x cannot be written"),
         (("ingest", "photos", "--models", "onnx:quantum"), "no device 'quantum'"),

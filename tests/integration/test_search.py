@@ -497,7 +497,7 @@ def test_images_that_cannot_be(captions: CoopSearch, folder: Path) -> None:
         ([data], InvalidArgumentError, "image is "),
         ("x" * 100_000, InvalidArgumentError, "which cannot name a file"),
         ("a\0b", InvalidArgumentError, "which cannot name a file"),
-        ("", ImageUnreadableError, "cannot be read"),
+        ("", InvalidArgumentError, "image is an empty path"),
         (bytearray(200_000), ImageUnreadableError, "not an image"),
         (Image.new("RGB", (0, 0)), ImageUnreadableError, "no pixels"),
         (Image.open(io.BytesIO(data[: len(data) // 2])), ImageUnreadableError, "truncated"),
