@@ -13,6 +13,8 @@ from typing import Any
 
 from milvus_coop.errors import InvalidArgumentError, UnknownArgumentError, quoted
 
+LARGEST = 2**31 - 1
+"""Maximum of whole numbers that have no smaller one."""
 LONGEST_PATH = 4095
 LONGEST_NAME = 255
 """Maximum length of a path, and of the name of a file in bytes, on Linux."""
@@ -29,13 +31,13 @@ def whole_number(name: str, value: object, low: int, high: int) -> int:
     return number
 
 
-def real_number(name: str, value: object, expected: str, *, above: float = -math.inf, most: float = math.inf) -> float:
-    """The value as a float, if it is a finite number that is more than `above` and at most `most`; True and '1' are no numbers."""
+def real_number(name: str, value: object, expected: str, *, above: float = -math.inf, maximum: float = math.inf) -> float:
+    """The value as a float, if it is a finite number above `above` and at most `maximum`; True and '1' are no numbers."""
     try:
         number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     except OverflowError:
         number = math.nan
-    if not math.isfinite(number) or not above < number <= most:
+    if not math.isfinite(number) or not above < number <= maximum:
         raise InvalidArgumentError(f"{name} is {quoted(value)}", expected=expected)
     return number
 

@@ -19,8 +19,6 @@ from msgspec import inspect
 
 from milvus_coop.errors import MilvusCoopError
 
-LARGEST = 2**31 - 1
-"""Maximum of numbers that have no smaller one. msgspec itself accepts infinity, and whole numbers of any length."""
 EXPECTED = "expected"
 """Key in the `extra` of a `Meta`: the words for what a field expects, if its type does not say it well, such as a pattern."""
 _SHOWN = 60

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from milvus_coop.arguments import LARGEST
 from milvus_coop.cli.lines import say, say_json
 from milvus_coop.cli.outputs import check_folder
 from milvus_coop.errors import InvalidArgumentError, TrainingError
 from milvus_coop.offline.training.run.config import TrainConfig, read_settings
 from milvus_coop.offline.training.run.order import OBJECTIVES, TASKS
-from milvus_coop.records import LARGEST, FieldFacts, fields_of
+from milvus_coop.records import FieldFacts, fields_of
 
 if TYPE_CHECKING:
     from milvus_coop.offline.training.bundling.export import Exported

@@ -173,13 +173,13 @@ def _graphs(models: Modules, spec: BundleSpec) -> dict[str, onnx.ModelProto]:
     graphs = {}
     axis = {1: token_length_axis(spec.text.max_length)}
     for graph in spec.graphs:
-        examples = {t.name: _example(t, graph.name) for t in graph.inputs}
+        examples = {t.name: _example(t) for t in graph.inputs}
         dynamic = {t.name: axis for t in graph.inputs if t.shape == (-1,)}
         graphs[graph.file] = to_onnx(models[graph.name], examples, [t.name for t in graph.outputs], dynamic)
     return graphs
 
 
-def _example(tensor: TensorSpec, graph: str) -> torch.Tensor:
+def _example(tensor: TensorSpec) -> torch.Tensor:
     shape = (2, *(8 if n == -1 else n for n in tensor.shape))
     return torch.ones(shape, dtype=getattr(torch, tensor.dtype))
 
