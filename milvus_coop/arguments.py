@@ -75,12 +75,21 @@ def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def many(name: str, values: Any, expected: str) -> list[Any]:
-    """The values of any iterable as a list. One string, path or bytes object is refused, and so is a mapping.
+    """The values of any iterable as a list; see `iterable`."""
+    return list(iterable(name, values, expected))
+
+
+def iterable(name: str, values: Any, expected: str) -> Iterable[Any]:
+    """The same values, of which none is taken yet. One string, path or bytes object is refused, and so is a mapping.
 
     The characters of a string or the keys of a mapping would otherwise be taken for the values.
     """
-    if isinstance(values, Iterable) and not isinstance(values, str | bytes | bytearray | memoryview | os.PathLike | Mapping):
-        return list(values)
+    try:
+        if not isinstance(values, str | bytes | bytearray | memoryview | os.PathLike | Mapping):
+            iter(values)  # a generator is its own iterator, so this takes nothing from it
+            return values  # type: ignore[no-any-return]
+    except TypeError:
+        pass
     raise InvalidArgumentError(f"{name} is {quoted(values)}", expected=expected)
 
 
