@@ -117,8 +117,7 @@ class _Scores:
         self.total_tokens = 0
 
     def put(self, places: Array, found: PairScores, tokens: int) -> None:
-        # A token string may be decoded and still hold scales that are NaN.
-        sound = np.isfinite(found.probability) & np.isfinite(found.logit)
+        sound = found.sound
         rows = places[sound]
         self.probability[rows] = found.probability[sound]
         self.logit[rows] = found.logit[sound]
