@@ -13,6 +13,8 @@ from typing import Any
 
 from milvus_coop.errors import InvalidArgumentError, UnknownArgumentError, quoted
 
+LARGEST = 2**31 - 1
+"""Maximum of whole numbers that have no smaller one."""
 LONGEST_PATH = 4095
 LONGEST_NAME = 255
 """Maximum length of a path, and of the name of a file in bytes, on Linux."""
@@ -29,13 +31,13 @@ def whole_number(name: str, value: object, low: int, high: int) -> int:
     return number
 
 
-def real_number(name: str, value: object, expected: str, *, above: float = -math.inf, most: float = math.inf) -> float:
-    """The value as a float, if it is a finite number that is more than `above` and at most `most`; True and '1' are no numbers."""
+def real_number(name: str, value: object, expected: str, *, above: float = -math.inf, maximum: float = math.inf) -> float:
+    """The value as a float, if it is a finite number above `above` and at most `maximum`; True and '1' are no numbers."""
     try:
         number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     except OverflowError:
         number = math.nan
-    if not math.isfinite(number) or not above < number <= most:
+    if not math.isfinite(number) or not above < number <= maximum:
         raise InvalidArgumentError(f"{name} is {quoted(value)}", expected=expected)
     return number
 
@@ -73,12 +75,21 @@ def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def many(name: str, values: Any, expected: str) -> list[Any]:
-    """The values of any iterable as a list. One string, path or bytes object is refused, and so is a mapping.
+    """The values of any iterable as a list; see `iterable`."""
+    return list(iterable(name, values, expected))
+
+
+def iterable(name: str, values: Any, expected: str) -> Iterable[Any]:
+    """The same values, of which none is taken yet. One string, path or bytes object is refused, and so is a mapping.
 
     The characters of a string or the keys of a mapping would otherwise be taken for the values.
     """
-    if isinstance(values, Iterable) and not isinstance(values, str | bytes | bytearray | memoryview | os.PathLike | Mapping):
-        return list(values)
+    try:
+        if not isinstance(values, str | bytes | bytearray | memoryview | os.PathLike | Mapping):
+            iter(values)  # a generator is its own iterator, so this takes nothing from it
+            return values  # type: ignore[no-any-return]
+    except TypeError:
+        pass
     raise InvalidArgumentError(f"{name} is {quoted(values)}", expected=expected)
 
 

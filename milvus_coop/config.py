@@ -76,7 +76,7 @@ class Settings:
                     )
             elif isinstance(item.default, float):
                 expected = f"more than 0 and at most {MAX_TIMEOUT_S:,.0f} seconds"
-                checked = real_number(item.name, value, expected, above=0, most=MAX_TIMEOUT_S)
+                checked = real_number(item.name, value, expected, above=0, maximum=MAX_TIMEOUT_S)
             else:
                 low, high = (0, MAX_THREADS) if item.name == "threads" else (1, MAX_IMAGE_PIXELS)
                 checked = whole_number(item.name, value, low, high)
@@ -113,17 +113,12 @@ class Settings:
         return replace(self, **{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
 
 
-class SettingsArguments(TypedDict, total=False):
-    """The fields of `Settings` as keyword arguments of a constructor that has `collection` and `models` as parameters of its own.
+class ModelArguments(TypedDict, total=False):
+    """The fields of `Settings` that models need, as keyword arguments of a constructor with the parameters `bundle` and `models`.
 
     None stands for the value of the `settings` argument.
     """
 
-    uri: str | Path | None
-    token: str | None
-    ca_file: str | Path | None
-    token_store: str | Path | None
-    bundle: str | Path | None
     timeout_s: float | None
     threads: int | None
     max_pixels: int | None
@@ -132,6 +127,16 @@ class SettingsArguments(TypedDict, total=False):
     triton_ca_file: str | Path | None
     triton_cert_file: str | Path | None
     triton_key_file: str | Path | None
+
+
+class SettingsArguments(ModelArguments, total=False):
+    """The fields of `Settings` as keyword arguments of a constructor with the parameters `collection` and `models`."""
+
+    uri: str | Path | None
+    token: str | None
+    ca_file: str | Path | None
+    token_store: str | Path | None
+    bundle: str | Path | None
 
 
 def read_environment(settings: type[Any], prefix: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -17,10 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec import inspect
 
-from milvus_coop.errors import MilvusCoopError
+from milvus_coop.errors import MilvusCoopError, shortened
 
-LARGEST = 2**31 - 1
-"""Maximum of numbers that have no smaller one. msgspec itself accepts infinity, and whole numbers of any length."""
 EXPECTED = "expected"
 """Key in the `extra` of a `Meta`: the words for what a field expects, if its type does not say it well, such as a pattern."""
 _SHOWN = 60
@@ -237,5 +235,4 @@ def _items(kind: Any, value: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    return shortened(json.dumps(value, default=str), _SHOWN)

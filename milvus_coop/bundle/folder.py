@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from milvus_coop.arguments import as_path
-from milvus_coop.bundle.spec import BundleSpec, FileSpec
-from milvus_coop.errors import BundleInvalidError, BundleNotFoundError, InvalidArgumentError, quoted
+from milvus_coop.bundle.spec import NAME, NAME_RULE, BundleSpec, FileSpec
+from milvus_coop.errors import BundleInvalidError, BundleNotFoundError, InvalidArgumentError, MilvusCoopError, quoted
 
 RECORD = "bundle.json"
 TOKENIZER = "tokenizer.json"
@@ -46,6 +47,18 @@ class Bundle:
 def shipped_bundles() -> list[str]:
     """Names of the bundles inside the package, sorted."""
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{RECORD}"))
+
+
+def check_new_bundle(folder: Path, name: str, error: type[MilvusCoopError]) -> None:
+    """Check the folder and the name of a new bundle before the work on it begins.
+
+    Raises:
+        MilvusCoopError: the folder exists, or the name cannot name a bundle. It is an `error`.
+    """
+    if os.path.lexists(folder):  # true also for a broken link
+        raise error(f"{folder} exists", expected="a folder that is not there yet", run=f"rm -r {folder}, or another --out")
+    if not re.fullmatch(NAME, name):
+        raise error(f"'{name}' cannot name a bundle", expected=NAME_RULE, run="--name NAME")
 
 
 def load_bundle(name_or_folder: str | Path) -> Bundle:

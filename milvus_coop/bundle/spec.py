@@ -8,14 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from milvus_coop.errors import BundleInvalidError, MilvusCoopError
+from milvus_coop.errors import BundleInvalidError
 from milvus_coop.records import EXPECTED, parse_json, read_record
 
 FORMAT = 1
@@ -47,9 +46,9 @@ Keep = Literal["collection", "store", "nowhere"]
 Score = Literal["ce", "sum"]
 Dtype = Literal["float32", "int8", "int32", "int64", "uint8"]
 
-_NAME = r"[^\W_][\w.-]{0,127}"
-_NAME_RULE = "a name of letters, digits, '.', '_' and '-'"
-Name = Annotated[str, Meta(pattern=rf"\A{_NAME}\Z", extra={EXPECTED: _NAME_RULE})]
+NAME = r"[^\W_][\w.-]{0,127}"
+NAME_RULE = "a name of letters, digits, '.', '_' and '-'"
+Name = Annotated[str, Meta(pattern=rf"\A{NAME}\Z", extra={EXPECTED: NAME_RULE})]
 """A name that is safe as the name of a file: without separators, and not hidden."""
 Dim = Annotated[int, Meta(ge=1, le=32_768)]
 """Length of an embedding. Milvus has this limit."""
@@ -261,16 +260,6 @@ class BundleSpec:
         if fingerprint != spec.fingerprint:
             raise BundleInvalidError(f"{source} was edited by hand: its fingerprint does not fit its content")
         return spec
-
-
-def check_bundle_name(name: str, error: type[MilvusCoopError]) -> None:
-    """Check the name of a bundle before the work on it begins.
-
-    Raises:
-        MilvusCoopError: it cannot name a bundle. It is an `error`.
-    """
-    if not re.fullmatch(_NAME, name):
-        raise error(f"'{name}' cannot name a bundle", expected=_NAME_RULE, run="--name NAME")
 
 
 _LATER_VERSION = "pip install -U milvus-coop"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -58,16 +57,20 @@ def doctor(settings: Settings, as_json: bool) -> None:
 
 
 def _package(name: str) -> Check:
+    from importlib import metadata  # slow to import
+
     try:
-        return Check(name, "ok", importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
+        return Check(name, "ok", metadata.version(name))
+    except metadata.PackageNotFoundError:
         return Check(name, "broken", f"not installed; pip install {name}")
 
 
 def _extra(name: str, package: str, command: str) -> Check:
+    from importlib import metadata
+
     try:
-        return Check(name, "ok", f"{package} {importlib.metadata.version(package)}")
-    except importlib.metadata.PackageNotFoundError:
+        return Check(name, "ok", f"{package} {metadata.version(package)}")
+    except metadata.PackageNotFoundError:
         return Check(name, "off", f"no {package}; {command}")
 
 

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 1
 """Exit code when some items could not be ingested and the others were."""
-
 NOTHING_DONE = 2
-
+"""Exit code when nothing could be done."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, the same as in shells."""
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from milvus_coop.cli.options import Command
 from milvus_coop.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from milvus_coop.ingest.sources import PassedOver, Source
     from milvus_coop.types import Failure
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)

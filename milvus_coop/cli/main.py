@@ -16,7 +16,7 @@ from milvus_coop.cli.demo import demo
 from milvus_coop.cli.doctor import doctor
 from milvus_coop.cli.embed import embed
 from milvus_coop.cli.evaluate import evaluate
-from milvus_coop.cli.ingest import ingest
+from milvus_coop.cli.ingest import INTERRUPTED, NOTHING_DONE, ingest
 from milvus_coop.cli.lines import say
 from milvus_coop.cli.query import query
 from milvus_coop.cli.score import score
@@ -25,11 +25,6 @@ from milvus_coop.cli.train import export, train
 from milvus_coop.cli.triton import triton
 from milvus_coop.errors import MilvusCoopError
 from milvus_coop.printable import printable
-
-FAILED = 2
-"""Exit code when nothing could be done."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, the same as in shells."""
 
 
 class CoopGroup(click.Group):
@@ -45,7 +40,7 @@ class CoopGroup(click.Group):
                 say(f"Expected: {exc.expected}", err=True)
             if exc.run:
                 say(f"Try: {exc.run}", err=True)
-            ctx.exit(FAILED)
+            ctx.exit(NOTHING_DONE)
         except click.ClickException as exc:  # click itself shows it
             exc.message = printable(exc.message)  # type: ignore[misc]
             raise
@@ -93,7 +88,7 @@ def main() -> None:
         given = f"{exc.filename}: {reason}" if exc.filename else f"the output cannot be written: {reason}"
         _drop_output()
         say(f"Error: {given}.", err=True, fg="red")
-        sys.exit(FAILED)
+        sys.exit(NOTHING_DONE)
 
 
 def _flush() -> None:

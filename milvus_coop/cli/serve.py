@@ -13,12 +13,11 @@ from milvus_coop.cli.lines import say
 from milvus_coop.cli.options import Command, with_settings
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
-
-VARIABLE = "MILVUS_COOP_SERVE_"
+from milvus_coop.serving.gateway.options import PREFIX
 
 
 def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
-    kwargs["help"] = f"{kwargs['help']} [{VARIABLE}{names[1].upper()}]"
+    kwargs["help"] = f"{kwargs['help']} [{PREFIX}{names[1].upper()}]"
     return click.option(*names, **kwargs)
 
 
@@ -27,7 +26,7 @@ def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
 @_option("--port", "port", type=click.IntRange(0, 65535), help="Port, default 8080; 0: any free one.")
 @_option("--root-path", "root_path", help="Prefix of all paths, such as /images, where a proxy passes one on.")
 @_option("--api-key", "api_keys", multiple=True, help="Key that a client must send. Prefer the variable: arguments are visible.")
-@click.option("--anonymous", is_flag=True, help=f"Answer clients without a key, even from other machines. [{VARIABLE}ANONYMOUS]")
+@click.option("--anonymous", is_flag=True, help=f"Answer clients without a key, even from other machines. [{PREFIX}ANONYMOUS]")
 @_option("--root", "roots", multiple=True, help="Folder whose images may be shown. The default on loopback is the current folder.")
 @_option(
     "--uploads", "uploads", type=click.Path(path_type=Path), help="Folder for uploaded images. By default no uploads are accepted."
@@ -44,7 +43,7 @@ def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
     "--waiting", "waiting", type=click.IntRange(0), help="Maximum number of waiting requests; more get status 429. Default 64."
 )
 @_option("--max-body-mb", "max_body_mb", type=click.IntRange(1), help="Maximum size of a request's body in MiB; default 64.")
-@click.option("--models-only", is_flag=True, help=f"Open no database: only rerank and embeddings. [{VARIABLE}MODELS_ONLY]")
+@click.option("--models-only", is_flag=True, help=f"Open no database: only rerank and embeddings. [{PREFIX}MODELS_ONLY]")
 @click.option("--trace", is_flag=True, help="Send OpenTelemetry traces to the address in the OTEL_ variables.")
 @click.option(
     "--log", "log", type=click.Choice(["json", "text"]), help="Format of the log. The default is text on a terminal, else json."

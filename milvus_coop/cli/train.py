@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from milvus_coop.arguments import LARGEST
 from milvus_coop.cli.lines import say, say_json
+from milvus_coop.cli.options import Command
 from milvus_coop.cli.outputs import check_folder
 from milvus_coop.errors import InvalidArgumentError, TrainingError
 from milvus_coop.offline.training.run.config import TrainConfig, read_settings
 from milvus_coop.offline.training.run.order import OBJECTIVES, TASKS
-from milvus_coop.records import LARGEST, FieldFacts, fields_of
+from milvus_coop.records import FieldFacts, fields_of
 
 if TYPE_CHECKING:
     from milvus_coop.offline.training.bundling.export import Exported
     from milvus_coop.offline.training.run.trainer import RunReport
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 _SETTINGS = {field.name: field for field in fields_of(TrainConfig) if field.name != "objective"}
 """Every setting of a run becomes an option. The objective is the command's argument instead."""
 _PACKAGES = ("torch", "accelerate", "onnx", "onnxscript", "safetensors", "transformers")
@@ -101,8 +102,9 @@ def train(
       milvus-coop export runs/be --ce runs/ce --out my-bundle
     """
     _need_torch()
+    from milvus_coop.bundle.folder import check_new_bundle
     from milvus_coop.cli.progress import train_progress
-    from milvus_coop.offline.training.bundling.export import check_target, export_run
+    from milvus_coop.offline.training.bundling.export import export_run
     from milvus_coop.offline.training.run.processes import is_main_process
     from milvus_coop.offline.training.run.trainer import train as run_training
 
@@ -111,7 +113,7 @@ def train(
         raise InvalidArgumentError("there is no --data", expected="captioned images, such as --data captions.jsonl")
     if out is not None:
         _check_joint(objective)
-        check_target(out, out.name)
+        check_new_bundle(out, out.name, TrainingError)
     folder = run or Path("runs") / objective
     check_folder(out)
     check_folder(folder)

@@ -10,6 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
+from milvus_coop.cli.outputs import check_file
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.types import Array
 
@@ -90,14 +91,11 @@ def check_output(path: Path) -> None:
     """Refuse a file that cannot be written, before any work is done.
 
     Raises:
-        InvalidArgumentError: the suffix is unknown, the folder does not exist, or `path` is a folder.
+        InvalidArgumentError: the suffix is unknown, or the file cannot be written.
     """
     if path.suffix not in (ARRAY, LINES):
         raise InvalidArgumentError(f"--out is {path}", expected=f"a file that ends in {ARRAY} or {LINES}")
-    if not path.parent.is_dir():
-        raise InvalidArgumentError(f"there is no folder {path.parent} for {path.name}", expected="a file in a folder that exists")
-    if path.is_dir():
-        raise InvalidArgumentError(f"{path} is a folder", expected="a file")
+    check_file(path)
 
 
 def _part(path: Path) -> Path:

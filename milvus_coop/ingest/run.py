@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 
+from milvus_coop.arguments import whole_number
 from milvus_coop.cores import thread_count
-from milvus_coop.errors import InvalidArgumentError, StoreError
+from milvus_coop.errors import StoreError
 from milvus_coop.ingest.items import Entry
 from milvus_coop.ingest.pipeline import Counts, Options, Pipeline
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
@@ -73,8 +74,7 @@ def ingest(
         BackendError, StoreError: the model or Milvus failed. Rows that were written stay; run the ingest again.
         IngestInterrupted: the user pressed Ctrl-C. All encoded items are written, and the exception has the report.
     """
-    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= MAX_BATCH:
-        raise InvalidArgumentError(f"batch is {str(batch)[:100]}", expected=f"a whole number from 1 to {MAX_BATCH}")
+    batch = whole_number("batch", batch, 1, MAX_BATCH)
     decoders = thread_count(threads, per_core=PER_CORE) if threads else None
     work = work_for(kind, encoder, tokens)
     start = time.monotonic()

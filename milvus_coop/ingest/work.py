@@ -66,15 +66,15 @@ def work_for(kind: Kind, encoder: Encoder, tokens: TokenStore | None = None) -> 
         InvalidArgumentError: the bundle keeps tokens in files, and `tokens` is None.
     """
     if kind == "text":
-        return Texts(encoder)
+        return TextWork(encoder)
     if encoder.spec.tokens.keep == "store" and tokens is None:
         raise InvalidArgumentError(
             f"bundle {encoder.spec.label} keeps image tokens in files, and no token store is given", expected="Collection.tokens"
         )
-    return Images(encoder, tokens)
+    return ImageWork(encoder, tokens)
 
 
-class Images:
+class ImageWork:
     """Reads, decodes and shrinks images in threads, and runs the image encoder on batches."""
 
     def __init__(self, encoder: Encoder, tokens: TokenStore | None = None) -> None:
@@ -131,7 +131,7 @@ class Images:
         return [TokenFile(key) for key in keys]
 
 
-class Texts:
+class TextWork:
     """Checks texts, and runs the text encoder on batches."""
 
     def __init__(self, encoder: Encoder) -> None:

@@ -29,6 +29,12 @@ class PairScores:
     """Logits, float32 of shape (n,): the number to which the score `sum` adds the cosine. If the graph has no such output, this is
     log(p / (1 - p))."""
 
+    @property
+    def sound(self) -> Array:
+        """True for pairs with finite scores, bool of shape (n,). Damaged image tokens can be decoded and give others."""
+        sound: Array = np.isfinite(self.probability) & np.isfinite(self.logit)
+        return sound
+
 
 class Reranker:
     """Runs the cross-encoder of a backend's bundle. Safe to share between threads."""

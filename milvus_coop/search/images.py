@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import threading
 import time
@@ -16,6 +15,7 @@ from urllib.request import url2pathname
 import numpy as np
 
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_SIDE
+from milvus_coop.cores import available_cores
 from milvus_coop.errors import ImageError
 from milvus_coop.models.encoder import Encoder, Pixels
 
@@ -75,7 +75,7 @@ class ImageOpener:
             uris: the uris of rows.
             deadline_s: value of `time.perf_counter()` at which opening stops; None means no limit.
         """
-        pool = ThreadPoolExecutor(max(1, min(THREADS, os.cpu_count() or 1, len(uris))), "milvus-coop-open")
+        pool = ThreadPoolExecutor(max(1, min(THREADS, available_cores(), len(uris))), "milvus-coop-open")
         try:
             futures = [pool.submit(self._open, uri) for uri in uris]
             done = wait(futures, None if deadline_s is None else max(0.0, deadline_s - time.perf_counter())).done

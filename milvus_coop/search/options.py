@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, TypedDict, get_args
 
 from milvus_coop.arguments import check_names, one_of, real_number, string, strings, whole_number
 from milvus_coop.bundle.spec import Score
+from milvus_coop.config import MAX_TIMEOUT_S
 from milvus_coop.errors import InvalidArgumentError, quoted
+from milvus_coop.store.schema import MAX_K
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-MAX_K = 16_384
-"""Milvus' limit for the number of results of one query."""
-
 DEFAULT_K = 50
 """Default number of candidates. In the paper, a larger k gains nothing more (Table 8: k = 10, 20 and 50 are equal)."""
 
-MAX_DEADLINE_MS = 86_400_000.0
+MAX_DEADLINE_MS = 1000 * MAX_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,4 +135,4 @@ def options_of(options: QueryOptions | None, changes: QueryArguments) -> QueryOp
 
 def _deadline(value: float) -> float:
     expected = f"more than 0 and at most {MAX_DEADLINE_MS:,.0f} milliseconds"
-    return real_number("deadline_ms", value, expected, above=0, most=MAX_DEADLINE_MS)
+    return real_number("deadline_ms", value, expected, above=0, maximum=MAX_DEADLINE_MS)

@@ -13,7 +13,7 @@ from milvus_coop.arguments import as_path, strings
 from milvus_coop.errors import InvalidArgumentError, quoted
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.search.images import local_path
-from milvus_coop.search.options import MAX_K
+from milvus_coop.store.schema import MAX_K
 from milvus_coop.types import Array, Kind
 
 ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image

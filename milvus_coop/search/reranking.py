@@ -130,8 +130,10 @@ class CandidateReranker:
             if not np.array_equal(rows, np.arange(len(read.positions))):
                 side = {name: array[rows] for name, array in side.items()}
             found = self._run(queries, numbers, side, timeout_s)
-            scores.probability[numbers, positions] = found.probability
-            scores.logit[numbers, positions] = found.logit
+            sound = found.sound
+            scores.unreadable += int((~sound).sum())
+            scores.probability[numbers[sound], positions[sound]] = found.probability[sound]
+            scores.logit[numbers[sound], positions[sound]] = found.logit[sound]
         return True
 
     def _run(self, queries: EncodedQueries, numbers: Array, side: Mapping[str, Array], timeout_s: float) -> PairScores:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from milvus_coop.arguments import many, strings
+from milvus_coop.arguments import many, strings, whole_number
 from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.layout import Layout, summary, token_place
@@ -340,8 +340,7 @@ class Collection:
             raise InvalidArgumentError(
                 f"query embeddings have shape {queries.shape}, or are not finite", expected=f"shape (n, {self.dim})"
             )
-        if not 1 <= k <= MAX_K:
-            raise InvalidArgumentError(f"k is {k}", expected=f"1 to {MAX_K}")
+        whole_number("k", k, 1, MAX_K)
         return queries
 
     def _output_fields(self, asked: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from milvus_coop.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
     quoted,
+    shortened,
 )
 
 CONNECT = "connect"
@@ -86,7 +87,7 @@ def _one_line(text: str, attempt: Attempt) -> str:
     for secret in attempt.secrets:
         text = text.replace(secret, "***")
     text = " ".join(text.split()).partition(" expecting {")[0]  # a server lists its whole grammar after this
-    return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
+    return shortened(text, _LONGEST_MESSAGE)
 
 
 def _of_grpc(code: grpc.StatusCode, details: str, attempt: Attempt) -> MilvusCoopError:

@@ -32,7 +32,7 @@ NO_KEY = "none"
 BATCH_SIZE = 1000
 """Number of documents per request of a server. With its own default, 32, the query would be encoded again for each 32 documents."""
 MAX_BATCH_SIZE = 16_384
-LEAST = {"milvus_lite": (3, 0), "server": (2, 6)}
+MIN_VERSIONS = {"milvus_lite": (3, 0), "server": (2, 6)}
 """The first versions that support model rankers."""
 
 _END = re.compile(r"(/v[12])?(/rerank)?/*$")
@@ -116,13 +116,13 @@ def check_version(version: str) -> bool:
         StoreError: it has no model rankers. A server would then ignore the ranker and answer in the order of the vectors.
     """
     is_lite = version.startswith("milvus_lite")
-    least = LEAST["milvus_lite" if is_lite else "server"]
+    minimum = MIN_VERSIONS["milvus_lite" if is_lite else "server"]
     found = re.search(r"(\d+)\.(\d+)", version)
-    if found and (int(found[1]), int(found[2])) < least:
+    if found and (int(found[1]), int(found[2])) < minimum:
         product = "Milvus Lite" if is_lite else "the Milvus server"
         raise StoreError(
             f"{product} is version {version}, which has no model rankers and would ignore this one",
-            expected=f"{least[0]}.{least[1]} or later",
+            expected=f"{minimum[0]}.{minimum[1]} or later",
             run="CoopSearch.query(), which reranks in the client on any version",
         )
     return is_lite

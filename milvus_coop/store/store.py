@@ -124,7 +124,7 @@ class Store:
         header = Header(kind, spec.label, spec.fingerprint)
         if kind == "image" and spec.tokens.keep == "store":
             header = replace(header, token_id=uuid.uuid4().hex, token_store=self._token_store)
-            check_new(self._location(name, header), name, header)
+            check_new(self._location(name, header), header)
         schema = collection_schema(spec, kind, header)
         with self._connection.writing():
             self._connection.call(

@@ -38,7 +38,7 @@ def location_of(address: Address, name: str, header: Header, token_store: str) -
     return _beside(address.folder) / name
 
 
-def check_new(location: Location, name: str, header: Header) -> None:
+def check_new(location: Location, header: Header) -> None:
     """Check that a new collection can have its token files at a location.
 
     Files beside a Milvus Lite database belong to a collection that no longer exists, and are removed.

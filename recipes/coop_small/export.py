@@ -19,7 +19,7 @@ from milvus_coop.models.tokens import quantise
 from milvus_coop.offline.export.graphs import open_session, run_graph, to_onnx
 from milvus_coop.offline.export.parity import compare
 from milvus_coop.offline.export.weights import Precision, pack_graphs
-from milvus_coop.offline.training.minilm import sentence_length_axis
+from milvus_coop.offline.training.networks.transformer import token_length_axis
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import IMAGE_SPEC, SIZE
 from recipes.coop_small.cross_encoder import EMBEDDING, TOKENS
@@ -100,9 +100,9 @@ def _example(name: str) -> tuple[dict[str, torch.Tensor], list[str], dict[str, d
         shape = [words if size == -1 else size for size in tensor.shape]
         inputs[tensor.name] = torch.ones(2, *shape, dtype=getattr(torch, tensor.dtype))
         if -1 in tensor.shape:
-            axes[tensor.name] = {1: sentence_length_axis()}
+            axes[tensor.name] = {1: token_length_axis(64)}
     if len(axes) > 1:
-        shared = sentence_length_axis()
+        shared = token_length_axis(64)
         axes = {name: {1: shared} for name in axes}
     return inputs, [tensor.name for tensor in graph.outputs], axes
 

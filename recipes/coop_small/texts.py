@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from milvus_coop.bundle.spec import TextSpec
 from milvus_coop.models.preprocess.texts import Tokenizer
-from milvus_coop.offline.training.minilm import MiniLM, load_minilm
 from milvus_coop.offline.training.networks.transformer import additive_mask
 from milvus_coop.types import Array
 from recipes.coop_small.class_names import read_classes
+from recipes.coop_small.minilm import MiniLM, load_minilm
 from recipes.coop_small.towers import FROZEN_LAYERS
 
 TEXT_SPEC = TextSpec(max_length=64)

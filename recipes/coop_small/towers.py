@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from milvus_coop.offline.training.efficientnet_lite import FEATURES
-from milvus_coop.offline.training.minilm import MiniLM
 from milvus_coop.offline.training.networks.transformer import additive_mask
 from milvus_coop.offline.training.networks.vision import cell_weights
 from recipes.coop_small.backbone import UpperHalf
+from recipes.coop_small.minilm import MiniLM
 
 TEXT_WIDTH = 384
 FROZEN_LAYERS = 4

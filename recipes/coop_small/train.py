@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from milvus_coop.offline.training.efficientnet_lite import EfficientNetLite
-from milvus_coop.offline.training.minilm import MiniLM
 from milvus_coop.types import Array
 from recipes.coop_small.features import Captioned
+from recipes.coop_small.minilm import MiniLM
 from recipes.coop_small.texts import HalfReadTexts
 from recipes.coop_small.towers import HEADS, ImageTower, ReadTexts, SeenImages, TextTower, head_of, join, word_match
 

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from milvus_coop.offline.training.efficientnet_lite import PIXEL_MEAN, PIXEL_STD, EfficientNetLite
-from milvus_coop.offline.training.minilm import MiniLM
 from milvus_coop.offline.training.networks.transformer import additive_mask
 from milvus_coop.types import Array
 from recipes.coop_small.backbone import FROZEN_BLOCKS, LowerHalf, UpperHalf, left_out
 from recipes.coop_small.hubs import BANK, NEAREST, Hubs
+from recipes.coop_small.minilm import MiniLM
 from recipes.coop_small.parts import Packed, save_in_parts, unpack
 from recipes.coop_small.texts import TEXT_SPEC, LowerLayers
 from recipes.coop_small.towers import ImageTower, ReadTexts, SeenImages, TextTower, embedding, join

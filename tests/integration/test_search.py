@@ -30,6 +30,7 @@ from milvus_coop.errors import (
     InvalidArgumentError,
     MilvusCoopError,
 )
+from milvus_coop.models.tokens import pack
 from milvus_coop.search.options import QueryArguments
 from milvus_coop.types import Row, StoredTokens
 
@@ -585,6 +586,24 @@ def test_damaged_tokens_are_named_and_stay_in_the_list(folder: Path, backend: Fa
     assert result.reranked_count == 19
     assert result.reason == "1 of 20 candidates hold nothing that the cross-encoder can read"
     assert [hit.id for hit in result].index("damaged") == 19
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf])
+def test_tokens_with_scores_that_are_no_numbers_are_named(tmp_path: Path, backend: FakeBackend, scale: float) -> None:
+    count, dim = backend.spec.tokens.count, backend.spec.tokens.dim
+    scales = np.full((2, count), 0.01, np.float16)
+    scales[1] = scale
+    sound, damaged = map(StoredTokens, pack(np.ones((2, count, dim), np.int8), scales))
+    embeddings = np.eye(2, backend.spec.dim, dtype=np.float32)
+    with Store(tmp_path / "lite.db") as store:
+        collection = store.create("images", backend.spec)
+        collection.upsert(
+            [Row(id, id, "", 0, 0, row, content) for id, row, content in zip("ab", embeddings, (sound, damaged), strict=True)]
+        )
+        with CoopSearch("images", uri=tmp_path / "lite.db", threads=1) as search:
+            result = search.query("a red apple")
+    assert [(hit.id, hit.ce_score is None) for hit in result] == [("a", False), ("b", True)]
+    assert result.reason == "1 of 2 candidates hold nothing that the cross-encoder can read"
 
 
 def test_an_empty_collection(tmp_path: Path, backend: FakeBackend) -> None:

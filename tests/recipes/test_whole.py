@@ -14,12 +14,12 @@ from torch.nn import functional
 from milvus_coop.bundle.spec import TextSpec
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.offline.training.efficientnet_lite import EfficientNetLite
-from milvus_coop.offline.training.minilm import MiniLM
 from milvus_coop.types import Array
 from recipes.coop_small import whole
 from recipes.coop_small.__main__ import SHIPPED
 from recipes.coop_small.backbone import left_out
 from recipes.coop_small.features import Captioned
+from recipes.coop_small.minilm import MiniLM
 from recipes.coop_small.parts import Packed, load_parts, save_in_parts, unpack, write_parts
 from recipes.coop_small.texts import TRAINED_LENGTH
 from recipes.coop_small.train import Chooser, TrainRecipe, drawing_source, photo_source

@@ -211,4 +211,4 @@ def test_a_mistake_gets_an_error_not_a_traceback(folder: Path, arguments: tuple[
 def test_out_is_a_folder(folder: Path) -> None:
     (folder / "v.npy").mkdir()
     result = run("embed", "photos", "--out", "v.npy")
-    assert (result.exit_code, result.stderr.splitlines()[0]) == (2, "Error: v.npy is a folder.")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (2, "Error: v.npy cannot be written: Is a directory.")

@@ -20,6 +20,7 @@ from milvus_coop.errors import (
     BackendUnavailableError,
     BundleNotFoundError,
     ImageError,
+    ImageTooLargeError,
     ImageUnreadableError,
     InvalidArgumentError,
 )
@@ -125,7 +126,7 @@ def test_any_iterable(fake: CoopModel, drawn: list[Path]) -> None:
     expected = fake.compare(TEXTS, drawn)
     by_generator = fake.compare((text for text in TEXTS), (str(path) for path in drawn))
     np.testing.assert_array_equal(by_generator.score, expected.score)
-    np.testing.assert_array_equal(fake.similarity(dict.fromkeys(TEXTS), tuple(drawn)), by_generator.similarity)
+    np.testing.assert_array_equal(fake.similarity(dict.fromkeys(TEXTS).keys(), tuple(drawn)), by_generator.similarity)
     np.testing.assert_array_equal(fake.score_pairs(iter(TEXTS), iter(drawn[:3])), np.diagonal(expected.score[:, :3]))
 
 
@@ -277,7 +278,7 @@ def test_a_lone_image_is_refused(fake: CoopModel, backend: FakeBackend, form: Ca
         lambda: fake.score_pairs(TEXTS, image),
     )
     for call in calls:
-        with pytest.raises(InvalidArgumentError, match=r"images is one image; expected: a list of images"):
+        with pytest.raises(InvalidArgumentError, match=r"images is .*; expected: a list of images"):
             call()
     assert backend.rows == {}
 
@@ -291,7 +292,7 @@ def test_a_lone_text_is_refused(fake: CoopModel, lone: Any) -> None:
         lambda: fake.score_pairs(lone, EXAMPLES[:1]),
     )
     for call in calls:
-        with pytest.raises(InvalidArgumentError, match=r"texts is one text; expected: a list of texts"):
+        with pytest.raises(InvalidArgumentError, match=r"texts is .*; expected: a list of texts"):
             call()
 
 
@@ -302,8 +303,8 @@ def test_a_lone_text_is_refused(fake: CoopModel, lone: Any) -> None:
         (["x", 3], [], "text 1: the text is 3; expected: a string"),
         (["x" * 20_001], [], "text 0: the text has 20,001 characters"),
         (["x", "\ud800"], [], "text 1: the text is not valid Unicode"),
-        (None, [], "texts is of type NoneType"),
-        (["x"], 7, "images is of type int"),
+        (None, [], "texts is None; expected: a list"),
+        (["x"], 7, "images is 7; expected: a list"),
         (["x"], [EXAMPLES[0], None], "image 1 is of type NoneType; expected: a path"),
         (["x"], [np.zeros((4, 4, 3), np.uint8)], "image 0 is of type ndarray; expected: a path"),
     ],
@@ -399,6 +400,12 @@ def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         CoopModel("nonsense")
     with pytest.raises(InvalidArgumentError, match="models is 'nonsense'"):
         CoopModel("coop-small", models="nonsense")
+    wrong: Mapping[str, Any] = {"models": 7, "settings": "coop-small", "threads": "2", "uri": "./other.db", "max_pixel": 1}
+    for name, value in wrong.items():
+        with pytest.raises(InvalidArgumentError):
+            CoopModel(**{name: value})
+    with CoopModel(max_pixels=10) as model, pytest.raises(ImageTooLargeError):
+        model.embed_images([Image.new("RGB", (4, 4))])
 
 
 def test_closing(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 from milvus_coop.offline.export.graphs import open_session, run_graph, to_onnx
 from milvus_coop.offline.export.parity import compare, difference
 from milvus_coop.offline.export.weights import pack_graphs, quantise_in_groups
-from milvus_coop.offline.training.minilm import MiniLM, sentence_length_axis
+from milvus_coop.offline.training.networks.transformer import token_length_axis
+from recipes.coop_small.minilm import MiniLM
 
 SAME = 1e-5  # one float32 rounding step of a sum over 384 products
 
@@ -96,7 +97,7 @@ def test_minilm_export_ignores_padding_and_batch_mates() -> None:
     torch.manual_seed(0)
     module = MiniLM(vocabulary=50, width=24, heads=2, layers=2, positions=16).eval()
     ids = torch.randint(0, 50, (2, 8))
-    axis = {1: sentence_length_axis(16)}
+    axis = {1: token_length_axis(16)}
     session = open_session(
         to_onnx(
             module,

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.errors import ImageError, ImageTooLargeError, ImageUnreadableError, InvalidArgumentError
+from milvus_coop.errors import ImageError, ImageTooLargeError, ImageUnreadableError, InvalidArgumentError, shortened
 from milvus_coop.models.preprocess.formats import FORMATS, MAX_PIXELS, UPRIGHT, check_size, load_image, orientation
 from milvus_coop.types import Array
 
@@ -28,7 +28,7 @@ LONGEST_OF_EDGE = 1333 / 800
 LONGEST_OF_CROP = 64
 """Maximum length of a resized image, in squares. A longer strip is not resized as a whole."""
 
-NAME_LENGTH = 200
+LONGEST_NAME = 200
 """Maximum number of characters of a name that errors repeat."""
 
 ADDRESS = re.compile(r"(https?|ftps?|s3|gs|gcs|az|abfss?|hdfs|file|data):", re.IGNORECASE)
@@ -81,7 +81,7 @@ def decode(
     except Image.DecompressionBombError as exc:
         raise ImageTooLargeError(f"{name}: {exc}", expected=f"at most {max_pixels:,} pixels") from exc
     except Exception as exc:  # Pillow's plugins raise errors of many types: struct.error, KeyError, AssertionError, ...
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)[:NAME_LENGTH]
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else shortened(str(exc), LONGEST_NAME)
         raise ImageUnreadableError(f"{name} cannot be read: {reason or type(exc).__name__}") from exc
     raise InvalidArgumentError(
         f"{name} is of type {type(source).__name__}",
@@ -89,10 +89,9 @@ def decode(
     )
 
 
-def shortened(name: object) -> str:
-    """The name of an image as errors show it: its first 200 characters."""
-    text = _SLASHES.sub(r"\1://", str(name))  # a Path turns https:// into https:/
-    return text if len(text) <= NAME_LENGTH else f"{text[:NAME_LENGTH]}…"
+def image_name(path: object) -> str:
+    """The path or address of an image as errors show it."""
+    return shortened(_SLASHES.sub(r"\1://", str(path)), LONGEST_NAME)  # a Path turns https:// into https:/
 
 
 def upright_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
@@ -196,7 +195,7 @@ def _letterbox(image: Image.Image, size: int, resampling: Image.Resampling, colo
 def _name_of(source: object) -> str:
     if not isinstance(source, str | os.PathLike):
         source = getattr(source, "name", None) or "the image"
-    return shortened(source)
+    return image_name(source)
 
 
 def _open(path: str | os.PathLike[str]) -> IO[bytes]:

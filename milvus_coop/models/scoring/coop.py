@@ -7,18 +7,23 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from milvus_coop.arguments import check_names
 from milvus_coop.bundle.spec import TEXT_ENCODER, BundleSpec
-from milvus_coop.config import Settings
+from milvus_coop.config import ModelArguments, Settings
 from milvus_coop.errors import BackendUnavailableError
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.encoder import EncodedImages, EncodedTexts
-from milvus_coop.models.open import open_models
+from milvus_coop.models.open import open_models, split_models
 from milvus_coop.models.scoring.inputs import ImageLike, OnError, check_images, check_lengths, check_texts, lengths_differ
 from milvus_coop.models.scoring.reader import Batch, Reader
 from milvus_coop.types import Array
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Take = Callable[[Batch, EncodedImages], None]
 
@@ -48,9 +53,8 @@ class CoopModel:
         bundle: str | Path | None = None,
         *,
         models: str | Backend | None = None,
-        timeout_s: float | None = None,
-        threads: int | None = None,
         settings: Settings | None = None,
+        **overrides: Unpack[ModelArguments],
     ) -> None:
         """Open a bundle. Arguments that are None come from `settings`.
 
@@ -60,16 +64,17 @@ class CoopModel:
             bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
             models: the backend that runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object. The caller has
                 to close a backend object.
-            timeout_s: time limit of each call to a model server; default 10.
-            threads: number of threads of the in-process backend; default one per core.
             settings: default the environment (MILVUS_COOP_BUNDLE, ...), and the built-in defaults for variables that are not set.
+            overrides: other values for fields of the settings that models need: `timeout_s=60`, `threads=1`, `max_pixels=`, ... The
+                docstrings of `Settings` say what each one is.
 
         Raises:
             BundleError: the bundle cannot be used.
-            InvalidArgumentError, BackendUnavailableError: the backend that `models` names does not exist or cannot be used.
+            InvalidArgumentError: an argument has the wrong type, is out of range, or is unknown (then also a TypeError).
+            BackendUnavailableError: the backend that `models` names cannot be used.
         """
-        named, backend = (models, None) if isinstance(models, str) else (None, models)
-        settings = (settings or Settings.from_env()).override(bundle=bundle, models=named, timeout_s=timeout_s, threads=threads)
+        check_names(overrides, ModelArguments.__annotations__)
+        settings, backend = split_models(settings, None, models, {"bundle": bundle, **overrides})
         self._timeout_s = settings.timeout_s
         self._models = open_models(settings, backend)
         self._is_closed = False

@@ -1,21 +1,18 @@
-"""Checks of the texts and images that a user gives.
-
-A single text or image is refused if a list is expected. Otherwise the characters of a text, the numbers of a bytes object or the
-lines of a file, which can be iterated too, would be taken for the list.
-"""
+"""Checks of the texts and images that a user gives."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
 from typing import IO, Any
 
 from PIL import Image
 
+from milvus_coop.arguments import iterable, many
 from milvus_coop.errors import ImageError, InvalidArgumentError
 from milvus_coop.models.encoder import Encoder
-from milvus_coop.models.preprocess.images import shortened
+from milvus_coop.models.preprocess.images import image_name
 from milvus_coop.models.preprocess.texts import check_text
 
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image
@@ -25,6 +22,7 @@ OnError = Callable[[int, ImageError], None]
 """A function that is called with the position of an image that cannot be used, and with the error."""
 
 EXPECTED_IMAGE = "a path, the bytes of an image file, an open file, or an image of Pillow's"
+EXPECTED_IMAGES = 'a list of images, such as ["photo.jpg"]'
 
 
 def check_texts(texts: Iterable[str]) -> list[str]:
@@ -34,9 +32,7 @@ def check_texts(texts: Iterable[str]) -> list[str]:
         InvalidArgumentError: `texts` is a single text or not an iterable, or a text is blank, too long or not a string. The message
             says which text.
     """
-    if isinstance(texts, str | bytes):
-        raise InvalidArgumentError("texts is one text", expected='a list of texts, such as ["a dog"]')
-    listed = list(_iterate(texts, "texts"))
+    listed = many("texts", texts, 'a list of texts, such as ["a dog"]')
     for position, text in enumerate(listed):
         try:
             check_text(text)
@@ -51,10 +47,9 @@ def check_images(images: Iterable[ImageLike]) -> Iterable[ImageLike]:
     Raises:
         InvalidArgumentError: `images` is a single image or not an iterable.
     """
-    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image) or hasattr(images, "read"):
-        raise InvalidArgumentError("images is one image", expected='a list of images, such as ["photo.jpg"]')
-    _iterate(images, "images")
-    return images
+    if hasattr(images, "read"):  # the lines of an open file would be taken for images
+        raise InvalidArgumentError("images is an open file", expected=EXPECTED_IMAGES)
+    return iterable("images", images, EXPECTED_IMAGES)
 
 
 def check_lengths(n_texts: int, images: Iterable[ImageLike]) -> None:
@@ -99,12 +94,4 @@ def decode(encoder: Encoder, image: Path | bytes | IO[bytes] | Image.Image, posi
 def name_of(image: object, position: int) -> str:
     """The name of an image in errors: its position, and its path or file name if it has one."""
     path = image if isinstance(image, os.PathLike) else getattr(image, "name", None)
-    return f"image {position} ({shortened(path)})" if path else f"image {position}"
-
-
-def _iterate(values: Iterable[Any], name: str) -> Iterator[Any]:
-    try:
-        # A generator is its own iterator, so this takes no element from it.
-        return iter(values)
-    except TypeError as exc:
-        raise InvalidArgumentError(f"{name} is of type {type(values).__name__}", expected="a list, or another iterable") from exc
+    return f"image {position} ({image_name(path)})" if path else f"image {position}"

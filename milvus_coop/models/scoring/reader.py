@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 from PIL.Image import Image
 
+from milvus_coop.cores import available_cores
 from milvus_coop.errors import ImageError
 from milvus_coop.models.encoder import Encoder, Pixels, join_pixels
 from milvus_coop.models.scoring.inputs import ImageLike, OnError, decode, path_of
@@ -70,7 +71,7 @@ class Reader:
         self._encoder = encoder
         self._with_ce = with_ce
         self._on_error = on_error
-        self._pool = ThreadPoolExecutor(max(1, min(THREADS, os.cpu_count() or 1)), "milvus-coop-read")
+        self._pool = ThreadPoolExecutor(max(1, min(THREADS, available_cores())), "milvus-coop-read")
         self.n_seen = 0
         """Number of images taken from the iterable so far."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from milvus_coop.bundle.folder import CE_TOKENIZER, TOKENIZER, Bundle, write_record
-from milvus_coop.bundle.spec import Keep, TextSpec, check_bundle_name
+from milvus_coop.bundle.folder import CE_TOKENIZER, TOKENIZER, Bundle, check_new_bundle, write_record
+from milvus_coop.bundle.spec import Keep, TextSpec
 from milvus_coop.errors import ConvertError
 from milvus_coop.offline.convert.card import write_card
 from milvus_coop.offline.convert.checkpoint import Checkpoint
@@ -98,11 +97,9 @@ def _check(out: Path, name: str, text_length: int) -> None:
     Raises:
         ConvertError: the folder exists, the text length is too small, or the name cannot name a bundle.
     """
-    if os.path.lexists(out):  # true also for a broken link
-        raise ConvertError(f"{out} exists", expected="a folder that is not there yet", run=f"rm -r {out}, or another --out")
+    check_new_bundle(out, name, ConvertError)
     if text_length < EXAMPLE_LENGTH:
         raise ConvertError(f"the text length is {text_length}", expected=f"at least {EXAMPLE_LENGTH}")
-    check_bundle_name(name, ConvertError)
 
 
 @contextmanager

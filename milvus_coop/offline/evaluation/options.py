@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from milvus_coop.arguments import LARGEST, whole_number
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.offline.datasets import SPLITS, Split
 from milvus_coop.offline.evaluation.protocols import Protocol
-from milvus_coop.search.options import MAX_K
+from milvus_coop.store.schema import MAX_K
 
 KS = (10, 20, 50, 100)
 HEADLINE_K = 20
@@ -52,13 +53,11 @@ class EvaluationOptions:
         if not self.ks:
             raise InvalidArgumentError("no k is given", expected="one or more, such as 10,20,50,100")
         for k in self.ks:
-            if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
-                raise InvalidArgumentError(f"k is {k!r}", expected=f"a whole number from 1 to {MAX_K:,}")
+            whole_number("k", k, 1, MAX_K)
         if self.split not in SPLITS:
             raise InvalidArgumentError(f"the split is '{self.split}'", expected=", ".join(SPLITS))
-        for name, least in (("max_pairs", 0), ("resamples", 1), ("cost_queries", 0), ("gallery", 0)):
-            if getattr(self, name) < least:
-                raise InvalidArgumentError(f"{name} is {getattr(self, name)}", expected=f"at least {least}")
+        for name, minimum in (("max_pairs", 0), ("resamples", 1), ("cost_queries", 0), ("gallery", 0)):
+            whole_number(name, getattr(self, name), minimum, LARGEST)
 
     @property
     def sorted_ks(self) -> tuple[int, ...]:

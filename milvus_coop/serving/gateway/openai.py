@@ -76,7 +76,7 @@ class Model(BaseModel):
     owned_by: str = "milvus-coop"
 
 
-class Models(BaseModel):
+class ModelList(BaseModel):
     """The models of this service: the bundle in use."""
 
     object: str = "list"
@@ -96,8 +96,8 @@ def openai_router(service: Service) -> APIRouter:
         found = await service.run(lambda: embed(service.models.encoder, inputs, deadline_s))
         return JSONResponse(_answer(found, asked, spec.model_name))
 
-    async def models() -> Models:
-        return Models(data=[Model(id=spec.model_name, created=created)])
+    async def models() -> ModelList:
+        return ModelList(data=[Model(id=spec.model_name, created=created)])
 
     async def model(model: str) -> Model:
         check_model(model, spec)
@@ -113,7 +113,7 @@ def openai_router(service: Service) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
         response_class=JSONResponse,
     )
-    router.add_api_route(MODELS, models, tags=["models"], summary="List the models", responses=_responses(Models, 401))
+    router.add_api_route(MODELS, models, tags=["models"], summary="List the models", responses=_responses(ModelList, 401))
     router.add_api_route(
         MODELS + "/{model}", model, tags=["models"], summary="Describe a model", responses=_responses(Model, 401, 404, 422)
     )

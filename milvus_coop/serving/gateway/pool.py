@@ -34,7 +34,7 @@ class Pool:
 
     def __init__(self, name: str, slots: int, waiting: int, timeout_s: float) -> None:
         self._executor = ThreadPoolExecutor(slots, name)
-        self._most = slots + waiting
+        self._maximum = slots + waiting
         self._timeout_s = timeout_s
         self._counting = threading.Lock()
         self._pending = 0
@@ -52,7 +52,7 @@ class Pool:
             LateError: waiting and running took longer than the time limit.
         """
         with self._counting:
-            if self._pending >= self._most:
+            if self._pending >= self._maximum:
                 raise BusyError
             job = self._executor.submit(function)
             self._pending += 1

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 
 from milvus_coop.errors import StoreError
@@ -90,11 +91,11 @@ class Searchers:
                 return opened
             failed_s, error = self._failed.get(name, (0.0, None))
             if error is not None and failed_s > asked_s:  # an earlier request has just waited for Milvus without success
-                raise error
+                raise copy(error)
             try:
                 opened = _Opened(self._open(name), users=1)
             except StoreError as exc:
-                self._failed = {name: (time.monotonic(), exc)}
+                self._failed = {name: (time.monotonic(), copy(exc))}  # exc keeps the frames of this request, with its images
                 raise
             with self._changing:
                 self._opened[name] = opened

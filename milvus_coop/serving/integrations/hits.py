@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from milvus_coop.arguments import whole_number
+from milvus_coop.arguments import LARGEST, whole_number
 from milvus_coop.search import CoopSearch
 from milvus_coop.search.queries import ImageInput
 from milvus_coop.types import Hit, SearchResult
@@ -14,7 +14,6 @@ from milvus_coop.types import Hit, SearchResult
 SCORES = ("rank", "score", "be_rank", "be_score", "ce_score", "reranked", "reason")
 """Keys of metadata that say how a hit was found."""
 
-MOST = 10**9
 BEYOND_K = "it is not among the candidates that the cross-encoder reranks"
 UNKNOWN = "the collection has no item of this id"
 
@@ -67,7 +66,7 @@ def rerank_places(
         InvalidArgumentError: the limit is no whole number of 1 or more. `CoopSearch.rerank` may raise other errors.
     """
     if limit is not None:
-        whole_number("the number of documents", limit, 1, MOST)
+        whole_number("the number of documents", limit, 1, LARGEST)
     places: dict[str, list[int]] = defaultdict(list)
     for place, id in enumerate(ids):
         if id is not None:

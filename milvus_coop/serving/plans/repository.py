@@ -11,6 +11,7 @@ from milvus_coop.bundle.spec import BundleSpec, GraphSpec
 from milvus_coop.errors import PlanError
 
 MARK = "repository.json"
+"""File that marks a folder as a model repository of this package, and names its bundle and platform."""
 SOURCE = Path("source", "model.onnx")
 PLAN = Path("1", "model.plan")
 PLAN_RECORD = Path("1", "plan.json")

@@ -11,10 +11,9 @@ from typing import Literal
 from milvus_coop.bundle.folder import RECORD, WEIGHTS, Bundle
 from milvus_coop.bundle.spec import GraphSpec
 from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.serving.plans.repository import MARK
 from milvus_coop.serving.triton.config import PLATFORMS, Platform, Tuning, model_config
 
-MARK = "repository.json"
-"""File that marks a folder as a repository of this package, and names its bundle and platform."""
 KEPT = {"model.plan", "plan.json", "timing.cache"}
 """Files that a new export keeps. Plans take long to build, and `build_plans` checks whether they are up to date."""
 VERSION = "1"

@@ -14,8 +14,8 @@ import onnx
 import torch
 
 from milvus_coop.bundle import Bundle, BundleSpec, TensorSpec, write_record
-from milvus_coop.bundle.folder import TOKENIZER, WEIGHTS
-from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, ImageSpec, check_bundle_name
+from milvus_coop.bundle.folder import TOKENIZER, WEIGHTS, check_new_bundle
+from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, ImageSpec
 from milvus_coop.errors import DatasetError, ImageError, TrainingError
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import quantise
@@ -78,7 +78,7 @@ def export_run(
     """
     target = Path(out)
     name = name or target.name
-    check_target(target, name)
+    check_new_bundle(target, name, TrainingError)
     retriever, tokenizer = _checked(run, ("be", "joint") if cross_encoder else ("joint",))
     matcher = retriever if cross_encoder is None else _partner(retriever, tokenizer, cross_encoder)
     spec = make_spec(name, version, retriever, matcher, licence, lineage_of(run, cross_encoder))
@@ -97,17 +97,6 @@ def export_run(
             _copy_checkpoint(Path(run), folder / "training")
         folder.rename(target)
     return Exported(Bundle(target, bundle.spec), differences)
-
-
-def check_target(target: Path, name: str) -> None:
-    """Check the folder and the name of a bundle before the work on it begins.
-
-    Raises:
-        TrainingError: `target` exists, or the name cannot name a bundle.
-    """
-    check_bundle_name(name, TrainingError)
-    if target.exists():
-        raise TrainingError(f"{target} exists", expected="a folder that is not there yet", run=f"rm -r {target}, or another --out")
 
 
 def _checked(run: str | Path, roles: Sequence[str]) -> tuple[OneStream, Path]:
@@ -173,13 +162,13 @@ def _graphs(models: Modules, spec: BundleSpec) -> dict[str, onnx.ModelProto]:
     graphs = {}
     axis = {1: token_length_axis(spec.text.max_length)}
     for graph in spec.graphs:
-        examples = {t.name: _example(t, graph.name) for t in graph.inputs}
+        examples = {t.name: _example(t) for t in graph.inputs}
         dynamic = {t.name: axis for t in graph.inputs if t.shape == (-1,)}
         graphs[graph.file] = to_onnx(models[graph.name], examples, [t.name for t in graph.outputs], dynamic)
     return graphs
 
 
-def _example(tensor: TensorSpec, graph: str) -> torch.Tensor:
+def _example(tensor: TensorSpec) -> torch.Tensor:
     shape = (2, *(8 if n == -1 else n for n in tensor.shape))
     return torch.ones(shape, dtype=getattr(torch, tensor.dtype))
 

@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from milvus_coop.arguments import LARGEST
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.offline.training.run.order import ORDERS, TASKS, Objective
-from milvus_coop.records import LARGEST, check_record, parse_file, read_record
+from milvus_coop.records import check_record, parse_file, read_record
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
+# msgspec itself accepts infinity, and whole numbers of any length.
 Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
 Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
 Rate = Annotated[float, Meta(gt=0, le=LARGEST)]

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 import torch
@@ -155,11 +154,11 @@ def _from_text_checkpoint(config: TrainConfig, folder: RunFolder) -> OneStream:
     max_length = min(config.max_length, text.max_position_embeddings - offset)
     sizes = (text.vocab_size, text.hidden_size, layers, text.num_attention_heads, text.intermediate_size, max_length)
     network = _new(config, folder, *sizes, norm_eps=text.layer_norm_eps)
-    network.load_state_dict(_text_state(model.float(), text, offset, layers, max_length), strict=False)
+    network.load_state_dict(_text_state(model.float(), offset, layers, max_length), strict=False)
     return network
 
 
-def _text_state(model: nn.Module, text: Any, offset: int, layers: int, max_length: int) -> dict[str, Tensor]:
+def _text_state(model: nn.Module, offset: int, layers: int, max_length: int) -> dict[str, Tensor]:
     source = model.state_dict()
     state = {
         "words.weight": source["embeddings.word_embeddings.weight"],

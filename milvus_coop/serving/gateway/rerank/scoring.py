@@ -52,7 +52,7 @@ class DocumentScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class EncodedQuery:
     """The query that the documents are compared with."""
 
     kind: Kind
@@ -117,8 +117,7 @@ class _Scores:
         self.total_tokens = 0
 
     def put(self, places: Array, found: PairScores, tokens: int) -> None:
-        # A token string may be decoded and still hold scales that are NaN.
-        sound = np.isfinite(found.probability) & np.isfinite(found.logit)
+        sound = found.sound
         rows = places[sound]
         self.probability[rows] = found.probability[sound]
         self.logit[rows] = found.logit[sound]
@@ -126,17 +125,17 @@ class _Scores:
         self.total_tokens += tokens
 
 
-def _encode(models: Models, query: str, timeout_s: float) -> Query:
+def _encode(models: Models, query: str, timeout_s: float) -> EncodedQuery:
     tokens = models.encoder.spec.tokens
     raw = _decoded(query, tokens)
     if raw is not None:
         values, scales = arrange([raw], tokens)
-        return Query("image", {IMAGE_TOKENS: values, IMAGE_TOKEN_SCALES: scales})
+        return EncodedQuery("image", {IMAGE_TOKENS: values, IMAGE_TOKEN_SCALES: scales})
     check_text(query)
-    return Query("text", models.encoder.encode_texts([query], timeout_s=timeout_s).text_side)
+    return EncodedQuery("text", models.encoder.encode_texts([query], timeout_s=timeout_s).text_side)
 
 
-def _kind_of_documents(query: Query, collection: Collection | None) -> Kind:
+def _kind_of_documents(query: EncodedQuery, collection: Collection | None) -> Kind:
     kind: Kind = "image" if query.kind == "text" else "text"
     if collection is not None and collection.kind == query.kind:
         raise InvalidArgumentError(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,7 +16,6 @@ from milvus_coop.offline.training.networks.transformer import (
     Layer,
     additive_mask,
     layers_from_public,
-    token_length_axis,
 )
 
 
@@ -57,8 +55,3 @@ def load_minilm(checkpoint: Path, positions: int = 64) -> MiniLM:
     state |= layers_from_public(source, len(model.layers))
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)
-
-
-def sentence_length_axis(longest: int = 64) -> torch.export.Dim:
-    """The dynamic token axis of exports."""
-    return token_length_axis(longest)
