@@ -19,7 +19,7 @@ LONGEST_NAME = 255
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> int:
-    """The value as an int, if it is a whole number of any type (also of NumPy's) from `low` to `high`; True is no number."""
+    """The value as an int, if it is a whole number of any type (NumPy's too) from `low` to `high`; True does not count as a number."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -29,13 +29,13 @@ def whole_number(name: str, value: object, low: int, high: int) -> int:
     return number
 
 
-def real_number(name: str, value: object, expected: str, *, above: float = -math.inf, most: float = math.inf) -> float:
-    """The value as a float, if it is a finite number that is more than `above` and at most `most`; True and '1' are no numbers."""
+def real_number(name: str, value: object, expected: str, *, above: float = -math.inf, maximum: float = math.inf) -> float:
+    """The value as a float, if it is a finite number that is more than `above` and at most `maximum`; True and '1' do not count."""
     try:
         number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     except OverflowError:
         number = math.nan
-    if not math.isfinite(number) or not above < number <= most:
+    if not math.isfinite(number) or not above < number <= maximum:
         raise InvalidArgumentError(f"{name} is {quoted(value)}", expected=expected)
     return number
 

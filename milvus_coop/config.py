@@ -76,7 +76,7 @@ class Settings:
                     )
             elif isinstance(item.default, float):
                 expected = f"more than 0 and at most {MAX_TIMEOUT_S:,.0f} seconds"
-                checked = real_number(item.name, value, expected, above=0, most=MAX_TIMEOUT_S)
+                checked = real_number(item.name, value, expected, above=0, maximum=MAX_TIMEOUT_S)
             else:
                 low, high = (0, MAX_THREADS) if item.name == "threads" else (1, MAX_IMAGE_PIXELS)
                 checked = whole_number(item.name, value, low, high)

@@ -109,21 +109,21 @@ class Encoder:
         return arrays
 
     def decode(
-        self, picture: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image, *, name: str = ""
+        self, source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image, *, name: str = ""
     ) -> Image:
         """Decode an image for `pixels` or `encode_images`: upright RGB on the bundle's background, no larger than the bundle needs.
 
         Items and queries are both decoded here, so that the same image always becomes the same pixels.
 
         Args:
-            picture: a path, the bytes of a file, a file opened for reading, or an image that Pillow has opened.
+            source: a path, the bytes of a file, a file opened for reading, or an image that Pillow has opened.
             name: the name of the image in errors; default its path.
 
         Raises:
             ImageError: the image cannot be read.
         """
         return decode(
-            picture,
+            source,
             at_least=self.spec.largest_image,
             background=self.spec.image.background,
             max_pixels=self._max_pixels,

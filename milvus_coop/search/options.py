@@ -136,4 +136,4 @@ def options_of(options: QueryOptions | None, changes: QueryArguments) -> QueryOp
 
 def _deadline(value: float) -> float:
     expected = f"more than 0 and at most {MAX_DEADLINE_MS:,.0f} milliseconds"
-    return real_number("deadline_ms", value, expected, above=0, most=MAX_DEADLINE_MS)
+    return real_number("deadline_ms", value, expected, above=0, maximum=MAX_DEADLINE_MS)

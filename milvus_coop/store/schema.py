@@ -45,9 +45,9 @@ RESERVED = frozenset(("id", *STAMP_FIELDS, EMBEDDING, *CONTENT_FIELDS.values()))
 # 1,200 (items of benchmarks/growth.py, in one segment). Raising ef from 200 to 800 costs 1.7 ms on a server with 100,000 items, and
 # 2 ms on Milvus Lite with 10,000.
 HNSW_BUILD = {"M": 16, "efConstruction": 128}
-EF_LEAST = 600
+MIN_EF = 600
 EF_PER_K = 4
-EF_MOST = 32_768
+MAX_EF = 32_768
 DISKANN_LEAST = 128
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
@@ -159,7 +159,7 @@ def search_params(index_type: str, metric: str, k: int) -> dict[str, Any]:
     """Parameters of a search for k neighbours; they decide how thoroughly the index searches."""
     params: dict[str, int] = {}
     if index_type.startswith("HNSW"):
-        params = {"ef": min(EF_MOST, EF_LEAST + EF_PER_K * k)}
+        params = {"ef": min(MAX_EF, MIN_EF + EF_PER_K * k)}
     elif index_type.startswith("IVF"):
         params = {"nprobe": 64}
     elif index_type == "DISKANN":

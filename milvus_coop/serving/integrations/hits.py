@@ -14,7 +14,7 @@ from milvus_coop.types import Hit, SearchResult
 SCORES = ("rank", "score", "be_rank", "be_score", "ce_score", "reranked", "reason")
 """Keys of metadata that say how a hit was found."""
 
-MOST = 10**9
+MAX_DOCUMENTS = 10**9
 BEYOND_K = "it is not among the candidates that the cross-encoder reranks"
 UNKNOWN = "the collection has no item of this id"
 
@@ -64,10 +64,10 @@ def rerank_places(
         Places in `ids`, best first, each with the new metadata of its document. Documents without an item come last.
 
     Raises:
-        InvalidArgumentError: the limit is no whole number of 1 or more. `CoopSearch.rerank` may raise other errors.
+        InvalidArgumentError: the limit is not a whole number from 1. `CoopSearch.rerank` may raise other errors.
     """
     if limit is not None:
-        whole_number("the number of documents", limit, 1, MOST)
+        whole_number("the number of documents", limit, 1, MAX_DOCUMENTS)
     places: dict[str, list[int]] = defaultdict(list)
     for place, id in enumerate(ids):
         if id is not None:

@@ -119,12 +119,12 @@ def _check(service: Service, ask: Ask, model: str) -> Ask:
         )
     if not ask.documents:
         raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid request: list of documents must not be empty")
-    most = service.options.max_documents
-    if len(ask.documents) > most:
+    maximum = service.options.max_documents
+    if len(ask.documents) > maximum:
         raise RefusedError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the request has {len(ask.documents):,} documents",
-            expected=f"at most {most:,}",
+            expected=f"at most {maximum:,}",
             run="a smaller limit or max_client_batch_size, or a larger MILVUS_COOP_SERVE_MAX_DOCUMENTS",
         )
     return ask

@@ -81,9 +81,9 @@ def router(service: Service) -> APIRouter:
             raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body is of type '{kind}'", expected=FORM)
         if not service.options.uploads:
             raise RefusedError(HTTPStatus.FORBIDDEN, "this service takes no uploads", run="milvus-coop serve --uploads FOLDER")
-        most = max(MAX_PARTS, service.options.max_files + 1)
+        max_files = max(MAX_PARTS, service.options.max_files + 1)
         # No part can be larger than the body, whose limit the service has checked.
-        async with request.form(max_files=most, max_fields=FORM_FIELDS, max_part_size=sys.maxsize) as form:
+        async with request.form(max_files=max_files, max_fields=FORM_FIELDS, max_part_size=sys.maxsize) as form:
             uploads, name = await _uploads_of(form, service.options.max_files)
         done = await service.run_upload(lambda: _run(service, uploads, name or service.settings.collection))
         facts_of(request).logged.update(collection=done.collection, added=done.added, updated=done.updated, failed=done.failed)
