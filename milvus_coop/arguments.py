@@ -19,7 +19,7 @@ LONGEST_NAME = 255
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> int:
-    """The value as an int, if it is a whole number of any type (NumPy's too) from `low` to `high`; True does not count as a number."""
+    """The value as an int, if it is a whole number of any type (NumPy's too) from `low` to `high`; True does not count."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:

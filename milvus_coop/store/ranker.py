@@ -153,7 +153,7 @@ def _of_server(service: RerankService, provider: Provider, collection: str) -> d
     if provider == "cohere":  # the address is in milvus.yaml
         if collection:
             raise InvalidArgumentError(
-                f"the image tokens of '{collection}' are files, and in Cohere's protocol a server does not name the collection of the rows that it sends",
+                f"the image tokens of '{collection}' are files, and Cohere's protocol does not name the collection of the rows",
                 expected="vllm or tei",
             )
         return params | {"model_name": service.model}

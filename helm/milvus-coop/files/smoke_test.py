@@ -1,4 +1,4 @@
-"""`helm test` runs this in the gateway's container: it ingests two images, sends a query to the gateway, and drops the collection."""
+"""`helm test` runs this in the gateway's container: it ingests two images, searches them, and drops the collection."""
 
 from __future__ import annotations
 

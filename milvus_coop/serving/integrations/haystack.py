@@ -37,7 +37,7 @@ OTHERS = tuple(name for name in NAMES if name not in WORDS.values())
 """The fields of `QueryOptions` that keep their name."""
 _TYPES = get_type_hints(QueryArguments)
 _PASSWORD = re.compile(r"(https?|tritons?)://[^/?#\s]*@|://[^/\s]*:[^/\s]*@", re.IGNORECASE)
-"""Matches addresses with a secret. The user of an http address counts as one, the container of abfs://container@account does not."""
+"""Matches addresses with a secret. The user of an http address is one, the container of abfs://container@account is not."""
 
 _opening = Lock()
 """A lock of all components, because pipelines run them in threads."""
@@ -145,7 +145,7 @@ class CoopRetriever(_Component):
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, **given: Any) -> dict[str, list[Document]]:
-        """Search with a text. Every other argument that is not None (`top_k`, `filters`, `deadline_ms`, ...) replaces the component's.
+        """Search with a text. Other arguments, such as `top_k` and `filters`, replace those of the component unless they are None.
 
         Raises:
             UnknownArgumentError: there is no such option.

@@ -70,7 +70,8 @@ class CoopRetriever(BaseRetriever):
 
     def _options(self, given: dict[str, Any]) -> QueryOptions:
         own = QueryOptions().change(**{field: getattr(self, name) for name, field in FIELDS.items()})
-        return changed(own, {name: value for name, value in given.items() if name != "verbose"}, WORDS)  # LangChain passes `verbose` itself
+        # LangChain itself passes `verbose`.
+        return changed(own, {name: value for name, value in given.items() if name != "verbose"}, WORDS)
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **given: Any) -> list[Document]:
         result = self.search.query(query, options=self._options(given))
