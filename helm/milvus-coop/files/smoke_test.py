@@ -31,18 +31,18 @@ def main(gateway: str) -> None:
         try:
             with CoopIngest(settings=settings) as ingest:
                 report = ingest.run([sample_images() / name for name in IMAGES])
-            tell(f"ingested {report.added} images through {settings.uri}, models {settings.models}")
+            say(f"ingested {report.added} images through {settings.uri}, models {settings.models}")
             answer = ask(gateway)
         finally:
             if COLLECTION in {info.name for info in store.list()}:
                 store.drop(COLLECTION)
     uris = [hit["uri"].rpartition("/")[2] for hit in answer["hits"]]
-    tell(f"{TEXT!r} through {gateway}: {uris}, reranked: {answer['reranked']}")
+    say(f"{TEXT!r} through {gateway}: {uris}, reranked: {answer['reranked']}")
     if len(uris) != len(IMAGES) or uris[0] != EXPECTED:
         sys.exit(f"expected {EXPECTED} first, of {len(IMAGES)} images")
     if not answer["reranked"]:
         sys.exit(f"the cross-encoder did not rerank: {answer['reason']}")
-    tell("passed")
+    say("passed")
 
 
 def ask(gateway: str) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def ask(gateway: str) -> dict[str, Any]:
         time.sleep(1)
 
 
-def tell(line: str) -> None:
+def say(line: str) -> None:
     """Write a line to the pod's log."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
