@@ -267,13 +267,13 @@ def evaluate_pool(plan: StudyPlan, dataset: Dataset, bundles: Bundles, size: int
     separate = [BundleChoice(bundles.ordinary, name="ordinary"), BundleChoice(bundles.hard, name="hard")]
     joint = BundleChoice(bundles.joint, name="joint")
 
-    def tell(progress: EvaluationProgress) -> None:
+    def show(progress: EvaluationProgress) -> None:
         say(f"pool of {size:,}: {progress.stage} {progress.done:,} of {progress.total:,}")
 
     def ask(numbers: Sequence[int], choices: Sequence[BundleChoice], options: EvaluationOptions) -> EvaluationReport:
         own = set(numbers)
         queries, others = ([item for i, item in enumerate(pool) if (i in own) is right] for right in (True, False))
-        return evaluate(Part(dataset, queries), choices, options, distractors=Part(dataset, others), on_progress=tell)
+        return evaluate(Part(dataset, queries), choices, options, distractors=Part(dataset, others), on_progress=show)
 
     # The cross-encoder is the same in both separate bundles, so its costs are measured, or its pairs scored, only once.
     found = [

@@ -21,7 +21,7 @@ LONGEST_NAME = 255
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> int:
-    """The value as an int, if it is a whole number of any type (also of NumPy's) from `low` to `high`; True is no number."""
+    """The value as an int, if it is a whole number of any type (NumPy's too) from `low` to `high`; True does not count."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -32,7 +32,7 @@ def whole_number(name: str, value: object, low: int, high: int) -> int:
 
 
 def real_number(name: str, value: object, expected: str, *, above: float = -math.inf, maximum: float = math.inf) -> float:
-    """The value as a float, if it is a finite number above `above` and at most `maximum`; True and '1' are no numbers."""
+    """The value as a float, if it is a finite number that is more than `above` and at most `maximum`; True and '1' do not count."""
     try:
         number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     except OverflowError:

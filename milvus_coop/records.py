@@ -25,7 +25,7 @@ _SHOWN = 60
 
 Record = TypeVar("Record")
 Fault = tuple[str, str]
-"""What was given, and what is expected."""
+"""The given value in words, and the expected one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def check_record(record: Any, error: type[MilvusCoopError]) -> None:
 
 
 def describe(kind: Any) -> str:
-    """What a type expects, in words."""
+    """The values that a type expects, in words."""
     if get_origin(inner := _plain(kind)) is Literal:
         return f"one of {', '.join(str(value) for value in get_args(inner) if value)}"
     return _describe(inspect.type_info(kind))

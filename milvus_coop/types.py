@@ -43,7 +43,8 @@ class ImageFile:
 
 
 Content = StoredText | StoredTokens | TokenFile | ImageFile
-"""What the cross-encoder reads of an item, or the place where it is kept. All rows of a collection hold the same type."""
+"""The text or the image tokens that the cross-encoder reads for an item, or the place where they are kept. All rows of a collection
+hold the same type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Candidate:
     uri: str
     be_score: float
     content: Content | None
-    """None if the row has nothing that the cross-encoder could read. This happens only in collections that milvus-coop did not
+    """None if the row has nothing that the cross-encoder can read. This happens only in collections that milvus-coop did not
     make."""
     fields: Mapping[str, Any] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""What the scripts in docs/ write is up to date: the figures in README.md, and the picture of the packages."""
+"""What the scripts in docs/ write is up to date: the figures in README.md, and the drawing of the packages."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ SHOWN = BLOCKS["README.md"][next(i for i, (language, _) in enumerate(BLOCKS["REA
 MAKE = [line.split() for lines in LINES.values() for line in lines if line.startswith("make")]
 CHECKPOINTS = {"blip-itm-base-coco": blip, "clip-vit-base-patch32": clip, "vilt-b32-finetuned-coco": vilt}
 """What the docs convert, tiny and with random weights: there is no hub to download from. Only a page that names one gets it."""
-PICTURES = ("dog.jpg", "two_dogs.jpg", "cat.jpg", "apple.jpg", "coffee.jpg", "bicycle.png")
+IMAGES = ("dog.jpg", "two_dogs.jpg", "cat.jpg", "apple.jpg", "coffee.jpg", "bicycle.png")
 
 
 @pytest.fixture
@@ -52,11 +52,11 @@ def folder(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "photos").mkdir()
-    for name in PICTURES:
+    for name in IMAGES:
         shutil.copy(ROOT / "examples" / "images" / name, folder / "photos" / name)
     shutil.copy(ROOT / "examples" / "images" / "dog.jpg", folder / "photo.jpg")
     shutil.copy(ROOT / "examples" / "captions.txt", folder / "captions.txt")
-    lines = [f'{{"path": "photos/{name}", "year": {2018 + i}, "author": "me"}}\n' for i, name in enumerate(PICTURES)]
+    lines = [f'{{"path": "photos/{name}", "year": {2018 + i}, "author": "me"}}\n' for i, name in enumerate(IMAGES)]
     (folder / "catalogue.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "captions.jsonl").write_text("".join(_captioned()), encoding="utf-8")
     for name, make in CHECKPOINTS.items():
@@ -66,7 +66,7 @@ def folder(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _captioned() -> Iterator[str]:
-    """The sample pictures with their names as captions."""
+    """The sample images with their names as captions."""
     for position, path in enumerate(sorted((ROOT / "examples" / "images").glob("*.[jp][pn]g"))):
         split = ("dev", "test", "train", "train")[position % 4]
         caption = f"a {path.stem.replace('_', ' ')}"

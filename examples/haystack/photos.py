@@ -23,9 +23,9 @@ IMAGES = Path(__file__).parent.parent / "images"
 QUERY = "people playing instruments on a stage"
 
 
-def name(picture: Document) -> str:
+def name(image: Document) -> str:
     """The words in the name of the image's file."""
-    return Path(picture.meta["uri"]).stem.replace("_", " ")
+    return Path(image.meta["uri"]).stem.replace("_", " ")
 
 
 def show(title: str, documents: Sequence[Document]) -> None:
@@ -42,12 +42,12 @@ with tempfile.TemporaryDirectory() as folder:
 
     search = Pipeline()
     search.add_component("retriever", CoopRetriever("photos", uri=uri, top_k=100))
-    pictures = search.run({"retriever": {"query": QUERY}})["retriever"]["documents"]
-    show("CoopRetriever", pictures)
+    images = search.run({"retriever": {"query": QUERY}})["retriever"]["documents"]
+    show("CoopRetriever", images)
 
     # Any retriever can be used whose documents have the ids of the items. This one knows only the names of the files.
     store = InMemoryDocumentStore()
-    store.write_documents([Document(id=p.id, content=f"a picture of {name(p)}", meta={"uri": p.meta["uri"]}) for p in pictures])
+    store.write_documents([Document(id=p.id, content=f"a picture of {name(p)}", meta={"uri": p.meta["uri"]}) for p in images])
     hybrid = Pipeline()
     hybrid.add_component("keywords", InMemoryBM25Retriever(store, top_k=100))
     hybrid.add_component("ranker", CoopRanker("photos", uri=uri, top_k=5))

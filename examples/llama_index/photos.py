@@ -30,11 +30,11 @@ with tempfile.TemporaryDirectory() as folder:
     with CoopIngest("photos", uri=Path(folder, "photos.db")) as ingest:
         ingest.run([IMAGES])
     with CoopSearch("photos", uri=Path(folder, "photos.db")) as search:
-        pictures = CoopRetriever(search, similarity_top_k=100).retrieve(QUERY)
-        show("CoopRetriever", pictures)
+        images = CoopRetriever(search, similarity_top_k=100).retrieve(QUERY)
+        show("CoopRetriever", images)
 
         # Any retriever can be used whose nodes have the ids of the items. For this one all nodes are equal.
-        nodes = [TextNode(id_=p.node.node_id, metadata={"uri": p.node.metadata["uri"]}) for p in reversed(pictures)]
+        nodes = [TextNode(id_=p.node.node_id, metadata={"uri": p.node.metadata["uri"]}) for p in reversed(images)]
         index = VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=4))
         found = index.as_retriever(similarity_top_k=100).retrieve(QUERY)
         show("\nVectorStoreIndex with equal embeddings", found)

@@ -80,7 +80,7 @@ def main() -> None:
             cli()
         finally:
             _flush()
-    except BrokenPipeError:  # a closed pipe, as of `| head`, is no error
+    except BrokenPipeError:  # a closed pipe, as with `| head`, is not an error
         _drop_output()
         sys.exit(0)
     except OSError as exc:  # a full disk, for one

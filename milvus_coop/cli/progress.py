@@ -91,7 +91,7 @@ def train_progress(quiet: bool) -> Iterator[Callable[[TrainingProgress], None] |
         yield None
         return
     if not console.is_terminal:
-        yield Lines(lambda line: say(line, err=True), time.monotonic).tell
+        yield Lines(lambda line: say(line, err=True), time.monotonic).report
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -126,7 +126,7 @@ class Lines:
         self._due = clock() + FIRST_LINE_S
         self._dev: float | None = None
 
-    def tell(self, progress: TrainingProgress) -> None:
+    def report(self, progress: TrainingProgress) -> None:
         """Write a line if one is due."""
         self._dev = progress.dev if progress.dev is not None else self._dev
         now = self._clock()

@@ -174,27 +174,27 @@ def serve(
     from milvus_coop.cores import thread_count
     from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         say(line, err=True)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop by a service manager works like Ctrl-C
     with tempfile.TemporaryDirectory(prefix="milvus-coop-triton-") as folder:
-        install = find_triton(on_progress=tell)
+        install = find_triton(on_progress=report)
         served = repository or export_repository(
             load_bundle(bundle), Path(folder, "models"), "python", tuning=Tuning(threads=thread_count(threads))
         )
         endpoints = Endpoints(host, port, http_port, metrics_port)
         shown = endpoints.url_host
-        server = TritonServer(install, served, endpoints=endpoints, arguments=arguments, on_problem=tell)
+        server = TritonServer(install, served, endpoints=endpoints, arguments=arguments, on_problem=report)
         try:
             with server:
-                tell(f"Triton is ready. Models: --models triton://{shown}:{port}")
-                tell(f"HTTP: http://{shown}:{http_port}/v2  metrics: http://{shown}:{metrics_port}/metrics  Ctrl-C stops.")
+                report(f"Triton is ready. Models: --models triton://{shown}:{port}")
+                report(f"HTTP: http://{shown}:{http_port}/v2  metrics: http://{shown}:{metrics_port}/metrics  Ctrl-C stops.")
                 code = server.wait()
         except KeyboardInterrupt:
-            tell("Stopped.")
+            report("Stopped.")
             return
-    tell(f"Triton ended by itself with exit code {code}.")
+    report(f"Triton ended by itself with exit code {code}.")
     sys.exit(1)
 
 

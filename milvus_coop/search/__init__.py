@@ -1,4 +1,11 @@
-"""Coop search: retrieve with the bi-encoder, rerank with the cross-encoder."""
+"""Coop search: retrieve with the bi-encoder, rerank with the cross-encoder.
+
+coop       `CoopSearch`, the object that most users need
+options    `QueryOptions`, checked             queries          texts and images of queries, encoded
+reranking  cross-encoder scores, in time       ranking          from scores to ranks
+contents   the cross-encoder's inputs of rows  images           images that are opened again at their uri
+ranking_service                                the query string that Milvus sends to a rerank service
+"""
 
 from __future__ import annotations
 

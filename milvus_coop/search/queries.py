@@ -19,7 +19,7 @@ from milvus_coop.types import Array, Kind
 ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
 """An image: a path, the bytes of an image file, or a Pillow image."""
 
-EXPECTED_IMAGE = "a path, the bytes of an image file, or an image of Pillow"
+EXPECTED_IMAGE = "a path, the bytes of an image file, or a Pillow image"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://|https?:/|data:[^/]*/[^/]*[;,]", re.IGNORECASE)  # a Path makes https:/host of https://host
 
 

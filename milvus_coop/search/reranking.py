@@ -23,16 +23,16 @@ CHUNK_BYTES = 128 * 2**20
 
 @dataclass(slots=True)
 class CeScores:
-    """The cross-encoder's scores of the candidates of n queries, and why some are missing."""
+    """The cross-encoder's scores of the candidates of n queries, and the reason why some are missing."""
 
     probability: Array
     """float32 of shape (n, depth): the match probability of each query's candidates in BE order; NaN where there is none."""
     logit: Array
     """float32 of shape (n, depth): see `PairScores.logit`."""
     problem: str | None = None
-    """Why scores are missing; None: none is."""
+    """The reason why scores are missing; None if no score is missing."""
     unreadable: int = 0
-    """The number of candidates of which nothing could be read."""
+    """Number of candidates whose content could not be read."""
 
     @classmethod
     def none(cls, queries: int, depth: int = 0, problem: str | None = None) -> CeScores:

@@ -1,4 +1,12 @@
-"""The connection to Milvus; no other package imports pymilvus. A `Store` opens and creates collections; a `Collection` is one."""
+"""The connection to Milvus. No other package imports pymilvus.
+
+store       `Store`: opens, creates and drops collections     collection  `Collection`: search, write and list rows
+schema      the fields of a collection, and its header        layout      the fields of collections of any program
+rows        rows as Milvus stores them                        metadata    the metadata that Milvus can hold
+address     a folder of Milvus Lite, or a server              connection  every call to Milvus goes through it
+failures    errors of Milvus become errors of this package    lite        Milvus Lite servers of this process
+ranker      rerank services that Milvus calls                 token_files, token_store   image tokens in files
+"""
 
 from milvus_coop.store.collection import Collection
 from milvus_coop.store.layout import Fields

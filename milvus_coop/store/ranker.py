@@ -153,13 +153,13 @@ def _of_server(service: RerankService, provider: Provider, collection: str) -> d
     if provider == "cohere":  # the address is in milvus.yaml
         if collection:
             raise InvalidArgumentError(
-                f"the image tokens of '{collection}' are files, and by Cohere's protocol a server does not say whose rows it sends",
+                f"the image tokens of '{collection}' are files, and Cohere's protocol does not name the collection of the rows",
                 expected="vllm or tei",
             )
         return params | {"model_name": service.model}
     if urlsplit(service.endpoint).path.strip("/"):
         raise InvalidArgumentError(
-            f"the endpoint is {quoted(service.endpoint)}, of which a server drops the path",
+            f"the endpoint is {quoted(service.endpoint)}, and a Milvus server would drop its path",
             expected="http(s)://host:port alone",
         )
     asked = {"model": service.model} | ({"collection": collection} if collection else {})

@@ -123,7 +123,7 @@ def _content(row: Row, field: ContentField | None) -> tuple[Mapping[str, str], i
     if field is None:
         if row.content != ImageFile(row.uri):
             raise InvalidArgumentError(
-                f"the collection keeps no image tokens, and the content of '{row.uri}' is something else than the image at its uri",
+                f"the collection keeps no image tokens, and the content of '{row.uri}' is not the image at its uri",
                 expected=f"ImageFile('{row.uri}')",
             )
         return {}, 0

@@ -1,4 +1,4 @@
-"""Run a step of the recipe, or all: `python -m recipes.coop_small all`; README.md beside this file tells of each."""
+"""Run a step of the recipe, or all: `python -m recipes.coop_small all`; README.md in this folder describes them."""
 
 from __future__ import annotations
 

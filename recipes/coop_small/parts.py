@@ -1,4 +1,4 @@
-"""Everything that the training of whole towers reads, in files below 64 MB, for a machine with a GPU that holds nothing else."""
+"""Everything that the training of whole towers reads, in files below 64 MB, for a machine with a GPU that has no other data."""
 
 from __future__ import annotations
 

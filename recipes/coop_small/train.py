@@ -56,7 +56,7 @@ class TrainRecipe:
     memory_weight: float = 0.2
     """Weight of the loss that keeps the classifier's answers what they were before training (Li & Hoiem 2016)."""
     word_images: int = 96
-    """Images of a batch, drawn anew for every batch, whose cells take part in that loss."""
+    """Number of images whose words and cells take part in that loss. They are drawn again for every batch."""
     seed: int = 1
 
 

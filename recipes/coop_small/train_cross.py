@@ -27,7 +27,7 @@ class CrossRecipe:
     depth: int = 30
     """Candidates in a list."""
     lists: int = 24
-    """Lists of the first pool in a step, for either direction; a third of it of every other pool."""
+    """Number of lists of the first pool in a step, for each direction. Every other pool has a third as many."""
     steps: int = 400
     learning_rate: float = 2e-3
     weight_decay: float = 0.05

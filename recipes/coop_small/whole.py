@@ -1,7 +1,7 @@
-"""Train both towers whole on a GPU, on pixels that are changed anew for every step.
+"""Train both towers as a whole on a GPU, on pixels that are changed again for every step.
 
 `python -m recipes.coop_small.whole PARTS OUT` reads the parts that the step `features --device cuda` wrote, and writes the weights
-in parts: for a machine that has a GPU and this repository and nothing else.
+in parts. It is made for a machine that has a GPU and this repository, but no data.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from recipes.coop_small.train import (
 
 logger = logging.getLogger(__name__)
 KEEP_EVERY = 20
-"""Epochs after which the weights so far are kept, since a lent machine may go back at any moment."""
+"""Number of epochs after which the current weights are written, because the machine may be lost at any moment."""
 _SPECIAL_IDS = (0, 101, 102)
 """Padding, start and end of a text."""
 

@@ -59,7 +59,7 @@ def test_a_form_says_the_same_as_json(client: TestClient) -> None:
     assert by_form["hits"] == client.post("/v1/search", json=body).json()["hits"]
 
 
-def test_a_picture_finds_captions_and_is_rescored(client: TestClient) -> None:
+def test_an_image_finds_captions_and_is_reranked(client: TestClient) -> None:
     asked = {"collection": (None, "captions"), "limit": (None, "3")}
     by_form = client.post("/v1/search", files={**asked, "image": ("dog.jpg", DOG)}).json()
     assert by_form["reranked"]

@@ -163,7 +163,7 @@ def test_the_dashboard_is_one_that_grafana_lays_out() -> None:
     for panel in panels():
         assert panel["description"]
     titles = json.dumps([panel["title"] for panel in panels()])
-    for topic in ("Stages", "Degraded", "Pairs rescored", "Queue", "GPU", "Vectors"):
+    for topic in ("Stages", "Degraded", "Pairs reranked", "Queue", "GPU", "Vectors"):
         assert topic in titles
 
 

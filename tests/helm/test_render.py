@@ -234,5 +234,5 @@ def test_the_notes_name_the_next_command(case: str) -> None:
     assert "curl -s http" in notes
     if rendered(case).of_kind("Service")[0]["spec"]["type"] == "ClusterIP" and "Ingress" not in str(rendered(case).documents):
         assert "port-forward service/demo-milvus-coop-gateway 8080:8080" in notes
-    assert ("authorization: Bearer" in notes) == ("Anybody who can reach" not in notes)
+    assert ("authorization: Bearer" in notes) == ("Everybody who can reach" not in notes)
     assert "\n\n\n" not in notes

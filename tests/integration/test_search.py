@@ -270,7 +270,7 @@ def test_rerank_ids_that_are_not_there(search: CoopSearch) -> None:
     assert (empty.hits, empty.reranked, empty.reason) == ((), False, "there are no candidates")
 
 
-def test_rerank_keeps_the_given_order_where_it_cannot_rescore(search: CoopSearch, backend: FakeBackend) -> None:
+def test_rerank_keeps_the_given_order_where_it_cannot_rerank(search: CoopSearch, backend: FakeBackend) -> None:
     given = sorted(hit.id for hit in search.query("a red apple", limit=40))
     backend.delays_s[CROSS_ENCODER] = 0.1
     late = search.rerank("a red apple", ids=given, deadline_ms=180)
@@ -333,7 +333,7 @@ def test_a_broken_cross_encoder_and_a_failing_encoder_are_errors(search: CoopSea
         search.query("a red apple")
 
 
-def test_a_deadline_cuts_the_rescoring(search: CoopSearch, backend: FakeBackend) -> None:
+def test_a_deadline_cuts_the_reranking(search: CoopSearch, backend: FakeBackend) -> None:
     """There is time for two of the four runs that all candidates take, and on a busy machine perhaps for one."""
     backend.delays_s[CROSS_ENCODER] = 1.0
     result = search.query("a red apple", limit=60, k=60, deadline_ms=3000)

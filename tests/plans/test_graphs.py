@@ -138,5 +138,5 @@ def test_weights_outside_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
     folder = _copy(bundle, tmp_path)
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content.replace(b"weights.bin", b"../../shado"))
-    with pytest.raises(BundleInvalidError, match=r"'\.\./\.\./shado', which is no file of the bundle"):
+    with pytest.raises(BundleInvalidError, match=r"'\.\./\.\./shado', which is not a file of the bundle"):
         materialise(load_bundle(folder), TEXT_ENCODER, tmp_path / "plain.onnx")

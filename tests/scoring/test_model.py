@@ -180,7 +180,7 @@ def test_one_path_thousands_of_times(fake: CoopModel, backend: FakeBackend, draw
 
 
 def test_an_object_that_changes_is_read_when_it_comes(fake: CoopModel, drawn: list[Path]) -> None:
-    """A generator may use one image of Pillow's for all, and a list may hold the same open file twice."""
+    """A generator may use one Pillow image for all, and a list may hold the same open file twice."""
     with Image.open(drawn[0]) as first:
         canvas = first.convert("RGB")
 

@@ -29,7 +29,7 @@ def test_pace_and_time_left() -> None:
     pace = Pace(told.append, clock)
     for now, done in ((0, 20), (10, 20), (30, 26), (40, 40)):  # a run that is resumed begins at 20
         clock.now = now
-        pace.tell(TrainingProgress("train", done, 100, loss=0.5))
+        pace.report(TrainingProgress("train", done, 100, loss=0.5))
     assert [(one.per_s, one.left_s) for one in told] == [(None, None), (None, None), (6 / 30, 74 * 5), (0.5, 120)]
     assert all((one.loss, one.total) == (0.5, 100) for one in told)
 
@@ -46,7 +46,7 @@ def test_a_stage_that_comes_again_begins_anew() -> None:
         (110, "embedding", 30),
     ):
         clock.now = now
-        pace.tell(TrainingProgress(stage, done, 50))
+        pace.report(TrainingProgress(stage, done, 50))
     assert [one.per_s for one in told] == [None, 5.0, None, None, 2.0]
     assert told[-1].left_s == 10.0
 
@@ -57,9 +57,9 @@ def test_a_line_a_minute() -> None:
     show = Lines(lines.append, clock)
     for second in range(200):
         clock.now = second
-        show.tell(TrainingProgress("train", second, 12000, loss=1.25, per_s=0.5, left_s=7200 + 60 * 5, pairs_per_s=64.4))
+        show.report(TrainingProgress("train", second, 12000, loss=1.25, per_s=0.5, left_s=7200 + 60 * 5, pairs_per_s=64.4))
     clock.now = 500
-    show.tell(TrainingProgress("train", 300, 12000, dev=33.3))
+    show.report(TrainingProgress("train", 300, 12000, dev=33.3))
     assert lines == [
         "train: 15 of 12,000  loss 1.250  0.50 rounds/s  64 pairs/s  2 h 5 min left",
         "train: 75 of 12,000  loss 1.250  0.50 rounds/s  64 pairs/s  2 h 5 min left",
@@ -72,7 +72,7 @@ def test_a_line_a_minute() -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(4.4, "4 s"), (99.0, "99 s"), (100.0, "2 min"), (3599.0, "1 h 0 min")])
 def test_how_long_is_left(seconds: float, shown: str) -> None:
     lines: list[str] = []
-    Lines(lines.append, Clock(step=20)).tell(TrainingProgress("train images", 32, 6086, per_s=58.7, left_s=seconds))
+    Lines(lines.append, Clock(step=20)).report(TrainingProgress("train images", 32, 6086, per_s=58.7, left_s=seconds))
     assert lines == [f"train images: 32 of 6,086  59 /s  {shown} left"]
 
 
@@ -93,5 +93,5 @@ def test_every_stage_of_a_run_is_told(colours: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     show = Lines(lines.append, Clock(step=61))
     for one in told:
-        show.tell(one)
+        show.report(one)
     assert [line.split(":")[0] for line in lines] == [one.stage for one in told]

@@ -1,4 +1,4 @@
-"""What `helm test` runs in the gateway's image: two sample pictures in, one query through the gateway, and everything out again."""
+"""`helm test` runs this in the gateway's container: it ingests two images, searches them, and drops the collection."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from milvus_coop.serving.gateway.options import GatewayOptions
 from milvus_coop.store import Store
 
 COLLECTION = "milvus_coop_test"
-PICTURES = ("cat.jpg", "bicycle.png")
+IMAGES = ("cat.jpg", "bicycle.png")
 TEXT, EXPECTED = "a cat", "cat.jpg"
 PATIENCE_S = 60.0
 
 
 def main(gateway: str) -> None:
-    """Exit with 0 if what was put in comes out."""
+    """Run the test. It exits with 0 if the query finds the right image."""
     settings = replace(Settings.from_env(), collection=COLLECTION)
     with Store.from_settings(settings) as store:
         if COLLECTION in {info.name for info in store.list()}:
             store.drop(COLLECTION)  # left by a test that was stopped
         try:
             with CoopIngest(settings=settings) as ingest:
-                report = ingest.run([sample_images() / name for name in PICTURES])
-            tell(f"ingested {report.added} pictures through {settings.uri}, models {settings.models}")
+                report = ingest.run([sample_images() / name for name in IMAGES])
+            say(f"ingested {report.added} images through {settings.uri}, models {settings.models}")
             answer = ask(gateway)
         finally:
             if COLLECTION in {info.name for info in store.list()}:
                 store.drop(COLLECTION)
     uris = [hit["uri"].rpartition("/")[2] for hit in answer["hits"]]
-    tell(f"{TEXT!r} through {gateway}: {uris}, reranked: {answer['reranked']}")
-    if len(uris) != len(PICTURES) or uris[0] != EXPECTED:
-        sys.exit(f"expected {EXPECTED} first, of {len(PICTURES)} pictures")
+    say(f"{TEXT!r} through {gateway}: {uris}, reranked: {answer['reranked']}")
+    if len(uris) != len(IMAGES) or uris[0] != EXPECTED:
+        sys.exit(f"expected {EXPECTED} first, of {len(IMAGES)} images")
     if not answer["reranked"]:
         sys.exit(f"the cross-encoder did not rerank: {answer['reason']}")
-    tell("passed")
+    say("passed")
 
 
 def ask(gateway: str) -> dict[str, Any]:
-    """The gateway's answer; it may be some moments until it is ready and sees the pictures."""
+    """The gateway's answer. Queries are repeated until the gateway is ready and finds the images."""
     keys = GatewayOptions.from_env().api_keys
     headers = {"content-type": "application/json", **({"authorization": f"Bearer {keys[0]}"} if keys else {})}
-    body = json.dumps({"text": TEXT, "collection": COLLECTION, "limit": len(PICTURES)}).encode()
+    body = json.dumps({"text": TEXT, "collection": COLLECTION, "limit": len(IMAGES)}).encode()
     until_s = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -62,7 +62,7 @@ def ask(gateway: str) -> dict[str, Any]:
         except urllib.error.URLError as exc:
             said = str(exc.reason)
         else:
-            if (len(found["hits"]) == len(PICTURES) and found["reranked"]) or time.monotonic() > until_s:
+            if (len(found["hits"]) == len(IMAGES) and found["reranked"]) or time.monotonic() > until_s:
                 return found
             said = f"{len(found['hits'])} hits, reranked: {found['reranked']}"
         if time.monotonic() > until_s:
@@ -70,8 +70,8 @@ def ask(gateway: str) -> dict[str, Any]:
         time.sleep(1)
 
 
-def tell(line: str) -> None:
-    """Into the pod's log."""
+def say(line: str) -> None:
+    """Write a line to the pod's log."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

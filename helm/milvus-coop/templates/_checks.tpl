@@ -42,7 +42,7 @@
 {{- fail "ingest.shards is more than 1, but all shards have the same sources; expected: $(JOB_COMPLETION_INDEX) in ingest.sources, such as /pictures/shard-$(JOB_COMPLETION_INDEX).jsonl" -}}
 {{- end -}}
 {{- if and (has "/pictures" $v.ingest.sources) (not $v.pictures.existingClaim) -}}
-{{- fail "pictures.existingClaim is empty; expected: the claim with the pictures that ingest.sources names" -}}
+{{- fail "pictures.existingClaim is empty; expected: the claim with the images that ingest.sources names" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,4 +1,8 @@
-"""Backends: a backend runs the graphs of a bundle."""
+"""Backends: a backend runs the graphs of a bundle. It maps named arrays to named arrays.
+
+base  the protocol `Backend`     onnx    ONNX Runtime in this process
+fake  a backend for tests        triton  a Triton server over gRPC
+"""
 
 from __future__ import annotations
 

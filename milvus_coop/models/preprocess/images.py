@@ -85,7 +85,7 @@ def decode(
         raise ImageUnreadableError(f"{name} cannot be read: {reason or type(exc).__name__}") from exc
     raise InvalidArgumentError(
         f"{name} is of type {type(source).__name__}",
-        expected="a path, the bytes of an image file, an open file, or an image of Pillow's",
+        expected="a path, the bytes of an image file, an open file, or a Pillow image",
     )
 
 

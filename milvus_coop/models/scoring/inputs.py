@@ -21,7 +21,7 @@ ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] 
 OnError = Callable[[int, ImageError], None]
 """A function that is called with the position of an image that cannot be used, and with the error."""
 
-EXPECTED_IMAGE = "a path, the bytes of an image file, an open file, or an image of Pillow's"
+EXPECTED_IMAGE = "a path, the bytes of an image file, an open file, or a Pillow image"
 EXPECTED_IMAGES = 'a list of images, such as ["photo.jpg"]'
 
 

@@ -77,12 +77,12 @@ def make_parts(be: CheckpointSource, ce: CheckpointSource, *, keep: Keep | None 
     """
     if be.retriever is None:
         raise ConvertError(
-            f"{be.checkpoint.name} ({be.family.name}) only matches", expected="a bi-encoder beside it", run="--be MODEL --ce MODEL"
+            f"{be.checkpoint.name} ({be.family.name}) only matches", expected="a bi-encoder as well", run="--be MODEL --ce MODEL"
         )
     if ce.matcher is None:
         raise ConvertError(
             f"{ce.checkpoint.name} ({ce.family.name}) only embeds",
-            expected="a cross-encoder beside it",
+            expected="a cross-encoder as well",
             run="--be MODEL --ce MODEL",
         )
     if pool_tokens is not None and keep == "nowhere":

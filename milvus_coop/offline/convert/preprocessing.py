@@ -18,7 +18,9 @@ from milvus_coop.models.preprocess.images import LONGEST_OF_EDGE, normalise, to_
 
 _RESAMPLING: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _PROBES = ((500, 333), (211, 317), (64, 64))
-_LARGEST_DIFFERENCE = 1.0  # of 255, in the mean; torchvision's rounding: a tenth of it; another filter or crop: several times
+_LARGEST_DIFFERENCE = 1.0
+"""Maximum mean difference of pixels, of 255. The rounding of torchvision makes a tenth of it, another filter or crop several times
+as much."""
 
 
 def image_spec_of(processor: Any, name: str, model_size: int | None = None) -> ImageSpec:

@@ -101,7 +101,7 @@ def _compare(theirs: Any, ours: Tokenizer, spec: TextSpec) -> None:
         if not (np.array_equal(wanted["input_ids"], row) and np.array_equal(wanted["attention_mask"], mask[:end])):
             raise ConvertError(
                 f"the tokenizer of type {type(theirs).__name__} reads “{text[:40]}” as {wanted['input_ids'][:12]}",
-                expected=f"what tokenizer.json makes of it, {row.tolist()[:12]}",
+                expected=f"the tokens of tokenizer.json, {row.tolist()[:12]}",
             )
 
 

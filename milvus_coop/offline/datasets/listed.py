@@ -99,7 +99,7 @@ class Gathering:
 
 
 class FileListing:
-    """Tells which files exist. It lists each folder once, as one `stat` per file would take minutes on a network drive."""
+    """Knows which files exist. It lists each folder once, as one `stat` per file would take minutes on a network drive."""
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}

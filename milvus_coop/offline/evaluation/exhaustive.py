@@ -76,10 +76,10 @@ def rank_all(scorer: PairScorer, pool: QueryPool, name: str, on_progress: OnProg
     queries, askers = list(pool.relevant_images), list(pool.relevant_texts)
     others = [number for number in pool.texts if number not in pool.relevant_images]
 
-    def tell(progress: EvaluationProgress) -> None:
+    def show(progress: EvaluationProgress) -> None:
         on_progress(EvaluationProgress(f"every pair, {name}", progress.done, len(queries)))
 
-    main = scorer.scores(queries, pool.images, tell)
+    main = scorer.scores(queries, pool.images, show)
     by_text = main[:, _columns(pool.images, askers)]
     if others:
         by_text = np.concatenate([by_text, scorer.scores(others, askers)])

@@ -57,7 +57,7 @@ def _tiles(report: EvaluationReport) -> str:
     for c in report.cost:
         if c.variant.k == report.headline_k and c.direction == "image retrieval":
             text = f"{c.variant.label}: median of a text query among {c.pool:,} images"
-            text += f", {milliseconds(c.ce_ms.p50)} of it the cross-encoder"
+            text += f", of which the cross-encoder takes {milliseconds(c.ce_ms.p50)}"
             tiles.append(_tile(milliseconds(c.total_ms.p50), text, report, c.variant.bundle))
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 

@@ -85,12 +85,12 @@ class Workbench:
         n_items = len(corpus.images) if language is None else len(corpus.texts[language])
         stage = f"ingest {kind}s, {self._opened.name}"
 
-        def tell(progress: IngestProgress) -> None:
+        def show(progress: IngestProgress) -> None:
             self._on_progress(EvaluationProgress(stage, progress.done, n_items))
 
         name = self._new_name(kind)
         with CoopIngest(name, kind=kind, settings=self._opened.settings, models=opened.models.backend) as ingest:
-            report = ingest.run([self._list(corpus, language, name)], on_progress=tell)
+            report = ingest.run([self._list(corpus, language, name)], on_progress=show)
         failed = [(number_of(f.uri), f.reason) for f in report.failures]
         failures = [(number, DataProblem(_name(corpus, language, number), reason)) for number, reason in failed]
         if not report.added:

@@ -57,7 +57,7 @@ export class Api {
   }
 
   /** @param {string} path @returns {Promise<Blob>} */
-  async picture(path) {
+  async image(path) {
     return (await this.#ask(path, {}, AbortSignal.timeout(PATIENCE_MS))).blob();
   }
 

@@ -16,17 +16,17 @@ const LOOK = ["M11 4a7 7 0 1 0 0 14a7 7 0 1 0 0-14z", "M16.2 16.2 21 21"];
 const CLOUD = ["M7 18h9.5a4 4 0 0 0 .8-7.9A6 6 0 0 0 6 8.5", "M4.5 12A4 4 0 0 0 7 18", "M3 3l18 18"];
 const ALERT = ["M12 4 2.8 20h18.4z", "M12 10v4.5", "M12 17.2v.01"];
 const WORDS = ["M4 7V5h16v2", "M12 5v14", "M9 19h6"];
-const PHOTO = ["M5 5h14a2 2 0 0 1 2 2v10a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V7a2 2 0 0 1 2-2z", "M4 17.5 10 13l3 2.5 3.5-3.5 4 4"];
+const IMAGE = ["M5 5h14a2 2 0 0 1 2 2v10a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V7a2 2 0 0 1 2-2z", "M4 17.5 10 13l3 2.5 3.5-3.5 4 4"];
 const KEY = ["M15 4a5 5 0 1 0 0 10a5 5 0 1 0 0-10z", "M11.3 12.7 4 20v1h3v-2.5h2.5V16h2"];
 
 const api = new Api();
-const view = new ResultView($("results"), { showPicture, onView: () => remember() });
+const view = new ResultView($("results"), { showImage, onView: () => remember() });
 
 /** @type {import("./api.js").Collection[]} */
 let collections = [];
-/** @type {File | null} the picture to search with */
+/** @type {File | null} the image to search with */
 let image = null;
-/** @type {Map<string, File>} pictures of this page's history; the address bar cannot hold them */
+/** @type {Map<string, File>} images of this page's history; the address bar cannot hold them */
 const images = new Map();
 /** @type {AbortController | null} of the search under way */
 let running = null;
@@ -73,14 +73,14 @@ function show(result, query) {
   say(`${result.reranked ? "" : "Not reranked. "}${view.summary}`);
 }
 
-/** Blob URLs for pictures that need the API key; an `img` cannot send one. @type {import("./grid.js").ShowPicture} */
-function showPicture(img, hit, size) {
+/** Blob URLs for images that need the API key; an `img` cannot send one. @type {import("./grid.js").ShowImage} */
+function showImage(img, hit, size) {
   const path = `${hit.thumbnail}&size=${size}`;
   if (!api.key) {
     img.src = local(path);
     return;
   }
-  api.picture(path).then(
+  api.image(path).then(
     (blob) => {
       const url = URL.createObjectURL(blob);
       const revoke = () => URL.revokeObjectURL(url);
@@ -132,7 +132,7 @@ function idle() {
 /**
  * @param {{kind?: string, drawing: string[], title: string, lines?: (string | Node)[], rest?: Node[]}} what
  */
-function picture({ kind = "", drawing, title, lines = [], rest = [] }) {
+function showState({ kind = "", drawing, title, lines = [], rest = [] }) {
   const paragraphs = lines.filter(Boolean).map((line) => element("p", {}, line));
   state.replaceChildren(
     element(
@@ -155,14 +155,14 @@ function welcome() {
   const tips = TOUCH
     ? [
         [WORDS, "Describe it in a few words"],
-        [PHOTO, "Or tap the image in the box, to choose or take one"],
+        [IMAGE, "Or tap the image in the box, to choose or take one"],
       ]
     : [
         [WORDS, "Describe it in a few words; ", element("kbd", { text: "/" }), " comes back here"],
         [["M12 4v11", "M7.5 10.5 12 15l4.5-4.5", "M4 19h16"], "Drop an image anywhere on this page"],
         [["M8 5H6v16h12V5h-2", "M9 3h6v4H9z"], "Or paste one from the clipboard"],
       ];
-  picture({
+  showState({
     drawing: LOOK,
     title: `Search ${things}`,
     rest: [
@@ -175,7 +175,7 @@ function welcome() {
   });
 }
 
-/** Another collection's pictures would be taken for those that the address bar promises. @param {string} name */
+/** Another collection's images would be taken for those that the address bar promises. @param {string} name */
 function missing(name) {
   view.clear();
   const isThere = collections.some((c) => c.name === name);
@@ -186,7 +186,7 @@ function missing(name) {
     text: `Search “${other?.name}” instead`,
     onclick: () => ((chooser.value = other?.name ?? ""), chooser.dispatchEvent(new Event("change"))),
   });
-  picture({
+  showState({
     drawing: LOOK,
     title,
     lines: [isThere ? "This server’s bundle did not make it." : "The address of this page names it. It may have another name now."],
@@ -197,7 +197,7 @@ function missing(name) {
 
 /** There is nothing to search in. */
 function empty() {
-  picture({
+  showState({
     drawing: LOOK,
     title: "Nothing to search yet",
     lines: [
@@ -218,7 +218,7 @@ function nothing(query) {
   const lines = query.filter
     ? ["The filter leaves nothing: ", element("code", {}, element("bdi", { text: query.filter }))]
     : [`The collection “${query.collection}” is empty.`];
-  picture({ drawing: LOOK, title: "Nothing found", lines: [element("span", {}, ...lines)], rest: query.filter ? [drop] : [] });
+  showState({ drawing: LOOK, title: "Nothing found", lines: [element("span", {}, ...lines)], rest: query.filter ? [drop] : [] });
   say("Nothing found.");
 }
 
@@ -233,7 +233,7 @@ function fail(problem) {
   const title = problem instanceof Away ? "The server is away" : "Something went wrong";
   const what =
     problem instanceof Away ? `${problem.message} Is it still running?` : "The page did not understand the server’s answer.";
-  picture({ kind, drawing: CLOUD, title, lines: [what, old ? "Below is what was found last." : ""], rest: [retry] });
+  showState({ kind, drawing: CLOUD, title, lines: [what, old ? "Below is what was found last." : ""], rest: [retry] });
   say(`${title}. ${what}`);
 }
 
@@ -258,7 +258,7 @@ function refuse({ problem }, kind, retry) {
       : problem.status >= 500
         ? "The server could not answer"
         : "This search does not work";
-  picture({
+  showState({
     kind,
     drawing: ALERT,
     title,
@@ -281,7 +281,7 @@ function askForKey(kind) {
   const wrong = api.key
     ? "The server does not know the key that was given."
     : "The server asks for an API key. It stays in this tab only.";
-  picture({
+  showState({
     kind: kind.replace("bad", ""),
     drawing: KEY,
     title: "An API key, please",
@@ -346,15 +346,15 @@ function recall() {
 function choose(file) {
   image = file;
   $("chip").hidden = !file;
-  URL.revokeObjectURL($("chip-picture").src);
-  $("chip-picture").removeAttribute("src");
+  URL.revokeObjectURL($("chip-image").src);
+  $("chip-image").removeAttribute("src");
   if (!file) return;
   box.value = "";
   $("chip-name").textContent = file.name || "pasted image";
-  $("chip-picture").src = URL.createObjectURL(file);
+  $("chip-image").src = URL.createObjectURL(file);
 }
 
-/** @param {Iterable<File> | null | undefined} files the first picture among them is searched with */
+/** @param {Iterable<File> | null | undefined} files the first image among them is searched with */
 function take(files) {
   const file = [...(files ?? [])].find((f) => f.type.startsWith("image/"));
   if (!file) return false;
@@ -408,7 +408,7 @@ addEventListener("keydown", (event) => {
   box.select();
 });
 addEventListener("paste", (event) => {
-  // Office programs put a picture of a copied text beside it.
+  // Office programs put an image of a copied text beside it.
   const isText = event.target instanceof HTMLInputElement && event.clipboardData?.types.includes("text/plain");
   if (!isText && take(event.clipboardData?.files)) event.preventDefault();
 });

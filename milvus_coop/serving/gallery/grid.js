@@ -1,5 +1,5 @@
 /**
- * One search result as a grid of pictures or texts, with a switch between both orders and a dialog for details.
+ * One search result as a grid of images or texts, with a switch between both orders and a dialog for details.
  * Used by the live page, and inline by the files of `milvus-coop query --html`. Imports nothing and loads nothing by itself.
  * Everything from outside becomes text nodes and attributes, never markup.
  *
@@ -9,7 +9,7 @@
  *   reranked: boolean, reranked_count: number, candidates: number, reason: string | null,
  *   timings: {encode_ms: number, retrieve_ms: number, rerank_ms: number, total_ms: number}}} Result
  * @typedef {"coop" | "be"} View
- * @typedef {(img: HTMLImageElement, hit: Hit, size: number) => void} ShowPicture
+ * @typedef {(img: HTMLImageElement, hit: Hit, size: number) => void} ShowImage
  */
 
 const SMALL = 320;
@@ -50,7 +50,7 @@ export function icon(...paths) {
   return svg;
 }
 
-const PICTURE = [
+const NO_IMAGE = [
   "M5 5h14a2 2 0 0 1 2 2v10a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V7a2 2 0 0 1 2-2z",
   "M4 17.5 10 13l3 2.5 3.5-3.5 4 4",
   "M3 3l18 18",
@@ -77,7 +77,7 @@ function nameOf(hit) {
 /** @param {Hit} hit */
 const labelOf = (hit) => (hit.text === null ? nameOf(hit) : hit.text);
 
-/** @param {Hit} hit @returns {"up" | "down" | "same" | null} null: the cross-encoder did not rescore it */
+/** @param {Hit} hit @returns {"up" | "down" | "same" | null} null: the cross-encoder did not rerank it */
 function moveOf(hit) {
   if (hit.ce_score === null) return null;
   return hit.rank < hit.be_rank ? "up" : hit.rank > hit.be_rank ? "down" : "same";
@@ -98,12 +98,12 @@ const shown = (value) => (typeof value === "string" ? value : JSON.stringify(val
 export class ResultView {
   /**
    * @param {HTMLElement} root
-   * @param {{limit?: number, view?: View, showPicture: ShowPicture, onView?: (view: View) => void}} options
+   * @param {{limit?: number, view?: View, showImage: ShowImage, onView?: (view: View) => void}} options
    */
-  constructor(root, { limit = 24, view = "coop", showPicture, onView = () => {} }) {
+  constructor(root, { limit = 24, view = "coop", showImage, onView = () => {} }) {
     this.limit = limit;
     this.view = view;
-    this.showPicture = showPicture;
+    this.showImage = showImage;
     this.onView = onView;
     /** @type {Result | null} */
     this.result = null;
@@ -239,13 +239,13 @@ export class ResultView {
   }
 
   /**
-   * A picture, or what stands for one that is not there.
+   * The image of a hit, or an icon and the uri if it cannot be shown.
    * @param {Hit} hit
    * @param {number} size
    */
   frame(hit, size) {
     const frame = element("span", { class: "frame" });
-    const missing = () => frame.replaceChildren(element("span", { class: "missing" }, icon(...PICTURE), breakable(hit.uri)));
+    const missing = () => frame.replaceChildren(element("span", { class: "missing" }, icon(...NO_IMAGE), breakable(hit.uri)));
     if (hit.thumbnail === null) missing();
     else {
       const img = element("img", {
@@ -256,7 +256,7 @@ export class ResultView {
         onload: () => mat(img, frame),
       });
       frame.append(img);
-      this.showPicture(img, hit, size);
+      this.showImage(img, hit, size);
     }
     return frame;
   }
@@ -289,7 +289,7 @@ export class ResultView {
 // ---- Parts of a card ----
 
 /**
- * A picture far from the shape of its frame is shown whole, on the colour of its own left edge.
+ * An image far from the shape of its frame is shown whole, on the colour of its own left edge.
  * @param {HTMLImageElement} img
  * @param {HTMLElement} frame
  */
@@ -408,7 +408,7 @@ class Details {
       { type: "button", class: "icon", "aria-label": "Close", title: "Close (Esc)", onclick: () => this.close() },
       icon("M6 6l12 12", "M18 6 6 18"),
     );
-    this.picture = element("div", { class: "large" });
+    this.image = element("div", { class: "large" });
     this.facts = element("div", { class: "facts" });
     this.dialog = element(
       "dialog",
@@ -420,7 +420,7 @@ class Details {
         onclick: (event) => event.target === this.dialog && this.close(),
       },
       element("header", {}, this.title, element("nav", { "aria-label": "Hits" }, this.previous, this.position, this.next), close),
-      element("div", { class: "body" }, this.picture, this.facts),
+      element("div", { class: "body" }, this.image, this.facts),
     );
   }
 
@@ -434,7 +434,7 @@ class Details {
     // Disabling the button that has the focus would lose it, and the arrow keys with it.
     this.previous.setAttribute("aria-disabled", String(here === 0));
     this.next.setAttribute("aria-disabled", String(here === order.length - 1));
-    this.picture.replaceChildren(
+    this.image.replaceChildren(
       hit.text === null ? this.view.frame(hit, LARGE) : element("blockquote", { dir: "auto", text: hit.text }),
     );
     this.facts.replaceChildren(...this.#facts(hit));

@@ -43,7 +43,7 @@ def render(result: SearchResult, query: str | Path | bytes, collection: Collecti
         title=escape(f"{asked} · milvus-coop"),
         icon=_data_uri(assets()["icon.svg"].content, "image/svg+xml"),
         style=style,
-        picture="" if isinstance(query, str) else _query_picture(query),
+        image="" if isinstance(query, str) else _query_image(query),
         asked=escape(asked),
         facts=escape(_facts(collection, filter)),
         nothing="" if hits else "<p>Nothing was found.</p>",
@@ -67,7 +67,7 @@ def _document(
         "kind": collection.kind,
         "query": {"kind": "text", "text": query} if isinstance(query, str) else {"kind": "image", "text": None},
         "limit": limit,
-        "hits": [asdict(hit) | {"thumbnail": _picture(hit, collection.kind)} for hit in hits],
+        "hits": [asdict(hit) | {"thumbnail": _hit_image(hit, collection.kind)} for hit in hits],
         "reranked": result.reranked,
         "reranked_count": result.reranked_count,
         "candidates": result.candidates,
@@ -76,12 +76,12 @@ def _document(
     }
 
 
-def _picture(hit: Hit, kind: Kind | None) -> str | None:
+def _hit_image(hit: Hit, kind: Kind | None) -> str | None:
     path = None if kind == "text" else local_path(hit.uri)  # files elsewhere are not fetched
     return None if path is None else _thumbnail(path, EDGE)
 
 
-def _query_picture(query: Path | bytes) -> str:
+def _query_image(query: Path | bytes) -> str:
     uri = _thumbnail(query, QUERY_EDGE)
     return f'<img src="{uri}" alt="The image that was searched with">' if uri else ""
 

@@ -2,5 +2,5 @@
 const saved = JSON.parse(/** @type {HTMLElement} */ (document.getElementById("result")).textContent ?? "");
 new ResultView(/** @type {HTMLElement} */ (document.getElementById("results")), {
   limit: saved.limit,
-  showPicture: (img, hit) => (img.src = hit.thumbnail),
+  showImage: (img, hit) => (img.src = hit.thumbnail),
 }).show(saved);

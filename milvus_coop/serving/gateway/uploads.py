@@ -42,7 +42,7 @@ class Upload:
     """The client's name for the file; never used as a path. '' if the client gave none."""
     content: bytes
     metadata: Any = None
-    """What the client sent as metadata, decoded from JSON. None or {} if it sent none for this file."""
+    """The metadata that the client sent for this file, decoded from JSON; None or {} if it sent none."""
     problem: str = ""
     """The reason why the metadata could not be decoded."""
 

@@ -32,12 +32,12 @@ TOKEN = Secret.from_env_var("MILVUS_COOP_TOKEN", strict=False)
 
 
 WORDS = {"top_k": "limit", "candidates": "k", "filters": "filter"}
-"""The fields of `QueryOptions` for what Haystack calls otherwise."""
+"""Arguments that have another name in Haystack, with the fields of `QueryOptions` that they set."""
 OTHERS = tuple(name for name in NAMES if name not in WORDS.values())
-"""The other fields."""
+"""The fields of `QueryOptions` that keep their name."""
 _TYPES = get_type_hints(QueryArguments)
 _PASSWORD = re.compile(r"(https?|tritons?)://[^/?#\s]*@|://[^/\s]*:[^/\s]*@", re.IGNORECASE)
-"""The user of an http address is half of a password; abfs://container@account is none."""
+"""Matches addresses with a secret. The user of an http address is one, the container of abfs://container@account is not."""
 
 _opening = Lock()
 """A lock of all components, because pipelines run them in threads."""
@@ -145,7 +145,7 @@ class CoopRetriever(_Component):
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, **given: Any) -> dict[str, list[Document]]:
-        """Search with a text. What else is given, and is not None, replaces the component's: `top_k`, `filters`, `deadline_ms`, ...
+        """Search with a text. Other arguments, such as `top_k` and `filters`, replace those of the component unless they are None.
 
         Raises:
             UnknownArgumentError: there is no such option.

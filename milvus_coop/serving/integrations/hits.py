@@ -63,7 +63,7 @@ def rerank_places(
         Places in `ids`, best first, each with the new metadata of its document. Documents without an item come last.
 
     Raises:
-        InvalidArgumentError: the limit is no whole number of 1 or more. `CoopSearch.rerank` may raise other errors.
+        InvalidArgumentError: the limit is not a whole number from 1. `CoopSearch.rerank` may raise other errors.
     """
     if limit is not None:
         whole_number("the number of documents", limit, 1, LARGEST)

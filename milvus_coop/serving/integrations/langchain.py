@@ -24,9 +24,9 @@ except ModuleNotFoundError as exc:
     raise missing("langchain-core", "langchain") from exc
 
 WORDS = {"k": "limit", "candidates": "k"}
-"""The fields of `QueryOptions` for what LangChain calls otherwise."""
+"""Arguments that have another name in LangChain, with the fields of `QueryOptions` that they set."""
 FIELDS = {name: field for name, field in ((name, WORDS.get(name, name)) for name in (*WORDS, *NAMES)) if name != "limit"}
-"""The fields of `QueryOptions`, by the names of the retriever's."""
+"""The field of `QueryOptions` that each field of the retriever sets."""
 
 
 class CoopRetriever(BaseRetriever):
@@ -61,7 +61,7 @@ class CoopRetriever(BaseRetriever):
     score: Score | None = None
     """The score that orders the documents: `ce` or `sum`."""
     min_score: float | None = None
-    """Documents below this score are left out."""
+    """Documents with a lower match probability are left out; see `QueryOptions.min_score`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -70,7 +70,8 @@ class CoopRetriever(BaseRetriever):
 
     def _options(self, given: dict[str, Any]) -> QueryOptions:
         own = QueryOptions().change(**{field: getattr(self, name) for name, field in FIELDS.items()})
-        return changed(own, {name: value for name, value in given.items() if name != "verbose"}, WORDS)  # LangChain's own
+        # LangChain itself passes `verbose`.
+        return changed(own, {name: value for name, value in given.items() if name != "verbose"}, WORDS)
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **given: Any) -> list[Document]:
         result = self.search.query(query, options=self._options(given))
@@ -79,7 +80,7 @@ class CoopRetriever(BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **given: Any
     ) -> list[Document]:
-        # LangChain's own drops the arguments of the call.
+        # The method of `BaseRetriever` would drop the arguments of the call.
         return await run_in_executor(
             None, partial(self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **given)
         )

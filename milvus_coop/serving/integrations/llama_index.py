@@ -27,7 +27,7 @@ except ModuleNotFoundError as exc:
 
 
 WORDS = {"similarity_top_k": "limit", "candidates": "k"}
-"""The fields of `QueryOptions` for what LlamaIndex calls otherwise."""
+"""Arguments that have another name in LlamaIndex, with the fields of `QueryOptions` that they set."""
 
 
 class CoopRetriever(BaseRetriever):

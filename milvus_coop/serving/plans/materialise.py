@@ -88,7 +88,7 @@ def read_weights(model: ModelProto, bundle: Bundle) -> None:
         if tensor.data_location == TensorProto.EXTERNAL:
             place = {entry.key: entry.value for entry in tensor.external_data}
             if place["location"] not in bundle.spec.files:
-                raise ValueError(f"'{tensor.name}' is in '{place['location']}', which is no file of the bundle")
+                raise ValueError(f"'{tensor.name}' is in '{place['location']}', which is not a file of the bundle")
             with bundle.path(place["location"]).open("rb") as file:
                 file.seek(int(place["offset"]))
                 tensor.raw_data = file.read(int(place["length"]))

@@ -107,7 +107,7 @@ def _checked(run: str | Path, roles: Sequence[str]) -> tuple[OneStream, Path]:
     network, tokenizer = load_network(run)
     for name, value in network.named_parameters():
         if not value.isfinite().all():
-            raise TrainingError(f"in the checkpoint of {run}, {name} has values that are no numbers", run="a lower --learning-rate")
+            raise TrainingError(f"{name} in the checkpoint of {run} has values that are not numbers", run="a lower --learning-rate")
     return network, tokenizer
 
 

@@ -105,7 +105,7 @@ class RunFolder:
             name = different[0]
             raise TrainingError(
                 f"the run in {self.path} was begun with {name} = {before.get(name)}, not {now[name]}",
-                expected="the same configuration, to go on with it",
+                expected="the same configuration, to continue it",
                 run=f"another --run, or rm -r {self.path}",
             )
 

@@ -38,7 +38,7 @@ class Pace:
         self._begun: dict[str, tuple[float, int]] = {}
         self._last: dict[str, int] = {}
 
-    def tell(self, progress: TrainingProgress) -> None:
+    def report(self, progress: TrainingProgress) -> None:
         """Pass a report on. The stage starts with its first report, and again with one that has less done than the one before."""
         now, stage, done = self._clock(), progress.stage, progress.done
         if stage not in self._begun or done < self._last[stage]:

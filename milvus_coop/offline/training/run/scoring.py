@@ -66,7 +66,7 @@ def embed(
     texts = torch.empty(len(corpus.texts), network.config.dim, device=device)
     tokens, images = [], []
 
-    def tell(count: int) -> None:
+    def advance(count: int) -> None:
         nonlocal done
         done += count
         if on_done is not None:
@@ -77,13 +77,13 @@ def embed(
         for block in blocks(len(order), _BLOCK):
             parts = (torch.from_numpy(part).to(device) for part in corpus.tokens(order[block]))
             texts[torch.from_numpy(order[block]).to(device)] = network.embed_texts(*parts).float()
-            tell(block.stop - block.start)
+            advance(block.stop - block.start)
         for block in blocks(len(visuals), _BLOCK):
             seen = visuals.fetch(np.arange(block.start, block.stop))
             tokens.append(network.tokens(torch.from_numpy(seen.visual).to(device)).float())
             embedded = network.embed_images(tokens[-1]).float()
             images.append(embedded.masked_fill(~torch.from_numpy(seen.usable).to(device)[:, None], float("nan")))
-            tell(block.stop - block.start)
+            advance(block.stop - block.start)
     network.train(was_training)
     return EmbeddedSplit(texts, torch.cat(images), torch.cat(tokens))
 

@@ -101,7 +101,7 @@ class _Trainer:
         self._accelerator = open_accelerator(config.precision)
         self._device, self._is_main = self._accelerator.device, self._accelerator.is_main_process
         self._config, self._folder = config, folder
-        self._show = Pace(show if self._is_main else _show_nothing, time.monotonic).tell
+        self._show = Pace(show if self._is_main else _show_nothing, time.monotonic).report
         self._network = self._open_network(data).to(self._device)
         self._retriever = self._open_miner() if config.miner else self._network
         tokenizer = Tokenizer(folder.tokenizer, TextSpec(self._network.config.max_length, self._network.config.pad_id))

@@ -48,7 +48,7 @@ async def read_request(request: Request) -> SearchRequest:
     """A search request from JSON or from a form. A text that is a data URI is an image.
 
     Raises:
-        InvalidArgumentError: a data URI holds no image.
+        InvalidArgumentError: a data URI has another media type, or cannot be decoded.
         RefusedError: the body has another media type.
         RequestValidationError: the body does not fit the schema.
     """
