@@ -77,8 +77,13 @@ def many(name: str, values: Any, expected: str) -> list[Any]:
 
     The characters of a string or the keys of a mapping would otherwise be taken for the values.
     """
+    return list(iterable(name, values, expected))
+
+
+def iterable(name: str, values: Any, expected: str) -> Iterable[Any]:
+    """The same values, of which none is taken yet; see `many`."""
     if isinstance(values, Iterable) and not isinstance(values, str | bytes | bytearray | memoryview | os.PathLike | Mapping):
-        return list(values)
+        return values
     raise InvalidArgumentError(f"{name} is {quoted(values)}", expected=expected)
 
 

@@ -113,7 +113,23 @@ class Settings:
         return replace(self, **{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
 
 
-class SettingsArguments(TypedDict, total=False):
+class ModelArguments(TypedDict, total=False):
+    """The fields of `Settings` about models, as keyword arguments of a constructor with `bundle` and `models` as own parameters.
+
+    None stands for the value of the `settings` argument.
+    """
+
+    timeout_s: float | None
+    threads: int | None
+    max_pixels: int | None
+    triton_token: str | None
+    triton_headers: str | None
+    triton_ca_file: str | Path | None
+    triton_cert_file: str | Path | None
+    triton_key_file: str | Path | None
+
+
+class SettingsArguments(ModelArguments, total=False):
     """The fields of `Settings` as keyword arguments of a constructor that has `collection` and `models` as parameters of its own.
 
     None stands for the value of the `settings` argument.
@@ -124,14 +140,6 @@ class SettingsArguments(TypedDict, total=False):
     ca_file: str | Path | None
     token_store: str | Path | None
     bundle: str | Path | None
-    timeout_s: float | None
-    threads: int | None
-    max_pixels: int | None
-    triton_token: str | None
-    triton_headers: str | None
-    triton_ca_file: str | Path | None
-    triton_cert_file: str | Path | None
-    triton_key_file: str | Path | None
 
 
 def read_environment(settings: type[Any], prefix: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec import inspect
 
-from milvus_coop.errors import MilvusCoopError
+from milvus_coop.errors import MilvusCoopError, reason_of
 
 LARGEST = 2**31 - 1
 """Maximum of numbers that have no smaller one. msgspec itself accepts infinity, and whole numbers of any length."""
@@ -120,7 +120,7 @@ def parse_file(path: Path, error: type[MilvusCoopError]) -> Any:
     try:
         text = path.read_bytes()
     except OSError as exc:
-        raise error(f"{path} cannot be read: {exc.strerror or exc}", expected="a JSON file") from exc
+        raise error(f"{path} cannot be read: {reason_of(exc)}", expected="a JSON file") from exc
     return parse_json(text, str(path), error)
 
 

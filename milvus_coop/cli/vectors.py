@@ -10,7 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.errors import InvalidArgumentError, reason_of
 from milvus_coop.types import Array
 
 ARRAY, LINES = ".npy", ".jsonl"
@@ -82,7 +82,7 @@ class VectorFile:
         try:
             yield
         except OSError as exc:
-            problem = f"{self._path} cannot be written: {exc.strerror or exc}"
+            problem = f"{self._path} cannot be written: {reason_of(exc)}"
             raise InvalidArgumentError(problem, expected="a file in a folder that exists and has room for it") from exc
 
 

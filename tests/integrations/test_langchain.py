@@ -149,7 +149,7 @@ def test_configurable_fields(search: CoopSearch) -> None:
         ({"top_k": 3}, UnknownArgumentError, "no argument 'top_k'"),
         ({"search_kwargs": {"k": 3}}, UnknownArgumentError, "no argument 'search_kwargs'"),
         ({"tenant": "a"}, UnknownArgumentError, "expected: k, candidates, limit, offset, filter"),
-        ({"k": 0}, InvalidArgumentError, "limit is 0"),
+        ({"k": 0}, InvalidArgumentError, "k is 0"),
         ({"k": 3, "limit": 3}, InvalidArgumentError, "k and limit are both given"),
         ({"filter": {"year": 3}}, InvalidArgumentError, "filter is {'year': 3}; expected: a string"),
         ({"filter": None}, InvalidArgumentError, "filter is None"),

@@ -7,18 +7,24 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from milvus_coop.arguments import check_names
 from milvus_coop.bundle.spec import TEXT_ENCODER, BundleSpec
-from milvus_coop.config import Settings
+from milvus_coop.config import ModelArguments, Settings
 from milvus_coop.errors import BackendUnavailableError
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.encoder import EncodedImages, EncodedTexts
-from milvus_coop.models.open import open_models
-from milvus_coop.models.scoring.inputs import ImageLike, OnError, check_images, check_lengths, check_texts, lengths_differ
+from milvus_coop.models.open import open_models, split_models
+from milvus_coop.models.preprocess.images import ImageInput
+from milvus_coop.models.scoring.inputs import OnError, check_images, check_lengths, check_texts, lengths_differ
 from milvus_coop.models.scoring.reader import Batch, Reader
 from milvus_coop.types import Array
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Take = Callable[[Batch, EncodedImages], None]
 
@@ -48,9 +54,8 @@ class CoopModel:
         bundle: str | Path | None = None,
         *,
         models: str | Backend | None = None,
-        timeout_s: float | None = None,
-        threads: int | None = None,
         settings: Settings | None = None,
+        **overrides: Unpack[ModelArguments],
     ) -> None:
         """Open a bundle. Arguments that are None come from `settings`.
 
@@ -60,16 +65,17 @@ class CoopModel:
             bundle: name of a shipped bundle (default `coop-small`), or a bundle's folder.
             models: the backend that runs the bundle: `onnx`, `onnx:cuda`, triton://host:8001, or a backend object. The caller has
                 to close a backend object.
-            timeout_s: time limit of each call to a model server; default 10.
-            threads: number of threads of the in-process backend; default one per core.
             settings: default the environment (MILVUS_COOP_BUNDLE, ...), and the built-in defaults for variables that are not set.
+            overrides: other values for fields of the settings that are about models: `timeout_s=`, `threads=`, `max_pixels=`, ...
+                The docstrings of `Settings` say what each one is.
 
         Raises:
             BundleError: the bundle cannot be used.
-            InvalidArgumentError, BackendUnavailableError: the backend that `models` names does not exist or cannot be used.
+            InvalidArgumentError, BackendUnavailableError: an argument has the wrong type, is out of range, or is unknown (then also
+                a TypeError); or the backend that `models` names does not exist or cannot be used.
         """
-        named, backend = (models, None) if isinstance(models, str) else (None, models)
-        settings = (settings or Settings.from_env()).override(bundle=bundle, models=named, timeout_s=timeout_s, threads=threads)
+        check_names(overrides, ModelArguments.__annotations__)
+        settings, backend = split_models(settings, None, models, {"bundle": bundle, **overrides})
         self._timeout_s = settings.timeout_s
         self._models = open_models(settings, backend)
         self._is_closed = False
@@ -91,7 +97,7 @@ class CoopModel:
         """
         return self._join([encoded.embeddings for encoded in self._encode_texts(check_texts(texts))])
 
-    def embed_images(self, images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Array:
+    def embed_images(self, images: Iterable[ImageInput], *, on_error: OnError | None = None) -> Array:
         """Embed images.
 
         Args:
@@ -118,7 +124,7 @@ class CoopModel:
             embeddings[places] = rows
         return embeddings
 
-    def similarity(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Array:
+    def similarity(self, texts: Iterable[str], images: Iterable[ImageInput], *, on_error: OnError | None = None) -> Array:
         """Cosines of texts and images, as in the search of a collection.
 
         Arguments and errors are those of `embed_texts` and `embed_images`; the column of an image that cannot be used is NaN.
@@ -130,7 +136,7 @@ class CoopModel:
         embeddings = self.embed_texts(texts)
         return np.asarray(embeddings @ self.embed_images(images, on_error=on_error).T)
 
-    def score(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Array:
+    def score(self, texts: Iterable[str], images: Iterable[ImageInput], *, on_error: OnError | None = None) -> Array:
         """Match probabilities of every text with every image, the `ce_score` of hits.
 
         Arguments and errors are those of `embed_texts` and `embed_images`; the column of an image that cannot be used is NaN.
@@ -140,7 +146,7 @@ class CoopModel:
         """
         return self.compare(texts, images, on_error=on_error).score
 
-    def compare(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Comparison:
+    def compare(self, texts: Iterable[str], images: Iterable[ImageInput], *, on_error: OnError | None = None) -> Comparison:
         """Both `similarity` and `score`, in the time that `score` takes alone; arguments and errors are the same."""
         images = check_images(images)
         encoded = list(self._encode_texts(check_texts(texts)))
@@ -162,7 +168,7 @@ class CoopModel:
             score[:, places] = probabilities
         return Comparison(similarity, score)
 
-    def score_pairs(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Array:
+    def score_pairs(self, texts: Iterable[str], images: Iterable[ImageInput], *, on_error: OnError | None = None) -> Array:
         """Match probabilities of pairs: text i with image i.
 
         A text or a path that is repeated several times in a row, such as an image with its five captions, is encoded only once.
@@ -209,7 +215,7 @@ class CoopModel:
         for start in range(0, len(texts), step):
             yield self._models.encoder.encode_texts(texts[start : start + step], timeout_s=self._timeout_s)
 
-    def _encode_images(self, images: Iterable[ImageLike], take: Take, on_error: OnError | None, *, with_ce: bool) -> int:
+    def _encode_images(self, images: Iterable[ImageInput], take: Take, on_error: OnError | None, *, with_ce: bool) -> int:
         """Encode the images, call `take` with each batch, and return the number of images."""
         self._check_open()
         encoder = self._models.encoder

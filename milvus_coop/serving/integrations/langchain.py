@@ -25,8 +25,8 @@ except ModuleNotFoundError as exc:
 
 WORDS = {"k": "limit", "candidates": "k"}
 """The fields of `QueryOptions` for what LangChain calls otherwise."""
-FIELDS = {name: field for name, field in ((name, WORDS.get(name, name)) for name in (*WORDS, *NAMES)) if name != "limit"}
-"""The fields of `QueryOptions`, by the names of the retriever's."""
+FIELDS = tuple(dict.fromkeys((*WORDS, *(name for name in NAMES if name != "limit"))))
+"""The names of the retriever's fields that are options of a query."""
 
 
 class CoopRetriever(BaseRetriever):
@@ -69,7 +69,7 @@ class CoopRetriever(BaseRetriever):
         return self
 
     def _options(self, given: dict[str, Any]) -> QueryOptions:
-        own = QueryOptions().change(**{field: getattr(self, name) for name, field in FIELDS.items()})
+        own = changed(QueryOptions(), {name: getattr(self, name) for name in FIELDS}, WORDS)
         return changed(own, {name: value for name, value in given.items() if name != "verbose"}, WORDS)  # LangChain's own
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **given: Any) -> list[Document]:
