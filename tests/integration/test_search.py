@@ -486,7 +486,7 @@ def test_images_that_cannot_be(captions: CoopSearch, folder: Path) -> None:
         assert captions.query(image=same).hits == expected
     wrong: tuple[tuple[Any, type[MilvusCoopError], str], ...] = (
         ("https://example.com/x.jpg", ImageUnreadableError, "https://example.com/x.jpg is a URL, and URLs are not fetched"),
-        (Path("https://example.com/x.jpg"), ImageUnreadableError, "https://example.com/x.jpg is a URL are not fetched"),
+        (Path("https://example.com/x.jpg"), ImageUnreadableError, "https://example.com/x.jpg is a URL, and URLs are not fetched"),
         ("data:image/png;base64,AAAA", ImageUnreadableError, "URLs are not fetched"),
         ("s3://bucket/x.jpg", ImageUnreadableError, "URLs are not fetched"),
         (5, InvalidArgumentError, "the image is of type int; expected: a path"),
