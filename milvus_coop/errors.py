@@ -214,5 +214,10 @@ def shortened(text: str, longest: int = LONGEST_QUOTE) -> str:
     return text if len(text) <= longest else f"{text[:head]}...{text[-tail:]}"
 
 
+def reason_of(error: BaseException) -> str:
+    """The reason in an error from elsewhere. `str` of an OSError would repeat its number and the path, which the message has."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = LONGEST_QUOTE

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec import inspect
 
-from milvus_coop.errors import MilvusCoopError, shortened
+from milvus_coop.errors import MilvusCoopError, reason_of, shortened
 
 EXPECTED = "expected"
 """Key in the `extra` of a `Meta`: the words for what a field expects, if its type does not say it well, such as a pattern."""
@@ -118,7 +118,7 @@ def parse_file(path: Path, error: type[MilvusCoopError]) -> Any:
     try:
         text = path.read_bytes()
     except OSError as exc:
-        raise error(f"{path} cannot be read: {exc.strerror or exc}", expected="a JSON file") from exc
+        raise error(f"{path} cannot be read: {reason_of(exc)}", expected="a JSON file") from exc
     return parse_json(text, str(path), error)
 
 

@@ -14,7 +14,6 @@ MORE = (
     "convert/test_convert_cli.py",
     "convert/test_families.py",
     "evaluation/test_evaluate.py",
-    "gateway/test_openapi.py",
     "helm/test_commands.py",
     "integration/test_growth_benchmark.py",
     "integration/test_triton_failures.py",

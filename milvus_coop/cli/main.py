@@ -23,7 +23,7 @@ from milvus_coop.cli.score import score
 from milvus_coop.cli.serve import serve
 from milvus_coop.cli.train import export, train
 from milvus_coop.cli.triton import triton
-from milvus_coop.errors import MilvusCoopError
+from milvus_coop.errors import MilvusCoopError, reason_of
 from milvus_coop.printable import printable
 
 
@@ -84,7 +84,7 @@ def main() -> None:
         _drop_output()
         sys.exit(0)
     except OSError as exc:  # a full disk, for one
-        reason = exc.strerror or str(exc)
+        reason = reason_of(exc)
         given = f"{exc.filename}: {reason}" if exc.filename else f"the output cannot be written: {reason}"
         _drop_output()
         say(f"Error: {given}.", err=True, fg="red")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.errors import InvalidArgumentError, reason_of
 
 
 def check_file(path: Path | None) -> None:
@@ -59,4 +59,4 @@ def check_folder(path: Path | None) -> None:
 
 
 def _unwritable(path: Path, exc: Exception, expected: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}", expected=expected)
+    return InvalidArgumentError(f"{path} cannot be written: {reason_of(exc)}", expected=expected)

@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from milvus_coop.cli.outputs import check_file
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.errors import InvalidArgumentError, reason_of
 from milvus_coop.types import Array
 
 ARRAY, LINES = ".npy", ".jsonl"
@@ -83,7 +83,7 @@ class VectorFile:
         try:
             yield
         except OSError as exc:
-            problem = f"{self._path} cannot be written: {exc.strerror or exc}"
+            problem = f"{self._path} cannot be written: {reason_of(exc)}"
             raise InvalidArgumentError(problem, expected="a file in a folder that exists and has room for it") from exc
 
 

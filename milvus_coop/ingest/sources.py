@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from milvus_coop.errors import SourceError
+from milvus_coop.errors import SourceError, reason_of
 from milvus_coop.ingest.items import Entry, Item, hash_of, hash_of_metadata, printable, uri_of
 from milvus_coop.ingest.lists import LISTS, TEXTS, read_list
 from milvus_coop.ingest.walk import ANY_DEPTH, PassOver, is_glob, matches, split_glob, suffix_of, walk
@@ -204,9 +204,7 @@ def _open(source: str, kind: Kind) -> Source:
     except (OSError, ValueError) as exc:  # a name that is too long, a zero character, a folder that may not be entered
         if isinstance(exc, SourceError):
             raise
-        raise SourceError(
-            f"{_named(source)} cannot be read: {getattr(exc, 'strerror', None) or exc}", expected=_expected(kind)
-        ) from exc
+        raise SourceError(f"{_named(source)} cannot be read: {reason_of(exc)}", expected=_expected(kind)) from exc
 
 
 def _opened(source: str, kind: Kind) -> Source:
@@ -258,7 +256,7 @@ def _read(path: Path, kind: Kind) -> Iterator[Entry]:
     try:
         yield from read_list(path, kind)
     except OSError as exc:
-        yield Failure(printable(path.as_posix()), f"the list cannot be read: {exc.strerror or exc}")
+        yield Failure(printable(path.as_posix()), f"the list cannot be read: {reason_of(exc)}")
     except SourceError as exc:
         yield Failure(printable(path.as_posix()), str(exc))
 

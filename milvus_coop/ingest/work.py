@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol
 
-from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgumentError
+from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgumentError, reason_of
 from milvus_coop.ingest.items import HALF, Item, checked, hash_of, hash_of_metadata
 from milvus_coop.models.encoder import EncodedImages, Encoder, Pixels, join_pixels
 from milvus_coop.models.preprocess.texts import check_text
@@ -90,7 +90,7 @@ class ImageWork:
         except ImageError as exc:
             return Failure(item.uri, str(exc).removeprefix(f"{item.path}: ").removeprefix(f"{item.path} "))
         except OSError as exc:
-            return Failure(item.uri, f"cannot be read: {exc.strerror or exc}")
+            return Failure(item.uri, f"cannot be read: {reason_of(exc)}")
         except (MemoryError, ValueError) as exc:
             return Failure(item.uri, f"cannot be read: {exc or type(exc).__name__}")
 

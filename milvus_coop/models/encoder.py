@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
 
 import numpy as np
 from PIL.Image import Image
@@ -24,7 +22,7 @@ from milvus_coop.bundle.spec import (
     TensorSpec,
 )
 from milvus_coop.models.backends.base import Backend
-from milvus_coop.models.preprocess.images import MAX_PIXELS, decode, normalise, patch_mask, to_pixels
+from milvus_coop.models.preprocess.images import MAX_PIXELS, ImageInput, decode, format_of, normalise, patch_mask, to_pixels
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.tokens import quantise
 from milvus_coop.types import Array
@@ -108,19 +106,18 @@ class Encoder:
             arrays |= {CE_PREFIX + name: array for name, array in self._ce_tokenizer(listed).items()}
         return arrays
 
-    def decode(
-        self, image: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image, *, name: str = ""
-    ) -> Image:
+    def decode(self, image: ImageInput, *, name: str = "") -> Image:
         """Decode an image for `pixels` or `encode_images`: upright RGB on the bundle's background, no larger than the bundle needs.
 
         Items and queries are both decoded here, so that the same image always becomes the same pixels.
 
         Args:
-            image: a path, the bytes of a file, a file opened for reading, or an image that Pillow has opened.
+            image: a path or a file:// URI, the bytes of a file, a file opened for reading, or an image of Pillow.
             name: the name of the image in errors; default its path.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read; among others because it is a URL, which is not fetched.
+            InvalidArgumentError: `image` has a type that cannot be an image.
         """
         return decode(
             image,
@@ -129,6 +126,14 @@ class Encoder:
             max_pixels=self._max_pixels,
             name=name,
         )
+
+    def format_of(self, content: bytes) -> str:
+        """The name of the format of an image file, such as JPEG, if its header shows nothing that `decode` would refuse.
+
+        Raises:
+            ImageError: `decode` would refuse it.
+        """
+        return format_of(content, at_least=self.spec.largest_image, max_pixels=self._max_pixels)
 
     def pixels(self, images: Sequence[Image]) -> dict[str, Array]:
         """The inputs of the bundle's image encoder for decoded RGB images.

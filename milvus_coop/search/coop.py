@@ -18,9 +18,10 @@ from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, Inv
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.open import open_models, split_models
+from milvus_coop.models.preprocess.images import ImageInput
 from milvus_coop.search.contents import content_reader
 from milvus_coop.search.options import QueryArguments, QueryOptions, options_of
-from milvus_coop.search.queries import ImageInput, check_ids, encode_queries
+from milvus_coop.search.queries import check_ids, encode_queries
 from milvus_coop.search.ranking import rank
 from milvus_coop.search.ranking_service import query_string
 from milvus_coop.search.reranking import CandidateReranker, CeScores

@@ -8,9 +8,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 
@@ -18,6 +15,7 @@ from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_SIDE
 from milvus_coop.cores import available_cores
 from milvus_coop.errors import ImageError
 from milvus_coop.models.encoder import Encoder, Pixels
+from milvus_coop.models.preprocess.uris import local_path
 
 THREADS = 8
 CACHE_BYTES = 64 * 2**20
@@ -99,25 +97,6 @@ class ImageOpener:
             return None
         self._cache.put(version, pixels)
         return pixels
-
-
-def local_path(uri: str) -> Path | None:
-    """The file on this machine that a uri names; None for any other uri. Nothing is fetched, because a row could name any server.
-
-    Absolute paths and file:// uris name files. Relative paths do not, because their base folder is unknown; nor does `//host/...`.
-    """
-    if "://" in uri:
-        try:
-            parts = urlsplit(uri)
-        except ValueError:
-            return None
-        if parts.scheme.lower() != "file" or parts.netloc.lower() not in ("", "localhost"):
-            return None
-        uri = url2pathname(parts.path)
-    if uri.startswith(("//", "\\\\")) or "\0" in uri:
-        return None
-    path = Path(uri)
-    return path if path.is_absolute() else None
 
 
 def _size(pixels: Pixels) -> int:

@@ -8,9 +8,9 @@ from milvus_coop.arguments import one_of
 from milvus_coop.bundle.spec import Score
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.preprocess.images import ImageInput
 from milvus_coop.models.preprocess.texts import check_text
 from milvus_coop.models.tokens import pack
-from milvus_coop.search.queries import ImageInput, decode_query
 from milvus_coop.types import Kind
 
 IN_CLIENT = "CoopSearch.query(), which reranks in the client"
@@ -50,5 +50,5 @@ def query_string(encoder: Encoder, kind: Kind, text: str | None, image: ImageInp
     if image is None:
         check_text(text or "")
         return text or ""
-    encoded = encoder.encode_images([decode_query(encoder, image)], timeout_s=timeout_s)
+    encoded = encoder.encode_images([encoder.decode(image)], timeout_s=timeout_s)
     return pack(encoded.tokens, encoded.scales)[0]

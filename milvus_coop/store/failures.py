@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 
 import grpc
@@ -44,6 +46,13 @@ _READS = ("search", "query")
 _AUTH_SIGNS = ("auth check failure", "unauthenticated", "privilege", "permission deny")
 _UNAVAILABLE_SIGNS = ("closed channel", "not ready", "no available", "node offline", "channel not available", "not healthy")
 _LONGEST_MESSAGE = 500
+_WORDS = ("and", "or", "not", "exists", "like", "in", "is", "null", "true", "false", "interval", "iso")
+"""Words of Milvus' filters, which are no names of fields there."""
+_COMPARED = re.compile(r"([^()&|=<>!\[\]]+?)\s*(?:[=!<>]=|[<>])")
+"""What stands before a comparison."""
+_JOINED = re.compile(r"\s(?:and|or|not|exists)(?=\s)", re.IGNORECASE)
+_PLAIN = re.compile(r"[^\W\d]\w*")
+_VALUE = re.compile(r"-?[\d.]+(?:e[-+]?\d+)?|'[^']*'|\"[^\"]*\"", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +133,7 @@ def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCo
         return FilterError(
             f"Milvus rejects the filter {quoted(attempt.filter)}: {message}",
             expected="a Milvus expression such as: year > 2020 and tag == 'cat'",
+            run=_other_spelling(attempt.filter),
         )
     if exc.code in _AUTH_CODES or any(sign in lower for sign in _AUTH_SIGNS):
         return _refused(attempt)
@@ -143,6 +153,15 @@ def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCo
     if attempt.call == "create_collection" and ("already exist" in lower or "duplicate collection" in lower):
         return CollectionExistsError(f"the collection '{attempt.collection}' exists in {attempt.address}")
     return StoreError(f"Milvus at {attempt.address} failed to {attempt.call}: {message} (code {int(exc.code)})")
+
+
+def _other_spelling(filter: str) -> str:
+    """The hint on a filter with a name that Milvus takes only as `$meta["name"]`; '' if there is none."""
+    for found in _COMPARED.finditer(filter[:_LONGEST_MESSAGE]):
+        name = _JOINED.split(" " + found[1])[-1].strip()
+        if name and (name.lower() in _WORDS or not _PLAIN.fullmatch(name)) and not _VALUE.fullmatch(name):
+            return f"$meta[{json.dumps(name, ensure_ascii=False)}], if {quoted(name)} is the name of a field"
+    return ""
 
 
 def _is_about_arguments(exc: MilvusException, message: str) -> bool:

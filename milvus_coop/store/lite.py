@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from milvus_coop.errors import InvalidArgumentError, StoreError, StoreLockedError
+from milvus_coop.errors import InvalidArgumentError, StoreError, StoreLockedError, reason_of
 
 BACKLOG_ROWS = 500
 BACKLOG_BYTES = 32 * 2**20
@@ -144,4 +144,4 @@ def _explain(folder: Path) -> None:
             run="stop the other process, or use a Milvus server for several",
         ) from exc
     except Exception as exc:  # any other reason: permissions, a broken manifest, a full disk
-        raise StoreError(f"Milvus Lite could not open {folder}: {exc}") from exc
+        raise StoreError(f"Milvus Lite could not open {folder}: {reason_of(exc)}") from exc

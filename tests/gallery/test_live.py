@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from pathlib import Path
 
@@ -69,6 +70,56 @@ def test_the_switch_changes_the_order_at_once(window: Open, server: Serving) -> 
     page.get_by_label("Coop", exact=True).check()
     assert opened.names() == coop
     assert not [url for url in opened.requests[asked:] if "/v1/search" in url]
+
+
+def test_more_hits_come_from_the_next_page(window: Open, server: Serving) -> None:
+    opened = window(f"{server.address}?q=two+dogs&k=5&show=12")
+    page = opened.page
+    more = page.get_by_role("button", name="More")
+    expect(page.locator(".card")).to_have_count(5)
+    with page.expect_request(SEARCH) as asked:
+        more.click()
+    body = json.loads(asked.value.post_data or "")
+    assert (body["offset"], body["limit"]) == (5, 5)
+    expect(page.locator(".card")).to_have_count(10)
+    more.click()
+    expect(page.locator(".card")).to_have_count(len(PICTURES) + 1)
+    expect(more).to_be_hidden()
+    expect(page.get_by_role("status")).to_have_text(f"{len(PICTURES) + 1} hits shown.")
+    assert opened.places() == [str(i) for i in range(1, len(PICTURES) + 2)]
+    assert len(set(opened.names())) == len(PICTURES) + 1
+    search(page, "a lighthouse")  # a new search starts with its first page
+    expect(page.locator(".card")).to_have_count(5)
+    expect(more).to_be_visible()
+
+
+def test_more_of_the_hits_that_are_there(window: Open, server: Serving) -> None:
+    opened = window(f"{server.address}?q=two+dogs&show=12")
+    expect(opened.page.locator(".card")).to_have_count(12)
+    asked = len(opened.requests)
+    opened.page.get_by_role("button", name="More").click()
+    expect(opened.page.locator(".card")).to_have_count(len(PICTURES) + 1)
+    expect(opened.page.get_by_role("button", name="More")).to_be_hidden()
+    assert not [url for url in opened.requests[asked:] if "/v1/search" in url]
+
+
+def test_weak_matches_are_left_out(window: Open, server: Serving) -> None:
+    opened = window(server.address)
+    page = opened.page
+    search(page, "two dogs")
+    matches = [float(text.split()[0]) for text in page.locator(".card .match").all_inner_texts()]
+    least = page.get_by_label("Match from")
+    least.fill(str((matches[1] + matches[2]) / 2))
+    page.keyboard.press("Enter")
+    expect(page.locator(".card")).to_have_count(2)
+    assert "match=" in page.url
+    page.reload()
+    expect(page.locator(".card")).to_have_count(2)
+    least.fill("100")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Nothing found")).to_be_visible()
+    page.get_by_role("button", name="Search for all matches").click()
+    expect(page.locator(".card")).to_have_count(len(PICTURES) + 1)
 
 
 def test_the_address_holds_the_search(window: Open, server: Serving) -> None:

@@ -36,8 +36,12 @@ MakeClient = Callable[..., TestClient]
 
 @pytest.fixture(scope="session")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `photos/`, and `lite.db` with the collections `images` (with metadata `year`) and `captions`."""
-    folder = tmp_path_factory.mktemp("gateway")
+    """A folder with `photos/`, and `lite.db`; see `fill`."""
+    return fill(tmp_path_factory.mktemp("gateway"))
+
+
+def fill(folder: Path) -> Path:
+    """Fill a folder: `photos/`, and `lite.db` with the collections `images` (with metadata `year`) and `captions`."""
     (folder / "photos").mkdir()
     for name in PICTURES:
         shutil.copy(EXAMPLES / "images" / name, folder / "photos" / name)

@@ -74,6 +74,14 @@ def test_bad_pictures_are_named_and_the_others_go_on(taking: TestClient, tmp_pat
     assert "none of the 1 images" in none.json()["detail"]
 
 
+def test_the_limit_on_pixels_holds_before_anything_is_kept(make_client: MakeClient, tmp_path: Path) -> None:
+    client = make_client(uri=tmp_path / "new.db", uploads=str(tmp_path / "uploads"), roots=(), settings={"max_pixels": 1000})
+    answer = client.post("/v1/items", files=files(CAT))
+    assert answer.status_code == 400
+    assert "at most 1,000" in answer.json()["detail"]
+    assert not (tmp_path / "uploads" / "images").exists()
+
+
 @pytest.mark.parametrize(
     ("bad", "said"),
     [

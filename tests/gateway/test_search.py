@@ -35,6 +35,9 @@ def hits(answer: dict[str, Any]) -> list[dict[str, Any]]:
         {"rerank": False},
         {"score": "sum"},
         {"limit": 8, "k": 2},
+        {"limit": 2, "offset": 3},
+        {"min_score": 0.5},
+        {"rerank": False, "min_score": -0.5, "offset": 1},
     ],
     ids=str,
 )
@@ -53,7 +56,8 @@ def test_answers_are_those_of_the_sdk(client: TestClient, filled: Path, options:
 
 def test_a_form_says_the_same_as_json(client: TestClient) -> None:
     fields = {"text": "a dog", "limit": "3", "filter": "year > 2018", "output_fields": "year, uri", "rerank": "false"}
-    body = {**fields, "limit": 3, "output_fields": ["year", "uri"], "rerank": False}
+    fields |= {"offset": "1", "min_score": "-0.9"}
+    body = {**fields, "limit": 3, "output_fields": ["year", "uri"], "rerank": False, "offset": 1, "min_score": -0.9}
     by_form = client.post("/v1/search", files={name: (None, value) for name, value in fields.items()}).json()
     assert len(by_form["hits"]) == 3
     assert by_form["hits"] == client.post("/v1/search", json=body).json()["hits"]
@@ -131,6 +135,10 @@ def bomb() -> bytes:
         ({"text": "a", "collection": "no/such"}, 400, "no/such"),
         ({"text": "a", "limit": 0}, 422, "limit"),
         ({"text": "a", "limit": 1001}, 400, "limit is 1,001"),
+        ({"text": "a", "limit": 900, "offset": 101}, 400, "offset + limit is 1,001"),
+        ({"text": "a", "offset": -1}, 422, "offset"),
+        ({"text": "a", "min_score": 2}, 400, "min_score is 2"),
+        ({"text": "a", "min_score": "much"}, 422, "min_score"),
         ({"text": "a", "k": 20_000}, 400, "k is 20,000"),
         ({"text": "a", "deadline_ms": 0}, 422, "deadline_ms"),
         ({"text": "a", "depth": 3}, 422, "depth"),

@@ -49,8 +49,17 @@ def test_these_need_it(search: CoopSearch, name: str) -> None:
     if name == "a-b":  # a subtraction
         assert found(search, f"{name} == 3") == []
         return
-    with pytest.raises(FilterError, match="Milvus rejects the filter"):
-        found(search, f"{name} == 3")
+    for filter in (f"{name} == 3", f"({name} > 2)", f"has == 3 and not {name} == 3"):
+        with pytest.raises(FilterError, match="Milvus rejects the filter") as caught:
+            found(search, filter)
+        assert caught.value.run.startswith(f"$meta[{json.dumps(name)}], if ")
+
+
+@pytest.mark.parametrize("filter", ["has >", "(has > 3", "has == 3 and", "3 == has naïve", "'a b' == has has"])
+def test_other_mistakes_have_nothing_to_do_with_names(search: CoopSearch, filter: str) -> None:
+    with pytest.raises(FilterError) as caught:
+        found(search, filter)
+    assert caught.value.run == ""
 
 
 @pytest.mark.parametrize("name", HARMLESS)

@@ -486,19 +486,15 @@ def test_images_that_cannot_be(captions: CoopSearch, folder: Path) -> None:
     ):
         assert captions.query(image=same).hits == expected
     wrong: tuple[tuple[Any, type[MilvusCoopError], str], ...] = (
-        (
-            "https://example.com/x.jpg",
-            InvalidArgumentError,
-            "image is the URL 'https://example.com/x.jpg', and URLs are not fetched",
-        ),
-        (Path("https://example.com/x.jpg"), InvalidArgumentError, "URLs are not fetched"),
-        ("data:image/png;base64,AAAA", InvalidArgumentError, "URLs are not fetched"),
-        ("s3://bucket/x.jpg", InvalidArgumentError, "URLs are not fetched"),
-        (5, InvalidArgumentError, "image is 5; expected: a path"),
-        ([data], InvalidArgumentError, "image is "),
-        ("x" * 100_000, InvalidArgumentError, "which cannot name a file"),
-        ("a\0b", InvalidArgumentError, "which cannot name a file"),
-        ("", InvalidArgumentError, "image is an empty path"),
+        ("https://example.com/x.jpg", ImageUnreadableError, "https://example.com/x.jpg is a URL, and URLs are not fetched"),
+        (Path("https://example.com/x.jpg"), ImageUnreadableError, "https://example.com/x.jpg is a URL, and URLs are not fetched"),
+        ("data:image/png;base64,AAAA", ImageUnreadableError, "URLs are not fetched"),
+        ("s3://bucket/x.jpg", ImageUnreadableError, "URLs are not fetched"),
+        (5, InvalidArgumentError, "the image is of type int; expected: a path"),
+        ([data], InvalidArgumentError, "the image is of type list"),
+        ("x" * 100_000, ImageUnreadableError, "cannot be read: File name too long"),
+        ("a\0b", ImageUnreadableError, "cannot be read: embedded null byte"),
+        ("", ImageUnreadableError, "the image is an empty path"),
         (bytearray(200_000), ImageUnreadableError, "not an image"),
         (Image.new("RGB", (0, 0)), ImageUnreadableError, "no pixels"),
         (Image.open(io.BytesIO(data[: len(data) // 2])), ImageUnreadableError, "truncated"),

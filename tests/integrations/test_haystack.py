@@ -179,8 +179,8 @@ def test_inputs_of_a_run_hold_for_this_run(uri: str, search: CoopSearch) -> None
     ("given", "kind", "says"),
     [
         ({"filter_": "year > 3"}, UnknownArgumentError, "no argument 'filter_'; expected: filter"),
-        ({"top_k": 0}, InvalidArgumentError, "limit is 0"),
-        ({"filters": {"field": "year"}}, InvalidArgumentError, "filter is {'field': 'year'}; expected: a string"),
+        ({"top_k": 0}, InvalidArgumentError, "top_k is 0"),
+        ({"filters": {"field": "year"}}, InvalidArgumentError, "filters is {'field': 'year'}; expected: a string"),
         ({"deadline_ms": -1}, InvalidArgumentError, "deadline_ms is -1"),
     ],
 )

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from milvus_coop import CoopSearch, QueryOptions
 from milvus_coop.errors import FilterError, InvalidArgumentError, UnknownArgumentError
-from milvus_coop.serving.integrations.langchain import FIELDS, CoopDocumentCompressor, CoopRetriever
+from milvus_coop.serving.integrations.langchain import FIELDS, WORDS, CoopDocumentCompressor, CoopRetriever
 from tests.integrations.kit import BEST, QUERY, Told, assert_alike, expected
 
 
@@ -149,7 +149,7 @@ def test_configurable_fields(search: CoopSearch) -> None:
         ({"top_k": 3}, UnknownArgumentError, "no argument 'top_k'"),
         ({"search_kwargs": {"k": 3}}, UnknownArgumentError, "no argument 'search_kwargs'"),
         ({"tenant": "a"}, UnknownArgumentError, "expected: k, candidates, limit, offset, filter"),
-        ({"k": 0}, InvalidArgumentError, "limit is 0"),
+        ({"k": 0}, InvalidArgumentError, "k is 0"),
         ({"k": 3, "limit": 3}, InvalidArgumentError, "k and limit are both given"),
         ({"filter": {"year": 3}}, InvalidArgumentError, "filter is {'year': 3}; expected: a string"),
         ({"filter": None}, InvalidArgumentError, "filter is None"),
@@ -173,8 +173,9 @@ def test_what_a_call_cannot_have_is_refused(
 def test_its_fields_are_those_of_a_query() -> None:
     own = set(CoopRetriever.model_fields) - set(BaseRetriever.model_fields)
     assert own == {"search", *FIELDS}
-    assert set(FIELDS.values()) == {item.name for item in fields(QueryOptions)}
-    defaults = {field: CoopRetriever.model_fields[name].default for name, field in FIELDS.items()}
+    field_of = {name: WORDS.get(name, name) for name in FIELDS}
+    assert set(field_of.values()) == {item.name for item in fields(QueryOptions)}
+    defaults = {field: CoopRetriever.model_fields[name].default for name, field in field_of.items()}
     assert QueryOptions(**defaults) == QueryOptions()
 
 

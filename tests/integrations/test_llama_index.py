@@ -105,7 +105,7 @@ def test_arguments_of_a_call_hold_for_this_call(search: CoopSearch) -> None:
     [
         ({"filters": "year > 3"}, UnknownArgumentError, "no argument 'filters'; expected: filter"),
         ({"top_k": 3}, UnknownArgumentError, "no argument 'top_k'"),
-        ({"similarity_top_k": 0}, InvalidArgumentError, "limit is 0"),
+        ({"similarity_top_k": 0}, InvalidArgumentError, "similarity_top_k is 0"),
         ({"similarity_top_k": 3, "limit": 3}, InvalidArgumentError, "similarity_top_k and limit are both given"),
         ({"filter": {"year": 3}}, InvalidArgumentError, "filter is {'year': 3}; expected: a string"),
     ],

@@ -320,6 +320,8 @@ def test_an_image_that_cannot_be_used_is_named(fake: CoopModel, drawn: list[Path
         f"image 2 ({broken}) cannot be read": broken,
         f"image 2 ({tmp_path / 'missing.jpg'}) cannot be read: No such file": str(tmp_path / "missing.jpg"),
         f"image 2 ({tmp_path}) is a folder": tmp_path,
+        "image 2 (https://example.com/a.jpg) is a URL, and URLs are not fetched": "https://example.com/a.jpg",
+        "image 2 is an empty path": "",
         "image 2: not an image": b"not an image",
         "image 2: the file is empty": io.BytesIO(),
         "image 2 cannot be read: image file is truncated": Image.open(io.BytesIO(broken.read_bytes())),
@@ -398,6 +400,12 @@ def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert model.spec.name == "coop-small"
     with pytest.raises(BundleNotFoundError, match="no bundle 'nonsense'"):
         CoopModel("nonsense")
+    with pytest.raises(InvalidArgumentError, match=r"there is no argument 'uri'"):
+        CoopModel(uri="lite.db")  # type: ignore[call-arg]
+    with pytest.raises(InvalidArgumentError, match="models is 5"):
+        CoopModel(models=5)  # type: ignore[arg-type]
+    with CoopModel(max_pixels=10) as model, pytest.raises(ImageTooLargeError, match="409 x 512 pixels are too many"):
+        model.embed_images(EXAMPLES[:1])
     with pytest.raises(InvalidArgumentError, match="models is 'nonsense'"):
         CoopModel("coop-small", models="nonsense")
     wrong: Mapping[str, Any] = {"models": 7, "settings": "coop-small", "threads": "2", "uri": "./other.db", "max_pixel": 1}

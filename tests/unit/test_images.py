@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -364,10 +365,28 @@ def test_any_buffer_is_the_content_of_a_file(kind: Any) -> None:
     ["https://example.com/a.jpg", Path("https://example.com/a.jpg"), "data:image/png;base64," + "A" * 5000, "s3://b/a.png"],
 )
 def test_an_address_is_no_file(address: Any) -> None:
-    with pytest.raises(ImageUnreadableError, match=r"is an address, not a file; expected: the path") as caught:
+    with pytest.raises(ImageUnreadableError, match=r"is a URL, and URLs are not fetched; expected: the path") as caught:
         decode(address)
     assert str(caught.value).startswith(str(address).replace(":/e", "://e")[:90])
     assert len(str(caught.value)) < 400
+
+
+def test_a_file_uri_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a b.png"
+    path.write_bytes(saved(scene(), "PNG"))
+    assert decode(path.as_uri()).size == decode(path).size
+    with pytest.raises(ImageUnreadableError, match=r"^file:///none\.png cannot be read: No such file or directory$"):
+        decode("file:///none.png")
+
+
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.png"
+    os.mkfifo(path)
+    for form in (path, str(path), path.as_uri()):
+        with pytest.raises(ImageUnreadableError, match="is not a regular file"):
+            decode(form)
+    with os.fdopen(os.open(path, os.O_RDWR), "rb", buffering=0) as file, pytest.raises(ImageUnreadableError, match="is a pipe"):
+        decode(file)
 
 
 @pytest.mark.parametrize("source", ["x" * 5000, "a\0b", Path("y" * 5000)])

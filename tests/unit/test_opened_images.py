@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milvus_coop.search.images import PixelCache, local_path
+from milvus_coop.models.preprocess.uris import local_path
+from milvus_coop.search.images import PixelCache
 
 
 @pytest.mark.parametrize(

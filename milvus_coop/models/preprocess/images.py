@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -16,11 +17,15 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from milvus_coop.bundle.spec import ImageSpec
-from milvus_coop.errors import ImageError, ImageTooLargeError, ImageUnreadableError, InvalidArgumentError, shortened
-from milvus_coop.models.preprocess.formats import FORMATS, MAX_PIXELS, UPRIGHT, check_size, load_image, orientation
+from milvus_coop.errors import ImageError, ImageTooLargeError, ImageUnreadableError, InvalidArgumentError, reason_of, shortened
+from milvus_coop.models.preprocess.formats import FORMATS, MAX_PIXELS, UPRIGHT, check_size, load_image, open_image, orientation
+from milvus_coop.models.preprocess.uris import is_url, local_path, with_slashes
 from milvus_coop.types import Array
 
-__all__ = ["FORMATS", "MAX_PIXELS", "decode", "to_pixels"]
+__all__ = ["FORMATS", "MAX_PIXELS", "ImageInput", "decode", "to_pixels"]
+
+ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image
+"""An image: a path or a file:// URI, the bytes of an image file, a file open for reading at its start, or an image of Pillow."""
 
 LONGEST_OF_EDGE = 1333 / 800
 """Maximum ratio of the longer to the shorter edge in the preprocessing of ViLT and BridgeTower, taken from object detection."""
@@ -31,14 +36,11 @@ LONGEST_OF_CROP = 64
 LONGEST_NAME = 200
 """Maximum number of characters of a name that errors repeat."""
 
-ADDRESS = re.compile(r"(https?|ftps?|s3|gs|gcs|az|abfss?|hdfs|file|data):", re.IGNORECASE)
-_SLASHES = re.compile(r"^([a-z0-9]{2,}):/(?!/)", re.IGNORECASE)
-
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def decode(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image,
+    source: ImageInput,
     *,
     at_least: int = 0,
     background: tuple[int, int, int] = (255, 255, 255),
@@ -48,8 +50,8 @@ def decode(
     """Decode the first frame of an image to RGB, apply the EXIF orientation, and put transparent parts on `background`.
 
     Args:
-        source: a path, the bytes of a file (in any object with a buffer), a file that is open for reading at its start (it is not
-            closed), or a Pillow image.
+        source: a path or a file:// URI, the bytes of a file (in any object with a buffer), a file that is open for reading at its
+            start (it is not closed), or a Pillow image. Other URLs are refused.
         at_least: large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size as long as both edges keep at least this length;
             0 means never.
         background: RGB colour behind transparent pixels.
@@ -62,8 +64,7 @@ def decode(
         ImageTooLargeError: the image has more than `max_pixels` pixels.
         InvalidArgumentError: `source` is of another type.
     """
-    name = name or _name_of(source)
-    try:
+    with _named_errors(name or _name_of(source), max_pixels):
         if isinstance(source, Image.Image):
             check_size(*source.size, max_pixels)
             return upright_rgb(source, background)  # this may load the file: Pillow opens files lazily
@@ -74,24 +75,46 @@ def decode(
         if isinstance(source, bytes | bytearray | memoryview):
             return _decode(io.BytesIO(source), at_least, background, max_pixels)
         if hasattr(source, "read"):
+            if hasattr(source, "seekable") and not source.seekable():  # reading a pipe may block forever
+                raise ImageUnreadableError("is a pipe", expected="a file")
             return _decode(source, at_least, background, max_pixels)
+    raise InvalidArgumentError(
+        f"{name or 'the image'} is of type {type(source).__name__}",
+        expected="a path, the bytes of an image file, an open file, or an image of Pillow",
+    )
+
+
+def format_of(content: bytes, *, at_least: int = 0, max_pixels: int = MAX_PIXELS) -> str:
+    """The name of the format of an image file, such as JPEG. Only its header is read, and refused as `decode` would.
+
+    Raises:
+        ImageUnreadableError, ImageTooLargeError: see `decode`.
+    """
+    with (
+        _named_errors("the image", max_pixels),
+        io.BytesIO(content) as file,
+        open_image(file, at_least=at_least, max_pixels=max_pixels) as image,
+    ):
+        return str(image.format).upper()
+
+
+@contextlib.contextmanager
+def _named_errors(name: str, max_pixels: int) -> Iterator[None]:
+    """Translate whatever Pillow raises into errors with the name of the image."""
+    try:
+        yield
     except ImageError as exc:
         joined = " " if exc.given.startswith("is ") else ": "
         raise type(exc)(f"{name}{joined}{exc.given}", expected=exc.expected, run=exc.run) from exc
     except Image.DecompressionBombError as exc:
         raise ImageTooLargeError(f"{name}: {exc}", expected=f"at most {max_pixels:,} pixels") from exc
     except Exception as exc:  # Pillow's plugins raise errors of many types: struct.error, KeyError, AssertionError, ...
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else shortened(str(exc), LONGEST_NAME)
-        raise ImageUnreadableError(f"{name} cannot be read: {reason or type(exc).__name__}") from exc
-    raise InvalidArgumentError(
-        f"{name} is of type {type(source).__name__}",
-        expected="a path, the bytes of an image file, an open file, or a Pillow image",
-    )
+        raise ImageUnreadableError(f"{name} cannot be read: {shortened(reason_of(exc), LONGEST_NAME)}") from exc
 
 
-def image_name(path: object) -> str:
-    """The path or address of an image as errors show it."""
-    return shortened(_SLASHES.sub(r"\1://", str(path)), LONGEST_NAME)  # a Path turns https:// into https:/
+def name_in_errors(path: object) -> str:
+    """The path or URL of an image as errors show it: at most 200 characters."""
+    return shortened(with_slashes(str(path)), LONGEST_NAME)
 
 
 def upright_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
@@ -195,18 +218,22 @@ def _letterbox(image: Image.Image, size: int, resampling: Image.Resampling, colo
 def _name_of(source: object) -> str:
     if not isinstance(source, str | os.PathLike):
         source = getattr(source, "name", None) or "the image"
-    return image_name(source)
+    return name_in_errors(source) or "the image"
 
 
 def _open(path: str | os.PathLike[str]) -> IO[bytes]:
+    if not (text := os.fspath(path)):
+        raise ImageUnreadableError("is an empty path", expected="the path of a file")
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - a Path would turn https:// into https:/
     except (OSError, ValueError):
-        if ADDRESS.match(str(path)):
-            raise ImageUnreadableError(
-                "is an address, not a file", expected="the path of a file, or the bytes of the image that the address gives"
-            ) from None
-        raise
+        if not is_url(text):
+            raise
+        if (file := local_path(text)) is not None:
+            return _open(file)
+        raise ImageUnreadableError(
+            "is a URL, and URLs are not fetched", expected="the path of a file, or the bytes of the image that the URL gives"
+        ) from None
     if not stat.S_ISREG(mode):  # opening a pipe would block forever
         raise ImageUnreadableError("is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
     return Path(path).open("rb")

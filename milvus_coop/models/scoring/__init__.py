@@ -6,6 +6,6 @@ coop     `CoopModel`, the object that users need
 """
 
 from milvus_coop.models.scoring.coop import Comparison, CoopModel
-from milvus_coop.models.scoring.inputs import ImageLike, OnError
+from milvus_coop.models.scoring.inputs import OnError
 
-__all__ = ["Comparison", "CoopModel", "ImageLike", "OnError"]
+__all__ = ["Comparison", "CoopModel", "OnError"]

@@ -18,7 +18,8 @@ from milvus_coop.errors import BackendUnavailableError
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.encoder import EncodedImages, EncodedTexts
 from milvus_coop.models.open import open_models, split_models
-from milvus_coop.models.scoring.inputs import ImageLike, OnError, check_images, check_lengths, check_texts, lengths_differ
+from milvus_coop.models.preprocess.images import ImageInput
+from milvus_coop.models.scoring.inputs import OnError, check_images, check_lengths, check_texts, lengths_differ
 from milvus_coop.models.scoring.reader import Batch, Reader
 from milvus_coop.types import Array
 
@@ -96,7 +97,7 @@ class CoopModel:
         """
         return self._join([encoded.embeddings for encoded in self._encode_texts(check_texts(texts))])
 
-    def embed_images(self, images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Array:
+    def embed_images(self, images: Iterable[ImageInput], *, on_error: OnError | None = None) -> Array:
         """Embed images.
 
         Args:
@@ -123,7 +124,7 @@ class CoopModel:
             embeddings[places] = rows
         return embeddings
 
-    def similarity(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Array:
+    def similarity(self, texts: Iterable[str], images: Iterable[ImageInput], *, on_error: OnError | None = None) -> Array:
         """Cosines of texts and images, as in the search of a collection.
 
         Arguments and errors are those of `embed_texts` and `embed_images`; the column of an image that cannot be used is NaN.
@@ -135,7 +136,7 @@ class CoopModel:
         embeddings = self.embed_texts(texts)
         return np.asarray(embeddings @ self.embed_images(images, on_error=on_error).T)
 
-    def score(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Array:
+    def score(self, texts: Iterable[str], images: Iterable[ImageInput], *, on_error: OnError | None = None) -> Array:
         """Match probabilities of every text with every image, the `ce_score` of hits.
 
         Arguments and errors are those of `embed_texts` and `embed_images`; the column of an image that cannot be used is NaN.
@@ -145,7 +146,7 @@ class CoopModel:
         """
         return self.compare(texts, images, on_error=on_error).score
 
-    def compare(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Comparison:
+    def compare(self, texts: Iterable[str], images: Iterable[ImageInput], *, on_error: OnError | None = None) -> Comparison:
         """Both `similarity` and `score`, in the time that `score` takes alone; arguments and errors are the same."""
         images = check_images(images)
         encoded = list(self._encode_texts(check_texts(texts)))
@@ -167,7 +168,7 @@ class CoopModel:
             score[:, places] = probabilities
         return Comparison(similarity, score)
 
-    def score_pairs(self, texts: Iterable[str], images: Iterable[ImageLike], *, on_error: OnError | None = None) -> Array:
+    def score_pairs(self, texts: Iterable[str], images: Iterable[ImageInput], *, on_error: OnError | None = None) -> Array:
         """Match probabilities of pairs: text i with image i.
 
         A text or a path that is repeated several times in a row, such as an image with its five captions, is encoded only once.
@@ -214,7 +215,7 @@ class CoopModel:
         for start in range(0, len(texts), step):
             yield self._models.encoder.encode_texts(texts[start : start + step], timeout_s=self._timeout_s)
 
-    def _encode_images(self, images: Iterable[ImageLike], take: Take, on_error: OnError | None, *, with_ce: bool) -> int:
+    def _encode_images(self, images: Iterable[ImageInput], take: Take, on_error: OnError | None, *, with_ce: bool) -> int:
         """Encode the images, call `take` with each batch, and return the number of images."""
         self._check_open()
         encoder = self._models.encoder

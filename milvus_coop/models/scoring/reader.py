@@ -10,16 +10,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO
 
 import numpy as np
-from PIL.Image import Image
 
 from milvus_coop.cores import available_cores
 from milvus_coop.errors import ImageError
 from milvus_coop.models.encoder import Encoder, Pixels, join_pixels
-from milvus_coop.models.scoring.inputs import ImageLike, OnError, decode, path_of
+from milvus_coop.models.preprocess.images import ImageInput
+from milvus_coop.models.scoring.inputs import OnError, name_of
 from milvus_coop.types import Array
 
 BATCH = 16
@@ -50,7 +48,7 @@ class _Reading:
     futures: list[Future[Pixels]] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
     """Pairs of a position among all images and a position in `futures`."""
-    known: dict[Path, int] = field(default_factory=dict)
+    known: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_full(self) -> bool:
@@ -75,7 +73,7 @@ class Reader:
         self.n_seen = 0
         """Number of images taken from the iterable so far."""
 
-    def batches(self, images: Iterable[ImageLike]) -> Iterator[Batch]:
+    def batches(self, images: Iterable[ImageInput]) -> Iterator[Batch]:
         """The images in batches, in their order. A batch without a readable image is left out.
 
         Raises:
@@ -94,7 +92,7 @@ class Reader:
         """Stop the threads. Images that they have not started to read are dropped."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _submitted(self, images: Iterable[ImageLike]) -> Iterator[_Reading]:
+    def _submitted(self, images: Iterable[ImageInput]) -> Iterator[_Reading]:
         reading = _Reading()
         for place, image in enumerate(images):
             self.n_seen += 1
@@ -105,8 +103,8 @@ class Reader:
         if reading.places:
             yield reading
 
-    def _submit(self, reading: _Reading, place: int, image: ImageLike) -> None:
-        path = path_of(image, place)
+    def _submit(self, reading: _Reading, place: int, image: ImageInput) -> None:
+        path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
         row = len(reading.futures) if path is None else reading.known.setdefault(path, len(reading.futures))
         reading.places.append((place, row))
         if row < len(reading.futures):
@@ -115,7 +113,7 @@ class Reader:
             reading.futures.append(self._pool.submit(self._pixels, path, place))
         elif isinstance(image, bytes | bytearray | memoryview):
             reading.futures.append(self._pool.submit(self._pixels, bytes(image), place))
-        elif not isinstance(image, str | os.PathLike):  # a str or PathLike has a path
+        else:
             # Open files and Pillow images have a state: they may be repeated, or change when the caller goes on. So read them now.
             done: Future[Pixels] = Future()
             try:
@@ -124,8 +122,8 @@ class Reader:
                 done.set_exception(exc)
             reading.futures.append(done)
 
-    def _pixels(self, image: Path | bytes | IO[bytes] | Image, place: int) -> Pixels:
-        decoded = decode(self._encoder, image, place)
+    def _pixels(self, image: ImageInput, place: int) -> Pixels:
+        decoded = self._encoder.decode(image, name=name_of(image, place))
         pixels = self._encoder.pixels([decoded])
         return {**pixels, **self._encoder.ce_pixels([decoded])} if self._with_ce else pixels
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from milvus_coop.bundle.folder import CE_TOKENIZER, TOKENIZER, Bundle, check_new_bundle, write_record
 from milvus_coop.bundle.spec import Keep, TextSpec
-from milvus_coop.errors import ConvertError
+from milvus_coop.errors import ConvertError, reason_of
 from milvus_coop.offline.convert.card import write_card
 from milvus_coop.offline.convert.checkpoint import Checkpoint
 from milvus_coop.offline.convert.families import open_source
@@ -116,7 +116,7 @@ def _workshop(out: Path) -> Iterator[Path]:
             folder.mkdir()
             yield folder
     except OSError as exc:
-        raise ConvertError(f"{out} cannot be written: {exc}", expected="a folder on a disk with room for it") from exc
+        raise ConvertError(f"{out} cannot be written: {reason_of(exc)}", expected="a folder on a disk with room for it") from exc
 
 
 def _write_tokenizers(parts: Parts, folder: Path, limit: int) -> tuple[TextSpec, TextSpec | None]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from milvus_coop.errors import DatasetError
+from milvus_coop.errors import DatasetError, reason_of
 from milvus_coop.models.preprocess.formats import SUFFIXES
 from milvus_coop.offline.datasets.items import Caption, Split
 from milvus_coop.offline.datasets.jsonl import captions_of
@@ -94,7 +94,7 @@ def _captions(gathering: Gathering, stem: str, item_id: str, names: frozenset[st
     try:
         return [caption for sidecar in sidecars for caption in _read(sidecar, language)]
     except (OSError, ValueError) as exc:
-        gathering.problem(item_id, f"the captions beside it cannot be read: {exc}")
+        gathering.problem(item_id, f"the captions beside it cannot be read: {reason_of(exc)}")
         return None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from milvus_coop.errors import DatasetError
+from milvus_coop.errors import DatasetError, reason_of
 from milvus_coop.offline.datasets.items import Caption, Split
 from milvus_coop.offline.datasets.listed import SPLIT_NAMES, Gathering, ListedDataset
 from milvus_coop.offline.datasets.spec import Spec
@@ -46,7 +46,7 @@ def open_jsonl(spec: Spec) -> ListedDataset:
             except _BadLineError as exc:
                 gathering.problem(place, str(exc))
     except OSError as exc:
-        raise DatasetError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+        raise DatasetError(f"{path} cannot be read: {reason_of(exc)}") from exc
     return gathering.dataset(spec.text)
 
 

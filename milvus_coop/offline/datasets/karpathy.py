@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from milvus_coop.errors import DatasetError
+from milvus_coop.errors import DatasetError, reason_of
 from milvus_coop.offline.datasets.items import Caption, Split
 from milvus_coop.offline.datasets.listed import SPLIT_NAMES, Gathering, ListedDataset
 from milvus_coop.offline.datasets.spec import Spec
@@ -57,7 +57,7 @@ def _images(path: Path) -> list[Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as exc:
-        raise DatasetError(f"{path} cannot be read: {exc.strerror or exc}", expected="a Karpathy split file") from exc
+        raise DatasetError(f"{path} cannot be read: {reason_of(exc)}", expected="a Karpathy split file") from exc
     except (ValueError, RecursionError) as exc:
         raise DatasetError(f"{path} is not JSON: {exc}", expected="a Karpathy split file such as dataset_coco.json") from exc
     images = content.get("images") if isinstance(content, dict) else None

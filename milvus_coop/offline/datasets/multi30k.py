@@ -10,7 +10,7 @@ import re
 import zlib
 from pathlib import Path
 
-from milvus_coop.errors import DatasetError
+from milvus_coop.errors import DatasetError, reason_of
 from milvus_coop.offline.datasets.items import SPLITS, Caption, Split
 from milvus_coop.offline.datasets.listed import Gathering, ListedDataset
 from milvus_coop.offline.datasets.spec import Spec
@@ -129,4 +129,4 @@ def _lines(path: Path) -> list[str]:
         line = content.count(b"\n", 0, exc.start) + 1
         raise DatasetError(f"{path}, line {line} is not UTF-8", expected="a text file in UTF-8") from exc
     except (OSError, EOFError, zlib.error) as exc:
-        raise DatasetError(f"{path} cannot be read: {exc}", expected="a text file, or one packed by gzip") from exc
+        raise DatasetError(f"{path} cannot be read: {reason_of(exc)}", expected="a text file, or one packed by gzip") from exc

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from milvus_coop.models.preprocess.images import ImageInput
 from milvus_coop.offline.evaluation.corpus import EvaluationCorpus
 from milvus_coop.offline.evaluation.options import EvaluationOptions
 from milvus_coop.offline.evaluation.progress import EvaluationProgress, OnProgress
@@ -17,7 +18,7 @@ from milvus_coop.offline.evaluation.systems import OpenedBundle
 from milvus_coop.offline.evaluation.workbench import Shelf, Workbench
 from milvus_coop.search import CoopSearch
 from milvus_coop.search.contents import content_reader
-from milvus_coop.search.queries import ImageInput, encode_queries
+from milvus_coop.search.queries import encode_queries
 from milvus_coop.search.reranking import CHUNK_BYTES
 from milvus_coop.types import Array, Kind, Timings
 

@@ -3,7 +3,7 @@
  *
  * @typedef {{title: string, status: number, detail: string, expected: string, run: string, request_id: string}} Problem
  * @typedef {{name: string, kind: "image" | "text" | null, bundle: string, count: number, searchable: boolean, default: boolean}} Collection
- * @typedef {{collection: string, text: string, filter: string, k: number, image: File | null}} Query
+ * @typedef {{collection: string, text: string, filter: string, k: number, least: number | null, image: File | null}} Query
  */
 
 const KEY = "milvus-coop-api-key";
@@ -39,14 +39,16 @@ export class Api {
   }
 
   /**
-   * All k candidates, so that the page can show both orders.
+   * All k candidates, so that the page can show both orders; or the k hits from `offset` on.
    * @param {Query} query
    * @param {AbortSignal} signal
    * @param {(seconds: number) => void} onBusy told before a busy server is asked once more
+   * @param {number} [offset]
    * @returns {Promise<import("./grid.js").Result>}
    */
-  async search({ collection, text, filter, k, image }, signal, onBusy) {
-    const request = { collection, limit: k, k, filter, output_fields: ["*"] };
+  async search({ collection, text, filter, k, least, image }, signal, onBusy, offset = 0) {
+    const threshold = least === null ? {} : { min_score: least };
+    const request = { collection, limit: k, k, offset, filter, output_fields: ["*"], ...threshold };
     const response = await this.#ask(
       "v1/search",
       { method: "POST", ...body(image ? request : { ...request, text }, image) },

@@ -6,7 +6,8 @@ import { Api, Away, Refused, local } from "./api.js";
 import { ResultView, count, element, icon } from "./grid.js";
 
 const $ = (id) => /** @type {any} */ (document.getElementById(id));
-const [form, box, filter, depth, limit, chooser] = ["search", "text", "filter", "k", "shown", "collection"].map($);
+const [form, box, filter, depth, least, limit, chooser] = ["search", "text", "filter", "k", "least", "shown", "collection"].map($);
+const more = $("more");
 const state = $("state");
 const DEFAULT_K = "50";
 const DEFAULT_SHOWN = "24";
@@ -32,6 +33,8 @@ const images = new Map();
 let running = null;
 /** @type {"loading" | "ready" | "failed"} of the list of collections */
 let phase = "loading";
+/** @type {{query: import("./api.js").Query, ended: boolean} | null} what the page shows, and whether all its hits have come */
+let shown = null;
 /** whether somebody searched before it was there */
 let early = false;
 /** the collection that the address bar names, if it cannot be searched; '' if it can */
@@ -45,7 +48,14 @@ async function search({ push = true } = {}) {
     early = true;
     return phase === "failed" ? start() : undefined;
   }
-  const query = { collection: chooser.value, text: box.value.trim(), filter: filter.value.trim(), k: Number(depth.value), image };
+  const query = {
+    collection: chooser.value,
+    text: box.value.trim(),
+    filter: filter.value.trim(),
+    k: Number(depth.value),
+    least: least.value === "" ? null : Number(least.value) / 100,
+    image,
+  };
   running?.abort();
   idle();
   if (absent) return missing(absent);
@@ -68,9 +78,46 @@ async function search({ push = true } = {}) {
 /** @param {import("./grid.js").Result} result @param {import("./api.js").Query} query */
 function show(result, query) {
   state.replaceChildren();
+  shown = { query, ended: result.hits.length < query.k };
+  view.setLimit(Number(limit.value));
   view.show(result);
-  if (result.hits.length === 0) return nothing(query);
+  offerMore();
+  if (result.hits.length === 0) return nothing(query, result);
   say(`${result.reranked ? "" : "Not reranked. "}${view.summary}`);
+}
+
+/** Show or hide the button below the hits. */
+function offerMore() {
+  const hits = view.result?.hits.length ?? 0;
+  more.hidden = !hits || !shown || (shown.ended && view.limit >= hits);
+}
+
+/** Show as many hits again, and ask for the next page if they are not here yet. */
+async function showMore() {
+  const { result } = view;
+  if (!shown || !result) return;
+  const page = shown;
+  const wanted = view.limit + Number(limit.value);
+  if (!page.ended && wanted > result.hits.length) {
+    const mine = (running = new AbortController());
+    more.disabled = true;
+    say("Searching …");
+    try {
+      const next = await api.search(page.query, mine.signal, () => {}, result.hits.length);
+      if (view.result !== result) return;
+      page.ended = next.hits.length < page.query.k;
+      view.add(next);
+    } catch (problem) {
+      if (running === mine) fail(problem);
+      return;
+    } finally {
+      more.disabled = false;
+      if (running === mine) running = null;
+    }
+  }
+  view.setLimit(wanted);
+  offerMore();
+  say(`${count(view.order.length, "hit")} shown.`);
 }
 
 /** Blob URLs for images that need the API key; an `img` cannot send one. @type {import("./grid.js").ShowImage} */
@@ -102,6 +149,7 @@ function say(text) {
 /** @param {string} [reason] why it takes longer */
 function busy(reason = "") {
   const root = $("results");
+  more.hidden = true;
   filter.removeAttribute("aria-invalid");
   root.classList.remove("stale");
   root.classList.toggle("busy", !root.hidden);
@@ -148,6 +196,7 @@ function showState({ kind = "", drawing, title, lines = [], rest = [] }) {
 
 function welcome() {
   view.clear();
+  offerMore();
   say("");
   const chosen = collections.find((c) => c.name === chooser.value);
   if (!chosen) return empty();
@@ -178,6 +227,7 @@ function welcome() {
 /** Another collection's images would be taken for those that the address bar promises. @param {string} name */
 function missing(name) {
   view.clear();
+  offerMore();
   const isThere = collections.some((c) => c.name === name);
   const title = isThere ? `“${name}” cannot be searched here` : `There is no collection “${name}”`;
   const other = collections.find((c) => c.searchable && c.default) ?? collections.find((c) => c.searchable);
@@ -208,17 +258,22 @@ function empty() {
   say("Nothing to search yet.");
 }
 
-/** @param {import("./api.js").Query} query */
-function nothing(query) {
+/** @param {import("./api.js").Query} query @param {import("./grid.js").Result} result */
+function nothing(query, result) {
+  const bound = result.candidates > 0 ? least : filter;
   const drop = element("button", {
     type: "button",
-    text: "Search without the filter",
-    onclick: () => ((filter.value = ""), search()),
+    text: bound === least ? "Search for all matches" : "Search without the filter",
+    onclick: () => ((bound.value = ""), search()),
   });
-  const lines = query.filter
-    ? ["The filter leaves nothing: ", element("code", {}, element("bdi", { text: query.filter }))]
-    : [`The collection “${query.collection}” is empty.`];
-  showState({ drawing: LOOK, title: "Nothing found", lines: [element("span", {}, ...lines)], rest: query.filter ? [drop] : [] });
+  const lines =
+    bound === least
+      ? [result.reranked ? `No match reaches ${least.value} %.` : stop(result.reason ?? "")]
+      : query.filter
+        ? ["The filter leaves nothing: ", element("code", {}, element("bdi", { text: query.filter }))]
+        : [`The collection “${query.collection}” is empty.`];
+  const rest = bound === least || query.filter ? [drop] : [];
+  showState({ drawing: LOOK, title: "Nothing found", lines: [element("span", {}, ...lines)], rest });
   say("Nothing found.");
 }
 
@@ -305,7 +360,7 @@ function again() {
 /** @param {boolean} [push] a new entry in the history, for a new search */
 function remember(push = false) {
   const parameters = new URLSearchParams();
-  const values = { q: image ? "" : box.value.trim(), filter: filter.value.trim(), k: depth.value === DEFAULT_K ? "" : depth.value };
+  const values = { q: image ? "" : box.value.trim(), filter: filter.value.trim(), k: depth.value === DEFAULT_K ? "" : depth.value, match: least.value };
   for (const [name, value] of Object.entries(values)) if (value) parameters.set(name, value);
   if (chooser.value && !collections.find((c) => c.name === chooser.value)?.default) parameters.set("collection", chooser.value);
   if (view.view === "be") parameters.set("view", "be");
@@ -332,6 +387,8 @@ function recall() {
   filter.value = parameters.get("filter") ?? "";
   depth.value = parameters.get("k") ?? DEFAULT_K;
   if (!depth.checkValidity()) depth.value = DEFAULT_K;
+  least.value = parameters.get("match") ?? "";
+  if (!least.checkValidity()) least.value = "";
   limit.value = parameters.get("show") ?? DEFAULT_SHOWN;
   if (!limit.value) limit.value = DEFAULT_SHOWN;
   view.setLimit(Number(limit.value));
@@ -376,9 +433,11 @@ form.addEventListener("submit", (event) => {
   search();
 });
 box.addEventListener("input", () => box.value && choose(null));
-depth.addEventListener("change", () => view.result && depth.checkValidity() && search());
+for (const bound of [depth, least]) bound.addEventListener("change", () => view.result && bound.checkValidity() && search());
+more.addEventListener("click", showMore);
 limit.addEventListener("change", () => {
   view.setLimit(Number(limit.value));
+  offerMore();
   remember();
 });
 chooser.addEventListener("change", () => {

@@ -156,6 +156,13 @@ export class ResultView {
     this.#arrange();
   }
 
+  /** Add the hits of the next page. @param {Result} page */
+  add(page) {
+    const result = /** @type {Result} */ (this.result);
+    result.hits.push(...page.hits);
+    this.#arrange();
+  }
+
   /** Forget the result. */
   clear() {
     this.details.close();

@@ -14,7 +14,7 @@ from typing import Any
 
 from milvus_coop.errors import ImageError
 from milvus_coop.models.preprocess.thumbnails import thumbnail
-from milvus_coop.search.images import local_path
+from milvus_coop.models.preprocess.uris import local_path
 from milvus_coop.serving.gallery.assets import assets, text
 from milvus_coop.types import CollectionInfo, Hit, Kind, SearchResult
 

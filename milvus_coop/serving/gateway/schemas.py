@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from milvus_coop.search.options import QueryOptions
 from milvus_coop.serving.gateway.data_uris import ImageBytes
 from milvus_coop.types import Kind
 
@@ -29,6 +31,7 @@ class SearchRequest(BaseModel):
     text: str | None = Field(None, description="The text to search with, up to 20,000 characters; or give `image`.")
     image: ImageBytes | None = Field(None, description="The image to search with, in base64 or as a data URI, instead of `text`.")
     limit: int = Field(10, ge=1, description="Number of hits to return.")
+    offset: int = Field(0, ge=0, description="Number of the best hits to leave out, for pages.")
     k: int | None = Field(
         None, ge=1, description="Number of candidates that the cross-encoder reranks; default 50, or `limit` if that is larger."
     )
@@ -39,6 +42,18 @@ class SearchRequest(BaseModel):
     score: Literal["ce", "sum"] | None = Field(
         None, description="Order by match probability, or by the cross-encoder's logit + cosine; default the bundle's."
     )
+    min_score: float | None = Field(
+        None, description="Leave out hits with a lower match probability, 0 to 1; if `rerank` is false, with a lower cosine."
+    )
+
+    @property
+    def options(self) -> QueryOptions:
+        """The options of the search.
+
+        Raises:
+            InvalidArgumentError: a value is out of range.
+        """
+        return QueryOptions(**{item.name: getattr(self, item.name) for item in fields(QueryOptions)})
 
 
 class SearchHit(BaseModel):

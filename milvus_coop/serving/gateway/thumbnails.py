@@ -12,7 +12,7 @@ from threading import Lock
 from urllib.parse import quote
 
 from milvus_coop.models.preprocess.thumbnails import thumbnail
-from milvus_coop.search.images import local_path
+from milvus_coop.models.preprocess.uris import local_path
 
 CACHE_BYTES = 64 * 2**20
 

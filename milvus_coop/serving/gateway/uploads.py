@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import tempfile
 import time
@@ -17,8 +16,8 @@ from milvus_coop.errors import ImageError, InvalidArgumentError
 from milvus_coop.ingest.items import Item
 from milvus_coop.ingest.pipeline import Options, Pipeline
 from milvus_coop.ingest.work import work_for
+from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.open import Models
-from milvus_coop.models.preprocess.formats import open_image
 from milvus_coop.serving.gateway.schemas import UploadedItem, UploadFailure
 from milvus_coop.serving.gateway.thumbnails import thumbnail_of
 from milvus_coop.store import Collection, Store
@@ -66,7 +65,7 @@ def ingest_uploads(
     start = time.monotonic()
     place = folder.resolve() / check_name(collection)
     opened = store.open_if_there(collection, models.encoder.spec, "image")  # first, so that a failure leaves no files behind
-    kept, failures = _check(uploads, place)
+    kept, failures = _check(uploads, place, models.encoder)
     if not kept:
         return IngestReport(0, 0, 0, 0, (), time.monotonic() - start), [], failures
     new = _write_new(kept)
@@ -87,7 +86,7 @@ def ingest_uploads(
     return report, items, failures
 
 
-def _check(uploads: Sequence[Upload], place: Path) -> tuple[dict[Path, Upload], list[UploadFailure]]:
+def _check(uploads: Sequence[Upload], place: Path, encoder: Encoder) -> tuple[dict[Path, Upload], list[UploadFailure]]:
     """The uploads that can be kept, by path, and the failures of the others.
 
     If two images are equal, the last one that has metadata counts.
@@ -96,7 +95,7 @@ def _check(uploads: Sequence[Upload], place: Path) -> tuple[dict[Path, Upload], 
     failures: list[UploadFailure] = []
     for upload in uploads:
         try:
-            path = place / _file_name(upload.content)
+            path = place / _file_name(upload.content, encoder)
             _check_metadata(upload)
         except (ImageError, InvalidArgumentError) as exc:
             failures.append(UploadFailure(file=upload.shown, reason=str(exc)))
@@ -154,10 +153,9 @@ def _ingest(items: Sequence[Item], collection: Collection, models: Models, start
     return IngestReport(counts.added, counts.updated, counts.unchanged, 0, failures, time.monotonic() - start)
 
 
-def _file_name(content: bytes) -> str:
+def _file_name(content: bytes, encoder: Encoder) -> str:
     """The name under which a file is kept: a hash of its content, and the suffix of its format."""
-    with io.BytesIO(content) as file, open_image(file) as image:
-        kind = str(image.format).upper()
+    kind = encoder.format_of(content)
     return hashlib.sha256(content).hexdigest()[:32] + SUFFIXES.get(kind, f".{kind.lower()}")
 
 

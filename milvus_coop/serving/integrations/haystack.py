@@ -13,8 +13,8 @@ from typing import Any, get_type_hints
 
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.models.preprocess.uris import local_path
 from milvus_coop.search import CoopSearch
-from milvus_coop.search.images import local_path
 from milvus_coop.search.options import QueryArguments, QueryOptions
 from milvus_coop.serving.integrations import missing
 from milvus_coop.serving.integrations.hits import metadata_of, rerank_places

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from milvus_coop.arguments import LARGEST, whole_number
+from milvus_coop.models.preprocess.images import ImageInput
 from milvus_coop.search import CoopSearch
-from milvus_coop.search.queries import ImageInput
 from milvus_coop.types import Hit, SearchResult
 
 SCORES = ("rank", "score", "be_rank", "be_score", "ce_score", "reranked", "reason")

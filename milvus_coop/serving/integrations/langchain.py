@@ -25,8 +25,8 @@ except ModuleNotFoundError as exc:
 
 WORDS = {"k": "limit", "candidates": "k"}
 """Arguments that have another name in LangChain, with the fields of `QueryOptions` that they set."""
-FIELDS = {name: field for name, field in ((name, WORDS.get(name, name)) for name in (*WORDS, *NAMES)) if name != "limit"}
-"""The field of `QueryOptions` that each field of the retriever sets."""
+FIELDS = tuple(dict.fromkeys((*WORDS, *(name for name in NAMES if name != "limit"))))
+"""The names of the retriever's fields that are options of a query."""
 
 
 class CoopRetriever(BaseRetriever):
@@ -69,7 +69,7 @@ class CoopRetriever(BaseRetriever):
         return self
 
     def _options(self, given: dict[str, Any]) -> QueryOptions:
-        own = QueryOptions().change(**{field: getattr(self, name) for name, field in FIELDS.items()})
+        own = changed(QueryOptions(), {name: getattr(self, name) for name in FIELDS}, WORDS)
         # LangChain itself passes `verbose`.
         return changed(own, {name: value for name, value in given.items() if name != "verbose"}, WORDS)
 

@@ -8,8 +8,8 @@ from copy import copy
 from typing import Any
 
 from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.models.preprocess.uris import local_path
 from milvus_coop.search import CoopSearch
-from milvus_coop.search.images import local_path
 from milvus_coop.search.options import QueryOptions
 from milvus_coop.serving.integrations import missing
 from milvus_coop.serving.integrations.hits import SCORES, metadata_of, rerank_places

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -23,7 +24,8 @@ def changed(options: QueryOptions, given: Mapping[str, Any], words: Mapping[str,
 
     Raises:
         UnknownArgumentError: there is no such argument.
-        InvalidArgumentError: a value has the wrong type or is out of range, or is given under two names.
+        InvalidArgumentError: a value has the wrong type or is out of range, or is given under two names. The message has the
+            framework's name.
     """
     check_names(given, dict.fromkeys((*words, *NAMES)))
     values: dict[str, Any] = {}
@@ -33,4 +35,10 @@ def changed(options: QueryOptions, given: Mapping[str, Any], words: Mapping[str,
             both = " and ".join(other for other in given if words.get(other, other) == field)
             raise InvalidArgumentError(f"{both} are both given", expected="one of them, because they mean the same")
         values[field] = value
-    return options.change(**values)
+    try:
+        return options.change(**values)
+    except InvalidArgumentError as exc:  # it names the fields
+        names = {field: name for name, field in words.items()}
+        fields_, joined, rest = exc.given.partition(" is ")
+        given_ = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), fields_)
+        raise type(exc)(given_ + joined + rest, expected=exc.expected, run=exc.run) from exc

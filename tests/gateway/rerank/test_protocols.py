@@ -177,6 +177,19 @@ def test_unreadable_texts(service: Running, picture: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_data_uris_are_no_texts(service: Running, tokens: list[str], picture: str, path: str) -> None:
+    uri = "data:image/png;base64,AAAA"
+    for query, documents, named in (
+        (uri, tokens[:1], "the query"),
+        (picture, ["a dog", uri], "document 1"),
+        ("a dog", [uri], "document 0"),
+    ):
+        answer = service.post(path, asked(path, query, documents))
+        assert answer.status_code in (400, 422)
+        assert f"{named} is a data URI; expected: a text, or the image tokens" in message(path, answer)
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_nothing_readable(service: Running, picture: str, path: str) -> None:
     answer = service.post(path, asked(path, "green", ["a red dog", "a cat"]))
     assert answer.status_code == 422

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from milvus_coop.errors import TrainingError
+from milvus_coop.errors import TrainingError, reason_of
 from milvus_coop.offline.datasets import DataProblem
 from milvus_coop.offline.training.networks.one_stream import NetworkConfig, OneStream
 from milvus_coop.offline.training.networks.vision import Vision, load_vision, save_vision
@@ -70,7 +70,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise TrainingError(f"'{self.path}' cannot be made: {exc.strerror or exc}", run="another --run") from exc
+            raise TrainingError(f"'{self.path}' cannot be made: {reason_of(exc)}", run="another --run") from exc
 
     def begin(self, config: TrainConfig, data: Mapping[str, Any]) -> None:
         """Write run.json. From now on the folder holds this run and no other."""

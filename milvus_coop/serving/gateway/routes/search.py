@@ -124,23 +124,14 @@ def router(service: Service) -> APIRouter:
         An image is sent in JSON (base64) or as the file `image` of a form. If the cross-encoder cannot answer, the hits are in the
         bi-encoder's order, and `reason` says why.
         """
-        for name, value in (("limit", asked.limit), ("k", asked.k or 1)):
+        for name, value in (("offset + limit" if asked.offset else "limit", asked.offset + asked.limit), ("k", asked.k or 1)):
             if value > options.max_k:
                 raise RefusedError(HTTPStatus.BAD_REQUEST, f"{name} is {value:,}", expected=f"at most {options.max_k:,}")
 
+        chosen = asked.options
+
         def run(searcher: CoopSearch) -> tuple[SearchResult, Kind]:
-            result = searcher.query(
-                asked.text,
-                image=asked.image,
-                limit=asked.limit,
-                k=asked.k,
-                filter=asked.filter,
-                output_fields=asked.output_fields,
-                rerank=asked.rerank,
-                deadline_ms=asked.deadline_ms,
-                score=asked.score,
-            )
-            return result, searcher.kind
+            return searcher.query(asked.text, image=asked.image, options=chosen), searcher.kind
 
         name = asked.collection or service.settings.collection
         result, kind = await service.run(lambda: service.search(name, run))
