@@ -164,7 +164,7 @@ KINDS = st.sampled_from(
 
 
 @pytest.mark.parametrize("path", POSTS)
-@lengths(short=60, long=600)
+@lengths(short=30, long=600)
 @pytest.mark.filterwarnings("ignore")  # Pillow's reader of TIFF tags warns
 def test_json(fuzzed: TestClient, errors: list[str], path: str, inputs: int) -> None:
     def rule(request: tuple[bytes, str]) -> None:
@@ -206,7 +206,7 @@ parts = st.tuples(
 # Starlette closes the files of a form that breaks off when they are collected, and not before.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", ["/v1/items", "/v1/search"])
-@lengths(short=120, long=1200)
+@lengths(short=60, long=1200)
 def test_forms(fuzzed: TestClient, errors: list[str], path: str, inputs: int) -> None:
     def rule(form: tuple[list[tuple[str, str, bytes]], bytes, int]) -> None:
         some, end, cut = form
@@ -224,7 +224,7 @@ HEADERS = ["origin", "x-request-id", "if-none-match", "content-type", "authoriza
 SEGMENTS = ["v1", "v2", "items", "thumbnail", "models", "rerank", "collections", "..", "%00", "%2e%2e"]
 
 
-@lengths(short=150, long=2000)
+@lengths(short=80, long=2000)
 def test_addresses_and_headers(fuzzed: TestClient, errors: list[str], inputs: int) -> None:
     def rule(request: tuple[str, str, dict[str, str], dict[str, str]]) -> None:
         method, path, query, headers = request
