@@ -193,7 +193,7 @@ def test_a_folder_that_is_gone_while_it_works(folder: Path) -> None:
         (("embed", "--out", "v.npy"), "neither texts nor images"),
         (("embed", "photos", "--out", "v.csv"), "--out is v.csv"),
         (("embed", "photos", "--out", "vectors"), "--out is vectors"),
-        (("embed", "photos", "--out", "no/such/v.npy"), "no folder no/such"),
+        (("embed", "photos", "--out", "no/such/v.npy"), "no/such/v.npy cannot be written"),
         (("embed", "missing.jpg", "--out", "v.npy"), "missing.jpg"),
         (("embed", "photos", "--out", "v.npy", "--models", "triton://127.0.0.1:1"), "cannot be reached"),
     ],
