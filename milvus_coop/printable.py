@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
+def escaped(name: str) -> str:
+    r"""A name on one line, with an escape such as `\n` for each character that cannot be shown, so that the name can be found."""
+    return name if name.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
 def _shown(char: str) -> str:
     if char.isprintable():
         return char

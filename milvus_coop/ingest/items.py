@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.printable import escaped
 from milvus_coop.store.metadata import plain_metadata
 from milvus_coop.store.schema import URI_BYTES
 from milvus_coop.types import Failure
@@ -60,7 +61,7 @@ def uri_of(path: str | Path) -> str:
 
 def checked(item: Item, where: str = "") -> Entry:
     """The item with plain metadata, or a `Failure` that says why no collection can hold it. `where` names the line of a list."""
-    named = where or printable(item.uri)
+    named = where or escaped(item.uri)
     try:
         n_bytes = len(item.uri.encode())
         if any(c < " " for c in item.uri):
@@ -72,12 +73,3 @@ def checked(item: Item, where: str = "") -> Entry:
         return Failure(named, "its name is not valid Unicode")
     except InvalidArgumentError as exc:
         return Failure(named, str(exc))
-
-
-def printable(name: str) -> str:
-    """A name as UTF-8 can write it, on one line. Bytes of a file name that are not UTF-8 are shown as escapes."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return ascii(name)[1:-1]
-    return name if not any(c < " " for c in name) else ascii(name)[1:-1]

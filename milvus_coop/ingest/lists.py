@@ -12,7 +12,8 @@ from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from milvus_coop.errors import SourceError
-from milvus_coop.ingest.items import Entry, Item, checked, hash_of, printable, uri_of
+from milvus_coop.ingest.items import Entry, Item, checked, hash_of, uri_of
+from milvus_coop.printable import escaped
 from milvus_coop.store.metadata import is_taken
 from milvus_coop.types import Failure, Kind
 
@@ -53,7 +54,7 @@ def read_list(path: Path, kind: Kind) -> Iterator[Entry]:
         SourceError: the header of a CSV file cannot be used.
         OSError: the file cannot be read.
     """
-    name = printable(uri_of(path))
+    name = escaped(uri_of(path))
     # Bytes that are not UTF-8 become lone surrogates here. They are found below and reported with their line.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         suffix = path.suffix.lower()
@@ -64,7 +65,7 @@ def read_list(path: Path, kind: Kind) -> Iterator[Entry]:
                     raise _BadRowError(row)
                 yield checked(_text(row, path) if kind == "text" else _picture(row, path), where)
             except (ValueError, OSError) as exc:  # a path or an address that cannot be parsed
-                yield Failure(where, f"line {line}: {exc}")
+                yield Failure(where, escaped(f"line {line}: {exc}"))
 
 
 def parse_value(value: str) -> Any:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from milvus_coop.errors import SourceError, reason_of
-from milvus_coop.ingest.items import Entry, Item, hash_of, hash_of_metadata, printable, uri_of
+from milvus_coop.ingest.items import Entry, Item, hash_of, hash_of_metadata, uri_of
 from milvus_coop.ingest.lists import LISTS, TEXTS, read_list
 from milvus_coop.ingest.walk import ANY_DEPTH, PassOver, is_glob, matches, split_glob, suffix_of, walk
 from milvus_coop.models.preprocess.formats import INSTALL_AVIF, INSTALL_HEIC, SUFFIXES
+from milvus_coop.printable import escaped
 from milvus_coop.types import Failure, Kind
 
 SHOWN = 300
@@ -249,16 +250,16 @@ def _checked(name: str, source: Source, kind: Kind) -> Source:
 
 
 def _named(source: str) -> str:
-    return printable(source)[:SHOWN]
+    return escaped(source)[:SHOWN]
 
 
 def _read(path: Path, kind: Kind) -> Iterator[Entry]:
     try:
         yield from read_list(path, kind)
     except OSError as exc:
-        yield Failure(printable(path.as_posix()), f"the list cannot be read: {reason_of(exc)}")
+        yield Failure(escaped(path.as_posix()), f"the list cannot be read: {reason_of(exc)}")
     except SourceError as exc:
-        yield Failure(printable(path.as_posix()), str(exc))
+        yield Failure(escaped(path.as_posix()), str(exc))
 
 
 def _expected(kind: Kind) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from milvus_coop.errors import reason_of
-from milvus_coop.ingest.items import printable
 from milvus_coop.models.preprocess.formats import SUFFIXES
+from milvus_coop.printable import escaped
 from milvus_coop.types import Failure
 
 OTHER_IMAGES = (
@@ -77,7 +77,7 @@ def walk(
             entered.add((status.st_dev, status.st_ino))
             files, folders = _listing(folder, suffixes | OTHER_IMAGES if pass_over else suffixes)
         except (OSError, ValueError) as exc:
-            yield Failure(printable(folder.as_posix()), f"the folder cannot be listed: {reason_of(exc)}")
+            yield Failure(escaped(folder.as_posix()), f"the folder cannot be listed: {reason_of(exc)}")
             continue
         for name in files:
             if not matches(parts, (*names, name)):

@@ -308,7 +308,7 @@ def test_a_folder_that_cannot_be_made(colours: Path, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_stops_the_run(colours: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"the loss of be-nce is nan in round \d.*lower --learning-rate"):
-        train(config(colours, "be", order=["be-nce"], learning_rate=1e38, clip=1e30, weight_decay=0), tmp_path / "run")
+        train(config(colours, "be", order=["be-nce"], learning_rate=2e9, clip=2e9, weight_decay=0), tmp_path / "run")
 
 
 def test_frozen_features_are_kept(be_run: Path, ce_run: Path, runs: Path, colours: Path, tmp_path: Path) -> None:
