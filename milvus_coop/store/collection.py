@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from milvus_coop.arguments import many, strings, whole_number
+from milvus_coop.arguments import many, real_number, strings, whole_number
 from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.layout import Layout, summary, token_place
@@ -207,7 +207,7 @@ class Collection:
             raise InvalidArgumentError(
                 f"the collection '{self.name}' has no token store", expected="one made with a bundle that keeps tokens in files"
             )
-        if not older_than_s >= 0:
+        if real_number("older_than_s", older_than_s, "0 or more seconds") < 0:
             raise InvalidArgumentError(f"older_than_s is {older_than_s}", expected="0 or more seconds")
         rows = ((row["uri"], self._key(row)) for page in self._pages(("uri", *self._content_fields)) for row in page)
         return sweep(self.tokens, rows, older_than_s=older_than_s, dry_run=dry_run)
