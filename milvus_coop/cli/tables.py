@@ -49,8 +49,9 @@ def print_result(result: SearchResult, title: str) -> None:
     console = Console()
     console.print(table if result.hits else shown(f"No hits for “{title}”."))
     t = result.timings
+    candidates = "1 candidate" if result.candidates == 1 else f"{result.candidates} candidates"
     console.print(
-        f"{result.candidates:,} {'candidate' if result.candidates == 1 else 'candidates'}, {result.reranked_count} reranked; encode {t.encode_ms:.1f} ms, "
+        f"{candidates}, {result.reranked_count} reranked; encode {t.encode_ms:.1f} ms, "
         f"retrieve {t.retrieve_ms:.1f} ms, rerank {t.rerank_ms:.1f} ms, total {t.total_ms:.1f} ms",
         style="dim",
         highlight=False,

@@ -111,7 +111,12 @@ def _check(service: Service, ask: Ask, model: str) -> Ask:
     for named in (ask.model, model):
         check_model(named, service.models.encoder.spec)
     if is_data_uri(ask.query):
-        raise _data_uri("the query")
+        raise RefusedError(
+            HTTPStatus.BAD_REQUEST,
+            "the query is a data URI",
+            expected="a text, or the image tokens of an image",
+            run="POST /v1/embeddings with the data URI as `input`; its answer has `image_tokens`",
+        )
     if not ask.documents:
         raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid request: list of documents must not be empty")
     maximum = service.options.max_documents
@@ -122,19 +127,7 @@ def _check(service: Service, ask: Ask, model: str) -> Ask:
             expected=f"at most {maximum:,}",
             run="a smaller limit or max_client_batch_size, or a larger MILVUS_COOP_SERVE_MAX_DOCUMENTS",
         )
-    for place, document in enumerate(ask.documents):
-        if document is not None and is_data_uri(document):
-            raise _data_uri(f"document {place}")
     return ask
-
-
-def _data_uri(name: str) -> RefusedError:
-    return RefusedError(
-        HTTPStatus.BAD_REQUEST,
-        f"{name} is a data URI",
-        expected="a text, or the image tokens of an image",
-        run="POST /v1/embeddings with the data URI as `input`; its answer has `image_tokens`",
-    )
 
 
 def _score(service: Service, ask: Ask, collection: str, deadline_s: float) -> DocumentScores:

@@ -16,6 +16,7 @@ from milvus_coop.models.preprocess.texts import check_text
 from milvus_coop.models.reranker import PairScores
 from milvus_coop.models.tokens import arrange, decode
 from milvus_coop.search.contents import content_reader
+from milvus_coop.serving.gateway.data_uris import is_data_uri
 from milvus_coop.serving.gateway.problems import RefusedError
 from milvus_coop.store import Collection
 from milvus_coop.store.schema import CONTENT_FIELDS
@@ -146,8 +147,8 @@ def _kind_of_documents(query: EncodedQuery, collection: Collection | None) -> Ki
 
 
 def _content(document: str | None, kind: Kind, collection: Collection | None, tokens: TokenSpec) -> Content | None:
-    """The content that a document stands for; None if it stands for none. A token string does not count as a text."""
-    if document is None or (kind == "text" and _decoded(document, tokens) is not None):
+    """The content that a document stands for; None if it stands for none. Images, such as data URIs, do not count as texts."""
+    if document is None or (kind == "text" and (is_data_uri(document) or _decoded(document, tokens) is not None)):
         return None
     if collection is not None:
         return collection.content_of(document)
