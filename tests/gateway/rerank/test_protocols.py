@@ -178,7 +178,7 @@ def test_unreadable_texts(service: Running, picture: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_data_uris_are_no_texts(service: Running, tokens: list[str], picture: str, path: str) -> None:
-    """As the query they are refused. Among documents, one counts as unreadable, so that one stored text cannot stop all searches."""
+    """As the query they are refused. Among documents, one is unreadable, so that one stored text cannot stop all searches."""
     uri = "data:image/png;base64,AAAA"
     answer = service.post(path, asked(path, uri, tokens[:1]))
     assert answer.status_code in (400, 422)
