@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -13,7 +14,7 @@ from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, Sto
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.layout import Layout, summary, token_place
 from milvus_coop.store.ranker import Ranker, RerankService, build_ranker
-from milvus_coop.store.rows import Record, among, among_any, literal, records, requests
+from milvus_coop.store.rows import Record, among, among_any, literal, records, requests, row_of
 from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, Header, search_params
 from milvus_coop.store.token_store import HOUR_S, SweepReport, TokenStore, belongs_to, sweep
 from milvus_coop.types import Array, Candidate, CollectionInfo, Content, Kind, Row, Stamp, TokenFile
@@ -27,6 +28,9 @@ ANSWER_BYTES = 64 * 2**20
 TYPICAL_TEXT_BYTES = 4096
 ROW_BYTES = 1024
 """Rough size of a row in an answer without its content, in bytes."""
+UNSETTLED_ROWS = 2000
+UNSETTLED_BYTES = 32 * 2**20
+"""Maximum number and size of the inserted rows that are not checked for second rows of their ids yet."""
 WRITE_TIMEOUT_S = 60.0
 """Minimum time limit of one write of up to 32 MiB; writes take longer than searches."""
 
@@ -51,6 +55,9 @@ class Collection:
         the rows that name them. `upsert` and `delete` remove files that no row names any more."""
         self._layout = layout
         self._header = header
+        self._settling = threading.Lock()
+        self._unsettled: dict[str, Row] = {}
+        self._unsettled_bytes = 0
 
     @property
     def kind(self) -> Kind:
@@ -154,18 +161,55 @@ class Collection:
             InvalidArgumentError: a row does not fit the collection; the message names it.
             ForeignCollectionError: milvus-coop did not make this collection.
         """
-        layout = self._own()
         listed = many("rows", rows, "a list of rows")
-        sized = records(listed, dim=layout.dim, content_field=layout.content_field)
+        sized = records(listed, self._own())
         replaced = self._token_keys([row.id for row in listed])
         # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's insert would add a
         # second row with the same id.
-        method = "insert" if self._connection.is_lite else "upsert"
-        with self._connection.writing():
-            for request, n_bytes in requests(sized):
-                self._connection.call(method, collection=self.name, timeout_s=self._write_timeout_s, data=request)
-                self._connection.wrote(self.name, len(request), n_bytes)
+        self._write("insert" if self._connection.is_lite else "upsert", sized)
         self._remove_tokens(replaced - {row.content.key for row in listed if isinstance(row.content, TokenFile)})
+
+    def insert(self, rows: Iterable[Row]) -> None:
+        """Write rows that the collection does not have, as far as the caller knows. Call `settle` after the last one.
+
+        A server takes in an upsert as a deletion and an insertion, and therefore indexes every segment a second time later. An
+        insert costs half of that, but adds a second row if there is a row of that id already: one that another process wrote
+        meanwhile, or one of a request that was repeated because its answer was lost. So the ids of each 2,000 inserted rows are
+        counted after they were written, with Strong consistency. If there are more rows than ids, the rows are upserted, which
+        replaces all rows of an id. Whichever process writes last also counts last, so no second row stays. Only a process that
+        dies before it has counted can leave one.
+
+        Raises:
+            InvalidArgumentError, ForeignCollectionError: see `upsert`.
+        """
+        listed = many("rows", rows, "a list of rows")
+        if self._connection.is_lite:  # its insert replaces the row of that id
+            self.upsert(listed)
+            return
+        sized = records(listed, self._own())
+        with self._settling:  # noted before they are written: if that fails, a part of them may be there
+            self._unsettled |= {row.id: row for row in listed}
+            self._unsettled_bytes += sum(n_bytes for _, n_bytes in sized)
+        self._write("insert", sized)
+        if len(self._unsettled) >= UNSETTLED_ROWS or self._unsettled_bytes >= UNSETTLED_BYTES:
+            self.settle()
+
+    def settle(self) -> None:
+        """Make sure that no inserted row has a second row of its id."""
+        with self._settling:
+            rows = self._unsettled
+            for some in _chunks(list(rows)):
+                here = among(self._layout.id, some)
+                (answer,) = self._query(here, ("count(*)",))
+                if int(answer["count(*)"]) != len(some):
+                    found = self._query(here, (self._layout.id,))  # without those that somebody has deleted
+                    self.upsert([rows[record[self._layout.id]] for record in found])
+            self._unsettled, self._unsettled_bytes = {}, 0
+
+    def refusal(self, metadata: Mapping[str, Any] | None) -> str:
+        """The reason why the collection cannot have an item with this metadata: it lacks the partition key. '' if it can."""
+        key = self._layout.partition_key
+        return "" if key is None else key.problem(metadata or {})
 
     def flush(self) -> None:
         """Put new rows into the index of Milvus Lite, so that they are fast to search. Servers do this themselves.
@@ -229,8 +273,16 @@ class Collection:
         found: dict[str, Row] = {}
         for some in _chunks(_listed(ids)):
             for record in self._query(among(layout.id, some), ("*",)):
-                found[record[layout.id]] = _row(record, layout)
+                found[record[layout.id]] = row_of(record, layout)
         return found
+
+    def all_rows(self) -> Iterator[list[Row]]:
+        """The whole rows in pages, by ascending id. Rows that are written or deleted meanwhile may be missing or present."""
+        layout = self._own()
+        content_bytes = 0 if layout.content_field is None else layout.content_field.max_bytes
+        step = max(1, min(ROWS_PER_PAGE, ANSWER_BYTES // (content_bytes + ROW_BYTES + 4 * layout.dim)))
+        for page in self._pages(("*",), step):
+            yield [row_of(record, layout) for record in page]
 
     def uris(self, ids: Iterable[str]) -> dict[str, str]:
         """The uris of these ids, read with the consistency of `search`. Ids that the collection does not have are left out."""
@@ -281,7 +333,7 @@ class Collection:
                     found[candidate.id] = candidate
         return [found[id] for id in listed if id in found]
 
-    def _pages(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    def _pages(self, fields: Sequence[str], step: int = ROWS_PER_PAGE) -> Iterator[list[dict[str, Any]]]:
         """All rows in pages, by ascending id."""
         last = ""
         while True:
@@ -289,14 +341,20 @@ class Collection:
             # them, rows would be lost. On a server, `iterator` would switch off Strong consistency: pymilvus' own query_iterator
             # saw none of the fresh rows.
             order = {"iterator": "True"} if self._connection.is_lite else {"reduce_stop_for_best": "True"}
-            page = self._query(f"id > {literal(last)}", fields, limit=ROWS_PER_PAGE, **order)
+            page = self._query(f"id > {literal(last)}", fields, limit=step, **order)
             ids = [row["id"] for row in page]
             if ids != sorted(ids):
                 raise StoreError(f"Milvus returned a page of '{self.name}' out of order", expected="rows by rising id")
             yield page
-            if len(page) < ROWS_PER_PAGE:
+            if len(page) < step:
                 return
             last = ids[-1]
+
+    def _write(self, method: str, sized: Sequence[tuple[Record, int]]) -> None:
+        with self._connection.writing():
+            for request, n_bytes in requests(sized):
+                self._connection.call(method, collection=self.name, timeout_s=self._write_timeout_s, data=request)
+                self._connection.wrote(self.name, len(request), n_bytes)
 
     def _token_keys(self, ids: Sequence[str]) -> set[str]:
         """Keys of the token files that belong to these rows; empty if there are no such files."""
@@ -392,23 +450,6 @@ def _similarity(query: Array, embedding: Sequence[float], layout: Layout) -> flo
 
 def _stamp(row: Mapping[str, Any]) -> tuple[str, Stamp]:
     return row["id"], Stamp(uri=row["uri"], digest=row["digest"], size=int(row["size"]), mtime_ns=int(row["mtime_ns"]))
-
-
-def _row(record: Mapping[str, Any], layout: Layout) -> Row:
-    id, stamp = _stamp(record)
-    content = layout.content(record)
-    if content is None:  # impossible in a collection of this package
-        raise StoreError(f"the row '{id}' holds no content", expected="image tokens, a token file or a text")
-    return Row(
-        id=id,
-        uri=stamp.uri,
-        digest=stamp.digest,
-        size=stamp.size,
-        mtime_ns=stamp.mtime_ns,
-        embedding=np.asarray(record[layout.embedding], dtype=np.float32),
-        content=content,
-        metadata={name: value for name, value in record.items() if name not in layout.schema_fields},
-    )
 
 
 def _listed(ids: Iterable[str]) -> list[str]:

@@ -105,7 +105,9 @@ class Connection:
                 self._server.backlogs.pop(collection, None)
 
     def call(self, name: str, *, collection: str = "", timeout_s: float | None = None, filter: str = "", **arguments: Any) -> Any:
-        """Call a method of MilvusClient, and a second time if the server cannot be reached. All calls here may safely be repeated.
+        """Call a method of MilvusClient, and a second time if the server cannot be reached.
+
+        All calls here may safely be repeated; after an insert, `Collection.settle` looks for rows that were written twice.
 
         Args:
             name: name of the method.
