@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -28,9 +30,11 @@ ANSWER_BYTES = 64 * 2**20
 TYPICAL_TEXT_BYTES = 4096
 ROW_BYTES = 1024
 """Rough size of a row in an answer without its content, in bytes."""
-UNSETTLED_ROWS = 2000
+UNSETTLED_ROWS = 6000
 UNSETTLED_BYTES = 32 * 2**20
 """Maximum number and size of the inserted rows that are not checked for second rows of their ids yet."""
+SETTLE_TRIES = 20
+SETTLE_PAUSE_S = 1.0
 WRITE_TIMEOUT_S = 60.0
 """Minimum time limit of one write of up to 32 MiB; writes take longer than searches."""
 
@@ -68,6 +72,21 @@ class Collection:
     def dim(self) -> int:
         """Length of the embeddings."""
         return self._layout.dim
+
+    @property
+    def layout(self) -> Layout:
+        """The fields of the collection."""
+        return self._layout
+
+    def own_header(self) -> Header:
+        """The record about itself that the collection carries.
+
+        Raises:
+            ForeignCollectionError: milvus-coop did not make this collection.
+        """
+        self._own()
+        assert self._header is not None  # noqa: S101 - own collections have one
+        return self._header
 
     def __repr__(self) -> str:
         return f"<Collection {self.name} of {self.kind}s in {self._connection.address.label}>"
@@ -155,7 +174,8 @@ class Collection:
         """Write rows. A row with a known id replaces the old row. Acknowledged rows survive a crash.
 
         If several rows in one call have the same id, the last one counts. Nothing is written if a row does not fit. Large calls are
-        split into requests of at most 32 MiB. If a request fails, the earlier ones stay written, and the call may be repeated.
+        split into requests of at most 32 MiB. If a request fails, the earlier ones stay written, and the call may be repeated. On a
+        server, rows of a collection with a partition key are missing for a moment before they are replaced.
 
         Raises:
             InvalidArgumentError: a row does not fit the collection; the message names it.
@@ -164,9 +184,12 @@ class Collection:
         listed = many("rows", rows, "a list of rows")
         sized = records(listed, self._own())
         replaced = self._token_keys([row.id for row in listed])
-        # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's insert would add a
-        # second row with the same id.
-        self._write("insert" if self._connection.is_lite else "upsert", sized)
+        if self._replaces_in_one_step:
+            self._replace(sized)
+        else:
+            self._note(listed, sized)
+            self._replace(sized)
+            self.settle()
         self._remove_tokens(replaced - {row.content.key for row in listed if isinstance(row.content, TokenFile)})
 
     def insert(self, rows: Iterable[Row]) -> None:
@@ -174,7 +197,7 @@ class Collection:
 
         A server takes in an upsert as a deletion and an insertion, and therefore indexes every segment a second time later. An
         insert costs half of that, but adds a second row if there is a row of that id already: one that another process wrote
-        meanwhile, or one of a request that was repeated because its answer was lost. So the ids of each 2,000 inserted rows are
+        meanwhile, or one of a request that was repeated because its answer was lost. So the ids of each 6,000 inserted rows are
         counted after they were written, with Strong consistency. If there are more rows than ids, the rows are upserted, which
         replaces all rows of an id. Whichever process writes last also counts last, so no second row stays. Only a process that
         dies before it has counted can leave one.
@@ -187,24 +210,37 @@ class Collection:
             self.upsert(listed)
             return
         sized = records(listed, self._own())
-        with self._settling:  # noted before they are written: if that fails, a part of them may be there
-            self._unsettled |= {row.id: row for row in listed}
-            self._unsettled_bytes += sum(n_bytes for _, n_bytes in sized)
+        self._note(listed, sized)
         self._write("insert", sized)
         if len(self._unsettled) >= UNSETTLED_ROWS or self._unsettled_bytes >= UNSETTLED_BYTES:
             self.settle()
 
     def settle(self) -> None:
-        """Make sure that no inserted row has a second row of its id."""
+        """Make sure that no inserted row has a second row of its id.
+
+        Raises:
+            StoreError: other processes go on writing the same rows.
+        """
         with self._settling:
-            rows = self._unsettled
-            for some in _chunks(list(rows)):
-                here = among(self._layout.id, some)
-                (answer,) = self._query(here, ("count(*)",))
-                if int(answer["count(*)"]) != len(some):
-                    found = self._query(here, (self._layout.id,))  # without those that somebody has deleted
-                    self.upsert([rows[record[self._layout.id]] for record in found])
+            for some in _chunks(list(self._unsettled), UNSETTLED_ROWS):
+                self._settle([self._unsettled[id] for id in some])
             self._unsettled, self._unsettled_bytes = {}, 0
+
+    def _settle(self, rows: Sequence[Row]) -> None:
+        last = {row.id: row for row in rows}
+        here = among(self._layout.id, list(last))
+        for _ in range(SETTLE_TRIES):
+            (answer,) = self._query(here, ("count(*)",))
+            if (n := int(answer["count(*)"])) == len(last):
+                return
+            ids = [record[self._layout.id] for record in self._query(here, (self._layout.id,))]
+            if n <= len(ids):  # somebody deleted the others
+                return
+            replaced = self._token_keys(ids)
+            self._replace(records([last[id] for id in ids], self._layout))
+            self._remove_tokens(replaced - {row.content.key for row in rows if isinstance(row.content, TokenFile)})
+            time.sleep(random.uniform(0, SETTLE_PAUSE_S))  # noqa: S311 - so that two processes do not replace in step
+        raise StoreError(f"other processes go on writing the same rows into '{self.name}'", run="one ingest of these sources at a time")
 
     def refusal(self, metadata: Mapping[str, Any] | None) -> str:
         """The reason why the collection cannot have an item with this metadata: it lacks the partition key. '' if it can."""
@@ -225,14 +261,10 @@ class Collection:
 
         The token files of the rows are removed too. If that fails, `sweep` removes them later.
         """
-        layout = self._own()
+        self._own()
         listed = _listed(ids)
         unneeded = self._token_keys(listed)
-        with self._connection.writing():
-            for some in _chunks(listed):
-                self._connection.call(
-                    "delete", collection=self.name, timeout_s=self._write_timeout_s, filter=among(layout.id, some)
-                )
+        self._delete(listed)
         if listed and not self._connection.is_lite:
             self.count()  # a server returns no timestamp for a delete, so Session reads do not wait for it; Strong reads do
         self._remove_tokens(unneeded)
@@ -350,6 +382,32 @@ class Collection:
                 return
             last = ids[-1]
 
+    @property
+    def _replaces_in_one_step(self) -> bool:
+        """False on a server if there is a partition key: Milvus 2.3.5 upserts most rows into partitions of other keys, where
+        searches with a filter for the key do not find them. Such rows are deleted and inserted."""
+        return self._connection.is_lite or self._layout.partition_key is None
+
+    def _replace(self, sized: Sequence[tuple[Record, int]]) -> None:
+        """Write rows instead of all rows with their ids."""
+        # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's insert would add a
+        # second row with the same id.
+        if not self._replaces_in_one_step:
+            self._delete([record["id"] for record, _ in sized])
+        self._write("upsert" if self._replaces_in_one_step and not self._connection.is_lite else "insert", sized)
+
+    def _delete(self, ids: Sequence[str]) -> None:
+        with self._connection.writing():
+            for some in _chunks(ids):
+                filter = among(self._layout.id, some)
+                self._connection.call("delete", collection=self.name, timeout_s=self._write_timeout_s, filter=filter)
+
+    def _note(self, rows: Sequence[Row], sized: Sequence[tuple[Record, int]]) -> None:
+        """Note rows that are about to be inserted. If that fails, a part of them may be there."""
+        with self._settling:
+            self._unsettled |= {row.id: row for row in rows}
+            self._unsettled_bytes += sum(n_bytes for _, n_bytes in sized)
+
     def _write(self, method: str, sized: Sequence[tuple[Record, int]]) -> None:
         with self._connection.writing():
             for request, n_bytes in requests(sized):
@@ -457,6 +515,6 @@ def _listed(ids: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(many("ids", ids, "a list of ids")))
 
 
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), IDS_PER_CALL):
-        yield ids[start : start + IDS_PER_CALL]
+def _chunks(ids: Sequence[str], step: int = IDS_PER_CALL) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), step):
+        yield ids[start : start + step]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from pymilvus import CollectionSchema, DataType, MilvusClient
@@ -101,6 +101,10 @@ class CollectionOptions:
             raise InvalidArgumentError(
                 f"the property {quoted(taken[0])} belongs to milvus-coop", expected="a property of Milvus, such as mmap.enabled"
             )
+
+    def with_key(self, name: str, kind: KeyType) -> CollectionOptions:
+        """The options with another partition key."""
+        return replace(self, partition_key=name, partition_key_type=kind)
 
 
 DEFAULTS = CollectionOptions()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from milvus_coop.store.address import parse_address
 from milvus_coop.store.aliases import Aliases
 from milvus_coop.store.collection import Collection
 from milvus_coop.store.connection import Connection
+from milvus_coop.store.indexing import POLL_S, STEP_TIMEOUT_S
 from milvus_coop.store.layout import Fields, Layout, foreign_layout, own_keep, own_layout, summary, token_place, vector_dim
 from milvus_coop.store.schema import (
     DEFAULTS,
@@ -196,6 +198,34 @@ class Store:
             return False
         indexing.build(self._connection, name, planned, EMBEDDING, header.replicas, on_progress)
         return True
+
+    def import_files(self, name: str, files: Sequence[str], on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Let a server import files of its own storage into a collection, one after another, and wait until searches see the rows.
+
+        Args:
+            name: name of the collection.
+            files: paths in the server's storage.
+            on_progress: a function that gets the numbers of imported files and of all files.
+
+        Raises:
+            InvalidArgumentError: Milvus Lite has no bulk import.
+            StoreError: the server failed to import a file. The rows of the files before it are there.
+        """
+        if self._connection.is_lite:
+            raise InvalidArgumentError("Milvus Lite has no bulk import", run="milvus-coop load without --bulk-import")
+        for number, file in enumerate(files, start=1):
+            task = self._connection.start_import(name, file)
+            while (state := self._connection.import_state(name, task)).state_name != "Completed":
+                if "Failed" in state.state_name:
+                    raise StoreError(
+                        f"Milvus failed to import {file}: {state.failed_reason}",
+                        expected="a file in the server's own storage",
+                        run="--bulk-import with the path of the folder there, or without it",
+                    )
+                time.sleep(POLL_S)
+            if on_progress is not None:
+                on_progress(number, len(files))
+        self._connection.call("refresh_load", collection=name, timeout_s=max(STEP_TIMEOUT_S, self._connection.timeout_s))
 
     def open(self, name: str, spec: BundleSpec | None = None, *, fields: Fields | None = None) -> Collection:
         """Open and load a collection.
