@@ -244,23 +244,23 @@ def list_aliases(settings: Settings, as_json: bool) -> None:
 
 @alias.command("set")
 @click.argument("name", metavar="ALIAS")
-@click.argument("collection")
+@click.argument("target", metavar="COLLECTION")
 @with_settings()
-def set_(settings: Settings, name: str, collection: str) -> None:
+def set_(settings: Settings, name: str, target: str) -> None:
     """Give COLLECTION the other name ALIAS."""
     from milvus_coop.store import Store
 
     with Store.from_settings(settings, must_exist=True) as store:
-        store.aliases.set(name, collection)
-    say(f"'{name}' names '{collection}'.", err=True)
+        store.aliases.set(name, target)
+    say(f"'{name}' names '{target}'.", err=True)
 
 
 @alias.command()
 @click.argument("name", metavar="ALIAS")
-@click.argument("collection")
+@click.argument("target", metavar="COLLECTION")
 @click.option("--other-bundle", is_flag=True, help="Also if COLLECTION was made with another bundle, or has another kind of items.")
 @with_settings()
-def switch(settings: Settings, name: str, collection: str, other_bundle: bool) -> None:
+def switch(settings: Settings, name: str, target: str, other_bundle: bool) -> None:
     """Let ALIAS name COLLECTION instead of the collection that it names now, in one step.
 
     A gateway follows within two seconds. A `CoopSearch` that is open stays with the old collection until it is opened again.
@@ -268,8 +268,8 @@ def switch(settings: Settings, name: str, collection: str, other_bundle: bool) -
     from milvus_coop.store import Store
 
     with Store.from_settings(settings, must_exist=True) as store:
-        before = store.aliases.switch(name, collection, other_bundle=other_bundle)
-    say(f"'{name}' names '{collection}', and no longer '{before}'.", err=True)
+        before = store.aliases.switch(name, target, other_bundle=other_bundle)
+    say(f"'{name}' names '{target}', and no longer '{before}'.", err=True)
 
 
 @alias.command("drop")

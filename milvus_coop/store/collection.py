@@ -240,7 +240,9 @@ class Collection:
             self._replace(records([last[id] for id in ids], self._layout))
             self._remove_tokens(replaced - {row.content.key for row in rows if isinstance(row.content, TokenFile)})
             time.sleep(random.uniform(0, SETTLE_PAUSE_S))  # noqa: S311 - so that two processes do not replace in step
-        raise StoreError(f"other processes go on writing the same rows into '{self.name}'", run="one ingest of these sources at a time")
+        raise StoreError(
+            f"other processes go on writing the same rows into '{self.name}'", run="one ingest of these sources at a time"
+        )
 
     def refusal(self, metadata: Mapping[str, Any] | None) -> str:
         """The reason why the collection cannot have an item with this metadata: it lacks the partition key. '' if it can."""
@@ -384,8 +386,10 @@ class Collection:
 
     @property
     def _replaces_in_one_step(self) -> bool:
-        """False on a server if there is a partition key: Milvus 2.3.5 upserts most rows into partitions of other keys, where
-        searches with a filter for the key do not find them. Such rows are deleted and inserted."""
+        """False on a server if there is a partition key. Such rows are deleted and inserted.
+
+        Milvus 2.3.5 upserts most rows into partitions of other keys, where searches with a filter for the key do not find them.
+        """
         return self._connection.is_lite or self._layout.partition_key is None
 
     def _replace(self, sized: Sequence[tuple[Record, int]]) -> None:

@@ -164,7 +164,8 @@ def test_damaged_folders(here: Store, images: Collection, tmp_path: Path) -> Non
     second.unlink()
     with pytest.raises(SourceError, match="is missing"):
         load_rows(here, str(out), "other", SPEC)
-    for text, message in (("{", "is not JSON"), ("[]", "expected: an object"), ('{"format": 7}', "has format 7"), ('{"format": 1}', "kind")):
+    broken = {"{": "is not JSON", "[]": "expected: an object", '{"format": 7}': "has format 7", '{"format": 1}': "kind"}
+    for text, message in broken.items():
         (out / MANIFEST).write_text(text)
         with pytest.raises(SourceError, match=message):
             load_rows(here, str(out), "other", SPEC)
