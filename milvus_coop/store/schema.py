@@ -158,8 +158,10 @@ def read_header(description: Mapping[str, Any]) -> Header | None:
                 expected=f"format {FORMAT}",
                 run="pip install -U milvus-coop",
             )
-        names = ("bundle", "fingerprint", "token_id", "token_store")
-        return Header(kind, *(str(content.get(name, "")) for name in names), replicas=replicas)
+        bundle, fingerprint, token_id, token_store = (
+            str(content.get(name, "")) for name in ("bundle", "fingerprint", "token_id", "token_store")
+        )
+        return Header(kind, bundle, fingerprint, token_id, token_store, replicas)
     return None
 
 

@@ -244,7 +244,7 @@ class Store:
         description = self._describe(check_name(name))
         name, header = description["collection_name"], read_header(description)
         layout = self._layout(name, description, header, spec, fields)
-        replicas = {"replica_number": header.replicas} if header is not None and header.replicas > 1 else {}
+        replicas: dict[str, Any] = {"replica_number": header.replicas} if header is not None and header.replicas > 1 else {}
         self._connection.call("load_collection", collection=name, timeout_s=self._load_timeout_s, **replicas)
         self._connection.flush(name)  # rows that a crash left in the log
         tokens = None
