@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -56,6 +57,15 @@ class NoSink:
 
     def upsert(self, rows: Sequence[Row]) -> None:
         """Discard the rows."""
+
+    insert = upsert
+
+    def settle(self) -> None:
+        """Finish nothing."""
+
+    def refusal(self, metadata: Mapping[str, Any] | None) -> str:
+        """Refuse nothing."""
+        return ""
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete nothing."""

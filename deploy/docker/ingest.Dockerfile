@@ -15,7 +15,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=
     && mkdir -p milvus_coop examples/images && touch README.md LICENSE milvus_coop/__init__.py \
     && python3 -m venv /opt/milvus-coop \
     && /opt/milvus-coop/bin/pip install --quiet -c constraints.txt '.[triton]' \
-    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu pyarrow
+    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu
 COPY README.md LICENSE ./
 COPY milvus_coop milvus_coop
 COPY examples/images examples/images

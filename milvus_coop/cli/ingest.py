@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import click
 
@@ -24,6 +24,14 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, the same as in shells."""
 
 
+class RunArguments(TypedDict):
+    """The arguments that both kinds of ingest share."""
+
+    prune: bool
+    force: bool
+    batch: int
+
+
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--texts", is_flag=True, help="SOURCES are texts (.txt, .jsonl): make a collection of texts.")
@@ -32,6 +40,22 @@ INTERRUPTED = 130
 @click.option(
     "--index", type=click.Choice(["HNSW", "AUTOINDEX"]), default="HNSW", show_default=True, help="Index of a new collection."
 )
+@click.option(
+    "--build-index",
+    type=click.Choice(["during", "after"]),
+    default="during",
+    show_default=True,
+    help="When a server builds the index of a new collection: while items arrive, or once at the end.",
+)
+@click.option("--partition-key", metavar="NAME", default="", help="Metadata by which a new collection keeps items apart.")
+@click.option(
+    "--sink",
+    type=click.Choice(["collection", "parquet"]),
+    default="collection",
+    show_default=True,
+    help="Where items go: into a collection, or into Parquet files for `milvus-coop load`.",
+)
+@click.option("--out", help="Folder of the Parquet files: a path, s3://, gs://, az://, ...")
 @click.option("--batch", type=int, default=16, show_default=True, help="Items per run of the encoder.")
 @click.option("--failed", type=click.Path(path_type=Path, dir_okay=False), help="Write failures here, one JSON object per line.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a summary.")
@@ -44,6 +68,10 @@ def ingest(
     prune: bool,
     force: bool,
     index: Literal["HNSW", "AUTOINDEX"],
+    build_index: Literal["during", "after"],
+    partition_key: str,
+    sink: str,
+    out: str | None,
     batch: int,
     failed: Path | None,
     as_json: bool,
@@ -64,17 +92,29 @@ def ingest(
       milvus-coop ingest 'scans/**/*.png' catalogue.jsonl --failed failed.jsonl
       milvus-coop ingest captions.txt --texts --collection captions
       milvus-coop ingest photos/ --prune          and remove items whose file was deleted
+      milvus-coop ingest photos/ --sink parquet --out s3://bucket/run/
     """
     from milvus_coop.cli.progress import ingest_progress
     from milvus_coop.cli.tables import print_report
-    from milvus_coop.ingest import CoopIngest, IngestInterrupted
+    from milvus_coop.ingest import CoopIngest, IngestInterrupted, ingest_to_parquet
+    from milvus_coop.store import CollectionOptions
 
+    if (sink == "parquet") != bool(out):
+        raise click.UsageError("--sink parquet and --out belong together.")
     check_file(failed)
     kind: Kind = "text" if texts else "image"
-    with CoopIngest(settings=settings, kind=kind, index=index) as ingester, ingest_progress(quiet or as_json) as on_progress:
+    options = CollectionOptions(index=index, build_index=build_index, partition_key=partition_key)
+    run: RunArguments = {"prune": prune, "force": force, "batch": batch}
+    interrupted = False
+    with ingest_progress(quiet or as_json) as on_progress:
         try:
-            report = ingester.run(sources, prune=prune, force=force, batch=batch, on_progress=on_progress)
-            interrupted = False
+            if out:
+                report = ingest_to_parquet(
+                    sources, out, kind=kind, options=options, settings=settings, on_progress=on_progress, **run
+                )
+            else:
+                with CoopIngest(settings=settings, kind=kind, options=options) as ingester:
+                    report = ingester.run(sources, on_progress=on_progress, **run)
         except IngestInterrupted as exc:
             report, interrupted = exc.report, True
     problem: InvalidArgumentError | None = None
@@ -88,7 +128,7 @@ def ingest(
         counts = {n: getattr(report, n) for n in ("added", "updated", "unchanged", "removed", "failed")}
         say_json({**counts, "passed_over": report.passed_over, "seconds": round(report.seconds, 3)})
     else:
-        print_report(report, settings.collection)
+        print_report(report, out or settings.collection)
     if interrupted:
         say("Interrupted. The items counted above are kept; the same command continues from there.", err=True)
     if problem is not None:

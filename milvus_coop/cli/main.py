@@ -18,6 +18,7 @@ from milvus_coop.cli.embed import embed
 from milvus_coop.cli.evaluate import evaluate
 from milvus_coop.cli.ingest import INTERRUPTED, NOTHING_DONE, ingest
 from milvus_coop.cli.lines import say
+from milvus_coop.cli.load import load
 from milvus_coop.cli.query import query
 from milvus_coop.cli.score import score
 from milvus_coop.cli.serve import serve
@@ -66,7 +67,7 @@ def cli() -> None:
     """
 
 
-for command in (ingest, query, score, embed, serve, collections, bundle, triton, train, export, evaluate, demo, doctor):
+for command in (ingest, load, query, score, embed, serve, collections, bundle, triton, train, export, evaluate, demo, doctor):
     cli.add_command(command)
 
 

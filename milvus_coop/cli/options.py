@@ -40,15 +40,19 @@ _MODELS = (
 )
 
 
-def with_settings(*, store: bool = True, collection: bool = False, models: bool = False) -> Callable[[Command], Command]:
+def with_settings(
+    *, store: bool = True, collection: bool = False, models: bool = False, bundle: bool = False
+) -> Callable[[Command], Command]:
     """Add the options of a Milvus connection to a command, which gets them as one `settings: Settings`.
 
     Args:
         store: add the options of the connection itself. Without them the command has only `--timeout`.
         collection: add `--collection`.
         models: add `--bundle`, `--models`, `--threads` and `--max-pixels`.
+        bundle: add `--bundle` alone.
     """
     options = (_STORE if store else ()) + _TIMEOUT + (_COLLECTION if collection else ()) + (_MODELS if models else ())
+    options += _MODELS[:1] if bundle else ()
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)

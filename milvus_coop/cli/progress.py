@@ -54,6 +54,19 @@ def ingest_progress(quiet: bool, label: str = "ingest") -> Iterator[Callable[[In
 
 
 @contextmanager
+def row_progress(quiet: bool, label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on standard error with the numbers of done rows and of all rows. Nothing if `quiet` or without a terminal."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
 def evaluation_progress(quiet: bool) -> Iterator[Callable[[EvaluationProgress], None]]:
     """A progress bar on standard error with the stage. Nothing if `quiet` or without a terminal."""
     from milvus_coop.offline.evaluation.progress import silent

@@ -5,10 +5,12 @@ sources   folders, globs, files and lists            lists  reads JSONL, CSV and
 work      reads one item, encodes one batch          sink   the interface of a collection for an ingest
 pipeline  the three stages, which run in parallel    run    one whole ingest
 coop      `CoopIngest`, the object that most users need
+parquet   an ingest into Parquet files
 """
 
 from milvus_coop.ingest.coop import CoopIngest
+from milvus_coop.ingest.parquet import ingest_to_parquet
 from milvus_coop.ingest.run import ingest
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
 
-__all__ = ["CoopIngest", "IngestInterrupted", "Progress", "Sink", "ingest"]
+__all__ = ["CoopIngest", "IngestInterrupted", "Progress", "Sink", "ingest", "ingest_to_parquet"]

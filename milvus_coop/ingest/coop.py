@@ -14,7 +14,8 @@ from milvus_coop.ingest.sink import Progress
 from milvus_coop.ingest.sources import check_sources, listed
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import open_models, split_models
-from milvus_coop.store import Index, Store
+from milvus_coop.store import CollectionOptions, Store
+from milvus_coop.store.schema import DEFAULTS
 from milvus_coop.types import IngestReport, Kind
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class CoopIngest:
         collection: str | None = None,
         *,
         kind: Kind = "image",
-        index: Index = "HNSW",
+        options: CollectionOptions = DEFAULTS,
         models: str | Backend | None = None,
         settings: Settings | None = None,
         **overrides: Unpack[SettingsArguments],
@@ -42,7 +43,7 @@ class CoopIngest:
         Args:
             collection: name of the collection; default that of `settings`, which is `images`.
             kind: kind of the items: `image` or `text`.
-            index: index of a new collection.
+            options: the index of a new collection, its partition key and more.
             models: the backend that runs the bundle, as in `Settings`; or a backend object, which the caller has to close.
             settings: the connection; default the environment (MILVUS_COOP_URI, ...), and the built-in defaults for variables that
                 are not set.
@@ -58,10 +59,9 @@ class CoopIngest:
         """
         settings, backend = split_models(settings, collection, models, overrides)
         one_of("kind", kind, get_args(Kind))
-        one_of("index", index, get_args(Index))
         self._name = settings.collection
         self._kind = kind
-        self._index: Index = index
+        self._options = options
         self._models = open_models(settings, backend)
         try:
             self._store = Store.from_settings(settings)
@@ -96,7 +96,7 @@ class CoopIngest:
         check_sources(sources, self._kind)  # first, because a mistyped path must not leave an empty collection behind
         encoder = self._models.encoder
         if self._collection is None:
-            self._collection = self._store.create(self._name, encoder.spec, self._kind, index=self._index)
+            self._collection = self._store.create(self._name, encoder.spec, self._kind, options=self._options)
         report = ingest(
             sources,
             sink=self._collection,
@@ -109,6 +109,8 @@ class CoopIngest:
             on_progress=on_progress,
         )
         self._collection.flush()
+        if self._options.build_index == "after":
+            self._store.build_index(self._name)
         return report
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ LOOKUP = 1024
 """Number of items whose stamps are read in one call while earlier items are ingested. A server takes 0.3 s for a call."""
 
 WRITE = 128
-"""Number of rows of one upsert. An ingest that is killed loses at most two upserts."""
+"""Minimum number of rows of one write during an ingest. An ingest that is killed loses at most two writes."""
 
 WRITES_WAITING = 2
 
@@ -109,6 +109,7 @@ class Pipeline:
         self._write(at_least=1)
         while self._writing:
             self._written()
+        self._writer.submit(self._sink.settle).result()
 
     def stop(self) -> None:
         """Stop the threads. Work that they have not started is dropped."""
@@ -143,6 +144,8 @@ class Pipeline:
             self.counts.unchanged += 1
         elif isinstance(result, Failure):
             self.counts.failures.append(result)
+        elif reason := self._sink.refusal(result.item.metadata):
+            self.counts.failures.append(Failure(result.item.uri, reason))
         else:
             self._ready.append(result)
             if len(self._ready) >= self._options.batch:
@@ -162,7 +165,9 @@ class Pipeline:
             return
         rows, self._rows = self._rows, []
         known = sum(is_known for _, is_known in rows)
-        self._writing.append((self._writer.submit(self._sink.upsert, [row for row, _ in rows]), len(rows) - known, known))
+        # An insert has to be checked afterwards, which pays only for many rows.
+        write = self._sink.upsert if known or len(rows) < WRITE else self._sink.insert
+        self._writing.append((self._writer.submit(write, [row for row, _ in rows]), len(rows) - known, known))
         while len(self._writing) > WRITES_WAITING or (self._writing and self._writing[0][0].done()):
             self._written()
 

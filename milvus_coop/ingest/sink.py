@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from milvus_coop.types import IngestReport, Row, Stamp
 
 
 class Sink(Protocol):
-    """The target of an ingest: a `milvus_coop.store.Collection`, or any other object with these four methods.
+    """The target of an ingest: a `milvus_coop.store.Collection`, or any other object with these methods.
 
-    `upsert` runs in its own thread while `stamps` is called from another. All methods raise StoreError.
+    `upsert`, `insert` and `settle` run in one thread while `stamps` is called from another. All methods raise StoreError.
     """
 
     def stamps(self, ids: Sequence[str]) -> Mapping[str, Stamp]:
@@ -24,8 +24,17 @@ class Sink(Protocol):
     def upsert(self, rows: Sequence[Row]) -> object:
         """Add rows, or replace those with the same id."""
 
+    def insert(self, rows: Sequence[Row]) -> object:
+        """Add rows whose ids had no stamp. If somebody added one meanwhile, it is replaced, at the latest by `settle`."""
+
+    def settle(self) -> object:
+        """Finish the inserts so far. The ingest calls this after its last row."""
+
     def delete(self, ids: Sequence[str]) -> object:
         """Remove rows."""
+
+    def refusal(self, metadata: Mapping[str, Any] | None) -> str:
+        """The reason why no item can have this metadata, such as a missing partition key; '' if one can."""
 
 
 @dataclass(frozen=True, slots=True)

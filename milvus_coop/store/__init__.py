@@ -11,7 +11,19 @@ ranker      rerank services that Milvus calls                 token_files, token
 from milvus_coop.store.collection import Collection
 from milvus_coop.store.layout import Fields
 from milvus_coop.store.ranker import Provider, Ranker, RerankService
-from milvus_coop.store.schema import Index
+from milvus_coop.store.schema import CollectionOptions, Index
 from milvus_coop.store.store import Store
+from milvus_coop.store.transfer import export_rows, load_rows
 
-__all__ = ["Collection", "Fields", "Index", "Provider", "Ranker", "RerankService", "Store"]
+__all__ = [
+    "Collection",
+    "CollectionOptions",
+    "Fields",
+    "Index",
+    "Provider",
+    "Ranker",
+    "RerankService",
+    "Store",
+    "export_rows",
+    "load_rows",
+]

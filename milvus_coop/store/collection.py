@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -13,7 +16,7 @@ from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, Sto
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.layout import Layout, summary, token_place
 from milvus_coop.store.ranker import Ranker, RerankService, build_ranker
-from milvus_coop.store.rows import Record, among, among_any, literal, records, requests
+from milvus_coop.store.rows import Record, among, among_any, literal, records, requests, row_of
 from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, Header, search_params
 from milvus_coop.store.token_store import HOUR_S, SweepReport, TokenStore, belongs_to, sweep
 from milvus_coop.types import Array, Candidate, CollectionInfo, Content, Kind, Row, Stamp, TokenFile
@@ -27,6 +30,11 @@ ANSWER_BYTES = 64 * 2**20
 TYPICAL_TEXT_BYTES = 4096
 ROW_BYTES = 1024
 """Rough size of a row in an answer without its content, in bytes."""
+UNSETTLED_ROWS = 6000
+UNSETTLED_BYTES = 32 * 2**20
+"""Maximum number and size of the inserted rows that are not checked for second rows of their ids yet."""
+SETTLE_TRIES = 20
+SETTLE_PAUSE_S = 1.0
 WRITE_TIMEOUT_S = 60.0
 """Minimum time limit of one write of up to 32 MiB; writes take longer than searches."""
 
@@ -51,6 +59,9 @@ class Collection:
         the rows that name them. `upsert` and `delete` remove files that no row names any more."""
         self._layout = layout
         self._header = header
+        self._settling = threading.Lock()
+        self._unsettled: dict[str, Row] = {}
+        self._unsettled_bytes = 0
 
     @property
     def kind(self) -> Kind:
@@ -61,6 +72,21 @@ class Collection:
     def dim(self) -> int:
         """Length of the embeddings."""
         return self._layout.dim
+
+    @property
+    def layout(self) -> Layout:
+        """The fields of the collection."""
+        return self._layout
+
+    def own_header(self) -> Header:
+        """The record about itself that the collection carries.
+
+        Raises:
+            ForeignCollectionError: milvus-coop did not make this collection.
+        """
+        self._own()
+        assert self._header is not None  # noqa: S101 - own collections have one
+        return self._header
 
     def __repr__(self) -> str:
         return f"<Collection {self.name} of {self.kind}s in {self._connection.address.label}>"
@@ -148,24 +174,80 @@ class Collection:
         """Write rows. A row with a known id replaces the old row. Acknowledged rows survive a crash.
 
         If several rows in one call have the same id, the last one counts. Nothing is written if a row does not fit. Large calls are
-        split into requests of at most 32 MiB. If a request fails, the earlier ones stay written, and the call may be repeated.
+        split into requests of at most 32 MiB. If a request fails, the earlier ones stay written, and the call may be repeated. On a
+        server, rows of a collection with a partition key are missing for a moment before they are replaced.
 
         Raises:
             InvalidArgumentError: a row does not fit the collection; the message names it.
             ForeignCollectionError: milvus-coop did not make this collection.
         """
-        layout = self._own()
         listed = many("rows", rows, "a list of rows")
-        sized = records(listed, dim=layout.dim, content_field=layout.content_field)
+        sized = records(listed, self._own())
         replaced = self._token_keys([row.id for row in listed])
-        # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's insert would add a
-        # second row with the same id.
-        method = "insert" if self._connection.is_lite else "upsert"
-        with self._connection.writing():
-            for request, n_bytes in requests(sized):
-                self._connection.call(method, collection=self.name, timeout_s=self._write_timeout_s, data=request)
-                self._connection.wrote(self.name, len(request), n_bytes)
+        if self._replaces_in_one_step:
+            self._replace(sized)
+        else:
+            self._note(listed, sized)
+            self._replace(sized)
+            self.settle()
         self._remove_tokens(replaced - {row.content.key for row in listed if isinstance(row.content, TokenFile)})
+
+    def insert(self, rows: Iterable[Row]) -> None:
+        """Write rows that the collection does not have, as far as the caller knows. Call `settle` after the last one.
+
+        A server takes in an upsert as a deletion and an insertion, and therefore indexes every segment a second time later. An
+        insert costs half of that, but adds a second row if there is a row of that id already: one that another process wrote
+        meanwhile, or one of a request that was repeated because its answer was lost. So the ids of each 6,000 inserted rows are
+        counted after they were written, with Strong consistency. If there are more rows than ids, the rows are upserted, which
+        replaces all rows of an id. Whichever process writes last also counts last, so no second row stays. Only a process that
+        dies before it has counted can leave one.
+
+        Raises:
+            InvalidArgumentError, ForeignCollectionError: see `upsert`.
+        """
+        listed = many("rows", rows, "a list of rows")
+        if self._connection.is_lite:  # its insert replaces the row of that id
+            self.upsert(listed)
+            return
+        sized = records(listed, self._own())
+        self._note(listed, sized)
+        self._write("insert", sized)
+        if len(self._unsettled) >= UNSETTLED_ROWS or self._unsettled_bytes >= UNSETTLED_BYTES:
+            self.settle()
+
+    def settle(self) -> None:
+        """Make sure that no inserted row has a second row of its id.
+
+        Raises:
+            StoreError: other processes go on writing the same rows.
+        """
+        with self._settling:
+            for some in _chunks(list(self._unsettled), UNSETTLED_ROWS):
+                self._settle([self._unsettled[id] for id in some])
+            self._unsettled, self._unsettled_bytes = {}, 0
+
+    def _settle(self, rows: Sequence[Row]) -> None:
+        last = {row.id: row for row in rows}
+        here = among(self._layout.id, list(last))
+        for _ in range(SETTLE_TRIES):
+            (answer,) = self._query(here, ("count(*)",))
+            if (n := int(answer["count(*)"])) == len(last):
+                return
+            ids = [record[self._layout.id] for record in self._query(here, (self._layout.id,))]
+            if n <= len(ids):  # somebody deleted the others
+                return
+            replaced = self._token_keys(ids)
+            self._replace(records([last[id] for id in ids], self._layout))
+            self._remove_tokens(replaced - {row.content.key for row in rows if isinstance(row.content, TokenFile)})
+            time.sleep(random.uniform(0, SETTLE_PAUSE_S))  # noqa: S311 - so that two processes do not replace in step
+        raise StoreError(
+            f"other processes go on writing the same rows into '{self.name}'", run="one ingest of these sources at a time"
+        )
+
+    def refusal(self, metadata: Mapping[str, Any] | None) -> str:
+        """The reason why the collection cannot have an item with this metadata: it lacks the partition key. '' if it can."""
+        key = self._layout.partition_key
+        return "" if key is None else key.problem(metadata or {})
 
     def flush(self) -> None:
         """Put new rows into the index of Milvus Lite, so that they are fast to search. Servers do this themselves.
@@ -181,14 +263,10 @@ class Collection:
 
         The token files of the rows are removed too. If that fails, `sweep` removes them later.
         """
-        layout = self._own()
+        self._own()
         listed = _listed(ids)
         unneeded = self._token_keys(listed)
-        with self._connection.writing():
-            for some in _chunks(listed):
-                self._connection.call(
-                    "delete", collection=self.name, timeout_s=self._write_timeout_s, filter=among(layout.id, some)
-                )
+        self._delete(listed)
         if listed and not self._connection.is_lite:
             self.count()  # a server returns no timestamp for a delete, so Session reads do not wait for it; Strong reads do
         self._remove_tokens(unneeded)
@@ -229,8 +307,16 @@ class Collection:
         found: dict[str, Row] = {}
         for some in _chunks(_listed(ids)):
             for record in self._query(among(layout.id, some), ("*",)):
-                found[record[layout.id]] = _row(record, layout)
+                found[record[layout.id]] = row_of(record, layout)
         return found
+
+    def all_rows(self) -> Iterator[list[Row]]:
+        """The whole rows in pages, by ascending id. Rows that are written or deleted meanwhile may be missing or present."""
+        layout = self._own()
+        content_bytes = 0 if layout.content_field is None else layout.content_field.max_bytes
+        step = max(1, min(ROWS_PER_PAGE, ANSWER_BYTES // (content_bytes + ROW_BYTES + 4 * layout.dim)))
+        for page in self._pages(("*",), step):
+            yield [row_of(record, layout) for record in page]
 
     def uris(self, ids: Iterable[str]) -> dict[str, str]:
         """The uris of these ids, read with the consistency of `search`. Ids that the collection does not have are left out."""
@@ -281,7 +367,7 @@ class Collection:
                     found[candidate.id] = candidate
         return [found[id] for id in listed if id in found]
 
-    def _pages(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    def _pages(self, fields: Sequence[str], step: int = ROWS_PER_PAGE) -> Iterator[list[dict[str, Any]]]:
         """All rows in pages, by ascending id."""
         last = ""
         while True:
@@ -289,14 +375,48 @@ class Collection:
             # them, rows would be lost. On a server, `iterator` would switch off Strong consistency: pymilvus' own query_iterator
             # saw none of the fresh rows.
             order = {"iterator": "True"} if self._connection.is_lite else {"reduce_stop_for_best": "True"}
-            page = self._query(f"id > {literal(last)}", fields, limit=ROWS_PER_PAGE, **order)
+            page = self._query(f"id > {literal(last)}", fields, limit=step, **order)
             ids = [row["id"] for row in page]
             if ids != sorted(ids):
                 raise StoreError(f"Milvus returned a page of '{self.name}' out of order", expected="rows by rising id")
             yield page
-            if len(page) < ROWS_PER_PAGE:
+            if len(page) < step:
                 return
             last = ids[-1]
+
+    @property
+    def _replaces_in_one_step(self) -> bool:
+        """False on a server if there is a partition key. Such rows are deleted and inserted.
+
+        Milvus 2.3.5 upserts most rows into partitions of other keys, where searches with a filter for the key do not find them.
+        """
+        return self._connection.is_lite or self._layout.partition_key is None
+
+    def _replace(self, sized: Sequence[tuple[Record, int]]) -> None:
+        """Write rows instead of all rows with their ids."""
+        # Lite's upsert keeps the old row's dynamic fields; its insert replaces the row of that id. A server's insert would add a
+        # second row with the same id.
+        if not self._replaces_in_one_step:
+            self._delete([record["id"] for record, _ in sized])
+        self._write("upsert" if self._replaces_in_one_step and not self._connection.is_lite else "insert", sized)
+
+    def _delete(self, ids: Sequence[str]) -> None:
+        with self._connection.writing():
+            for some in _chunks(ids):
+                filter = among(self._layout.id, some)
+                self._connection.call("delete", collection=self.name, timeout_s=self._write_timeout_s, filter=filter)
+
+    def _note(self, rows: Sequence[Row], sized: Sequence[tuple[Record, int]]) -> None:
+        """Note rows that are about to be inserted. If that fails, a part of them may be there."""
+        with self._settling:
+            self._unsettled |= {row.id: row for row in rows}
+            self._unsettled_bytes += sum(n_bytes for _, n_bytes in sized)
+
+    def _write(self, method: str, sized: Sequence[tuple[Record, int]]) -> None:
+        with self._connection.writing():
+            for request, n_bytes in requests(sized):
+                self._connection.call(method, collection=self.name, timeout_s=self._write_timeout_s, data=request)
+                self._connection.wrote(self.name, len(request), n_bytes)
 
     def _token_keys(self, ids: Sequence[str]) -> set[str]:
         """Keys of the token files that belong to these rows; empty if there are no such files."""
@@ -393,28 +513,11 @@ def _stamp(row: Mapping[str, Any]) -> tuple[str, Stamp]:
     return row["id"], Stamp(uri=row["uri"], digest=row["digest"], size=int(row["size"]), mtime_ns=int(row["mtime_ns"]))
 
 
-def _row(record: Mapping[str, Any], layout: Layout) -> Row:
-    id, stamp = _stamp(record)
-    content = layout.content(record)
-    if content is None:  # impossible in a collection of this package
-        raise StoreError(f"the row '{id}' holds no content", expected="image tokens, a token file or a text")
-    return Row(
-        id=id,
-        uri=stamp.uri,
-        digest=stamp.digest,
-        size=stamp.size,
-        mtime_ns=stamp.mtime_ns,
-        embedding=np.asarray(record[layout.embedding], dtype=np.float32),
-        content=content,
-        metadata={name: value for name, value in record.items() if name not in layout.schema_fields},
-    )
-
-
 def _listed(ids: Iterable[str]) -> list[str]:
     """The ids without repetition."""
     return list(dict.fromkeys(many("ids", ids, "a list of ids")))
 
 
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), IDS_PER_CALL):
-        yield ids[start : start + IDS_PER_CALL]
+def _chunks(ids: Sequence[str], step: int = IDS_PER_CALL) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), step):
+        yield ids[start : start + step]

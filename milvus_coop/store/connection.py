@@ -105,7 +105,9 @@ class Connection:
                 self._server.backlogs.pop(collection, None)
 
     def call(self, name: str, *, collection: str = "", timeout_s: float | None = None, filter: str = "", **arguments: Any) -> Any:
-        """Call a method of MilvusClient, and a second time if the server cannot be reached. All calls here may safely be repeated.
+        """Call a method of MilvusClient, and a second time if the server cannot be reached.
+
+        All calls here may safely be repeated; after an insert, `Collection.settle` looks for rows that were written twice.
 
         Args:
             name: name of the method.
@@ -132,6 +134,19 @@ class Connection:
                 raise
         time.sleep(RETRY_AFTER_S)
         return self._run(attempt, lambda client: getattr(client, name)(timeout=left_s, **arguments))
+
+    def start_import(self, collection: str, file: str) -> int:
+        """Let a server read a file of its own storage into a collection, and return the number of that task.
+
+        MilvusClient has no method for it. It is not repeated, because the rows would be there twice.
+        """
+        attempt = self._attempt("bulk import", self.timeout_s, collection)
+        return int(self._run(attempt, lambda c: c._handler.do_bulk_insert(collection, "", [file], timeout=self.timeout_s)))
+
+    def import_state(self, collection: str, task: int) -> Any:
+        """The state of an import, as pymilvus describes it."""
+        attempt = self._attempt("bulk import", self.timeout_s, collection)
+        return self._run(attempt, lambda c: c._handler.get_bulk_insert_state(task, timeout=self.timeout_s))
 
     def close(self) -> None:
         """Close the connection. With Milvus Lite, also free the folder's lock if no other store uses it."""

@@ -12,8 +12,8 @@ from typing import Any
 from pymilvus import DataType
 
 from milvus_coop.bundle.spec import BundleSpec, Keep
-from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError
-from milvus_coop.store.schema import CONTENT_FIELDS, EMBEDDING, Header
+from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, quoted
+from milvus_coop.store.schema import CONTENT_FIELDS, EMBEDDING, KEY_BYTES_MOST, RESERVED, CollectionOptions, Header, content_bytes
 from milvus_coop.types import CollectionInfo, Content, ImageFile, Kind, Row, StoredText, StoredTokens, TokenFile
 
 _ANY = tuple(DataType)
@@ -60,6 +60,27 @@ class ContentField:
         return string_of(row.content)
 
 
+@dataclass(frozen=True, slots=True)
+class PartitionKey:
+    """The metadata by whose values a server keeps rows apart. Every row has it, as a field of its own."""
+
+    name: str
+    is_text: bool
+    max_bytes: int = KEY_BYTES_MOST
+
+    def problem(self, metadata: Mapping[str, Any]) -> str:
+        """The reason why a row cannot have this metadata; '' if it can."""
+        value = metadata.get(self.name)
+        wanted = f"a text of at most {self.max_bytes} bytes" if self.is_text else "a whole number of 64 bits"
+        if value is None:
+            return f"its metadata has no '{self.name}', the partition key of the collection; expected: {wanted}"
+        if self.is_text:
+            fits = isinstance(value, str) and len(value.encode(errors="replace")) <= self.max_bytes
+        else:
+            fits = isinstance(value, int) and not isinstance(value, bool)
+        return "" if fits else f"its '{self.name}', the partition key of the collection, is {quoted(value)}; expected: {wanted}"
+
+
 def string_of(content: Content) -> str:
     """The string that a row holds for a content; '' if the row holds nothing beside the uri."""
     match content:
@@ -83,13 +104,14 @@ class Layout:
     index_type: str
     metric: str
     schema_fields: frozenset[str]
-    """Names of all fields of the schema. All other fields of a row are metadata."""
+    """Names of all fields of the schema, without the partition key. All other fields of a row are metadata."""
     numeric_ids: bool
     """True if the primary field is INT64."""
     ours: bool
     """True if milvus-coop made the collection; only then it may write to it."""
     keep: Keep
     """The place where the image tokens are kept; `collection` for texts."""
+    partition_key: PartitionKey | None = None
 
     def content(self, record: Mapping[str, Any]) -> Content | None:
         """The content of a row, from its fields by name."""
@@ -109,6 +131,29 @@ def own_layout(header: Header, description: Description, index: Mapping[str, Any
     keep = own_keep(header, description)
     content = None if keep == "nowhere" else CONTENT_FIELDS[header.kind]
     return _layout(Fields("id", "uri", EMBEDDING, content, header.kind), keep, description, index, ours=True)
+
+
+def bundle_layout(spec: BundleSpec, kind: Kind, options: CollectionOptions) -> Layout:
+    """The layout that a new collection will have."""
+    keep: Keep = spec.tokens.keep if kind == "image" else "collection"
+    n_bytes, content = content_bytes(spec, kind), CONTENT_FIELDS[kind]
+    holds = StoredText if kind == "text" else _IMAGE_CONTENTS.get(keep)
+    key = PartitionKey(options.partition_key, options.partition_key_type == "text") if options.partition_key else None
+    return Layout(
+        kind=kind,
+        id="id",
+        uri="uri",
+        embedding=EMBEDDING,
+        content_field=None if holds is None else ContentField(content, holds, n_bytes),
+        dim=spec.dim,
+        index_type="",
+        metric="",
+        schema_fields=RESERVED - set(CONTENT_FIELDS.values()) | ({content} if holds is not None else set()),
+        numeric_ids=False,
+        ours=True,
+        keep=keep,
+        partition_key=key,
+    )
 
 
 def own_keep(header: Header, description: Description) -> Keep:
@@ -197,6 +242,8 @@ def _layout(fields: Fields, keep: Keep, description: Description, index: Mapping
     if fields.content is not None and keep != "nowhere":
         holds = StoredText if fields.kind == "text" else _IMAGE_CONTENTS[keep]
         content_field = ContentField(fields.content, holds, int(params[fields.content]["max_length"]))
+    keys = [f for f in description["fields"] if ours and f.get("is_partition_key")]
+    key = PartitionKey(keys[0]["name"], keys[0]["type"] == DataType.VARCHAR) if keys else None
     return Layout(
         kind=fields.kind,
         id=fields.id,
@@ -206,8 +253,9 @@ def _layout(fields: Fields, keep: Keep, description: Description, index: Mapping
         dim=vector_dim(description, fields.embedding),
         index_type=str(index.get("index_type", "")),
         metric=str(index.get("metric_type", "")),
-        schema_fields=frozenset(params),
+        schema_fields=frozenset(params) - {key.name if key else ""},
         numeric_ids=any(f["name"] == fields.id and f["type"] == DataType.INT64 for f in description["fields"]),
         ours=ours,
         keep=keep,
+        partition_key=key,
     )

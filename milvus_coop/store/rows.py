@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.store.layout import ContentField
+from milvus_coop.errors import InvalidArgumentError, StoreError
+from milvus_coop.store.layout import ContentField, Layout
 from milvus_coop.store.metadata import plain_metadata
 from milvus_coop.store.schema import DIGEST_BYTES, EMBEDDING, ID_BYTES, URI_BYTES, VARCHAR_BYTES
 from milvus_coop.types import ImageFile, Row
@@ -24,16 +24,16 @@ _DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 Record = dict[str, Any]
 
 
-def records(rows: Sequence[Row], *, dim: int, content_field: ContentField | None) -> list[tuple[Record, int]]:
-    """The Milvus records of rows, and their sizes in bytes.
+def records(rows: Sequence[Row], layout: Layout) -> list[tuple[Record, int]]:
+    """The Milvus records of rows for a collection of that layout, and their sizes in bytes.
 
-    If several rows have the same id, only the last one is kept. If `content_field` is None, the image tokens are kept nowhere.
+    If several rows have the same id, only the last one is kept.
 
     Raises:
         InvalidArgumentError: a row does not fit; the message names it.
     """
     last = {row.id: row for row in rows}
-    return [_record(row, dim, content_field) for row in last.values()]
+    return [_record(row, layout) for row in last.values()]
 
 
 def requests(sized: Sequence[tuple[Record, int]], limit_bytes: int = REQUEST_BYTES) -> Iterator[tuple[list[Record], int]]:
@@ -82,14 +82,38 @@ def _literal_or_none(text: str) -> str | None:
         return None
 
 
-def _record(row: Row, dim: int, content_field: ContentField | None) -> tuple[Record, int]:
+def row_of(record: Mapping[str, Any], layout: Layout) -> Row:
+    """The row that a record of that layout stands for.
+
+    Raises:
+        StoreError: the record holds no content.
+    """
+    content = layout.content(record)
+    if content is None:  # impossible in a collection of this package
+        raise StoreError(f"the row '{record['id']}' holds no content", expected="image tokens, a token file or a text")
+    return Row(
+        id=record["id"],
+        uri=record["uri"],
+        digest=record["digest"],
+        size=int(record["size"]),
+        mtime_ns=int(record["mtime_ns"]),
+        embedding=np.asarray(record[layout.embedding], dtype=np.float32),
+        content=content,
+        metadata={name: value for name, value in record.items() if name not in layout.schema_fields},
+    )
+
+
+def _record(row: Row, layout: Layout) -> tuple[Record, int]:
+    dim = layout.dim
     if not row.id:
         raise InvalidArgumentError(f"the id of '{row.uri}' is empty", expected="a stable hash of its uri")
     n_bytes = _check_text("id", row.id, ID_BYTES, row.id)
     n_bytes += _check_text("uri", row.uri, URI_BYTES, row.id)
     n_bytes += _check_text("digest", row.digest, DIGEST_BYTES, row.id)
-    content, content_bytes = _content(row, content_field)
+    content, content_bytes = _content(row, layout.content_field)
     metadata, metadata_bytes = _metadata(row)
+    if layout.partition_key is not None and (problem := layout.partition_key.problem(metadata)):
+        raise InvalidArgumentError(f"'{row.uri}' cannot be written: {problem}")
     embedding = np.asarray(row.embedding, dtype=np.float32)
     if embedding.shape != (dim,) or not np.isfinite(embedding).all():
         raise InvalidArgumentError(

@@ -5,29 +5,40 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from pymilvus import CollectionSchema, DataType, MilvusClient
 from pymilvus.milvus_client import IndexParams
 
+from milvus_coop.arguments import one_of, whole_number
 from milvus_coop.bundle.spec import IMAGE_TOKENS, BundleSpec
 from milvus_coop.errors import InvalidArgumentError, StoreError, quoted
 from milvus_coop.store.token_store import KEY_BYTES
 from milvus_coop.types import Kind
 
 Index = Literal["HNSW", "AUTOINDEX"]
+BuildIndex = Literal["during", "after"]
+KeyType = Literal["text", "integer"]
 
 FORMAT = 1
 """Version of the schema and of the header."""
 HEADER = "milvus_coop"
 """Key of the header, in the collection's description (JSON) and in its properties."""
 
+PLANNED_INDEX = "milvus_coop_index"
+"""Key of a property: the index that a collection gets when it is complete. Until then it has the index `FLAT`. '' means none."""
+FLAT = "FLAT"
+"""No index: each search compares the query with every row. A server builds nothing for it."""
+
 ID_BYTES = 64
 URI_BYTES = 2048
 DIGEST_BYTES = 64
 VARCHAR_BYTES = 65_535
 """Milvus' limit for one VARCHAR, and for the dynamic fields of one row, in bytes."""
+KEY_BYTES_MOST = 512
+"""Maximum size of a partition key that is a text, in bytes."""
+MAX_REPLICAS = 1024
 MAX_K = 16_384
 """Milvus' limit for the number of hits of one search."""
 
@@ -54,6 +65,52 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 
 @dataclass(frozen=True, slots=True)
+class CollectionOptions:
+    """What a new collection has beside its name, its bundle and its kind."""
+
+    index: Index = "HNSW"
+    """`HNSW`, or `AUTOINDEX` for managed services that choose an index themselves."""
+    build_index: BuildIndex = "during"
+    """The time when a server builds the index: `during` the writes, or once `after` them, by `Store.build_index`."""
+    partition_key: str = ""
+    """The name of metadata by whose values a server keeps rows apart, such as `tenant`. Every row must have it."""
+    partition_key_type: KeyType = "text"
+    replicas: int = 1
+    """Number of copies that a server keeps in memory."""
+    mmap: tuple[str, ...] = ()
+    """Fields that a server maps from its disk instead of keeping them in memory. This needs Milvus 2.5."""
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """More properties of the collection, such as `mmap.enabled` or `collection.ttl.seconds`."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InvalidArgumentError: a value has the wrong type or is out of range.
+        """
+        one_of("index", self.index, get_args(Index))
+        one_of("build_index", self.build_index, get_args(BuildIndex))
+        one_of("partition_key_type", self.partition_key_type, get_args(KeyType))
+        whole_number("replicas", self.replicas, 1, MAX_REPLICAS)
+        if self.partition_key and (self.partition_key in RESERVED or not _NAME.fullmatch(self.partition_key)):
+            raise InvalidArgumentError(
+                f"{quoted(self.partition_key)} cannot be the partition key",
+                expected=f"a name of metadata: a letter or _, then letters, digits and _; none of {', '.join(sorted(RESERVED))}",
+            )
+        if taken := [name for name in self.properties if name.startswith(HEADER)]:
+            raise InvalidArgumentError(
+                f"the property {quoted(taken[0])} belongs to milvus-coop", expected="a property of Milvus, such as mmap.enabled"
+            )
+
+    def with_key(self, name: str, kind: KeyType) -> CollectionOptions:
+        """The options with another partition key."""
+        return replace(self, partition_key=name, partition_key_type=kind)
+
+
+DEFAULTS = CollectionOptions()
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """The record about itself that a collection carries."""
 
@@ -65,6 +122,8 @@ class Header:
     """The unique id in the marker of the token files; '' if the collection has no token files."""
     token_store: str = ""
     """The `token_store` setting when the collection was created; '' means beside a Milvus Lite database."""
+    replicas: int = 1
+    """Number of copies in memory with which the collection is loaded."""
 
     def to_json(self) -> str:
         """The text that goes into the collection's description and properties."""
@@ -73,6 +132,8 @@ class Header:
             content |= {"token_id": self.token_id}
         if self.token_store:
             content |= {"token_store": self.token_store}
+        if self.replicas > 1:
+            content |= {"replicas": self.replicas}
         return json.dumps(content)
 
 
@@ -88,7 +149,7 @@ def read_header(description: Mapping[str, Any]) -> Header | None:
     for text in (properties.get(HEADER, ""), description.get("description", "")):
         try:
             content = json.loads(text)
-            version, kind = content[HEADER], content["kind"]
+            version, kind, replicas = content[HEADER], content["kind"], int(content.get("replicas", 1))
         except (ValueError, KeyError, TypeError):
             continue
         if version != FORMAT or kind not in get_args(Kind):
@@ -97,8 +158,10 @@ def read_header(description: Mapping[str, Any]) -> Header | None:
                 expected=f"format {FORMAT}",
                 run="pip install -U milvus-coop",
             )
-        names = ("bundle", "fingerprint", "token_id", "token_store")
-        return Header(kind, *(str(content.get(name, "")) for name in names))
+        bundle, fingerprint, token_id, token_store = (
+            str(content.get(name, "")) for name in ("bundle", "fingerprint", "token_id", "token_store")
+        )
+        return Header(kind, bundle, fingerprint, token_id, token_store, replicas)
     return None
 
 
@@ -133,8 +196,12 @@ def content_bytes(spec: BundleSpec, kind: Kind) -> int:
     return base64_bytes
 
 
-def collection_schema(spec: BundleSpec, kind: Kind, header: Header) -> CollectionSchema:
-    """The schema of a collection of that kind. Metadata goes into dynamic fields."""
+def collection_schema(spec: BundleSpec, kind: Kind, header: Header, options: CollectionOptions = DEFAULTS) -> CollectionSchema:
+    """The schema of a collection of that kind. Metadata goes into dynamic fields, except for the partition key.
+
+    Raises:
+        InvalidArgumentError: `options.mmap` names a field that the collection does not have.
+    """
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True, description=header.to_json())
     schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=ID_BYTES)
     schema.add_field("uri", DataType.VARCHAR, max_length=URI_BYTES)
@@ -144,11 +211,20 @@ def collection_schema(spec: BundleSpec, kind: Kind, header: Header) -> Collectio
     schema.add_field(EMBEDDING, DataType.FLOAT_VECTOR, dim=spec.dim)
     if n_bytes := content_bytes(spec, kind):
         schema.add_field(CONTENT_FIELDS[kind], DataType.VARCHAR, max_length=n_bytes)
+    if options.partition_key and options.partition_key_type == "integer":
+        schema.add_field(options.partition_key, DataType.INT64, is_partition_key=True)
+    elif options.partition_key:
+        schema.add_field(options.partition_key, DataType.VARCHAR, max_length=KEY_BYTES_MOST, is_partition_key=True)
+    fields = {f.name: f for f in schema.fields}
+    for name in options.mmap:
+        if name not in fields:
+            raise InvalidArgumentError(f"mmap names {quoted(name)}", expected=f"one of {', '.join(fields)}")
+        fields[name]._type_params["mmap_enabled"] = True
     return schema
 
 
-def index_params(index: Index) -> IndexParams:
-    """Parameters of the embedding's index: HNSW, or AUTOINDEX for managed services, where the server chooses."""
+def index_params(index: str) -> IndexParams:
+    """Parameters of the embedding's index: HNSW, FLAT, or AUTOINDEX for managed services, where the server chooses."""
     params = MilvusClient.prepare_index_params()
     build = HNSW_BUILD if index == "HNSW" else {}
     params.add_index(EMBEDDING, index_type=index, metric_type="COSINE", params=build)
@@ -158,7 +234,8 @@ def index_params(index: Index) -> IndexParams:
 def search_params(index_type: str, metric: str, k: int) -> dict[str, Any]:
     """Parameters of a search for k neighbours; they decide how thoroughly the index searches."""
     params: dict[str, int] = {}
-    if index_type.startswith("HNSW"):
+    # A client that opened a collection with FLAT goes on after the collection got HNSW, which without `ef` would search 16 rows.
+    if index_type.startswith("HNSW") or index_type == FLAT:
         params = {"ef": min(MAX_EF, MIN_EF + EF_PER_K * k)}
     elif index_type.startswith("IVF"):
         params = {"nprobe": 64}

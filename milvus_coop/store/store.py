@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -19,20 +21,37 @@ from milvus_coop.errors import (
     ForeignCollectionError,
     InvalidArgumentError,
     StoreError,
+    StoreTimeoutError,
     StoreUnavailableError,
-    TokenStoreError,
 )
+from milvus_coop.store import indexing
 from milvus_coop.store.address import parse_address
+from milvus_coop.store.aliases import Aliases
 from milvus_coop.store.collection import Collection
 from milvus_coop.store.connection import Connection
+from milvus_coop.store.indexing import POLL_S, STEP_TIMEOUT_S
 from milvus_coop.store.layout import Fields, Layout, foreign_layout, own_keep, own_layout, summary, token_place, vector_dim
-from milvus_coop.store.schema import EMBEDDING, HEADER, Header, Index, check_name, collection_schema, index_params, read_header
+from milvus_coop.store.schema import (
+    DEFAULTS,
+    EMBEDDING,
+    FLAT,
+    HEADER,
+    PLANNED_INDEX,
+    CollectionOptions,
+    Header,
+    check_name,
+    collection_schema,
+    index_params,
+    read_header,
+)
 from milvus_coop.store.token_files import check_new, drop_tokens, location_of, open_tokens
 from milvus_coop.store.token_store import Location, parse_location
 from milvus_coop.types import CollectionInfo, Kind
 
 LOAD_TIMEOUT_S = 120.0
 """Minimum time limit for creating or loading a collection. A server takes 3 s for an empty one, and longer for millions of rows."""
+MMAP_LEAST = (2, 5)
+"""The first version of the server that maps single fields, by its documentation."""
 
 
 class Store:
@@ -73,6 +92,8 @@ class Store:
             raise StoreUnavailableError(f"there is no Milvus Lite database at {address.label}", run="milvus-coop ingest PHOTOS/")
         self._token_store = str(parse_location(token_store)) if str(token_store) else ""
         self._connection = Connection(address, timeout_s=timeout_s, ca_file=ca_file)
+        self.aliases = Aliases(self._connection)
+        """Other names of collections."""
 
     @classmethod
     def from_settings(cls, settings: Settings, *, must_exist: bool = False) -> Store:
@@ -100,32 +121,41 @@ class Store:
         """Close the connection. Safe to call twice. With Milvus Lite, the last store that closes also frees the folder's lock."""
         self._connection.close()
 
-    def create(self, name: str, spec: BundleSpec, kind: Kind = "image", *, index: Index = "HNSW") -> Collection:
+    def create(
+        self,
+        name: str,
+        spec: BundleSpec,
+        kind: Kind = "image",
+        *,
+        options: CollectionOptions = DEFAULTS,
+    ) -> Collection:
         """Create an empty collection for that bundle.
 
         Args:
             name: name of the collection: a letter or `_`, then letters, digits and `_`.
             spec: the bundle that will make the embeddings. The collection remembers its fingerprint.
             kind: the kind of the items: `image` or `text`.
-            index: `HNSW`, or `AUTOINDEX` for managed services that choose an index themselves.
+            options: the index, the partition key and more.
 
         Raises:
             CollectionExistsError: there is a collection of that name.
-            InvalidArgumentError: the name is not valid; or the bundle needs a token store, Milvus is a server, and no token store
-                is set.
+            InvalidArgumentError: the name is not valid; or an option is not for this Milvus; or the bundle needs a token store,
+                Milvus is a server, and no token store is set.
+            StoreError: the server cannot load the collection, for example because it has fewer nodes than `options.replicas`.
             TokenStoreError: the token store is in use or cannot be written to. The collection is not created then.
         """
         if self._has(check_name(name)):
             raise CollectionExistsError(
                 f"the collection '{name}' exists", run=f"another name, or milvus-coop collections drop {name}"
             )
-        if index not in ("HNSW", "AUTOINDEX"):
-            raise InvalidArgumentError(f"the index is '{index}'", expected="HNSW or AUTOINDEX")
-        header = Header(kind, spec.label, spec.fingerprint)
+        self._check_options(options)
+        header = Header(kind, spec.label, spec.fingerprint, replicas=options.replicas)
         if kind == "image" and spec.tokens.keep == "store":
             header = replace(header, token_id=uuid.uuid4().hex, token_store=self._token_store)
             check_new(self._location(name, header), header)
-        schema = collection_schema(spec, kind, header)
+        schema = collection_schema(spec, kind, header, options)
+        after = options.build_index == "after"
+        planned = {PLANNED_INDEX: options.index} if after else {}
         with self._connection.writing():
             self._connection.call(
                 "create_collection",
@@ -133,21 +163,75 @@ class Store:
                 timeout_s=self._load_timeout_s,
                 schema=schema,
                 consistency_level="Session",
-                properties={HEADER: header.to_json()},
+                properties={HEADER: header.to_json(), **planned, **options.properties},
             )
-        self._create_index(name, index)
+        self._create_index(name, FLAT if after else options.index)
         try:
             return self.open(name, spec)
-        except TokenStoreError:  # the place can be read but not written to, and the collection would remember it
+        except (StoreUnavailableError, StoreTimeoutError):
+            raise
+        except StoreError:  # too few nodes, or a token store that cannot be written to: the collection would remember it
             with contextlib.suppress(StoreError), self._connection.writing():
                 self._connection.call("drop_collection", collection=name, timeout_s=self._load_timeout_s)
             raise
+
+    def build_index(self, name: str, on_progress: Callable[[int, int], None] | None = None) -> bool:
+        """Build the index of a collection that was created with `build_index="after"`, and load the collection again.
+
+        On a server, searches fail with `StoreUnavailableError` until it is loaded. If this is interrupted, call it again.
+
+        Args:
+            name: name of the collection.
+            on_progress: a function that gets the numbers of indexed rows and of all rows, once a second.
+
+        Returns:
+            False if the collection has its index already.
+
+        Raises:
+            CollectionNotFoundError: there is no collection of that name.
+            StoreError: the server failed to build the index.
+        """
+        description = self._describe(check_name(name))
+        name, header = description["collection_name"], read_header(description)
+        planned = _planned_index(description)
+        if header is None or not planned:
+            return False
+        indexing.build(self._connection, name, planned, EMBEDDING, header.replicas, on_progress)
+        return True
+
+    def import_files(self, name: str, files: Sequence[str], on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Let a server import files of its own storage into a collection, one after another, and wait until searches see the rows.
+
+        Args:
+            name: name of the collection.
+            files: paths in the server's storage.
+            on_progress: a function that gets the numbers of imported files and of all files.
+
+        Raises:
+            InvalidArgumentError: Milvus Lite has no bulk import.
+            StoreError: the server failed to import a file. The rows of the files before it are there.
+        """
+        if self._connection.is_lite:
+            raise InvalidArgumentError("Milvus Lite has no bulk import", run="milvus-coop load without --bulk-import")
+        for number, file in enumerate(files, start=1):
+            task = self._connection.start_import(name, file)
+            while (state := self._connection.import_state(name, task)).state_name != "Completed":
+                if "Failed" in state.state_name:
+                    raise StoreError(
+                        f"Milvus failed to import {file}: {state.failed_reason}",
+                        expected="a file in the server's own storage",
+                        run="--bulk-import with the path of the folder there, or without it",
+                    )
+                time.sleep(POLL_S)
+            if on_progress is not None:
+                on_progress(number, len(files))
+        self._connection.call("refresh_load", collection=name, timeout_s=max(STEP_TIMEOUT_S, self._connection.timeout_s))
 
     def open(self, name: str, spec: BundleSpec | None = None, *, fields: Fields | None = None) -> Collection:
         """Open and load a collection.
 
         Args:
-            name: name of the collection.
+            name: name of the collection, or an alias. With an alias, the collection that it names now stays open.
             spec: the bundle that is used with the collection; None: do not check the bundle.
             fields: names of the fields, for a collection that milvus-coop did not make.
 
@@ -158,9 +242,10 @@ class Store:
             TokenStoreError: the token files are not at their place, or cannot be reached.
         """
         description = self._describe(check_name(name))
-        header = read_header(description)
+        name, header = description["collection_name"], read_header(description)
         layout = self._layout(name, description, header, spec, fields)
-        self._connection.call("load_collection", collection=name, timeout_s=self._load_timeout_s)
+        replicas: dict[str, Any] = {"replica_number": header.replicas} if header is not None and header.replicas > 1 else {}
+        self._connection.call("load_collection", collection=name, timeout_s=self._load_timeout_s, **replicas)
         self._connection.flush(name)  # rows that a crash left in the log
         tokens = None
         if header is not None and header.token_id:
@@ -184,9 +269,19 @@ class Store:
             )
         return collection
 
-    def open_or_create(self, name: str, spec: BundleSpec, kind: Kind = "image", *, index: Index = "HNSW") -> Collection:
+    def open_or_create(
+        self, name: str, spec: BundleSpec, kind: Kind = "image", *, options: CollectionOptions = DEFAULTS
+    ) -> Collection:
         """Open a collection of that bundle and kind, or create it; for the errors, see `open_if_there` and `create`."""
-        return self.open_if_there(name, spec, kind) or self.create(name, spec, kind, index=index)
+        return self.open_if_there(name, spec, kind) or self.create(name, spec, kind, options=options)
+
+    def resolve(self, name: str) -> str:
+        """The name of the collection that a name or an alias stands for now.
+
+        Raises:
+            CollectionNotFoundError: there is none.
+        """
+        return str(self._describe(check_name(name))["collection_name"])
 
     def ping(self) -> None:
         """Send a small request to Milvus, to check that it answers.
@@ -208,9 +303,11 @@ class Store:
             CollectionNotFoundError: there is no collection of that name.
         """
         description = self._describe(check_name(name))
+        name, header = description["collection_name"], read_header(description)
         index = self._index(name)
         kind, metric = str(index.get("index_type", "")), str(index.get("metric_type", ""))
-        header = read_header(description)
+        if planned := _planned_index(description):
+            metric += f", {planned} not built yet"
         place = ""
         if header is not None:
             place = token_place(header, own_keep(header, description), self._location_label(name, header))
@@ -224,14 +321,33 @@ class Store:
 
         Raises:
             CollectionNotFoundError: there is no collection of that name.
+            InvalidArgumentError: the name is an alias, or an alias names the collection.
             TokenStoreError: the collection was deleted, but its token files could not be removed.
         """
-        header = read_header(self._describe(check_name(name)))
+        description = self._describe(check_name(name))
+        self.aliases.check_unused(name, description["collection_name"])
+        header = read_header(description)
         with self._connection.writing():
             self._connection.call("drop_collection", collection=name, timeout_s=self._load_timeout_s)
         if header is not None and header.token_id:
             return drop_tokens(self._connection.address, self._location(name, header), name, header)
         return ""
+
+    def _check_options(self, options: CollectionOptions) -> None:
+        is_lite = self._connection.is_lite
+        if is_lite and (options.build_index == "after" or options.replicas > 1 or options.mmap):
+            raise InvalidArgumentError(
+                "Milvus Lite indexes its rows itself, and keeps one copy of them in memory",
+                expected="a Milvus server for build_index='after', replicas and mmap",
+            )
+        if options.mmap:
+            version = str(self._connection.call("get_server_version"))
+            found = re.search(r"(\d+)\.(\d+)", version)
+            if found and (int(found[1]), int(found[2])) < MMAP_LEAST:
+                raise InvalidArgumentError(
+                    f"the Milvus server is version {version}, which cannot map single fields",
+                    expected="2.5 or later, or the property mmap.enabled=true of the whole collection",
+                )
 
     def _location(self, name: str, header: Header) -> Location:
         return location_of(self._connection.address, name, header, self._token_store)
@@ -266,7 +382,7 @@ class Store:
                 return index
         return {}
 
-    def _create_index(self, name: str, index: Index) -> None:
+    def _create_index(self, name: str, index: str) -> None:
         with self._connection.writing():
             self._connection.call("create_index", collection=name, timeout_s=self._load_timeout_s, index_params=index_params(index))
 
@@ -297,7 +413,12 @@ class Store:
                 run=f"--bundle with the folder of {header.bundle}, or ingest again into another collection",
             )
         found = self._index(name, EMBEDDING)
-        if not found:  # the process that created the collection ended before this step
-            self._create_index(name, "HNSW")
+        if not found:  # the process that created the collection, or that was to build its index, ended before this step
+            self._create_index(name, FLAT if _planned_index(description) else "HNSW")
             found = self._index(name, EMBEDDING)
         return own_layout(header, description, found)
+
+
+def _planned_index(description: Mapping[str, Any]) -> str:
+    """The index that the collection is to get when it is complete; '' if it has its index."""
+    return str((description.get("properties") or {}).get(PLANNED_INDEX, ""))

@@ -21,7 +21,7 @@ from milvus_coop.errors import (
     StoreError,
     StoreTimeoutError,
 )
-from milvus_coop.store import Collection, Fields, Store
+from milvus_coop.store import Collection, CollectionOptions, Fields, Store
 from milvus_coop.store.collection import ROWS_PER_PAGE
 from milvus_coop.types import Array, ImageFile, StoredText, StoredTokens, TokenFile
 from tests.contract.store_samples import DIM, OTHER_SPEC, SPEC, make_row, make_rows, unit_vectors
@@ -43,7 +43,7 @@ def images(shared_images: Collection) -> Collection:
 
 @pytest.fixture(scope="module")
 def texts(store: Store) -> Collection:
-    return store.create("contract_texts", SPEC, "text", index="AUTOINDEX")
+    return store.create("contract_texts", SPEC, "text", options=CollectionOptions(index="AUTOINDEX"))
 
 
 def exact_order(query: Array, embeddings: Array, k: int) -> list[int]:

@@ -9,12 +9,11 @@ import pytest
 
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.store import Store
+from milvus_coop.store import CollectionOptions, Store
 from milvus_coop.store.address import parse_address
-from milvus_coop.store.layout import ContentField
+from milvus_coop.store.layout import bundle_layout
 from milvus_coop.store.rows import literal, records, requests
 from milvus_coop.store.schema import VARCHAR_BYTES, content_bytes, search_params
-from milvus_coop.types import StoredTokens
 from tests.contract.store_samples import DIM, SPEC, make_rows
 
 
@@ -91,11 +90,11 @@ def test_from_settings(tmp_path: Path) -> None:
         assert repr(store) == f"<Store {tmp_path / 'a.db'}>"
 
 
-CONTENT = ContentField("image_tokens", StoredTokens, 100)
+LAYOUT = bundle_layout(SPEC, "image", CollectionOptions())
 
 
 def test_requests_keep_the_order_and_the_limit() -> None:
-    sized = records(make_rows(100), dim=DIM, content_field=CONTENT)
+    sized = records(make_rows(100), LAYOUT)
     sizes = [n for _, n in sized]
     limit = 7 * max(sizes)
     cut = list(requests(sized, limit))
@@ -110,7 +109,7 @@ def test_requests_keep_the_order_and_the_limit() -> None:
 def test_sizes_are_at_least_what_is_sent() -> None:
     (row,) = make_rows(1)
     row = replace(row, uri="é" * 1000, metadata={"a": "漢" * 100, "b": [1.5] * 10})
-    ((record, size),) = records([row], dim=DIM, content_field=CONTENT)
+    ((record, size),) = records([row], LAYOUT)
     text_bytes = sum(len(v.encode()) for v in record.values() if isinstance(v, str))
     assert size >= text_bytes + 4 * DIM + 10 * 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +15,7 @@ from milvus_coop import CoopIngest, FakeBackend, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.errors import CollectionNotFoundError
 from milvus_coop.serving.gateway.searchers import Searchers
+from milvus_coop.store import Store
 from tests.gateway.conftest import EXAMPLES, MakeClient
 
 
@@ -112,3 +114,26 @@ def test_collections_of_a_service(make_client: MakeClient, tmp_path: Path) -> No
         answer = client.post("/v1/search", json={"text": "a dog", "collection": name})
         assert (answer.status_code, answer.json()["collection"]) == (200, name)
     assert len(client.app.state.service._searchers) == 1  # type: ignore[attr-defined]
+
+
+def test_an_alias_that_moves_is_followed(make_client: MakeClient, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next search is one in the collection that the alias names now. One of another bundle is an error, not a wrong answer."""
+    monkeypatch.setattr("milvus_coop.serving.gateway.service.FOLLOW_S", 0.0)
+    with Store(database) as store:
+        spec = load_bundle("coop-small").spec
+        store.create("empty", spec)
+        store.create("foreign", replace(spec, name="another"))
+        store.aliases.set("live", "images")
+        client = make_client(settings={"uri": str(database)})
+
+        def search() -> Any:
+            return client.post("/v1/search", json={"text": "a dog", "collection": "live", "limit": 3})
+
+        assert len(search().json()["hits"]) == 3
+        store.aliases.switch("live", "empty")
+        assert search().json()["hits"] == []
+        store.aliases.switch("live", "foreign", other_bundle=True)
+        assert search().status_code >= 400
+        assert "another" in search().text
+        store.aliases.switch("live", "images", other_bundle=True)
+        assert len(search().json()["hits"]) == 3

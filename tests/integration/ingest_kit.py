@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -83,6 +84,15 @@ class MemorySink:
                 raise self.error
             self.upserts.append(len(rows))
             self.rows.update({row.id: row for row in rows})
+
+    def insert(self, rows: Sequence[Row]) -> None:
+        self.upsert(rows)
+
+    def settle(self) -> None:
+        pass
+
+    def refusal(self, metadata: Mapping[str, Any] | None) -> str:
+        return ""
 
     def delete(self, ids: Sequence[str]) -> None:
         for key in ids:

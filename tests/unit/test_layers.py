@@ -35,6 +35,7 @@ HOMES = {
     "milvus_lite": {"store"},
     "grpc": {"store"},
     "fsspec": {"store.token_store"},
+    "pyarrow": {"store"},
     "onnxruntime": {"models.backends", "offline.export", "offline.convert", "serving.triton"},
     "msgspec": {"records", "bundle", "offline.training"},
     "accelerate": {"offline.training"},

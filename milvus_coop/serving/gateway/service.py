@@ -28,6 +28,8 @@ from milvus_coop.types import CollectionInfo
 
 T = TypeVar("T")
 
+FOLLOW_S = 2.0
+"""Time for which Milvus is not asked again which collection a name stands for; an alias may be moved at any time."""
 READY_FOR_S = 2.0
 """Time for which a result about readiness is reused, so that many requests for it do not overload Milvus."""
 
@@ -62,6 +64,7 @@ class Service:
         self._connecting, self._checking = threading.Lock(), threading.Lock()
         self._searchers = Searchers(self._open, options.max_collections)
         self._store: Store | None = None
+        self._resolved: dict[str, tuple[float, str]] = {}
         self._ready: tuple[float, dict[str, str]] | None = None
         self.metrics.watch_pending(lambda: self._pool.pending + self._uploads.pending)
 
@@ -99,7 +102,7 @@ class Service:
     def search(self, collection: str | None, action: Callable[[CoopSearch], T]) -> T:
         """Run `action` with the search of a collection, which is opened on first use. None means the one that the settings name.
 
-        If the collection was dropped and created again, it is opened again.
+        If the collection was dropped and created again, or if the name is an alias that was moved, it is opened again.
 
         Raises:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
@@ -108,12 +111,21 @@ class Service:
         self._check_database()
         name = collection or self.settings.collection
         with self._searchers.using(name) as searcher:
-            try:
-                return action(searcher)
-            except CollectionNotFoundError:
-                self._searchers.forget(searcher)
+            with contextlib.suppress(CollectionNotFoundError):
+                if self._is_current(name, searcher):
+                    return action(searcher)
+            self._searchers.forget(searcher)
         with self._searchers.using(name) as searcher:
             return action(searcher)
+
+    def _is_current(self, name: str, searcher: CoopSearch) -> bool:
+        """False if the name is an alias that was moved to another collection. Milvus is asked once in two seconds."""
+        now_s = time.monotonic()
+        asked_s, resolved = self._resolved.get(name, (0.0, ""))
+        if not resolved or now_s - asked_s > FOLLOW_S:
+            resolved = self.store().resolve(name)
+            self._resolved[name] = (now_s, resolved)
+        return resolved == searcher.collection.name
 
     def _open(self, name: str) -> CoopSearch:
         self.store().describe(name)  # opening a missing collection takes ten times as long

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from milvus_coop.errors import TokenStoreError
+from milvus_coop.errors import StoreError, TokenStoreError
 from milvus_coop.store.token_store.location import DRIVERS, Location
 
 THREADS = 16
@@ -34,13 +34,20 @@ Got = TypeVar("Got")
 class Files:
     """The files below one location. Safe to share between threads.
 
+    Args:
+        location: the folder.
+        what: its name in messages.
+        error: the error that its methods raise.
+
     Raises:
         TokenStoreError: the driver of the location's protocol is not installed. Methods raise it if the place cannot be reached or
             refuses a request.
     """
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, what: str = "token store", error: type[StoreError] = TokenStoreError) -> None:
         self.location = location
+        self._what = what
+        self._error = error
         self._folder = location.folder
         import fsspec  # imported here because it takes 70 ms and only users of token files need it
 
@@ -49,7 +56,7 @@ class Files:
                 self._system: Any = fsspec.filesystem(location.protocol)
             except ImportError as exc:
                 driver = DRIVERS.get(location.protocol, "fsspec")
-                raise TokenStoreError(f"{location} needs {driver}, which is not installed", run=f"pip install {driver}") from exc
+                raise self._error(f"{location} needs {driver}, which is not installed", run=f"pip install {driver}") from exc
             self._root = str(self._system._strip_protocol(location.url)).rstrip("/")
 
     def read(self, name: str) -> bytes | None:
@@ -145,7 +152,7 @@ class Files:
         try:
             futures = [pool.submit(do, item) for item in items]
             if wait(futures, timeout_s).not_done:
-                raise TokenStoreError(f"{self.location} did not answer within {timeout_s:.3g} s")
+                raise self._error(f"{self.location} did not answer within {timeout_s:.3g} s")
             return [future.result() for future in futures]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -158,11 +165,11 @@ class Files:
         """Translate errors. Drivers raise OSError and errors of botocore, aiohttp, azure, ...; FileNotFoundError for no bucket."""
         try:
             yield
-        except TokenStoreError:
+        except self._error:
             raise
         except Exception as exc:
             reason = " ".join(str(exc).split())[:_LONGEST] or type(exc).__name__
-            raise TokenStoreError(f"the token store {self.location} cannot {what}: {reason}") from exc
+            raise self._error(f"the {self._what} {self.location} cannot {what}: {reason}") from exc
 
 
 def _content(path: Path, n_bytes: int) -> bytes | None:

@@ -37,8 +37,8 @@ class Location:
         return self.url
 
 
-def parse_location(text: str | Path) -> Location:
-    """Parse a `token_store` setting.
+def parse_location(text: str | Path, what: str = "token store") -> Location:
+    """Parse the address of a folder; `what` is its name in messages.
 
     Raises:
         InvalidArgumentError: the setting is empty, has a protocol that is not allowed (http, ftp, chains of fsspec), holds a
@@ -48,25 +48,25 @@ def parse_location(text: str | Path) -> Location:
     protocol, mark, rest = given.partition("://")
     protocol = protocol.lower() if mark else LOCAL[0]
     if not given or "\0" in given or "::" in given:
-        raise InvalidArgumentError(f"the token store is {given[:100]!r}", expected=EXPECTED)
+        raise InvalidArgumentError(f"the {what} is {given[:100]!r}", expected=EXPECTED)
     if protocol in LOCAL:
         if mark and not rest.startswith(("/", "~")):
             raise InvalidArgumentError(  # the message does not show the host, which may hold a password
-                f"the token store at {protocol}:// names a host", expected=f"{protocol}:///folder, or {EXPECTED}"
+                f"the {what} at {protocol}:// names a host", expected=f"{protocol}:///folder, or {EXPECTED}"
             )
         path = Path(rest if mark else given).expanduser().absolute()
         return Location(LOCAL[0], path.as_posix().rstrip("/") or "/")
     if protocol not in (*DRIVERS, MEMORY):
-        raise InvalidArgumentError(f"a token store cannot be at {protocol[:20]}://", expected=EXPECTED)
+        raise InvalidArgumentError(f"a {what} cannot be at {protocol[:20]}://", expected=EXPECTED)
     if ":" in urlsplit(given).netloc.rpartition("@")[0]:
         raise InvalidArgumentError(
-            f"the address of the token store at {protocol}:// holds a password",
+            f"the address of the {what} at {protocol}:// holds a password",
             expected="credentials where its driver looks for them",
         )
     bucket, *folders = rest.rstrip("/").split("/")
     if not bucket or ".." in (bucket, *folders):
         raise InvalidArgumentError(
-            f"the token store at {protocol}:// {'holds a segment ..' if bucket else 'names no bucket'}",
+            f"the {what} at {protocol}:// {'holds a segment ..' if bucket else 'names no bucket'}",
             expected=f"{protocol}://bucket/folder",
         )
     return Location(protocol, f"{protocol}://{rest.strip('/')}")

@@ -131,6 +131,16 @@ class TokenStore:
                 raise self._lost("the token store")
         return [found.get(key) for key in keys]
 
+    def copy(self, keys: Sequence[str], target: TokenStore) -> list[str]:
+        """Copy the files of these keys into another token store; return the keys whose file is missing.
+
+        Raises:
+            TokenStoreError: one of the places cannot be reached.
+        """
+        found = {key: content for key in dict.fromkeys(keys) if is_key(key) and (content := self._files.read(key)) is not None}
+        target.write(found)
+        return [key for key in keys if key not in found]
+
     def remove(self, keys: Sequence[str]) -> None:
         """Remove the files of these keys. Texts that are not keys are ignored.
 
