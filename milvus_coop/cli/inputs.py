@@ -96,11 +96,11 @@ def _texts_of(sources: Sequence[Source], failures: list[Failure]) -> Iterator[Na
             failures.append(entry)
             continue
         try:
-            check_text(entry.text)
+            check_text(text := entry.text or "")
         except InvalidArgumentError as exc:
             failures.append(Failure(entry.uri, str(exc)))
         else:
-            yield NamedText(entry.text, entry.uri)
+            yield NamedText(text, entry.uri)
 
 
 def _images_of(sources: Sequence[Source], failures: list[Failure], passed: PassedOver) -> Iterator[NamedImage]:
@@ -111,8 +111,8 @@ def _images_of(sources: Sequence[Source], failures: list[Failure], passed: Passe
         named = checked(entry) if isinstance(entry, Item) else entry  # a name that is not Unicode cannot be written to a file
         if not isinstance(named, Item):
             failures.append(named)
-        elif named.path is not None:
-            yield NamedImage(named.uri, named.path)
+        elif isinstance(named.image, Path):
+            yield NamedImage(named.uri, named.image)
 
 
 def exit_code(done: int, failed: int) -> int:

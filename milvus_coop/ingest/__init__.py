@@ -1,6 +1,7 @@
 """Ingest: images and texts become rows of a collection. It can be resumed, counts its items, and its use of memory does not grow.
 
 items     the items of a source                      walk   finds files in folders and globs
+images    the images of items, wherever they are
 sources   folders, globs, files and lists            lists  reads JSONL, CSV and text files
 work      reads one item, encodes one batch          sink   the interface of a collection for an ingest
 pipeline  the three stages, which run in parallel    run    one whole ingest
@@ -8,7 +9,8 @@ coop      `CoopIngest`, the object that most users need
 """
 
 from milvus_coop.ingest.coop import CoopIngest
-from milvus_coop.ingest.run import ingest
+from milvus_coop.ingest.items import Item
+from milvus_coop.ingest.run import ingest, ingest_items
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
 
-__all__ = ["CoopIngest", "IngestInterrupted", "Progress", "Sink", "ingest"]
+__all__ = ["CoopIngest", "IngestInterrupted", "Item", "Progress", "Sink", "ingest", "ingest_items"]

@@ -185,7 +185,7 @@ def _picture(row: dict[str, Any], source: Path) -> Item:
     if "\0" in place:
         raise _BadRowError("the path contains a zero character")
     local = Path(uri_of(os.path.join(source.parent, place)))  # noqa: PTH118 - uri_of makes it a Path
-    return Item(uri if uri and path else local.as_posix(), path=local, metadata=_metadata(row))
+    return Item(uri if uri and path else local.as_posix(), local, metadata=_metadata(row))
 
 
 def _text(row: dict[str, Any], source: Path) -> Item:

@@ -6,11 +6,11 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set, Sized
 
 from milvus_coop.cores import thread_count
 from milvus_coop.errors import InvalidArgumentError, StoreError
-from milvus_coop.ingest.items import Entry
+from milvus_coop.ingest.items import Entry, Item
 from milvus_coop.ingest.pipeline import Counts, Options, Pipeline
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
 from milvus_coop.ingest.sources import PassedOver, Source, open_sources, read_sources
@@ -73,19 +73,47 @@ def ingest(
         BackendError, StoreError: the model or Milvus failed. Rows that were written stay; run the ingest again.
         IngestInterrupted: the user pressed Ctrl-C. All encoded items are written, and the exception has the report.
     """
-    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= MAX_BATCH:
-        raise InvalidArgumentError(f"batch is {str(batch)[:100]}", expected=f"a whole number from 1 to {MAX_BATCH}")
-    decoders = thread_count(threads, per_core=PER_CORE) if threads else None
-    work = work_for(kind, encoder, tokens)
+    options, work = _options(batch, threads, force), work_for(kind, encoder, tokens)
     start = time.monotonic()
     opened, seen, passed = open_sources(sources, kind), set[str](), PassedOver()
     with _Total(opened, wanted=on_progress is not None) as total:
-        pipeline = Pipeline(sink, work, Options(batch, decoders, force), on_progress, total)
+        pipeline = Pipeline(sink, work, options, on_progress, total)
         _run(pipeline, read_sources(opened, seen, passed), passed, start)
     removed = 0
     if prune and not pipeline.counts.broken:
         removed = _prune(opened, seen, sink)
     return _report(pipeline.counts, removed, time.monotonic() - start, passed, pruning_skipped=prune and pipeline.counts.broken)
+
+
+def ingest_items(
+    items: Iterable[Item],
+    *,
+    sink: Sink,
+    encoder: Encoder,
+    kind: Kind = "image",
+    tokens: TokenStore | None = None,
+    batch: int = 16,
+    threads: int | None = None,
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> IngestReport:
+    """Ingest items one after the other. Only a few thousand are held at a time, and at most about 160 MB of their images.
+
+    If two items have the same uri, the last one counts. For the other arguments and the errors, see `ingest`; an item that is not
+    an `Item` is an InvalidArgumentError.
+    """
+    options, work = _options(batch, threads, force), work_for(kind, encoder, tokens)
+    start = time.monotonic()
+    total = len(items) if isinstance(items, Sized) else None
+    pipeline = Pipeline(sink, work, options, on_progress, lambda: total)
+    _run(pipeline, items, PassedOver(), start)
+    return _report(pipeline.counts, 0, time.monotonic() - start, PassedOver())
+
+
+def _options(batch: int, threads: int | None, force: bool) -> Options:
+    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= MAX_BATCH:
+        raise InvalidArgumentError(f"batch is {str(batch)[:100]}", expected=f"a whole number from 1 to {MAX_BATCH}")
+    return Options(batch, thread_count(threads, per_core=PER_CORE) if threads else None, force)
 
 
 def _run(pipeline: Pipeline, entries: Iterable[Entry], passed: PassedOver, start: float) -> None:

@@ -47,7 +47,7 @@ class PictureFile:
 
     def entries(self, pass_over: PassOver | None = None) -> Iterator[Entry]:
         """The image."""
-        yield Item(self.path.as_posix(), path=self.path)
+        yield Item(self.path.as_posix(), self.path)
 
     def gone(self, seen: Set[str]) -> Gone:
         """Recognises no item, because naming a missing file is an error."""
@@ -64,7 +64,7 @@ class Folder:
     def entries(self, pass_over: PassOver | None = None) -> Iterator[Entry]:
         """The images of the folder."""
         for found in walk(self.root, self.parts, pass_over=pass_over):
-            yield found if isinstance(found, Failure) else Item(found.as_posix(), path=found)
+            yield found if isinstance(found, Failure) else Item(found.as_posix(), found)
 
     def gone(self, seen: Set[str]) -> Gone:
         """Recognises items below the folder whose file no longer exists. An image that the glob no longer matches stays."""
@@ -83,7 +83,7 @@ class PictureList:
 
     def gone(self, seen: Set[str]) -> Gone:
         """Recognises items that the list names and whose file no longer exists."""
-        missing = {e.uri for e in self.entries() if isinstance(e, Item) and e.path and _is_missing(e.path)}
+        missing = {e.uri for e in self.entries() if isinstance(e, Item) and isinstance(e.image, Path) and _is_missing(e.image)}
         return lambda uri, key: uri in missing
 
 
@@ -188,7 +188,7 @@ def read_sources(sources: Sequence[Source], seen: set[str], pass_over: PassOver 
             if isinstance(entry, Item) and not alone:
                 key = entry.id
                 if isinstance(source, PictureList | Texts):
-                    content = hash_of(entry.text.encode()) + hash_of_metadata(entry.metadata)
+                    content = hash_of((entry.text or "").encode()) + hash_of_metadata(entry.metadata)
                     if said.setdefault(key, content) != content:
                         yield Failure(entry.uri, "the list names it more than once, with different content; the first line counts")
                         continue

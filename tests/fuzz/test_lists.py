@@ -26,7 +26,7 @@ def check_entries(path: Path, entries: list[Entry]) -> None:
     for entry in entries:
         if isinstance(entry, Item):
             entry.uri.encode()
-            entry.text.encode()
+            (entry.text or "").encode()
         else:
             list_, _, number = entry.uri.rpartition(":")
             assert list_ == path.as_posix()
