@@ -1,8 +1,7 @@
 """Ingest: images and texts become rows of a collection. It can be resumed, counts its items, and its use of memory does not grow.
 
-items     the items of a source                      walk   finds files in folders and globs
-images    the images of items, wherever they are
-sources   folders, globs, files and lists            lists  reads JSONL, CSV and text files
+items     the items of a source                      images the images of items, wherever they are
+sources/  folders, prefixes, files, lists, tables and shards
 work      reads one item, encodes one batch          sink   the interface of a collection for an ingest
 pipeline  the three stages, which run in parallel    run    one whole ingest
 coop      `CoopIngest`, the object that most users need

@@ -13,7 +13,7 @@ from milvus_coop.config import Settings, SettingsArguments
 from milvus_coop.ingest.items import Item
 from milvus_coop.ingest.run import ingest, ingest_items
 from milvus_coop.ingest.sink import Progress, Sink
-from milvus_coop.ingest.sources import check_sources, listed
+from milvus_coop.ingest.sources import Reading, Web, check_sources, listed
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.open import open_models, split_models
@@ -91,22 +91,28 @@ class CoopIngest:
         force: bool = False,
         batch: int = 16,
         on_progress: Callable[[Progress], None] | None = None,
+        allow_http: bool = False,
+        image_column: str | None = None,
     ) -> IngestReport:
         """Bring the collection up to date with the sources. Safe to repeat, even after a run that was killed.
 
         Args:
-            sources: folders, globs, files, and .jsonl or .csv lists; see docs/ingest.md. A single path is one source.
+            sources: folders, prefixes of object stores, globs, files, and lists, tables and shards of items; see docs/ingest.md. A
+                single path is one source.
             prune: remove items of the sources whose file or line no longer exists.
             force: encode all items again, even unchanged ones.
             batch: number of items per run of the encoder, at most 256.
             on_progress: a function that is called regularly with the counts so far.
+            allow_http: fetch files at http:// and https:// addresses, except from private addresses.
+            image_column: the column of Parquet tables that holds images; default one with a usual name.
 
         Raises:
             SourceError: a source is missing, empty or malformed.
             StoreError, BackendError: Milvus or the encoder failed; rows that were written stay.
         """
         sources = listed(sources)
-        check_sources(sources, self._kind)  # first, because a mistyped path must not leave an empty collection behind
+        reading = Reading(Web() if allow_http else None, image_column)
+        check_sources(sources, self._kind, reading)  # first, because a mistyped path must not leave an empty collection behind
         return self._ingested(lambda into: ingest(sources, prune=prune, force=force, batch=batch, on_progress=on_progress, **into))
 
     def ingest_items(

@@ -11,8 +11,8 @@ import pytest
 
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest.items import Item, checked, hash_of_metadata
-from milvus_coop.ingest.lists import parse_value
 from milvus_coop.ingest.sources import PassedOver, open_sources, read_sources
+from milvus_coop.ingest.sources.lists import parse_value
 from milvus_coop.types import Failure, Kind
 
 
