@@ -344,8 +344,9 @@ def test_what_img2dataset_writes(run: Run, tmp_path: Path) -> None:
         "error_message": None,
         "width": 32,
     }
-    failed = {**row, "key": "000000001", "status": "failed_to_download", "error_message": "HTTP Error 404", "width": None}
-    rows = [{**row, "jpg": image(1, tmp_path)}, {**failed, "jpg": None}]
+    failed: dict[str, Any] = {**row, "key": "000000001", "status": "failed_to_download", "width": None}
+    failed["error_message"] = "HTTP Error 404"
+    rows: list[dict[str, Any]] = [{**row, "jpg": image(1, tmp_path)}, {**failed, "jpg": None}]
     (tmp_path / "00000.parquet").write_bytes(parquet({name: [r[name] for r in rows] for name in rows[0]}))
     report = run(tmp_path / "*.parquet")
     kept = {name: value for name, value in row.items() if value is not None}
@@ -382,7 +383,7 @@ def test_the_sample_images_from_anywhere_are_the_same(s3_server: str, tmp_path: 
         put(f"{place}/shards/{number:06}.tar", tar(*((path.name, path.read_bytes()) for path in some)))
     put(f"{place}/t.parquet", parquet({"image": [p.read_bytes() for p in paths], "key": [p.stem for p in paths]}))
 
-    found = {}
+    found: dict[str, list[tuple[str, float]]] = {}
     for source in (str(tmp_path / "photos"), f"{place}/photos/", f"{place}/shards/{{000000..000001}}.tar", f"{place}/t.parquet"):
         uri = tmp_path / f"{len(found)}.db"
         with CoopIngest("images", uri=uri) as opened:

@@ -182,8 +182,8 @@ def _converter(kind: Any) -> Convert | None:
         parts = {part.name: _converter(part.type) for part in kind}
         return None if None in parts.values() else lambda value: _struct(value, parts)
     if types.is_map(kind) and types.is_string(kind.key_type):
-        inner = _converter(kind.item_type)
-        return None if inner is None else lambda value: value if value is None else {k: inner(v) for k, v in value}
+        part_of = _converter(kind.item_type)
+        return None if part_of is None else lambda value: value if value is None else {k: part_of(v) for k, v in value}
     plain = types.is_boolean(kind) or types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
     return _same if plain or types.is_null(kind) or getattr(types, "is_string_view", lambda _: False)(kind) else None
 
