@@ -161,7 +161,7 @@ def seed_image(images: Sequence[Image], size: int, rng: np.random.Generator) -> 
 def make_world(models: Models, images: str, captions: Path, n_seeds: int) -> World:
     encoder = models.encoder
     items = [entry for entry in read_sources(open_sources([images], "image"), set()) if isinstance(entry, Item)]
-    decoded = [encoder.decode(item.path) for item in items if item.path is not None]
+    decoded = [encoder.decode(item.image) for item in items if isinstance(item.image, Path)]
     pixels = encoder.pixels(decoded)[PIXELS]
     targets = [
         encoder.encode_pixels({PIXELS: pixels[start : start + ENCODE_BATCH]}).embeddings

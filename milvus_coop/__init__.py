@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from milvus_coop.bundle import Bundle, BundleSpec, load_bundle
     from milvus_coop.config import Settings
     from milvus_coop.errors import MilvusCoopError
-    from milvus_coop.ingest import CoopIngest
+    from milvus_coop.ingest import CoopIngest, Item
     from milvus_coop.models.backends import Backend
     from milvus_coop.models.backends.fake import FakeBackend
     from milvus_coop.models.scoring import CoopModel
@@ -43,6 +43,7 @@ __all__ = [
     "Fields",
     "Hit",
     "IngestReport",
+    "Item",
     "MilvusCoopError",
     "QueryOptions",
     "SearchResult",
@@ -65,6 +66,7 @@ _HOMES = {
     "Fields": "store",
     "Hit": "types",
     "IngestReport": "types",
+    "Item": "ingest",
     "MilvusCoopError": "errors",
     "QueryOptions": "search",
     "SearchResult": "types",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.leftovers", "tests.servers.milvus", "tests.servers.triton"]
+pytest_plugins = ["tests.leftovers", "tests.servers.milvus", "tests.servers.s3", "tests.servers.triton"]
 
 
 MORE = (

@@ -30,6 +30,8 @@ class RunArguments(TypedDict):
     prune: bool
     force: bool
     batch: int
+    allow_http: bool
+    image_column: str | None
 
 
 @click.command()
@@ -57,6 +59,8 @@ class RunArguments(TypedDict):
 )
 @click.option("--out", help="Folder of the Parquet files: a path, s3://, gs://, az://, ...")
 @click.option("--batch", type=int, default=16, show_default=True, help="Items per run of the encoder.")
+@click.option("--allow-http", is_flag=True, help="Fetch files at http:// and https:// addresses, but not private ones.")
+@click.option("--image-column", metavar="NAME", help="Column of Parquet SOURCES with the bytes of images; default image or jpg.")
 @click.option("--failed", type=click.Path(path_type=Path, dir_okay=False), help="Write failures here, one JSON object per line.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a summary.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -73,15 +77,17 @@ def ingest(
     sink: str,
     out: str | None,
     batch: int,
+    allow_http: bool,
+    image_column: str | None,
     failed: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Encode images (or texts) and write them into a collection.
 
-    SOURCES are folders, globs, files, or lists: .jsonl or .csv with a column `uri` or `path`; every other column becomes
-    metadata for --filter and --output-fields. Items that did not change since the last run are skipped, so the
-    command can be run again at any time, also after it was killed.
+    SOURCES are folders, prefixes of object stores, globs, files, WebDataset shards (.tar), or lists and tables: .jsonl, .csv or
+    .parquet with a column `uri` or `path`; every other column becomes metadata for --filter and --output-fields. Items
+    that did not change since the last run are skipped, so the command can be run again at any time, also after it was killed.
 
     \b
     Exit code: 0 all fine, 1 some items failed, 2 nothing could be done, 130 interrupted.
@@ -91,6 +97,8 @@ def ingest(
       milvus-coop ingest photos/
       milvus-coop ingest 'scans/**/*.png' catalogue.jsonl --failed failed.jsonl
       milvus-coop ingest captions.txt --texts --collection captions
+      milvus-coop ingest s3://bucket/photos/
+      milvus-coop ingest 's3://bucket/shards/{000000..000999}.tar'
       milvus-coop ingest photos/ --prune          and remove items whose file was deleted
       milvus-coop ingest photos/ --sink parquet --out s3://bucket/run/
     """
@@ -104,7 +112,13 @@ def ingest(
     check_file(failed)
     kind: Kind = "text" if texts else "image"
     options = CollectionOptions(index=index, build_index=build_index, partition_key=partition_key)
-    run: RunArguments = {"prune": prune, "force": force, "batch": batch}
+    run: RunArguments = {
+        "prune": prune,
+        "force": force,
+        "batch": batch,
+        "allow_http": allow_http,
+        "image_column": image_column,
+    }
     interrupted = False
     with ingest_progress(quiet or as_json) as on_progress:
         try:

@@ -95,23 +95,26 @@ def _texts_of(sources: Sequence[Source], failures: list[Failure]) -> Iterator[Na
             failures.append(entry)
             continue
         try:
-            check_text(entry.text)
+            check_text(text := entry.text or "")
         except InvalidArgumentError as exc:
             failures.append(Failure(entry.uri, str(exc)))
         else:
-            yield NamedText(entry.text, entry.uri)
+            yield NamedText(text, entry.uri)
 
 
 def _images_of(sources: Sequence[Source], failures: list[Failure], passed: PassedOver) -> Iterator[NamedImage]:
     from milvus_coop.ingest.items import Item, checked
     from milvus_coop.ingest.sources import read_sources
+    from milvus_coop.types import Failure
 
     for entry in read_sources(sources, set(), passed):
         named = checked(entry) if isinstance(entry, Item) else entry  # a name that is not Unicode cannot be written to a file
         if not isinstance(named, Item):
             failures.append(named)
-        elif named.path is not None:
-            yield NamedImage(named.uri, named.path)
+        elif isinstance(named.image, Path):
+            yield NamedImage(named.uri, named.image)
+        else:
+            failures.append(Failure(named.uri, "not a file of this machine, and only `milvus-coop ingest` reads from elsewhere"))
 
 
 def exit_code(done: int, failed: int) -> int:

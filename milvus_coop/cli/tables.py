@@ -120,11 +120,14 @@ def print_report(report: IngestReport, collection: str) -> None:
 
 
 def print_passed_over(counts: Mapping[str, int], console: Console | None = None) -> None:
-    """Print how many images of which kinds were passed over because they cannot be read, and how to read them."""
+    """Print what was passed over: how many images of which suffixes and how to read them, and other parts of sources."""
     from milvus_coop.ingest.sources import how_to_read
 
     by_hint: dict[str, list[str]] = {}
     for suffix, n in counts.items():
+        if not suffix.startswith("."):
+            (console or Console()).print(shown(f"{n:,} {suffix} passed over"), style="yellow", soft_wrap=True)
+            continue
         by_hint.setdefault(how_to_read(suffix), []).append(f"{n:,} {suffix}")
     for hint, kinds in by_hint.items():
         line = f"{', '.join(kinds)} passed over: {hint or 'images of these kinds cannot be read'}"

@@ -1,7 +1,7 @@
 """Ingest: images and texts become rows of a collection. It can be resumed, counts its items, and its use of memory does not grow.
 
-items     the items of a source                      walk   finds files in folders and globs
-sources   folders, globs, files and lists            lists  reads JSONL, CSV and text files
+items     the items of a source                      images the images of items, wherever they are
+sources/  folders, prefixes, files, lists, tables and shards
 work      reads one item, encodes one batch          sink   the interface of a collection for an ingest
 pipeline  the three stages, which run in parallel    run    one whole ingest
 coop      `CoopIngest`, the object that most users need
@@ -9,8 +9,9 @@ parquet   an ingest into Parquet files
 """
 
 from milvus_coop.ingest.coop import CoopIngest
+from milvus_coop.ingest.items import Item
 from milvus_coop.ingest.parquet import ingest_to_parquet
-from milvus_coop.ingest.run import ingest
+from milvus_coop.ingest.run import ingest, ingest_items
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
 
-__all__ = ["CoopIngest", "IngestInterrupted", "Progress", "Sink", "ingest", "ingest_to_parquet"]
+__all__ = ["CoopIngest", "IngestInterrupted", "Item", "Progress", "Sink", "ingest", "ingest_items", "ingest_to_parquet"]

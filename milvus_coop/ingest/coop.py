@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
+from itertools import chain
 from types import TracebackType
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypedDict, get_args
 
 from milvus_coop.arguments import one_of
 from milvus_coop.config import Settings, SettingsArguments
-from milvus_coop.ingest.run import ingest
-from milvus_coop.ingest.sink import Progress
-from milvus_coop.ingest.sources import check_sources, listed
+from milvus_coop.ingest.items import Item
+from milvus_coop.ingest.run import ingest, ingest_items
+from milvus_coop.ingest.sink import Progress, Sink
+from milvus_coop.ingest.sources import Reading, Web, check_sources, listed
 from milvus_coop.models.backends import Backend
+from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.open import open_models, split_models
 from milvus_coop.store import CollectionOptions, Store
 from milvus_coop.store.schema import DEFAULTS
+from milvus_coop.store.token_store import TokenStore
 from milvus_coop.types import IngestReport, Kind
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+class Into(TypedDict):
+    """The collection that items go into, and the encoder that reads them."""
+
+    sink: Sink
+    encoder: Encoder
+    kind: Kind
+    tokens: TokenStore | None
 
 
 class CoopIngest:
@@ -78,36 +91,64 @@ class CoopIngest:
         force: bool = False,
         batch: int = 16,
         on_progress: Callable[[Progress], None] | None = None,
+        allow_http: bool = False,
+        image_column: str | None = None,
     ) -> IngestReport:
         """Bring the collection up to date with the sources. Safe to repeat, even after a run that was killed.
 
         Args:
-            sources: folders, globs, files, and .jsonl or .csv lists; see docs/ingest.md. A single path is one source.
+            sources: folders, prefixes of object stores, globs, files, and lists, tables and shards of items; see docs/ingest.md. A
+                single path is one source.
             prune: remove items of the sources whose file or line no longer exists.
             force: encode all items again, even unchanged ones.
             batch: number of items per run of the encoder, at most 256.
             on_progress: a function that is called regularly with the counts so far.
+            allow_http: fetch files at http:// and https:// addresses, except from private addresses.
+            image_column: the column of Parquet tables that holds images; default one with a usual name.
 
         Raises:
             SourceError: a source is missing, empty or malformed.
             StoreError, BackendError: Milvus or the encoder failed; rows that were written stay.
         """
         sources = listed(sources)
-        check_sources(sources, self._kind)  # first, because a mistyped path must not leave an empty collection behind
+        reading = Reading(Web() if allow_http else None, image_column)
+        check_sources(sources, self._kind, reading)  # first, because a mistyped path must not leave an empty collection behind
+        return self._ingested(lambda into: ingest(sources, prune=prune, force=force, batch=batch, on_progress=on_progress, **into))
+
+    def ingest_items(
+        self,
+        items: Iterable[Item],
+        *,
+        force: bool = False,
+        batch: int = 16,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> IngestReport:
+        """Bring the collection up to date with items that the caller has. Safe to repeat.
+
+        Items are taken one by one while earlier ones are encoded, so that a generator may yield any number of them. Memory grows
+        only with the failures, which the report lists. If two items have the same uri, the last one counts.
+
+        Args:
+            items: any iterable of items, which may hold paths, bytes, and images of Pillow's in any mix.
+            force: encode all items again, even unchanged ones.
+            batch: number of items per run of the encoder, at most 256.
+            on_progress: a function that is called regularly with the counts so far.
+
+        Raises:
+            InvalidArgumentError: `items` yields something else.
+            StoreError, BackendError: Milvus or the encoder failed; rows that were written stay.
+        """
+        coming = iter(items)
+        if (first := next(coming, None)) is None:  # no items must not leave an empty collection behind
+            return IngestReport(0, 0, 0, 0, (), 0.0)
+        rest = items if isinstance(items, Sized) else chain([first], coming)
+        return self._ingested(lambda into: ingest_items(rest, force=force, batch=batch, on_progress=on_progress, **into))
+
+    def _ingested(self, run: Callable[[Into], IngestReport]) -> IngestReport:
         encoder = self._models.encoder
         if self._collection is None:
             self._collection = self._store.create(self._name, encoder.spec, self._kind, options=self._options)
-        report = ingest(
-            sources,
-            sink=self._collection,
-            encoder=encoder,
-            kind=self._kind,
-            tokens=self._collection.tokens,
-            prune=prune,
-            force=force,
-            batch=batch,
-            on_progress=on_progress,
-        )
+        report = run({"sink": self._collection, "encoder": encoder, "kind": self._kind, "tokens": self._collection.tokens})
         self._collection.flush()
         if self._options.build_index == "after":
             self._store.build_index(self._name)

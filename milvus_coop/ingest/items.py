@@ -10,26 +10,41 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.errors import InvalidArgumentError, quoted
+from milvus_coop.ingest.images import HALF, ImageLike
 from milvus_coop.printable import escaped
 from milvus_coop.store.metadata import plain_metadata
 from milvus_coop.store.schema import URI_BYTES
 from milvus_coop.types import Failure
 
-HALF = 32
-"""Number of hex digits of an id, and of each half of a digest: 128 bits."""
-
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image or one text of a source."""
+    """One image or one text, to be ingested.
+
+    Raises:
+        InvalidArgumentError: `uri` is no text or is empty, or another field has the wrong type.
+    """
 
     uri: str
-    path: Path | None = None
-    """Path of the image file; None for texts."""
-    text: str = ""
+    """The name in the collection; the id is derived from it. An item with the uri of an earlier one replaces it."""
+    image: ImageLike | None = None
+    """The image: the path of a file, the bytes of a file, or an image of Pillow's. None for texts."""
+    text: str | None = None
+    """The text; None for images."""
     metadata: Mapping[str, Any] | None = None
     """None if the source has no metadata (a folder). Metadata is then no reason to update an item."""
+
+    def __post_init__(self) -> None:
+        """Check the types, so that a mistake is found where the item is made."""
+        if not isinstance(self.uri, str) or not self.uri:
+            raise InvalidArgumentError(f"the uri of an item is {quoted(self.uri)}", expected="a text that names it")
+        if not isinstance(self.text, str | None):
+            raise InvalidArgumentError(f"the text of {quoted(self.uri)} is of type {type(self.text).__name__}", expected="a text")
+        if not isinstance(self.metadata, Mapping | None):
+            raise InvalidArgumentError(
+                f"the metadata of {quoted(self.uri)} is of type {type(self.metadata).__name__}", expected="a dict, or None"
+            )
 
     @property
     def id(self) -> str:

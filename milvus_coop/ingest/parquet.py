@@ -10,7 +10,7 @@ from milvus_coop.arguments import one_of
 from milvus_coop.config import Settings
 from milvus_coop.ingest.run import ingest
 from milvus_coop.ingest.sink import Progress
-from milvus_coop.ingest.sources import check_sources, listed
+from milvus_coop.ingest.sources import Reading, Web, check_sources, listed
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import open_models
 from milvus_coop.store.layout import bundle_layout
@@ -32,6 +32,8 @@ def ingest_to_parquet(
     force: bool = False,
     batch: int = 16,
     on_progress: Callable[[Progress], None] | None = None,
+    allow_http: bool = False,
+    image_column: str | None = None,
 ) -> IngestReport:
     """Bring a folder of Parquet files up to date with the sources, as `CoopIngest.run` does with a collection.
 
@@ -47,6 +49,8 @@ def ingest_to_parquet(
         force: encode all items again.
         batch: number of items per run of the encoder.
         on_progress: a function that is called regularly with the counts so far.
+        allow_http: fetch files at http:// and https:// addresses; see `CoopIngest.run`.
+        image_column: see `CoopIngest.run`.
 
     Raises:
         SourceError: a source is missing, empty or malformed; or the folder is damaged.
@@ -55,7 +59,8 @@ def ingest_to_parquet(
     """
     one_of("kind", kind, get_args(Kind))
     sources = listed(sources)
-    check_sources(sources, kind)
+    reading = Reading(Web() if allow_http else None, image_column)
+    check_sources(sources, kind, reading)
     opened = open_models(Settings.of(settings), models)
     try:
         spec = opened.encoder.spec
@@ -70,6 +75,7 @@ def ingest_to_parquet(
             force=force,
             batch=batch,
             on_progress=on_progress,
+            reading=reading,
         )
     finally:
         opened.close()

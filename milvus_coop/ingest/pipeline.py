@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 
 from milvus_coop.cores import available_cores
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.ingest.images import bytes_held
 from milvus_coop.ingest.items import Entry, Item
 from milvus_coop.ingest.sink import Progress, Sink
 from milvus_coop.ingest.work import Ready, Work
@@ -20,6 +21,12 @@ from milvus_coop.types import Failure, Row, Stamp
 
 LOOKUP = 1024
 """Number of items whose stamps are read in one call while earlier items are ingested. A server takes 0.3 s for a call."""
+
+LOOKUP_BYTES = 32 * 2**20
+"""Maximum size of the images that such a call's items hold in memory, unless a single item holds more."""
+
+DECODE_BYTES = 64 * 2**20
+"""Maximum size of the images that are held in memory while they are decoded or wait for it, unless a single one is larger."""
 
 WRITE = 128
 """Minimum number of rows of one write during an ingest. An ingest that is killed loses at most two writes."""
@@ -82,7 +89,8 @@ class Pipeline:
         self._decoders = ThreadPoolExecutor(options.decoders, "milvus-coop-decode")
         self._lookup = ThreadPoolExecutor(1, "milvus-coop-lookup")
         self._writer = ThreadPoolExecutor(1, "milvus-coop-write")
-        self._decoding: deque[Future[Ready | Failure | None]] = deque()
+        self._decoding: deque[tuple[Future[Ready | Failure | None], int]] = deque()
+        self._held = 0
         self._writing: deque[tuple[Future[object], int, int]] = deque()
         self._ready: list[Ready] = []
         self._rows: list[tuple[Row, bool]] = []
@@ -94,9 +102,10 @@ class Pipeline:
             BackendError, StoreError: the model or the store failed; this is the first error. Rows that were written before it stay.
         """
         window = 2 * self._options.batch + self._options.decoders
-        for future in self._submitted(entries):
-            self._decoding.append(future)
-            if len(self._decoding) >= window:
+        for future, n_bytes in self._submitted(entries):
+            self._decoding.append((future, n_bytes))
+            self._held += n_bytes
+            while len(self._decoding) >= window or self._held > DECODE_BYTES:
                 self._take()
         while self._decoding:
             self._take()
@@ -117,20 +126,22 @@ class Pipeline:
         self._lookup.shutdown(cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
 
-    def _submitted(self, entries: Iterable[Entry]) -> Iterator[Future[Ready | Failure | None]]:
+    def _submitted(self, entries: Iterable[Entry]) -> Iterator[tuple[Future[Ready | Failure | None], int]]:
+        """Items whose decoding has begun, each with the bytes that it holds until then."""
         for items, stamps in self._looked_up(entries):
             known = stamps.result()
             for item in items:
-                yield self._decoders.submit(self._work.prepare, item, known.get(item.id), self._options.force)
+                future = self._decoders.submit(self._work.prepare, item, known.get(item.id), self._options.force)
+                yield future, bytes_held(item.image)
 
     def _looked_up(self, entries: Iterable[Entry]) -> Iterator[tuple[list[Item], Future[Mapping[str, Stamp]]]]:
         """Chunks of items with their stamps in the collection. The stamps of the next chunk are read ahead."""
-        source = iter(entries)
         ahead: deque[tuple[list[Item], Future[Mapping[str, Stamp]]]] = deque()
-        while chunk := list(islice(source, LOOKUP)):
-            items = [entry for entry in chunk if isinstance(entry, Item)]
+        for chunk in _chunks(entries):
+            # An item that comes twice is written once, because Milvus does not replace rows of the same upsert.
+            items = list({entry.id: entry for entry in chunk if isinstance(entry, Item)}.values())
             failures = [entry for entry in chunk if isinstance(entry, Failure)]
-            self.counts.seen += len(chunk)
+            self.counts.seen += len(items) + len(failures)
             self.counts.failures += failures
             self.counts.broken |= bool(failures)
             ahead.append((items, self._lookup.submit(self._sink.stamps, [item.id for item in items])))
@@ -139,7 +150,9 @@ class Pipeline:
         yield from ahead
 
     def _take(self) -> None:
-        result = self._decoding.popleft().result()
+        future, n_bytes = self._decoding.popleft()
+        result = future.result()
+        self._held -= n_bytes
         if result is None:
             self.counts.unchanged += 1
         elif isinstance(result, Failure):
@@ -164,10 +177,11 @@ class Pipeline:
         if len(self._rows) < at_least:
             return
         rows, self._rows = self._rows, []
-        known = sum(is_known for _, is_known in rows)
+        added = len({row.id for row, is_known in rows if not is_known})
+        last = {row.id: row for row, _ in rows}
         # An insert has to be checked afterwards, which pays only for many rows.
-        write = self._sink.upsert if known or len(rows) < WRITE else self._sink.insert
-        self._writing.append((self._writer.submit(write, [row for row, _ in rows]), len(rows) - known, known))
+        write = self._sink.upsert if added < len(rows) or len(rows) < WRITE else self._sink.insert
+        self._writing.append((self._writer.submit(write, list(last.values())), added, len(rows) - added))
         while len(self._writing) > WRITES_WAITING or (self._writing and self._writing[0][0].done()):
             self._written()
 
@@ -184,3 +198,20 @@ class Pipeline:
             self._reported = now
             c = self.counts
             self._on_progress(Progress(c.seen, c.done, c.added, c.updated, c.unchanged, len(c.failures), self._total()))
+
+
+def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """The entries in lists that are limited in length and in bytes of images."""
+    chunk: list[Entry] = []
+    n_bytes = 0
+    for entry in entries:
+        if not isinstance(entry, Entry):
+            raise InvalidArgumentError(f"an item is of type {type(entry).__name__}", expected="Item")
+        held = bytes_held(entry.image) if isinstance(entry, Item) else 0
+        if chunk and (len(chunk) >= LOOKUP or n_bytes + held > LOOKUP_BYTES):
+            yield chunk
+            chunk, n_bytes = [], 0
+        chunk.append(entry)
+        n_bytes += held
+    if chunk:
+        yield chunk

@@ -6,15 +6,15 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set, Sized
 
 from milvus_coop.arguments import whole_number
 from milvus_coop.cores import thread_count
 from milvus_coop.errors import StoreError
-from milvus_coop.ingest.items import Entry
+from milvus_coop.ingest.items import Entry, Item
 from milvus_coop.ingest.pipeline import Counts, Options, Pipeline
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
-from milvus_coop.ingest.sources import PassedOver, Source, open_sources, read_sources
+from milvus_coop.ingest.sources import PassedOver, Reading, Source, open_sources, read_sources
 from milvus_coop.ingest.work import work_for
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.store.token_store import TokenStore
@@ -44,6 +44,7 @@ def ingest(
     threads: int | None = None,
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    reading: Reading | None = None,
 ) -> IngestReport:
     """Bring a collection up to date with its sources: new items are added, changed ones updated, unchanged ones skipped.
 
@@ -51,8 +52,8 @@ def ingest(
     Items of a list must also have the same metadata. After an ingest was killed, run it again.
 
     Args:
-        sources: folders, globs, images, and lists of images (JSONL, CSV); for texts: files of texts (txt, JSONL, CSV) and globs. A
-            single path is one source.
+        sources: folders, prefixes of object stores, globs, images, lists (JSONL, CSV), tables (Parquet) and shards (tar); for
+            texts: files of texts (txt, JSONL, CSV), tables, shards and globs. A single path is one source.
         sink: the collection.
         encoder: the bi-encoder of the bundle that the collection was made with.
         kind: the kind of the collection.
@@ -64,6 +65,7 @@ def ingest(
         threads: number of threads that read and decode, at most four per core; default one per core, at most 8.
         force: encode unchanged items too.
         on_progress: a function that is called in this thread, about ten times a second and at the end.
+        reading: how the sources are read: whether http:// is allowed, and which column of tables holds images.
 
     Returns:
         The counts, and each item that failed with its reason.
@@ -74,18 +76,46 @@ def ingest(
         BackendError, StoreError: the model or Milvus failed. Rows that were written stay; run the ingest again.
         IngestInterrupted: the user pressed Ctrl-C. All encoded items are written, and the exception has the report.
     """
-    batch = whole_number("batch", batch, 1, MAX_BATCH)
-    decoders = thread_count(threads, per_core=PER_CORE) if threads else None
-    work = work_for(kind, encoder, tokens)
+    options, work = _options(batch, threads, force), work_for(kind, encoder, tokens)
     start = time.monotonic()
-    opened, seen, passed = open_sources(sources, kind), set[str](), PassedOver()
+    opened, seen, passed = open_sources(sources, kind, reading or Reading()), set[str](), PassedOver()
     with _Total(opened, wanted=on_progress is not None) as total:
-        pipeline = Pipeline(sink, work, Options(batch, decoders, force), on_progress, total)
-        _run(pipeline, read_sources(opened, seen, passed), passed, start)
+        pipeline = Pipeline(sink, work, options, on_progress, total)
+        _run(pipeline, read_sources(opened, seen, passed, for_gone=prune), passed, start)
     removed = 0
-    if prune and not pipeline.counts.broken:
+    if prune and pipeline.counts.seen and not pipeline.counts.broken:  # what was listed a moment ago may be empty now
         removed = _prune(opened, seen, sink)
     return _report(pipeline.counts, removed, time.monotonic() - start, passed, pruning_skipped=prune and pipeline.counts.broken)
+
+
+def ingest_items(
+    items: Iterable[Item],
+    *,
+    sink: Sink,
+    encoder: Encoder,
+    kind: Kind = "image",
+    tokens: TokenStore | None = None,
+    batch: int = 16,
+    threads: int | None = None,
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> IngestReport:
+    """Ingest items one after the other. Only a few thousand are held at a time, and at most about 160 MB of their images.
+
+    If two items have the same uri, the last one counts. For the other arguments and the errors, see `ingest`; an item that is not
+    an `Item` is an InvalidArgumentError.
+    """
+    options, work = _options(batch, threads, force), work_for(kind, encoder, tokens)
+    start = time.monotonic()
+    total = len(items) if isinstance(items, Sized) else None
+    pipeline = Pipeline(sink, work, options, on_progress, lambda: total)
+    _run(pipeline, items, PassedOver(), start)
+    return _report(pipeline.counts, 0, time.monotonic() - start, PassedOver())
+
+
+def _options(batch: int, threads: int | None, force: bool) -> Options:
+    batch = whole_number("batch", batch, 1, MAX_BATCH)
+    return Options(batch, thread_count(threads, per_core=PER_CORE) if threads else None, force)
 
 
 def _run(pipeline: Pipeline, entries: Iterable[Entry], passed: PassedOver, start: float) -> None:
@@ -133,7 +163,7 @@ class _Total:
 
     def __init__(self, sources: Sequence[Source], wanted: bool) -> None:
         self._sources = sources
-        self._wanted = wanted
+        self._wanted = wanted and all(source.is_quick for source in sources)
         self._stop = False
         self._total: int | None = None
         self._thread = threading.Thread(target=self._count, name="milvus-coop-count", daemon=True)

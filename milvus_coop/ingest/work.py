@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import IO, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from milvus_coop.errors import ImageError, ImageUnreadableError, InvalidArgumentError, reason_of
-from milvus_coop.ingest.items import HALF, Item, checked, hash_of, hash_of_metadata
+from milvus_coop.errors import ImageError, InvalidArgumentError, reason_of
+from milvus_coop.ingest.images import HALF, NO_VERSION, StoredImage, read, stored
+from milvus_coop.ingest.items import Item, checked, hash_of, hash_of_metadata
 from milvus_coop.models.encoder import EncodedImages, Encoder, Pixels, join_pixels
+from milvus_coop.models.preprocess.images import name_in_errors
 from milvus_coop.models.preprocess.texts import check_text
 from milvus_coop.models.tokens import pack, to_bytes
 from milvus_coop.store.schema import VARCHAR_BYTES
 from milvus_coop.store.token_store import TokenStore, token_key
 from milvus_coop.types import Array, Content, Failure, ImageFile, Kind, Row, Stamp, StoredText, StoredTokens, TokenFile
-
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,32 +85,30 @@ class ImageWork:
         try:
             return self._prepare(item, stamp, force)
         except ImageError as exc:
-            return Failure(item.uri, str(exc).removeprefix(f"{item.path}: ").removeprefix(f"{item.path} "))
+            name = name_in_errors(item.uri)
+            return Failure(item.uri, str(exc).removeprefix(f"{name}: ").removeprefix(f"{name} "))
         except OSError as exc:
             return Failure(item.uri, f"cannot be read: {reason_of(exc)}")
         except (MemoryError, ValueError) as exc:
             return Failure(item.uri, f"cannot be read: {exc or type(exc).__name__}")
 
     def _prepare(self, item: Item, stamp: Stamp | None, force: bool) -> Ready | Failure | None:
-        if item.path is None:
-            raise ImageUnreadableError("the item names no file")
-        status = item.path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block forever
-            raise ImageUnreadableError("is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
+        image = stored(item.image)
+        version = image.version() if isinstance(image, StoredImage) else None
         metadata = hash_of_metadata(item.metadata)
         same_metadata = stamp is not None and (item.metadata is None or stamp.digest[HALF:] == metadata)
         skip = same_metadata and not force
-        if stamp and skip and (stamp.size, stamp.mtime_ns) == (status.st_size, status.st_mtime_ns):
+        if stamp and skip and version == (stamp.size, stamp.mtime_ns):
             return None
-        with item.path.open("rb") as file:
-            content = _hash_of_file(file)
-            if stamp and skip and stamp.digest[:HALF] == content:
+        with read(image, self._encoder, item.uri) as found:
+            if stamp and skip and stamp.digest[:HALF] == found.digest:
                 return None
             if stamp and item.metadata is None and stamp.digest[HALF:] != metadata:
                 return Failure(item.uri, "an update from here would lose its metadata, which came from a list; ingest that list")
-            image = self._encoder.decode(file)
-        pixels = self._encoder.pixels([image])
-        return Ready(item, content + metadata, status.st_size, status.st_mtime_ns, stamp is not None, pixels)
+            pixels = self._encoder.pixels([found.decode()])
+        size, mtime_ns = version or (found.n_bytes, NO_VERSION)
+        # The image itself is no longer needed, and a batch of images may be large.
+        return Ready(replace(item, image=None), found.digest + metadata, size, mtime_ns, stamp is not None, pixels)
 
     def encode(self, batch: Sequence[Ready]) -> list[Row]:
         """See `Work.encode`."""
@@ -139,6 +134,10 @@ class TextWork:
 
     def prepare(self, item: Item, stamp: Stamp | None, force: bool) -> Ready | Failure | None:
         """See `Work.prepare`."""
+        if item.text is None:
+            return Failure(item.uri, "the item has no text")
+        if isinstance(problem := checked(item), Failure):
+            return problem
         try:
             check_text(item.text)
         except InvalidArgumentError as exc:
@@ -153,9 +152,9 @@ class TextWork:
 
     def encode(self, batch: Sequence[Ready]) -> list[Row]:
         """See `Work.encode`."""
-        encoded = self._encoder.encode_texts([ready.item.text for ready in batch])
-        parts = zip(batch, encoded.embeddings, strict=True)
-        return [_row(ready, embedding, StoredText(ready.item.text)) for ready, embedding in parts]
+        encoded = self._encoder.encode_texts(texts := [ready.item.text or "" for ready in batch])
+        parts = zip(batch, encoded.embeddings, texts, strict=True)
+        return [_row(ready, embedding, StoredText(text)) for ready, embedding, text in parts]
 
 
 def _row(ready: Ready, embedding: Array, content: Content) -> Row:
@@ -170,11 +169,3 @@ def _row(ready: Ready, embedding: Array, content: Content) -> Row:
         content=content,
         metadata=item.metadata or {},
     )
-
-
-def _hash_of_file(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(CHUNK_BYTES):
-        digest.update(chunk)
-    file.seek(os.SEEK_SET)
-    return digest.hexdigest()[:HALF]

@@ -9,7 +9,8 @@ import pytest
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest import ingest
 from milvus_coop.ingest.items import Entry, Item
-from milvus_coop.ingest.lists import read_list
+from milvus_coop.ingest.sources.files import LocalFile
+from milvus_coop.ingest.sources.lists import read_list
 from milvus_coop.models.backends.fake import FakeBackend
 from milvus_coop.types import Kind, StoredText
 from tests.fuzz.lists import JSONL_FILES, csv_files
@@ -26,7 +27,7 @@ def check_entries(path: Path, entries: list[Entry]) -> None:
     for entry in entries:
         if isinstance(entry, Item):
             entry.uri.encode()
-            entry.text.encode()
+            (entry.text or "").encode()
         else:
             list_, _, number = entry.uri.rpartition(":")
             assert list_ == path.as_posix()
@@ -42,11 +43,11 @@ def test_lines_of_json(inputs: int, kind: Kind, tmp_path: Path) -> None:
 
     def rule(lines: list[bytes]) -> None:
         path.write_bytes(b"\n".join([FIRST, *lines, LAST] if kind == "image" else [FIRST_TEXT, *lines, LAST_TEXT]))
-        entries = list(read_list(path, kind))
+        entries = list(read_list(LocalFile(path), kind))
         check_entries(path, entries)
         for entry, name in ((entries[0], "first"), (entries[-1], "last")):
             assert isinstance(entry, Item)
-            assert name in (entry.text if kind == "text" else entry.uri)
+            assert name in ((entry.text or "") if kind == "text" else entry.uri)
 
     holds(rule, JSONL_FILES, inputs)
 
@@ -61,7 +62,7 @@ def test_tables(inputs: int, kind: Kind, tmp_path: Path) -> None:
         nonlocal read
         path.write_bytes(content)
         try:
-            entries = list(read_list(path, kind))
+            entries = list(read_list(LocalFile(path), kind))
         except SourceError as exc:
             check_message(exc)
             return

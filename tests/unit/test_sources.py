@@ -11,8 +11,8 @@ import pytest
 
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest.items import Item, checked, hash_of_metadata
-from milvus_coop.ingest.lists import parse_value
 from milvus_coop.ingest.sources import PassedOver, open_sources, read_sources
+from milvus_coop.ingest.sources.lists import parse_value
 from milvus_coop.types import Failure, Kind
 
 
@@ -49,7 +49,7 @@ def test_uris_are_absolute_paths(album: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(album.parent)
     items, _ = read("./album/../album/b.jpg")
     assert items[0].uri == str(album / "b.jpg")
-    assert items[0].path == album / "b.jpg"
+    assert items[0].image == album / "b.jpg"
     assert len(items[0].id) == 32
 
 
@@ -188,7 +188,7 @@ def test_jsonl_of_pictures(tmp_path: Path) -> None:
     source = write(tmp_path / "list.jsonl", "\n\n".join(json.dumps(row) for row in rows))
     items, failures = read(source)
     assert not failures
-    assert [(i.uri, i.path, i.metadata) for i in items] == [
+    assert [(i.uri, i.image, i.metadata) for i in items] == [
         (f"{tmp_path}/a.jpg", tmp_path / "a.jpg", {"year": 2020, "tags": ["x", {"y": None}]}),
         (f"{tmp_path}/b.jpg", tmp_path / "b.jpg", {}),
         ("https://example.com/c.jpg", Path("/data/c.jpg"), {}),
@@ -296,7 +296,7 @@ def test_headers_that_cannot_be_used_are_refused_once(tmp_path: Path, header: st
 def test_names_of_columns_are_taken_without_blanks(tmp_path: Path) -> None:
     source = write(tmp_path / "list.csv", " path , year,\na.jpg,2020,\nb.jpg,2021,lost\n")
     items, failures = read(source)
-    assert [(item.path, item.metadata) for item in items] == [(tmp_path / "a.jpg", {"year": 2020})]
+    assert [(item.image, item.metadata) for item in items] == [(tmp_path / "a.jpg", {"year": 2020})]
     assert [f.reason for f in failures] == ["line 3: a value stands in a column without a name"]
 
 

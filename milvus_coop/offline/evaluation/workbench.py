@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from milvus_coop.errors import BackendError, CollectionNotFoundError, DatasetError
-from milvus_coop.ingest import CoopIngest
+from milvus_coop.ingest import CoopIngest, Item
 from milvus_coop.ingest import Progress as IngestProgress
 from milvus_coop.offline.datasets import DataProblem
 from milvus_coop.offline.evaluation.corpus import EvaluationCorpus
@@ -90,7 +89,7 @@ class Workbench:
 
         name = self._new_name(kind)
         with CoopIngest(name, kind=kind, settings=self._opened.settings, models=opened.models.backend) as ingest:
-            report = ingest.run([self._list(corpus, language, name)], on_progress=show)
+            report = ingest.ingest_items(self._items(corpus, language, name), on_progress=show)
         failed = [(number_of(f.uri), f.reason) for f in report.failures]
         failures = [(number, DataProblem(_name(corpus, language, number), reason)) for number, reason in failed]
         if not report.added:
@@ -164,18 +163,14 @@ class Workbench:
             found = source.read(some, self._opened.spec.tokens.n_bytes)
             target.write({key: bytes(raw) for key, raw in zip(some, found, strict=True) if raw is not None})
 
-    def _list(self, corpus: EvaluationCorpus, language: str | None, name: str) -> Path:
-        """A list file for the ingest. An item's uri is its number, or a path that ends in the number; see `number_of`."""
-        path = self._folder / f"{name}.jsonl"
-        if language is None:
-            uris = [str(n) for n in range(len(corpus.images))]
-            if self._opened.spec.tokens.keep == "nowhere":  # the cross-encoder opens images at their uri
-                uris = _links(self._folder.absolute() / f"{name}_images", [image.path for image in corpus.images])
-            rows = [{"uri": uri, "path": str(p.path.absolute())} for uri, p in zip(uris, corpus.images, strict=True)]
-        else:
-            rows = [{"uri": str(n), "text": text.text} for n, text in enumerate(corpus.texts[language])]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return path
+    def _items(self, corpus: EvaluationCorpus, language: str | None, name: str) -> list[Item]:
+        """The items of the corpus. An item's uri is its number, or a path that ends in the number; see `number_of`."""
+        if language is not None:
+            return [Item(str(n), text=text.text) for n, text in enumerate(corpus.texts[language])]
+        uris = [str(n) for n in range(len(corpus.images))]
+        if self._opened.spec.tokens.keep == "nowhere":  # the cross-encoder opens images at their uri
+            uris = _links(self._folder.absolute() / f"{name}_images", [image.path for image in corpus.images])
+        return [Item(uri, image.path) for uri, image in zip(uris, corpus.images, strict=True)]
 
 
 def _read(collection: Collection) -> dict[int, Row]:

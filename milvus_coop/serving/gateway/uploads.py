@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from milvus_coop.errors import ImageError, InvalidArgumentError
-from milvus_coop.ingest.items import Item
-from milvus_coop.ingest.pipeline import Options, Pipeline
-from milvus_coop.ingest.work import work_for
+from milvus_coop.ingest import Item, ingest_items
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.open import Models
 from milvus_coop.serving.gateway.schemas import UploadedItem, UploadFailure
@@ -71,7 +69,8 @@ def ingest_uploads(
     new = _write_new(kept)
     try:
         opened = opened or store.create(collection, models.encoder.spec, "image")
-        report = _ingest(_items(kept, opened), opened, models, start)
+        report = ingest_items(_items(kept, opened), sink=opened, encoder=models.encoder, tokens=opened.tokens)
+        opened.flush()
     except BaseException:
         _remove(new)
         raise
@@ -127,9 +126,9 @@ def _items(kept: dict[Path, Upload], collection: Collection) -> list[Item]:
     known = collection.stamps([Item(path.as_posix()).id for path in kept])
     items = []
     for path, upload in kept.items():
-        item = Item(path.as_posix(), path=path)
+        item = Item(path.as_posix(), path)
         if upload.metadata or item.id not in known:
-            item = Item(path.as_posix(), path=path, metadata=_with_name(upload))
+            item = Item(path.as_posix(), path, metadata=_with_name(upload))
         items.append(item)
     return items
 
@@ -139,18 +138,6 @@ def _with_name(upload: Upload) -> dict[str, Any]:
     given = {name: value for name, value in (upload.metadata or {}).items() if value is not None}
     named = {UPLOADED_AS: upload.name[:SHOWN_NAME], **given} if upload.name else given
     return named if plain_metadata(given)[1] + len(UPLOADED_AS) + 6 * SHOWN_NAME < VARCHAR_BYTES else given
-
-
-def _ingest(items: Sequence[Item], collection: Collection, models: Models, start: float) -> IngestReport:
-    pipeline = Pipeline(collection, work_for("image", models.encoder, collection.tokens), Options())
-    try:
-        pipeline.run(items)
-    finally:
-        pipeline.stop()
-    collection.flush()
-    counts = pipeline.counts
-    failures = tuple(counts.failures)
-    return IngestReport(counts.added, counts.updated, counts.unchanged, 0, failures, time.monotonic() - start)
 
 
 def _file_name(content: bytes, encoder: Encoder) -> str:

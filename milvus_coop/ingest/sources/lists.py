@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from milvus_coop.errors import SourceError
-from milvus_coop.ingest.items import Entry, Item, checked, hash_of, uri_of
+from milvus_coop.ingest.items import Entry, Item, checked, hash_of
+from milvus_coop.ingest.sources.files import Reading, SourceFile
+from milvus_coop.ingest.sources.http import HttpFile, is_http
+from milvus_coop.ingest.sources.remote import is_remote, remote_file
+from milvus_coop.ingest.sources.walk import suffix_of
 from milvus_coop.printable import escaped
 from milvus_coop.store.metadata import is_taken
 from milvus_coop.types import Failure, Kind
 
 LISTS = frozenset({".jsonl", ".ndjson", ".csv"})
 TEXTS = LISTS | {".txt"}
+
+DEFAULT = Reading()
 
 NAMING = frozenset({"uri", "path", "text"})
 """A CSV file must have at least one of these columns."""
@@ -34,12 +39,13 @@ class _BadRowError(ValueError):
     """A line that names no item."""
 
 
-def read_list(path: Path, kind: Kind) -> Iterator[Entry]:
+def read_list(file: SourceFile, kind: Kind, reading: Reading = DEFAULT) -> Iterator[Entry]:
     """The items of a list.
 
-    In JSONL and CSV files, an image has `uri` or `path`, relative to the folder of the list. With both, `path` is the place of the
-    file and `uri` is its name in the collection. A text has `text`, and may have `uri` or `id`. All other columns are metadata. CSV
-    files have a header; see `parse_value` for their values. In .txt files, each line that is not blank is a text.
+    In JSONL and CSV files, an image has `uri` or `path`: an address, or a path relative to the folder of the list. With both,
+    `path` is the place of the file and `uri` is its name in the collection. A text has `text`, and may have `uri` or `id`. All
+    other columns are metadata. CSV files have a header; see `parse_value` for their values. In .txt files, each line that is not
+    blank is a text.
 
     The names of CSV columns are taken without the blanks around them. A name that appears twice, or that metadata cannot use, is an
     error of the whole list, because each of its lines would fail.
@@ -54,16 +60,16 @@ def read_list(path: Path, kind: Kind) -> Iterator[Entry]:
         SourceError: the header of a CSV file cannot be used.
         OSError: the file cannot be read.
     """
-    name = escaped(uri_of(path))
+    name, suffix = escaped(file.name), suffix_of(file.name)
     # Bytes that are not UTF-8 become lone surrogates here. They are found below and reported with their line.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        suffix = path.suffix.lower()
-        for line, row in _csv_rows(file, kind) if suffix == ".csv" else _text_rows(file) if suffix == ".txt" else _json_rows(file):
+    with io.TextIOWrapper(file.stream(), encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        rows = _csv_rows(lines, name, kind) if suffix == ".csv" else _text_rows(lines) if suffix == ".txt" else _json_rows(lines)
+        for line, row in rows:
             where = f"{name}:{line}"
             try:
                 if isinstance(row, str):
                     raise _BadRowError(row)
-                yield checked(_text(row, path) if kind == "text" else _picture(row, path), where)
+                yield checked(text_of_row(row, file) if kind == "text" else image_of_row(row, file, reading), where)
             except (ValueError, OSError) as exc:  # a path or an address that cannot be parsed
                 yield Failure(where, escaped(f"line {line}: {exc}"))
 
@@ -106,9 +112,9 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _csv_rows(file: IO[str], kind: Kind) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _csv_rows(file: IO[str], name: str, kind: Kind) -> Iterator[tuple[int, dict[str, Any] | str]]:
     reader = csv.reader(file, strict=True)
-    names = _columns(reader, file.name, kind)
+    names = _columns(reader, name, kind)
     while True:
         try:
             values = next(reader, None)
@@ -169,27 +175,48 @@ def _text_rows(file: IO[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
             yield number, {"text": text}
 
 
-def _picture(row: dict[str, Any], source: Path) -> Item:
+def image_of_row(row: dict[str, Any], file: SourceFile, reading: Reading) -> Item:
+    """The image that a row of a list or table names.
+
+    Raises:
+        ValueError: it names none.
+        SourceError: it is at an address whose driver is not installed.
+    """
     row = dict(row)
     uri, path = row.pop("uri", None), row.pop("path", None)
     place = path if path is not None else uri
     if not isinstance(place, str) or not place or not isinstance(uri or "", str):
         raise _BadRowError("no 'uri' or 'path' with the name of a file")
+    named = _named(place, file, reading)
+    return Item(uri if uri and path else named.name, named.image, metadata=_metadata(row))
+
+
+def _named(place: str, file: SourceFile, reading: Reading) -> SourceFile:
+    """The file at an address, or at a path relative to the folder of the list."""
     try:
         parts = urlsplit(place)
     except ValueError as exc:
         raise _BadRowError(f"'{place[:SHOWN]}' is neither a path nor a file:// address: {exc}") from exc
+    if "\0" in place:
+        raise _BadRowError("the path contains a zero character")
+    if is_remote(place):
+        return remote_file(place)
+    if is_http(place) and reading.web is not None:
+        return HttpFile(place, reading.web)
     if parts.scheme == "file":
         place = unquote(parts.path)
     elif "://" in place:
-        raise _BadRowError(f"'{place[:SHOWN]}' is not a local file; name the file in 'path' and keep the address in 'uri'")
-    if "\0" in place:
-        raise _BadRowError("the path contains a zero character")
-    local = Path(uri_of(os.path.join(source.parent, place)))  # noqa: PTH118 - uri_of makes it a Path
-    return Item(uri if uri and path else local.as_posix(), path=local, metadata=_metadata(row))
+        allow = "; --allow-http fetches it" if is_http(place) else ""
+        raise _BadRowError(f"'{place[:SHOWN]}' is not a local file; name the file in 'path' and keep the address in 'uri'{allow}")
+    return file.beside(place)
 
 
-def _text(row: dict[str, Any], source: Path) -> Item:
+def text_of_row(row: dict[str, Any], file: SourceFile) -> Item:
+    """The text of a row of a list or table.
+
+    Raises:
+        ValueError: it has none, or its name is of another type.
+    """
     row = dict(row)
     text = row.pop("text", None)
     if not isinstance(text, str) or not text.strip():
@@ -201,7 +228,7 @@ def _text(row: dict[str, Any], source: Path) -> Item:
         raise _BadRowError("both 'uri' and 'id' name the text; expected: one of them")
     name = uri if uri is not None else key
     if name is None:
-        name = f"{uri_of(source)}#{hash_of(text.encode())}"
+        name = f"{file.name}#{hash_of(text.encode())}"
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
         raise _BadRowError("'uri' or 'id' is neither text nor a whole number")
     return Item(str(name), text=text, metadata=_metadata(row))

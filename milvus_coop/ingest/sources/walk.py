@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from milvus_coop.errors import reason_of
+from milvus_coop.ingest.sources.files import PassOver
 from milvus_coop.models.preprocess.formats import SUFFIXES
 from milvus_coop.printable import escaped
 from milvus_coop.types import Failure
@@ -22,9 +23,6 @@ OTHER_IMAGES = (
 """Suffixes of images that cannot be read. Folders and globs pass them over and count them."""
 
 ANY_DEPTH = "**"
-
-PassOver = Callable[[Path], None]
-"""A function that is called with each image that is passed over because it cannot be read."""
 
 
 def suffix_of(name: str) -> str:
@@ -83,7 +81,7 @@ def walk(
             if not matches(parts, (*names, name)):
                 continue
             if pass_over and suffix_of(name) not in suffixes:
-                pass_over(folder / name)
+                pass_over(suffix_of(name), (folder / name).as_posix())
             else:
                 yield folder / name
         if depth is None or len(names) + 1 < depth:

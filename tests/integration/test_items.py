@@ -1,0 +1,165 @@
+"""`ingest_items`: items of any mix that the caller has, without files and without lists."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from milvus_coop import CoopIngest, CoopSearch, FakeBackend, Item, Store, load_bundle
+from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.ingest import Progress, ingest, ingest_items
+from milvus_coop.ingest.images import ImageLike
+from milvus_coop.types import IngestReport
+
+from .ingest_kit import SPEC, MemorySink, encoder, picture
+
+
+def counts(report: IngestReport) -> tuple[int, int, int, int]:
+    return report.added, report.updated, report.unchanged, report.failed
+
+
+class Run:
+    def __init__(self, folder: Path) -> None:
+        self.sink = MemorySink()
+        self.encoder = encoder(FakeBackend(SPEC), folder)
+
+    def __call__(self, items: object, kind: str = "image") -> IngestReport:
+        return ingest_items(items, sink=self.sink, encoder=self.encoder, kind=kind)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def test_the_same_image_in_any_form_is_the_same_row(run: Run, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", seed=5)
+    content = path.read_bytes()
+    forms: dict[str, ImageLike] = {
+        "path": path,
+        "text": str(path),
+        "bytes": content,
+        "view": memoryview(content),
+        "array": bytearray(content),
+    }
+    with Image.open(path) as opened:
+        items = [Item(name, image) for name, image in forms.items()]
+        assert counts(run([*items, Item("pillow", opened, metadata={"year": 1})])) == (6, 0, 0, 0)
+    rows = {row.uri: row for row in run.sink.rows.values()}
+    for row in rows.values():
+        np.testing.assert_array_equal(row.embedding, rows["path"].embedding)
+    assert {rows[name].digest for name in forms} == {rows["path"].digest}
+    assert rows["pillow"].metadata == {"year": 1}
+    assert {rows[name].size for name in forms} == {len(content)}
+
+
+def test_a_second_run_goes_by_the_content(run: Run, tmp_path: Path) -> None:
+    contents = [picture(tmp_path / f"{n}.png", seed=n).read_bytes() for n in range(3)]
+    pillow = Image.open(io.BytesIO(contents[2]))
+    assert counts(run([Item("a", contents[0]), Item("b", contents[1]), Item("c", pillow)])) == (3, 0, 0, 0)
+    assert counts(run([Item("a", contents[0]), Item("b", contents[2]), Item("c", pillow)])) == (0, 1, 2, 0)
+    assert counts(run([Item("a", contents[0], metadata={"n": 1}), Item("c", Image.new("RGB", (9, 9)))])) == (0, 2, 0, 0)
+
+
+def test_a_list_of_the_same_images_changes_nothing(run: Run, tmp_path: Path) -> None:
+    paths = [picture(tmp_path / "p" / f"{n}.png", seed=n) for n in range(5)]
+    assert counts(run(Item(path.as_posix(), path) for path in paths)) == (5, 0, 0, 0)
+    assert counts(ingest([tmp_path / "p"], sink=run.sink, encoder=run.encoder)) == (0, 0, 5, 0)
+
+
+def test_texts(run: Run) -> None:
+    items = [Item("a", text="two dogs"), Item("b", text=" "), Item("c", b"x"), Item("d\n", text="x"), Item("e", text="\ud83d")]
+    report = run(items, kind="text")
+    assert counts(report) == (1, 0, 0, 4)
+    assert report.failures[1].reason == "the item has no text"
+    assert run(Item("a", text="two dogs") for _ in range(1)).failures[0].reason == "the item has no image"
+
+
+def test_what_cannot_be_read_is_named(run: Run, tmp_path: Path) -> None:
+    report = run([Item("junk", b"junk"), Item("gone", tmp_path / "gone.png"), Item("folder", tmp_path), Item("odd", 3)])  # type: ignore[arg-type]
+    assert report.failures[0].reason.startswith("not an image; expected: one of JPEG, PNG")
+    assert {f.uri: f.reason for f in report.failures} == {
+        "junk": report.failures[0].reason,
+        "gone": "cannot be read: No such file or directory",
+        "folder": "is a folder",
+        "odd": "cannot be read: the image is of type int; expected: a path, the bytes of a file, or an image of Pillow's",
+    }
+
+
+def test_of_items_with_one_name_the_last_counts(run: Run, tmp_path: Path) -> None:
+    first, last = (picture(tmp_path / f"{n}.png", seed=n).read_bytes() for n in range(2))
+    assert counts(run([Item("a", first), Item("a", last)])) == (1, 0, 0, 0)
+    (row,) = run.sink.rows.values()
+    run.sink.rows.clear()
+    run([Item("a", last)])
+    assert [row.digest] == [row.digest for row in run.sink.rows.values()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"uri": ""}, "the uri of an item is ''"),
+        ({"uri": 3}, "the uri of an item is 3"),
+        ({"uri": "a", "text": 3}, "the text of 'a' is of type int"),
+        ({"uri": "a", "metadata": [1]}, "the metadata of 'a' is of type list"),
+    ],
+)
+def test_an_item_is_checked_when_it_is_made(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        Item(**arguments)  # type: ignore[arg-type]
+
+
+def test_something_else_than_an_item_is_a_mistake(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="an item is of type str; expected: Item"):
+        run([Item("a", picture(tmp_path / "a.png")), "b.png"])
+
+
+def test_items_are_taken_as_they_are_needed_and_their_bytes_are_not_kept(run: Run, tmp_path: Path) -> None:
+    """Images of 20 MB: memory is bounded by bytes, not only by their number."""
+    padded = picture(tmp_path / "a.bmp").read_bytes() + bytes(20 * 2**20)
+
+    def many() -> Iterator[Item]:
+        for n in range(40):
+            yield Item(str(n), bytes(bytearray(padded)))
+
+    tracemalloc.start()
+    try:
+        assert counts(run(many())) == (40, 0, 0, 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * 20 * 2**20
+
+
+def test_a_failure_in_the_generator_keeps_what_came_before(run: Run, tmp_path: Path) -> None:
+    content = picture(tmp_path / "a.png").read_bytes()
+
+    def failing() -> Iterator[Item]:
+        yield from (Item(str(n), content) for n in range(3000))
+        raise RuntimeError("the camera is unplugged")
+
+    with pytest.raises(RuntimeError, match="camera"):
+        run(failing())
+    assert len(run.sink.rows) >= 900
+
+
+def test_coop_ingest_creates_the_collection_with_the_first_item(tmp_path: Path) -> None:
+    uri, progress = tmp_path / "lite.db", list[Progress]()
+    dog = Image.new("RGB", (64, 64), "brown")
+    with CoopIngest("images", uri=uri, models=FakeBackend(load_bundle("coop-small").spec)) as opened:
+        assert counts(opened.ingest_items([])) == (0, 0, 0, 0)
+        with Store(uri) as store:
+            assert store.list() == []
+        report = opened.ingest_items(itertools.chain([Item("dog", dog, metadata={"n": 1})]), on_progress=progress.append)
+        assert counts(report) == (1, 0, 0, 0)
+        assert counts(opened.ingest_items([Item("dog", dog, metadata={"n": 1})], on_progress=progress.append)) == (0, 0, 1, 0)
+    assert (progress[0].total, progress[-1].total) == (None, 1)
+    with CoopSearch("images", uri=uri, models=FakeBackend(load_bundle("coop-small").spec)) as search:
+        assert [(hit.uri, hit.fields) for hit in search.query("a dog", output_fields=["n"])] == [("dog", {"n": 1})]
