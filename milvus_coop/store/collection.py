@@ -379,9 +379,12 @@ class Collection:
             ids = [row["id"] for row in page]
             if ids != sorted(ids):
                 raise StoreError(f"Milvus returned a page of '{self.name}' out of order", expected="rows by rising id")
-            yield page
-            if len(page) < step:
+            # A server ends a page as soon as one of its segments has no more rows, so a short page is not the last one there.
+            if not page or (self._connection.is_lite and len(page) < step):
+                if page:
+                    yield page
                 return
+            yield page
             last = ids[-1]
 
     @property
