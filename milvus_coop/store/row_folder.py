@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from milvus_coop.bundle.spec import Keep
-from milvus_coop.errors import BundleMismatchError, CollectionExistsError, SourceError, StoreError
+from milvus_coop.errors import BundleMismatchError, CollectionExistsError, SourceError, StoreError, quoted
 from milvus_coop.records import parse_json, read_record
 from milvus_coop.store import parquet
 from milvus_coop.store.layout import Layout
@@ -28,6 +29,8 @@ FORMAT = 1
 PART_BYTES = 64 * 2**20
 """Size of the rows of one file. A run that is killed loses at most the rows of one file."""
 WHAT = "folder of rows"
+PART = re.compile(r"[0-9]{8}-[0-9a-f]{8}\.parquet")
+"""The names of the files. A manifest with other names is refused, because files are read and removed by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,10 @@ class RowFolder:
         given = parse_json(content, source, SourceError)
         if isinstance(given, dict) and (version := given.get("format")) != FORMAT:
             raise SourceError(f"{source} has format {version}", expected=f"format {FORMAT}", run="pip install -U milvus-coop")
-        return files, read_record(Manifest, given, SourceError, source)
+        manifest = read_record(Manifest, given, SourceError, source)
+        if wrong := next((part.name for part in manifest.parts if not PART.fullmatch(part.name)), None):
+            raise SourceError(f"{source} names the file {quoted(wrong)}", expected="names such as 00000001-0123abcd.parquet")
+        return files, manifest
 
     @classmethod
     def to_write(cls, text: str, layout: Layout, bundle: str, fingerprint: str, part_bytes: int = PART_BYTES) -> RowFolder:

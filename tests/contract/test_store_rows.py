@@ -164,7 +164,14 @@ def test_damaged_folders(here: Store, images: Collection, tmp_path: Path) -> Non
     second.unlink()
     with pytest.raises(SourceError, match="is missing"):
         load_rows(here, str(out), "other", SPEC)
-    broken = {"{": "is not JSON", "[]": "expected: an object", '{"format": 7}': "has format 7", '{"format": 1}': "kind"}
+    elsewhere = (out / MANIFEST).read_text().replace(second.name, "../secret.parquet")
+    broken = {
+        elsewhere: "names the file '../secret.parquet'",
+        "{": "is not JSON",
+        "[]": "expected: an object",
+        '{"format": 7}': "has format 7",
+        '{"format": 1}': "kind",
+    }
     for text, message in broken.items():
         (out / MANIFEST).write_text(text)
         with pytest.raises(SourceError, match=message):
