@@ -11,7 +11,7 @@ from milvus_coop.cli.lines import json_line, say, say_json
 from milvus_coop.cli.options import with_settings
 from milvus_coop.cli.outputs import check_file, write_file
 from milvus_coop.config import Settings
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.errors import InvalidArgumentError, MilvusCoopError
 
 if TYPE_CHECKING:
     from milvus_coop.types import IngestReport, Kind
@@ -25,13 +25,13 @@ INTERRUPTED = 130
 
 
 class RunArguments(TypedDict):
-    """The arguments that both kinds of ingest share."""
+    """The arguments that all kinds of ingest share."""
 
-    prune: bool
     force: bool
     batch: int
     allow_http: bool
     image_column: str | None
+    max_failures: int | None
 
 
 @click.command()
@@ -61,6 +61,17 @@ class RunArguments(TypedDict):
 @click.option("--batch", type=int, default=16, show_default=True, help="Items per run of the encoder.")
 @click.option("--allow-http", is_flag=True, help="Fetch files at http:// and https:// addresses, but not private ones.")
 @click.option("--image-column", metavar="NAME", help="Column of Parquet SOURCES with the bytes of images; default image or jpg.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="What runs the ingest: this process, or the workers of a Ray cluster.",
+)
+@click.option("--address", help="The cluster: auto, ray://host:10001, or local for Ray on this machine.  [default: auto]")
+@click.option("--workers", type=int, help="Number of workers; default as many as the cluster has room for.")
+@click.option("--gpus-per-worker", type=float, help="GPUs of each worker, or a part of one.")
+@click.option("--max-failures", type=int, metavar="N", help="Stop after more than N failures.")
 @click.option("--failed", type=click.Path(path_type=Path, dir_okay=False), help="Write failures here, one JSON object per line.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a summary.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -79,6 +90,11 @@ def ingest(
     batch: int,
     allow_http: bool,
     image_column: str | None,
+    engine: str,
+    address: str | None,
+    workers: int | None,
+    gpus_per_worker: float | None,
+    max_failures: int | None,
     failed: Path | None,
     as_json: bool,
     quiet: bool,
@@ -101,37 +117,56 @@ def ingest(
       milvus-coop ingest 's3://bucket/shards/{000000..000999}.tar'
       milvus-coop ingest photos/ --prune          and remove items whose file was deleted
       milvus-coop ingest photos/ --sink parquet --out s3://bucket/run/
+      milvus-coop ingest s3://bucket/photos/ --engine ray --uri http://milvus:19530
     """
     from milvus_coop.cli.progress import ingest_progress
     from milvus_coop.cli.tables import print_report
-    from milvus_coop.ingest import CoopIngest, IngestInterrupted, ingest_to_parquet
+    from milvus_coop.ingest import CoopIngest, IngestInterrupted, TooManyFailuresError, ingest_to_parquet, ingest_with_ray
     from milvus_coop.store import CollectionOptions
 
     if (sink == "parquet") != bool(out):
         raise click.UsageError("--sink parquet and --out belong together.")
+    if engine == "local" and (address, workers, gpus_per_worker) != (None, None, None):
+        raise click.UsageError("--address, --workers and --gpus-per-worker need --engine ray.")
+    if engine == "ray" and (prune or out):
+        raise click.UsageError("--engine ray has no --prune and no --sink parquet yet: use --engine local for them.")
     check_file(failed)
     kind: Kind = "text" if texts else "image"
     options = CollectionOptions(index=index, build_index=build_index, partition_key=partition_key)
     run: RunArguments = {
-        "prune": prune,
         "force": force,
         "batch": batch,
         "allow_http": allow_http,
         "image_column": image_column,
+        "max_failures": max_failures,
     }
     interrupted = False
+    problem: MilvusCoopError | None = None
     with ingest_progress(quiet or as_json) as on_progress:
         try:
-            if out:
+            if engine == "ray":
+                report = ingest_with_ray(
+                    sources,
+                    kind=kind,
+                    options=options,
+                    settings=settings,
+                    address=address or "auto",
+                    workers=workers,
+                    gpus_per_worker=gpus_per_worker or 0.0,
+                    on_progress=on_progress,
+                    **run,
+                )
+            elif out:
                 report = ingest_to_parquet(
-                    sources, out, kind=kind, options=options, settings=settings, on_progress=on_progress, **run
+                    sources, out, kind=kind, options=options, settings=settings, prune=prune, on_progress=on_progress, **run
                 )
             else:
                 with CoopIngest(settings=settings, kind=kind, options=options) as ingester:
-                    report = ingester.run(sources, on_progress=on_progress, **run)
+                    report = ingester.run(sources, prune=prune, on_progress=on_progress, **run)
         except IngestInterrupted as exc:
             report, interrupted = exc.report, True
-    problem: InvalidArgumentError | None = None
+        except TooManyFailuresError as exc:
+            report, problem = exc.report, exc
     if failed is not None:
         lines = [json_line({"uri": f.uri, "reason": f.reason}) + "\n" for f in report.failures]
         try:

@@ -93,6 +93,7 @@ class CoopIngest:
         on_progress: Callable[[Progress], None] | None = None,
         allow_http: bool = False,
         image_column: str | None = None,
+        max_failures: int | None = None,
     ) -> IngestReport:
         """Bring the collection up to date with the sources. Safe to repeat, even after a run that was killed.
 
@@ -105,15 +106,28 @@ class CoopIngest:
             on_progress: a function that is called regularly with the counts so far.
             allow_http: fetch files at http:// and https:// addresses, except from private addresses.
             image_column: the column of Parquet tables that holds images; default one with a usual name.
+            max_failures: number of failures after which the ingest stops; default it never does.
 
         Raises:
             SourceError: a source is missing, empty or malformed.
             StoreError, BackendError: Milvus or the encoder failed; rows that were written stay.
+            TooManyFailuresError: more items failed than `max_failures`; the others so far are in the collection.
         """
         sources = listed(sources)
         reading = Reading(Web() if allow_http else None, image_column)
         check_sources(sources, self._kind, reading)  # first, because a mistyped path must not leave an empty collection behind
-        return self._ingested(lambda into: ingest(sources, prune=prune, force=force, batch=batch, on_progress=on_progress, **into))
+        return self._ingested(
+            lambda into: ingest(
+                sources,
+                prune=prune,
+                force=force,
+                batch=batch,
+                on_progress=on_progress,
+                reading=reading,
+                max_failures=max_failures,
+                **into,
+            )
+        )
 
     def ingest_items(
         self,

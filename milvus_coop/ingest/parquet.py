@@ -34,6 +34,7 @@ def ingest_to_parquet(
     on_progress: Callable[[Progress], None] | None = None,
     allow_http: bool = False,
     image_column: str | None = None,
+    max_failures: int | None = None,
 ) -> IngestReport:
     """Bring a folder of Parquet files up to date with the sources, as `CoopIngest.run` does with a collection.
 
@@ -51,6 +52,7 @@ def ingest_to_parquet(
         on_progress: a function that is called regularly with the counts so far.
         allow_http: fetch files at http:// and https:// addresses; see `CoopIngest.run`.
         image_column: see `CoopIngest.run`.
+        max_failures: see `CoopIngest.run`.
 
     Raises:
         SourceError: a source is missing, empty or malformed; or the folder is damaged.
@@ -76,6 +78,7 @@ def ingest_to_parquet(
             batch=batch,
             on_progress=on_progress,
             reading=reading,
+            max_failures=max_failures,
         )
     finally:
         opened.close()

@@ -36,6 +36,10 @@ WRITES_WAITING = 2
 REPORT_EVERY_S = 0.1
 
 
+class HopelessError(Exception):
+    """More items failed than `Options.max_failures`, which is its argument."""
+
+
 @dataclass
 class Counts:
     """The counts of an ingest so far."""
@@ -53,6 +57,24 @@ class Counts:
         """Number of items that are finished."""
         return self.added + self.updated + self.unchanged + len(self.failures)
 
+    def add(self, other: Counts) -> None:
+        """Add the counts of another part of the same ingest."""
+        self.seen += other.seen
+        self.added += other.added
+        self.updated += other.updated
+        self.unchanged += other.unchanged
+        self.failures += other.failures
+        self.broken |= other.broken
+
+    def check(self, allowed: int | None) -> None:
+        """Raise `HopelessError` if more items failed than allowed."""
+        if allowed is not None and len(self.failures) > allowed:
+            raise HopelessError(allowed)
+
+    def progress(self, total: int | None) -> Progress:
+        """The counts as a progress, with the number of items in all sources."""
+        return Progress(self.seen, self.done, self.added, self.updated, self.unchanged, len(self.failures), total)
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -61,6 +83,8 @@ class Options:
     batch: int = 16
     threads: int | None = None
     force: bool = False
+    max_failures: int | None = None
+    """Number of failures after which the ingest stops; None: it never does."""
 
     @property
     def decoders(self) -> int:
@@ -100,6 +124,7 @@ class Pipeline:
 
         Raises:
             BackendError, StoreError: the model or the store failed; this is the first error. Rows that were written before it stay.
+            HopelessError: too many items failed.
         """
         window = 2 * self._options.batch + self._options.decoders
         for future, n_bytes in self._submitted(entries):
@@ -137,13 +162,14 @@ class Pipeline:
     def _looked_up(self, entries: Iterable[Entry]) -> Iterator[tuple[list[Item], Future[Mapping[str, Stamp]]]]:
         """Chunks of items with their stamps in the collection. The stamps of the next chunk are read ahead."""
         ahead: deque[tuple[list[Item], Future[Mapping[str, Stamp]]]] = deque()
-        for chunk in _chunks(entries):
+        for chunk in chunks(entries):
             # An item that comes twice is written once, because Milvus does not replace rows of the same upsert.
             items = list({entry.id: entry for entry in chunk if isinstance(entry, Item)}.values())
             failures = [entry for entry in chunk if isinstance(entry, Failure)]
             self.counts.seen += len(items) + len(failures)
             self.counts.failures += failures
             self.counts.broken |= bool(failures)
+            self.counts.check(self._options.max_failures)
             ahead.append((items, self._lookup.submit(self._sink.stamps, [item.id for item in items])))
             if len(ahead) > 1:
                 yield ahead.popleft()
@@ -164,6 +190,7 @@ class Pipeline:
             if len(self._ready) >= self._options.batch:
                 self._encode()
         self._report()
+        self.counts.check(self._options.max_failures)
 
     def _encode(self) -> None:
         if not self._ready:
@@ -196,11 +223,10 @@ class Pipeline:
         now = time.monotonic()
         if self._on_progress and (always or now - self._reported >= REPORT_EVERY_S):
             self._reported = now
-            c = self.counts
-            self._on_progress(Progress(c.seen, c.done, c.added, c.updated, c.unchanged, len(c.failures), self._total()))
+            self._on_progress(self.counts.progress(self._total()))
 
 
-def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def chunks(entries: Iterable[Entry], length: int = LOOKUP) -> Iterator[list[Entry]]:
     """The entries in lists that are limited in length and in bytes of images."""
     chunk: list[Entry] = []
     n_bytes = 0
@@ -208,7 +234,7 @@ def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         if not isinstance(entry, Entry):
             raise InvalidArgumentError(f"an item is of type {type(entry).__name__}", expected="Item")
         held = bytes_held(entry.image) if isinstance(entry, Item) else 0
-        if chunk and (len(chunk) >= LOOKUP or n_bytes + held > LOOKUP_BYTES):
+        if chunk and (len(chunk) >= length or n_bytes + held > LOOKUP_BYTES):
             yield chunk
             chunk, n_bytes = [], 0
         chunk.append(entry)

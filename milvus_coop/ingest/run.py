@@ -12,8 +12,8 @@ from milvus_coop.arguments import whole_number
 from milvus_coop.cores import thread_count
 from milvus_coop.errors import StoreError
 from milvus_coop.ingest.items import Entry, Item
-from milvus_coop.ingest.pipeline import Counts, Options, Pipeline
-from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink
+from milvus_coop.ingest.pipeline import Counts, HopelessError, Options, Pipeline
+from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink, TooManyFailuresError
 from milvus_coop.ingest.sources import PassedOver, Reading, Source, open_sources, read_sources
 from milvus_coop.ingest.work import work_for
 from milvus_coop.models.encoder import Encoder
@@ -45,6 +45,7 @@ def ingest(
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     reading: Reading | None = None,
+    max_failures: int | None = None,
 ) -> IngestReport:
     """Bring a collection up to date with its sources: new items are added, changed ones updated, unchanged ones skipped.
 
@@ -66,6 +67,7 @@ def ingest(
         force: encode unchanged items too.
         on_progress: a function that is called in this thread, about ten times a second and at the end.
         reading: how the sources are read: whether http:// is allowed, and which column of tables holds images.
+        max_failures: number of failures after which the ingest stops; default it never does.
 
     Returns:
         The counts, and each item that failed with its reason.
@@ -75,8 +77,9 @@ def ingest(
         InvalidArgumentError: `batch` or `threads` is out of range, or the bundle needs `tokens`.
         BackendError, StoreError: the model or Milvus failed. Rows that were written stay; run the ingest again.
         IngestInterrupted: the user pressed Ctrl-C. All encoded items are written, and the exception has the report.
+        TooManyFailuresError: more items failed than `max_failures`. Encoded items are written, and the exception has the report.
     """
-    options, work = _options(batch, threads, force), work_for(kind, encoder, tokens)
+    options, work = _options(batch, threads, force, max_failures), work_for(kind, encoder, tokens)
     start = time.monotonic()
     opened, seen, passed = open_sources(sources, kind, reading or Reading()), set[str](), PassedOver()
     with _Total(opened, wanted=on_progress is not None) as total:
@@ -113,9 +116,16 @@ def ingest_items(
     return _report(pipeline.counts, 0, time.monotonic() - start, PassedOver())
 
 
-def _options(batch: int, threads: int | None, force: bool) -> Options:
+def _options(batch: int, threads: int | None, force: bool, max_failures: int | None = None) -> Options:
     batch = whole_number("batch", batch, 1, MAX_BATCH)
-    return Options(batch, thread_count(threads, per_core=PER_CORE) if threads else None, force)
+    check_max_failures(max_failures)
+    return Options(batch, thread_count(threads, per_core=PER_CORE) if threads else None, force, max_failures)
+
+
+def check_max_failures(max_failures: int | None) -> None:
+    """Refuse a limit that is none."""
+    if max_failures is not None:
+        whole_number("max_failures", max_failures, 0, 2**63 - 1)
 
 
 def _run(pipeline: Pipeline, entries: Iterable[Entry], passed: PassedOver, start: float) -> None:
@@ -123,6 +133,9 @@ def _run(pipeline: Pipeline, entries: Iterable[Entry], passed: PassedOver, start
         pipeline.run(entries)
     except StoreError:
         raise
+    except HopelessError as exc:
+        pipeline.flush()
+        raise TooManyFailuresError(exc.args[0], _report(pipeline.counts, 0, time.monotonic() - start, passed)) from None
     except KeyboardInterrupt:
         pipeline.flush()
         raise IngestInterrupted(_report(pipeline.counts, 0, time.monotonic() - start, passed)) from None

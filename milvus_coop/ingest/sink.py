@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from milvus_coop.errors import MilvusCoopError
 from milvus_coop.types import IngestReport, Row, Stamp
 
 
@@ -60,3 +61,15 @@ class IngestInterrupted(KeyboardInterrupt):
         super().__init__("the ingest was interrupted")
         self.report = report
         """The counts until the interruption."""
+
+
+class TooManyFailuresError(MilvusCoopError):
+    """More items failed than the caller allows. The items encoded so far are in the collection."""
+
+    def __init__(self, allowed: int, report: IngestReport) -> None:
+        super().__init__(
+            f"{report.failed:,} of {report.seen:,} items failed, and the ingest was stopped",
+            expected=f"at most {allowed:,} failures (--max-failures)",
+        )
+        self.report = report
+        """The counts until then."""

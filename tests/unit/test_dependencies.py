@@ -16,6 +16,7 @@ from tests.unit.test_layers import MODULES, imported, named
 EXTRAS = {
     "milvus_coop.models.preprocess.formats": ("heif",),
     "milvus_coop.models.backends.triton": ("triton",),
+    "milvus_coop.ingest.ray_engine": ("ray",),
     "milvus_coop.serving.triton": ("triton",),
     "milvus_coop.serving.plans": ("triton",),
     "milvus_coop.serving.gateway": ("serve", "trace"),
@@ -38,8 +39,12 @@ def owned(distribution: str) -> frozenset[str]:
 
 
 def origins(name: str) -> set[str]:
-    """The distributions that a module can come from; of those that share a namespace, the one with its file."""
-    found = set(DISTRIBUTIONS.get(name.split(".")[0], ()))
+    """The distributions that a module can come from; of those that share a namespace, the one with its file.
+
+    A module that is not installed is taken to come from the distribution of its name.
+    """
+    top = name.split(".")[0]
+    found = set(DISTRIBUTIONS.get(top, (top,)))
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         path = "/".join(parts[:length])

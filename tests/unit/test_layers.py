@@ -36,6 +36,7 @@ HOMES = {
     "grpc": {"store"},
     "fsspec": {"store.token_store", "ingest"},
     "pyarrow": {"store", "ingest"},
+    "ray": {"ingest"},
     "onnxruntime": {"models.backends", "offline.export", "offline.convert", "serving.triton"},
     "msgspec": {"records", "bundle", "offline.training"},
     "accelerate": {"offline.training"},
