@@ -198,9 +198,14 @@ def _results(
 
     kept = ray.put(lite)  # once for all workers
 
-    class Actor(Worker):
+    class Actor:
         def __init__(self) -> None:
-            super().__init__(job, ray.get(kept))
+            self._worker: Worker | None = None
+
+        def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
+            if self._worker is None:  # not in the constructor, whose errors Ray passes on as text
+                self._worker = Worker(job, ray.get(kept))
+            return self._worker(table)
 
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(level)

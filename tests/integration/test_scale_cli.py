@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -108,3 +111,27 @@ def test_aliases() -> None:
     assert run(*alias, "drop", "live").exit_code == 0
     assert run("collections", "drop", "second", "--yes").exit_code == 0
     assert "has its index already" in run("collections", "build-index", "first").output
+
+
+def test_more_failures_than_allowed(photos: Path) -> None:
+    for i in range(40):
+        (photos / f"broken-{i:02}.jpg").write_bytes(b"no image")
+    result = run("ingest", "photos", "--max-failures", "3", "--failed", "failed.jsonl")
+    assert result.exit_code == 2
+    assert "the ingest was stopped" in result.output
+    assert len(Path("failed.jsonl").read_text().splitlines()) == 4
+    assert run("ingest", "photos", "--max-failures", "40").exit_code == 1
+
+
+def test_the_engine_and_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "need --engine ray" in run("ingest", "photos", "--workers", "2").output
+    assert "no --prune" in run("ingest", "photos", "--engine", "ray", "--prune").output
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = run("ingest", "photos", "--engine", "ray")
+    assert (result.exit_code, "milvus-coop[ray]" in result.output) == (2, True)
+
+
+def test_the_image_column_reaches_the_ingest(photos: Path) -> None:
+    table = pa.table({"key": ["dog"], "thumb": [(photos / "dog.jpg").read_bytes()]})
+    pq.write_table(table, "table.parquet")
+    assert report("ingest", "table.parquet", "--image-column", "thumb")["added"] == 1
