@@ -203,9 +203,12 @@ def _results(
             self._worker: Worker | None = None
 
         def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
-            if self._worker is None:  # not in the constructor, whose errors Ray passes on as text
-                self._worker = Worker(job, ray.get(kept))
-            return self._worker(table)
+            try:  # Ray would pass an error on as text, and so the driver gets it as a result; also that of opening the models
+                if self._worker is None:
+                    self._worker = Worker(job, ray.get(kept))
+                return packed(self._worker.result(unpacked(table[COLUMN][0].as_py())))
+            except MilvusCoopError as exc:
+                return packed(exc)
 
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(level)
@@ -218,21 +221,11 @@ def _results(
         data = data.map_batches(
             Actor, batch_size=1, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=workers), **resources
         )
-        try:
-            for row in data.iter_rows():
-                yield unpacked(row[COLUMN])
-        except ray.exceptions.RayError as exc:
-            raise _cause(exc) from exc
-
-
-def _cause(exc: BaseException) -> BaseException:
-    """The error of this package that a worker raised; if there is none, the error itself."""
-    found: BaseException | None = exc
-    while found is not None:
-        if isinstance(found, MilvusCoopError):
-            return found
-        found = getattr(found, "cause", None) or found.__cause__
-    return exc
+        for row in data.iter_rows():
+            result = unpacked(row[COLUMN])
+            if isinstance(result, MilvusCoopError):
+                raise result
+            yield result
 
 
 def _gathered(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from milvus_coop.config import Settings
+from milvus_coop.errors import MilvusCoopError
 from milvus_coop.ingest.items import Entry
 from milvus_coop.ingest.pipeline import Counts, Options, Pipeline, chunks
 from milvus_coop.ingest.sources import PassedOver, Source, read_sources
@@ -72,7 +73,7 @@ def read_chunks(sources: Sequence[Source], length: int) -> Iterator[Chunk]:
     yield Chunk(passed=passed.counts)
 
 
-def packed(value: Chunk | Result) -> pyarrow.Table:
+def packed(value: Chunk | Result | MilvusCoopError) -> pyarrow.Table:
     """A table with one row, which holds the object."""
     import pyarrow as pa
 
@@ -103,10 +104,6 @@ class Worker:
         else:
             self._sink, tokens = ReturnedRows(lite), None if lite.tokens is None else TokenStore.at(lite.tokens)
         self._work = work_for(job.kind, encoder, tokens)
-
-    def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
-        """The result of a chunk."""
-        return packed(self.result(unpacked(table[COLUMN][0].as_py())))
 
     def result(self, chunk: Chunk) -> Result:
         """Ingest the items of a chunk."""
