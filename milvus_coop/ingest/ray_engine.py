@@ -143,11 +143,8 @@ def _absolute(settings: Settings) -> Settings:
         return value if not value or "://" in value else os.path.abspath(value)  # noqa: PTH100 - links are not followed
 
     named = settings.bundle in shipped_bundles()
-    return replace(
-        settings,
-        bundle=settings.bundle if named else path(settings.bundle),
-        **{name: path(getattr(settings, name)) for name in _PATHS},
-    )
+    paths = {name: path(getattr(settings, name)) for name in _PATHS}
+    return settings.override(bundle=settings.bundle if named else path(settings.bundle), **paths)
 
 
 @contextmanager
