@@ -36,7 +36,7 @@ def change_one(document: dict[str, Any], draw: Callable[[st.SearchStrategy[Any]]
 
 def names(place: Place) -> list[str]:
     """The names on the way to a place, as a message shows them; of a long one, its beginning."""
-    return [json.dumps(step)[1:-1][:15] for step in place if isinstance(step, str)]
+    return [json.dumps(step)[1:-1][:6] for step in place if isinstance(step, str)]
 
 
 def places(document: Any) -> list[Place]:
