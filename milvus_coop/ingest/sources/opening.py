@@ -170,7 +170,10 @@ def _web(source: str, kind: Kind, reading: Reading) -> Source:
     if reading.web is None:
         raise SourceError(f"{_named(source)} is an HTTP address", expected="--allow-http (in Python: allow_http=True) to fetch it")
     file = HttpFile(source, reading.web)
-    suffix = suffix_of(urlsplit(source).path)
+    try:
+        suffix = suffix_of(urlsplit(source).path)
+    except ValueError as exc:
+        raise SourceError(f"{_named(source)} is not an address: {exc}", expected="https://host/path") from exc
     found = _file(file, suffix, kind, reading)
     if found is None and kind == "image":
         return SingleImage(file)
