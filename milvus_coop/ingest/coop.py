@@ -116,7 +116,9 @@ class CoopIngest:
         sources = listed(sources)
         reading = Reading(Web() if allow_http else None, image_column)
         check_sources(sources, self._kind, reading)  # first, because a mistyped path must not leave an empty collection behind
-        return self._ingested(lambda into: ingest(sources, prune=prune, force=force, batch=batch, on_progress=on_progress, **into))
+        return self._ingested(
+            lambda into: ingest(sources, prune=prune, force=force, batch=batch, on_progress=on_progress, reading=reading, **into)
+        )
 
     def ingest_items(
         self,

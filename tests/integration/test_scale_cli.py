@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -108,3 +110,9 @@ def test_aliases() -> None:
     assert run(*alias, "drop", "live").exit_code == 0
     assert run("collections", "drop", "second", "--yes").exit_code == 0
     assert "has its index already" in run("collections", "build-index", "first").output
+
+
+def test_the_image_column_reaches_the_ingest(photos: Path) -> None:
+    table = pa.table({"key": ["dog"], "thumb": [(photos / "dog.jpg").read_bytes()]})
+    pq.write_table(table, "table.parquet")
+    assert report("ingest", "table.parquet", "--image-column", "thumb")["added"] == 1
