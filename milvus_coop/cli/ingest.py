@@ -60,9 +60,7 @@ class RunArguments(TypedDict):
 @click.option("--out", help="Folder of the Parquet files: a path, s3://, gs://, az://, ...")
 @click.option("--batch", type=int, default=16, show_default=True, help="Items per run of the encoder.")
 @click.option("--allow-http", is_flag=True, help="Fetch files at http:// and https:// addresses, but not private ones.")
-@click.option("--image-column", metavar="NAME", help="Column of Parquet SOURCES with image files; default image, jpg, png or webp.")
-    "--image-column", metavar="NAME", help="Column of Parquet SOURCES with the bytes of images; default image, jpg, png or webp."
-)
+@click.option("--image-column", metavar="NAME", help="Column of Parquet SOURCES with images; default image, jpg, png or webp.")
 @click.option("--failed", type=click.Path(path_type=Path, dir_okay=False), help="Write failures here, one JSON object per line.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a summary.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
