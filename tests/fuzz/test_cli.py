@@ -175,4 +175,4 @@ def test_arguments_that_are_not_utf_8(number: int) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
     assert done.returncode in (0, 1, 2), done
     check_output((done.stdout + done.stderr).decode())
-    assert done.returncode == 0 or done.stderr or b"failed" in done.stdout
+    assert done.returncode == 0 or done.stderr
