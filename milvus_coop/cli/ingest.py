@@ -103,7 +103,7 @@ def ingest(
       milvus-coop ingest photos/ --sink parquet --out s3://bucket/run/
     """
     from milvus_coop.cli.progress import ingest_progress
-    from milvus_coop.cli.tables import print_report
+    from milvus_coop.cli.tables import print_report, report_facts
     from milvus_coop.ingest import CoopIngest, IngestInterrupted, ingest_to_parquet
     from milvus_coop.store import CollectionOptions
 
@@ -139,8 +139,7 @@ def ingest(
         except InvalidArgumentError as exc:  # the counts come first
             problem = exc
     if as_json:
-        counts = {n: getattr(report, n) for n in ("added", "updated", "unchanged", "removed", "failed")}
-        say_json({**counts, "passed_over": report.passed_over, "seconds": round(report.seconds, 3)})
+        say_json(report_facts(report))
     else:
         print_report(report, out or settings.collection)
     if interrupted:
