@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from milvus_coop.models.backends.fake import FakeBackend
     from milvus_coop.models.scoring import CoopModel
     from milvus_coop.search import CoopSearch, QueryOptions
-    from milvus_coop.store import Fields, Store
+    from milvus_coop.store import CollectionOptions, Fields, Store
     from milvus_coop.types import CollectionInfo, Failure, Hit, IngestReport, SearchResult, Timings
 
 __version__ = "0.1.0"
@@ -35,6 +35,7 @@ __all__ = [
     "Bundle",
     "BundleSpec",
     "CollectionInfo",
+    "CollectionOptions",
     "CoopIngest",
     "CoopModel",
     "CoopSearch",
@@ -58,6 +59,7 @@ _HOMES = {
     "Bundle": "bundle",
     "BundleSpec": "bundle",
     "CollectionInfo": "types",
+    "CollectionOptions": "store",
     "CoopIngest": "ingest",
     "CoopModel": "models.scoring",
     "CoopSearch": "search",

@@ -26,7 +26,7 @@ def change_one(document: dict[str, Any], draw: Callable[[st.SearchStrategy[Any]]
     if how == "remove":
         del inner[last]
     elif how == "add" and isinstance(inner, dict):
-        last = draw(st.text(min_size=1, max_size=5).filter(lambda name: name not in inner))
+        last = draw(st.text(min_size=1, max_size=2).filter(lambda name: name not in inner))
         inner[last] = draw(VALUES)
         return (*place[:-1], last)
     else:
@@ -35,8 +35,8 @@ def change_one(document: dict[str, Any], draw: Callable[[st.SearchStrategy[Any]]
 
 
 def names(place: Place) -> list[str]:
-    """The names on the way to a place, as a message shows them; of a long one, its beginning."""
-    return [json.dumps(step)[1:-1][:15] for step in place if isinstance(step, str)]
+    """The names on the way to a place, as a message shows them."""
+    return [json.dumps(step)[1:-1] for step in place if isinstance(step, str)]
 
 
 def places(document: Any) -> list[Place]:

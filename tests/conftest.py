@@ -11,6 +11,8 @@ pytest_plugins = ["tests.leftovers", "tests.servers.milvus", "tests.servers.s3",
 
 
 MORE = (
+    "contract/test_store_rows.py",
+    "contract/test_store_scale.py",
     "convert/test_convert_cli.py",
     "convert/test_families.py",
     "evaluation/test_evaluate.py",
@@ -21,6 +23,7 @@ MORE = (
     "test_readme.py::test_commands[docs/evaluation.md]",
     "test_readme.py::test_commands[docs/pretrained.md]",
     "test_readme.py::test_commands[docs/training.md]",
+    "test_readme.py::test_commands[docs/triton.md]",
     "training/",
 )
 """Trainings, conversions and long runs with faults: `make test-more` runs them, and `make test` does not."""

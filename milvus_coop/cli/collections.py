@@ -206,14 +206,13 @@ def export(settings: Settings, name: str, out: str, as_json: bool, quiet: bool) 
       milvus-coop collections export images backup/ && milvus-coop load backup/ --uri http://milvus:19530
     """
     from milvus_coop.cli.progress import row_progress
-    from milvus_coop.cli.tables import print_report
+    from milvus_coop.cli.tables import print_report, report_facts
     from milvus_coop.store import Store, export_rows
 
     with Store.from_settings(settings, must_exist=True) as store, row_progress(quiet or as_json, "export") as on_progress:
         report = export_rows(store, name, out, on_progress=on_progress)
     if as_json:
-        names = ("added", "updated", "unchanged", "removed", "failed")
-        say_json({n: getattr(report, n) for n in names} | {"seconds": round(report.seconds, 3)})
+        say_json(report_facts(report))
     else:
         print_report(report, out)
     if report.failed:

@@ -60,7 +60,7 @@ class RunArguments(TypedDict):
 @click.option("--out", help="Folder of the Parquet files: a path, s3://, gs://, az://, ...")
 @click.option("--batch", type=int, default=16, show_default=True, help="Items per run of the encoder.")
 @click.option("--allow-http", is_flag=True, help="Fetch files at http:// and https:// addresses, but not private ones.")
-@click.option("--image-column", metavar="NAME", help="Column of Parquet SOURCES with the bytes of images; default image or jpg.")
+@click.option("--image-column", metavar="NAME", help="Column of Parquet SOURCES with images; default image, jpg, png or webp.")
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
@@ -120,7 +120,7 @@ def ingest(
       milvus-coop ingest s3://bucket/photos/ --engine ray --uri http://milvus:19530
     """
     from milvus_coop.cli.progress import ingest_progress
-    from milvus_coop.cli.tables import print_report
+    from milvus_coop.cli.tables import print_report, report_facts
     from milvus_coop.ingest import CoopIngest, IngestInterrupted, TooManyFailuresError, ingest_to_parquet, ingest_with_ray
     from milvus_coop.store import CollectionOptions
 
@@ -174,8 +174,7 @@ def ingest(
         except InvalidArgumentError as exc:  # the counts come first
             problem = exc
     if as_json:
-        counts = {n: getattr(report, n) for n in ("added", "updated", "unchanged", "removed", "failed")}
-        say_json({**counts, "passed_over": report.passed_over, "seconds": round(report.seconds, 3)})
+        say_json(report_facts(report))
     else:
         print_report(report, out or settings.collection)
     if interrupted:

@@ -43,7 +43,7 @@ def load(settings: Settings, source: str, build_index: str, bulk_import: str | N
     """
     from milvus_coop.bundle.folder import load_bundle
     from milvus_coop.cli.progress import row_progress
-    from milvus_coop.cli.tables import print_report
+    from milvus_coop.cli.tables import print_report, report_facts
     from milvus_coop.store import CollectionOptions, Store, load_rows
 
     options = CollectionOptions(build_index=build_index)  # type: ignore[arg-type]
@@ -55,9 +55,7 @@ def load(settings: Settings, source: str, build_index: str, bulk_import: str | N
         if build_index == "after":
             store.build_index(settings.collection)
     if as_json:
-        say_json(
-            {n: getattr(report, n) for n in ("added", "updated", "unchanged", "failed")} | {"seconds": round(report.seconds, 3)}
-        )
+        say_json(report_facts(report))
     else:
         print_report(report, settings.collection)
     if report.failed:

@@ -55,7 +55,7 @@ def score(settings: Settings, images: tuple[str, ...], texts: tuple[str, ...], l
             click.echo(line)
     elif scored:
         print_scores([named.text for named in inputs.texts], [image.uri for image in scored], comparison)
-    print_failures(inputs.failures, inputs.passed_over, to_stderr=as_json)
+    print_failures(inputs.failures, inputs.passed_over, to_stderr=as_json or not scored)
     raise click.exceptions.Exit(exit_code(len(scored), len(inputs.failures)))
 
 

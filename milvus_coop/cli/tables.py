@@ -105,6 +105,12 @@ def print_failures(failures: Sequence[Failure], passed_over: Mapping[str, int], 
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in failures), console)
 
 
+def report_facts(report: IngestReport) -> dict[str, object]:
+    """The counts of an ingest, a load or an export, as the option `--json` prints them."""
+    counts = {name: getattr(report, name) for name in ("added", "updated", "unchanged", "removed", "failed")}
+    return {**counts, "passed_over": report.passed_over, "seconds": round(report.seconds, 3)}
+
+
 def print_report(report: IngestReport, collection: str) -> None:
     """Print the counts of an ingest in a line, and up to ten failures."""
     console = Console()

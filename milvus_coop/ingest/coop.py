@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypedDict, get_args
 
 from milvus_coop.arguments import one_of
 from milvus_coop.config import Settings, SettingsArguments
+from milvus_coop.errors import InvalidArgumentError, quoted
 from milvus_coop.ingest.items import Item
 from milvus_coop.ingest.run import ingest, ingest_items
 from milvus_coop.ingest.sink import Progress, Sink
@@ -72,6 +73,8 @@ class CoopIngest:
         """
         settings, backend = split_models(settings, collection, models, overrides)
         one_of("kind", kind, get_args(Kind))
+        if not isinstance(options, CollectionOptions):
+            raise InvalidArgumentError(f"options is {quoted(options)}", expected="a CollectionOptions object")
         self._name = settings.collection
         self._kind = kind
         self._options = options

@@ -49,7 +49,7 @@ _LONGEST_MESSAGE = 500
 _WORDS = ("and", "or", "not", "exists", "like", "in", "is", "null", "true", "false", "interval", "iso")
 """Words of Milvus' filters, which are no names of fields there."""
 _COMPARED = re.compile(r"([^()&|=<>!\[\]]+?)\s*(?:[=!<>]=|[<>])")
-"""What stands before a comparison."""
+"""The part of a filter before a comparison."""
 _JOINED = re.compile(r"\s(?:and|or|not|exists)(?=\s)", re.IGNORECASE)
 _PLAIN = re.compile(r"[^\W\d]\w*")
 _VALUE = re.compile(r"-?[\d.]+(?:e[-+]?\d+)?|'[^']*'|\"[^\"]*\"", re.IGNORECASE)

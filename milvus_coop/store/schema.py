@@ -66,7 +66,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 @dataclass(frozen=True, slots=True)
 class CollectionOptions:
-    """What a new collection has beside its name, its bundle and its kind."""
+    """The options of a new collection: its index, its partition key, and properties for Milvus."""
 
     index: Index = "HNSW"
     """`HNSW`, or `AUTOINDEX` for managed services that choose an index themselves."""

@@ -50,7 +50,7 @@ from milvus_coop.types import CollectionInfo, Kind
 
 LOAD_TIMEOUT_S = 120.0
 """Minimum time limit for creating or loading a collection. A server takes 3 s for an empty one, and longer for millions of rows."""
-MMAP_LEAST = (2, 5)
+MIN_MMAP_VERSION = (2, 5)
 """The first version of the server that maps single fields, by its documentation."""
 
 
@@ -343,7 +343,7 @@ class Store:
         if options.mmap:
             version = str(self._connection.call("get_server_version"))
             found = re.search(r"(\d+)\.(\d+)", version)
-            if found and (int(found[1]), int(found[2])) < MMAP_LEAST:
+            if found and (int(found[1]), int(found[2])) < MIN_MMAP_VERSION:
                 raise InvalidArgumentError(
                     f"the Milvus server is version {version}, which cannot map single fields",
                     expected="2.5 or later, or the property mmap.enabled=true of the whole collection",

@@ -509,7 +509,8 @@ def test_images_that_cannot_be(captions: CoopSearch, folder: Path) -> None:
 def test_arguments_of_constructors_that_cannot_be(folder: Path, backend: FakeBackend) -> None:
     wrong: tuple[tuple[type[CoopSearch] | type[CoopIngest], dict[str, Any], str], ...] = (
         (CoopIngest, {"kind": "video"}, "kind is 'video'; expected: image or text"),
-        (CoopIngest, {"index": "FLAT"}, "index is 'FLAT'; expected: HNSW or AUTOINDEX"),
+        (CoopIngest, {"options": {"index": "FLAT"}}, "options is {'index': 'FLAT'}; expected: a CollectionOptions object"),
+        (CoopIngest, {"index": "HNSW"}, "there is no argument 'index'"),
         (CoopSearch, {"fields": {"uri": "link"}}, "fields is {'uri': 'link'}; expected: a Fields object"),
         (CoopSearch, {"models": 5}, "models is 5; expected: onnx"),
         (CoopSearch, {"settings": {"uri": "x"}}, "settings is {'uri': 'x'}; expected: a Settings object"),

@@ -346,7 +346,7 @@ def test_a_jpeg_that_lacks_pixels_is_refused(picture: Image.Image, options: dict
             decoded = decode(content[: -int(cut)], at_least=at_least)
         except ImageUnreadableError as exc:
             reason = str(exc)
-            assert any(word in reason.lower() for word in ("truncated", "cannot load this image", "index out of range"))
+            assert "truncated" in reason.lower() or "cannot load this image" in reason
         else:  # the last bytes may say nothing of these pixels, which an eighth of the size shows most often
             assert np.abs(np.asarray(decoded) - whole).max() <= 2
 

@@ -20,7 +20,7 @@ PassOver = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How sources are read."""
+    """Options for reading sources."""
 
     web: Web | None = None
     """Fetches http:// and https:// addresses. If it is None, they are refused."""

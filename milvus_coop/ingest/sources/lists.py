@@ -71,7 +71,8 @@ def read_list(file: SourceFile, kind: Kind, reading: Reading = DEFAULT) -> Itera
                     raise _BadRowError(row)
                 yield checked(text_of_row(row, file) if kind == "text" else image_of_row(row, file, reading), where)
             except (ValueError, OSError) as exc:  # a path or an address that cannot be parsed
-                yield Failure(where, escaped(f"line {line}: {exc}"))
+                # A reason may repeat bytes that are not UTF-8, which are lone surrogates here.
+                yield Failure(where, f"line {line}: {exc}".encode(errors="backslashreplace").decode())
 
 
 def parse_value(value: str) -> Any:

@@ -14,7 +14,7 @@ from milvus_coop.ingest.sources.files import LocalFile, PassedOver, PassOver, Re
 from milvus_coop.ingest.sources.http import HttpFile, is_http
 from milvus_coop.ingest.sources.lists import DEFAULT
 from milvus_coop.ingest.sources.remote import RemoteFile, is_remote, remote_file
-from milvus_coop.ingest.sources.source import Folder, ImageFile, Prefix, Source
+from milvus_coop.ingest.sources.source import Folder, Prefix, SingleImage, Source
 from milvus_coop.ingest.sources.tables import TABLES
 from milvus_coop.ingest.sources.walk import is_glob, split_glob, suffix_of
 from milvus_coop.models.preprocess.formats import INSTALL_AVIF, INSTALL_HEIC, SUFFIXES
@@ -170,10 +170,13 @@ def _web(source: str, kind: Kind, reading: Reading) -> Source:
     if reading.web is None:
         raise SourceError(f"{_named(source)} is an HTTP address", expected="--allow-http (in Python: allow_http=True) to fetch it")
     file = HttpFile(source, reading.web)
-    suffix = suffix_of(urlsplit(source).path)
+    try:
+        suffix = suffix_of(urlsplit(source).path)
+    except ValueError as exc:
+        raise SourceError(f"{_named(source)} is not an address: {exc}", expected="https://host/path") from exc
     found = _file(file, suffix, kind, reading)
     if found is None and kind == "image":
-        return ImageFile(file)
+        return SingleImage(file)
     if found is None:
         raise SourceError(f"{_named(source)} is not a list, table or shard", expected=_expected(kind))
     return found
@@ -182,7 +185,7 @@ def _web(source: str, kind: Kind, reading: Reading) -> Source:
 def _file(file: SourceFile, suffix: str, kind: Kind, reading: Reading) -> Source | None:
     if suffix in DOCUMENTS[kind]:
         return one_document(file, kind, reading)
-    return ImageFile(file) if kind == "image" and suffix in SUFFIXES else None
+    return SingleImage(file) if kind == "image" and suffix in SUFFIXES else None
 
 
 def _split(pattern: str) -> tuple[str, tuple[str, ...]]:
@@ -194,7 +197,7 @@ def _split(pattern: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _checked(name: str, source: Source, kind: Kind) -> Source:
-    if isinstance(source, ImageFile) and not isinstance(source.file, LocalFile | RemoteFile):
+    if isinstance(source, SingleImage) and not isinstance(source.file, LocalFile | RemoteFile):
         return source  # it is fetched once
     passed = PassedOver()
     problem = ""

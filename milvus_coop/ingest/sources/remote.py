@@ -13,14 +13,13 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest.images import Version
 from milvus_coop.ingest.sources.files import PassOver, joined
 from milvus_coop.ingest.sources.walk import ANY_DEPTH, OTHER_IMAGES, matches, suffix_of
 from milvus_coop.printable import escaped
-from milvus_coop.store.token_store.location import DRIVERS, MEMORY
+from milvus_coop.store.token_store.location import DRIVERS, MEMORY, holds_password
 from milvus_coop.types import Failure
 
 SCHEMES = (*DRIVERS, MEMORY)
@@ -105,7 +104,7 @@ def remote_file(address: str) -> RemoteFile:
     """
     protocol, _, rest = address.partition("://")
     protocol, rest = protocol.lower(), rest.rstrip("/")
-    if ":" in urlsplit(f"{protocol}://{rest.split('/')[0]}").netloc.rpartition("@")[0]:
+    if holds_password(address):
         raise SourceError(f"an address at {protocol}:// holds a password", expected="credentials where the driver looks for them")
     if not rest.split("/")[0] or "\0" in rest:
         raise SourceError(f"{escaped(address)[:_LONGEST]} names no bucket", expected=f"{protocol}://bucket/prefix")

@@ -37,7 +37,7 @@ class _Sample:
     key: str
     n_bytes: int = 0
     images: list[tuple[str, bytes]] = field(default_factory=list)
-    """What follows the key, and the content."""
+    """The rest of a name after its key, and the content."""
     text: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     problem: str = ""

@@ -42,7 +42,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFile:
+class SingleImage:
     """A single image file."""
 
     file: SourceFile

@@ -109,7 +109,10 @@ def _named_errors(name: str, max_pixels: int) -> Iterator[None]:
     except Image.DecompressionBombError as exc:
         raise ImageTooLargeError(f"{name}: {exc}", expected=f"at most {max_pixels:,} pixels") from exc
     except Exception as exc:  # Pillow's plugins raise errors of many types: struct.error, KeyError, AssertionError, ...
-        raise ImageUnreadableError(f"{name} cannot be read: {shortened(reason_of(exc), LONGEST_NAME)}") from exc
+        reason = shortened(reason_of(exc), LONGEST_NAME)
+        if not isinstance(exc, OSError | ValueError | MemoryError):  # "index out of range" says nothing to a user
+            reason = f"damaged or truncated ({reason})"
+        raise ImageUnreadableError(f"{name} cannot be read: {reason}") from exc
 
 
 def name_in_errors(path: object) -> str:

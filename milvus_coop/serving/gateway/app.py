@@ -13,7 +13,7 @@ import milvus_coop
 from milvus_coop.serving.gateway import problems
 from milvus_coop.serving.gateway.front import FrontDoor
 from milvus_coop.serving.gateway.openai import openai_form, openai_router
-from milvus_coop.serving.gateway.prefix import Prefix
+from milvus_coop.serving.gateway.prefix import PathPrefix
 from milvus_coop.serving.gateway.problems import ErrorForm
 from milvus_coop.serving.gateway.rerank import rerank_form, rerank_router
 from milvus_coop.serving.gateway.routes import collections, gallery, health, search, thumbnails, uploads
@@ -57,7 +57,7 @@ def create_app(service: Service) -> FastAPI:
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     if prefix:
-        app.add_middleware(Prefix, prefix=prefix)
+        app.add_middleware(PathPrefix, prefix=prefix)
     return app
 
 

@@ -31,7 +31,7 @@ EMBEDDINGS, MODELS = "/v1/embeddings", "/v1/models"
 MAX_INPUTS = 2048
 """Maximum number of inputs, the same as OpenAI's."""
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-_PATH = re.compile(rf"{EMBEDDINGS}|{MODELS}(/.*)?")
+_PATH = re.compile(rf"{EMBEDDINGS}|{MODELS}(/.*)?", re.DOTALL)
 
 
 class EmbeddingsRequest(Body):

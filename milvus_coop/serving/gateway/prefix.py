@@ -6,7 +6,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-class Prefix:
+class PathPrefix:
     """ASGI middleware that takes a prefix off the paths of requests. Paths without it, such as those of probes, stay."""
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:

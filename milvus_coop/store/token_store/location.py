@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from milvus_coop.errors import InvalidArgumentError
 
@@ -58,7 +57,7 @@ def parse_location(text: str | Path, what: str = "token store") -> Location:
         return Location(LOCAL[0], path.as_posix().rstrip("/") or "/")
     if protocol not in (*DRIVERS, MEMORY):
         raise InvalidArgumentError(f"a {what} cannot be at {protocol[:20]}://", expected=EXPECTED)
-    if ":" in urlsplit(given).netloc.rpartition("@")[0]:
+    if holds_password(given):
         raise InvalidArgumentError(
             f"the address of the {what} at {protocol}:// holds a password",
             expected="credentials where its driver looks for them",
@@ -70,3 +69,8 @@ def parse_location(text: str | Path, what: str = "token store") -> Location:
             expected=f"{protocol}://bucket/folder",
         )
     return Location(protocol, f"{protocol}://{rest.strip('/')}")
+
+
+def holds_password(address: str) -> bool:
+    """True if the host of an address such as s3://user:password@bucket/folder comes after a user and a password."""
+    return ":" in address.partition("://")[2].partition("/")[0].rpartition("@")[0]
