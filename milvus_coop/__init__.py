@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from milvus_coop.bundle import Bundle, BundleSpec, load_bundle
     from milvus_coop.config import Settings
     from milvus_coop.errors import MilvusCoopError
-    from milvus_coop.ingest import CoopIngest, Item
+    from milvus_coop.ingest import CoopIngest, IngestOptions, Item
     from milvus_coop.models.backends import Backend
     from milvus_coop.models.backends.fake import FakeBackend
     from milvus_coop.models.scoring import CoopModel
@@ -43,6 +43,7 @@ __all__ = [
     "FakeBackend",
     "Fields",
     "Hit",
+    "IngestOptions",
     "IngestReport",
     "Item",
     "MilvusCoopError",
@@ -67,6 +68,7 @@ _HOMES = {
     "FakeBackend": "models.backends.fake",
     "Fields": "store",
     "Hit": "types",
+    "IngestOptions": "ingest",
     "IngestReport": "types",
     "Item": "ingest",
     "MilvusCoopError": "errors",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -14,6 +14,9 @@ from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError, MilvusCoopError
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from milvus_coop.ingest.options import IngestArguments
     from milvus_coop.types import IngestReport, Kind
 
 SOME_FAILED = 1
@@ -22,16 +25,6 @@ NOTHING_DONE = 2
 """Exit code when nothing could be done."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, the same as in shells."""
-
-
-class RunArguments(TypedDict):
-    """The arguments that all kinds of ingest share."""
-
-    force: bool
-    batch: int
-    allow_http: bool
-    image_column: str | None
-    max_failures: int | None
 
 
 @click.command()
@@ -80,24 +73,19 @@ def ingest(
     settings: Settings,
     sources: tuple[str, ...],
     texts: bool,
-    prune: bool,
-    force: bool,
     index: Literal["HNSW", "AUTOINDEX"],
     build_index: Literal["during", "after"],
     partition_key: str,
     sink: str,
     out: str | None,
-    batch: int,
-    allow_http: bool,
-    image_column: str | None,
     engine: str,
     address: str | None,
     workers: int | None,
     gpus_per_worker: float | None,
-    max_failures: int | None,
     failed: Path | None,
     as_json: bool,
     quiet: bool,
+    **options: Unpack[IngestArguments],
 ) -> None:
     """Encode images (or texts) and write them into a collection.
 
@@ -121,25 +109,26 @@ def ingest(
     """
     from milvus_coop.cli.progress import ingest_progress
     from milvus_coop.cli.tables import print_report, report_facts
-    from milvus_coop.ingest import CoopIngest, IngestInterrupted, TooManyFailuresError, ingest_to_parquet, ingest_with_ray
+    from milvus_coop.ingest import (
+        CoopIngest,
+        IngestInterrupted,
+        IngestOptions,
+        TooManyFailuresError,
+        ingest_to_parquet,
+        ingest_with_ray,
+    )
     from milvus_coop.store import CollectionOptions
 
     if (sink == "parquet") != bool(out):
         raise click.UsageError("--sink parquet and --out belong together.")
     if engine == "local" and (address, workers, gpus_per_worker) != (None, None, None):
         raise click.UsageError("--address, --workers and --gpus-per-worker need --engine ray.")
-    if engine == "ray" and (prune or out):
-        raise click.UsageError("--engine ray has no --prune and no --sink parquet yet: use --engine local for them.")
+    if engine == "ray" and (options["prune"] or out):
+        raise click.UsageError("--engine ray has no --prune and no --sink parquet: use --engine local for them.")
     check_file(failed)
     kind: Kind = "text" if texts else "image"
-    options = CollectionOptions(index=index, build_index=build_index, partition_key=partition_key)
-    run: RunArguments = {
-        "force": force,
-        "batch": batch,
-        "allow_http": allow_http,
-        "image_column": image_column,
-        "max_failures": max_failures,
-    }
+    run = IngestOptions(**options)
+    collection = CollectionOptions(index=index, build_index=build_index, partition_key=partition_key)
     interrupted = False
     problem: MilvusCoopError | None = None
     with ingest_progress(quiet or as_json) as on_progress:
@@ -147,30 +136,29 @@ def ingest(
             if engine == "ray":
                 report = ingest_with_ray(
                     sources,
+                    run,
                     kind=kind,
-                    options=options,
+                    collection_options=collection,
                     settings=settings,
                     address=address or "auto",
                     workers=workers,
                     gpus_per_worker=gpus_per_worker or 0.0,
                     on_progress=on_progress,
-                    **run,
                 )
             elif out:
                 report = ingest_to_parquet(
-                    sources, out, kind=kind, options=options, settings=settings, prune=prune, on_progress=on_progress, **run
+                    sources, out, run, kind=kind, collection_options=collection, settings=settings, on_progress=on_progress
                 )
             else:
-                with CoopIngest(settings=settings, kind=kind, options=options) as ingester:
-                    report = ingester.run(sources, prune=prune, on_progress=on_progress, **run)
+                with CoopIngest(settings=settings, kind=kind, options=collection) as ingester:
+                    report = ingester.run(sources, run, on_progress=on_progress)
         except IngestInterrupted as exc:
             report, interrupted = exc.report, True
         except TooManyFailuresError as exc:
             report, problem = exc.report, exc
     if failed is not None:
-        lines = [json_line({"uri": f.uri, "reason": f.reason}) + "\n" for f in report.failures]
         try:
-            write_file(failed, "".join(lines))
+            _write_failures(failed, report)
         except InvalidArgumentError as exc:  # the counts come first
             problem = exc
     if as_json:
@@ -182,6 +170,10 @@ def ingest(
     if problem is not None:
         raise problem
     raise click.exceptions.Exit(_exit_code(report, interrupted))
+
+
+def _write_failures(path: Path, report: IngestReport) -> None:
+    write_file(path, "".join(json_line({"uri": f.uri, "reason": f.reason}) + "\n" for f in report.failures))
 
 
 def _exit_code(report: IngestReport, interrupted: bool) -> int:

@@ -2,6 +2,7 @@
 
 items     the items of a source                      images the images of items, wherever they are
 sources/  folders, prefixes, files, lists, tables and shards
+options   the options of an ingest
 work      reads one item, encodes one batch          sink   the interface of a collection for an ingest
 pipeline  the three stages, which run in parallel    run    one whole ingest
 coop      `CoopIngest`, the object that most users need
@@ -11,6 +12,7 @@ ray_engine, ray_worker  an ingest on a Ray cluster: the driver, and its workers
 
 from milvus_coop.ingest.coop import CoopIngest
 from milvus_coop.ingest.items import Item
+from milvus_coop.ingest.options import IngestOptions
 from milvus_coop.ingest.parquet import ingest_to_parquet
 from milvus_coop.ingest.ray_engine import ingest_with_ray
 from milvus_coop.ingest.run import ingest, ingest_items
@@ -19,6 +21,7 @@ from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink, TooManyFa
 __all__ = [
     "CoopIngest",
     "IngestInterrupted",
+    "IngestOptions",
     "Item",
     "Progress",
     "Sink",

@@ -12,9 +12,10 @@ from milvus_coop.arguments import one_of
 from milvus_coop.config import Settings, SettingsArguments
 from milvus_coop.errors import InvalidArgumentError, quoted
 from milvus_coop.ingest.items import Item
+from milvus_coop.ingest.options import IngestArguments, IngestOptions, ingest_options
 from milvus_coop.ingest.run import ingest, ingest_items
 from milvus_coop.ingest.sink import Progress, Sink
-from milvus_coop.ingest.sources import Reading, Web, check_sources, listed
+from milvus_coop.ingest.sources import check_sources, listed
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.open import open_models, split_models
@@ -89,56 +90,39 @@ class CoopIngest:
     def run(
         self,
         sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        options: IngestOptions | None = None,
         *,
-        prune: bool = False,
-        force: bool = False,
-        batch: int = 16,
         on_progress: Callable[[Progress], None] | None = None,
-        allow_http: bool = False,
-        image_column: str | None = None,
-        max_failures: int | None = None,
+        **changes: Unpack[IngestArguments],
     ) -> IngestReport:
         """Bring the collection up to date with the sources. Safe to repeat, even after a run that was killed.
 
         Args:
             sources: folders, prefixes of object stores, globs, files, and lists, tables and shards of items; see docs/ingest.md. A
                 single path is one source.
-            prune: remove items of the sources whose file or line no longer exists.
-            force: encode all items again, even unchanged ones.
-            batch: number of items per run of the encoder, at most 256.
+            options: the options of the ingest.
             on_progress: a function that is called regularly with the counts so far.
-            allow_http: fetch files at http:// and https:// addresses, except from private addresses.
-            image_column: the column of Parquet tables that holds images; default one with a usual name.
-            max_failures: number of failures after which the ingest stops; default it never does.
+            changes: other values for fields of the options, such as `prune=True`; the docstrings of `IngestOptions` say what each
+                one is.
 
         Raises:
             SourceError: a source is missing, empty or malformed.
+            InvalidArgumentError: an option has the wrong type, is out of range, or is unknown.
             StoreError, BackendError: Milvus or the encoder failed; rows that were written stay.
             TooManyFailuresError: more items failed than `max_failures`; the others so far are in the collection.
         """
-        sources = listed(sources)
-        reading = Reading(Web() if allow_http else None, image_column)
-        check_sources(sources, self._kind, reading)  # first, because a mistyped path must not leave an empty collection behind
-        return self._ingested(
-            lambda into: ingest(
-                sources,
-                prune=prune,
-                force=force,
-                batch=batch,
-                on_progress=on_progress,
-                reading=reading,
-                max_failures=max_failures,
-                **into,
-            )
-        )
+        sources, options = listed(sources), ingest_options(options, changes)
+        # First, because a mistyped path must not leave an empty collection behind.
+        check_sources(sources, self._kind, options.reading)
+        return self._ingested(lambda into: ingest(sources, options, on_progress=on_progress, **into))
 
     def ingest_items(
         self,
         items: Iterable[Item],
+        options: IngestOptions | None = None,
         *,
-        force: bool = False,
-        batch: int = 16,
         on_progress: Callable[[Progress], None] | None = None,
+        **changes: Unpack[IngestArguments],
     ) -> IngestReport:
         """Bring the collection up to date with items that the caller has. Safe to repeat.
 
@@ -147,19 +131,20 @@ class CoopIngest:
 
         Args:
             items: any iterable of items, which may hold paths, bytes, and images of Pillow's in any mix.
-            force: encode all items again, even unchanged ones.
-            batch: number of items per run of the encoder, at most 256.
+            options: the options of the ingest, except those for sources: `prune`, `allow_http` and `image_column`.
             on_progress: a function that is called regularly with the counts so far.
+            changes: other values for fields of the options, such as `force=True`.
 
         Raises:
-            InvalidArgumentError: `items` yields something else.
+            InvalidArgumentError: `items` yields something else, or an option is wrong.
             StoreError, BackendError: Milvus or the encoder failed; rows that were written stay.
+            TooManyFailuresError: more items failed than `max_failures`; the others so far are in the collection.
         """
-        coming = iter(items)
+        options, coming = ingest_options(options, changes), iter(items)
         if (first := next(coming, None)) is None:  # no items must not leave an empty collection behind
             return IngestReport(0, 0, 0, 0, (), 0.0)
         rest = items if isinstance(items, Sized) else chain([first], coming)
-        return self._ingested(lambda into: ingest_items(rest, force=force, batch=batch, on_progress=on_progress, **into))
+        return self._ingested(lambda into: ingest_items(rest, options, on_progress=on_progress, **into))
 
     def _ingested(self, run: Callable[[Into], IngestReport]) -> IngestReport:
         encoder = self._models.encoder

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from milvus_coop.cores import available_cores
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.ingest.images import bytes_held
 from milvus_coop.ingest.items import Entry, Item
+from milvus_coop.ingest.options import IngestOptions
 from milvus_coop.ingest.sink import Progress, Sink
 from milvus_coop.ingest.work import Ready, Work
 from milvus_coop.types import Failure, Row, Stamp
@@ -37,7 +37,7 @@ REPORT_EVERY_S = 0.1
 
 
 class HopelessError(Exception):
-    """More items failed than `Options.max_failures`, which is its argument."""
+    """More items failed than `IngestOptions.max_failures`, which is its argument."""
 
 
 @dataclass
@@ -76,22 +76,6 @@ class Counts:
         return Progress(self.seen, self.done, self.added, self.updated, self.unchanged, len(self.failures), total)
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of an ingest."""
-
-    batch: int = 16
-    threads: int | None = None
-    force: bool = False
-    max_failures: int | None = None
-    """Number of failures after which the ingest stops; None: it never does."""
-
-    @property
-    def decoders(self) -> int:
-        """Number of threads that read and decode; default one per core, at most 8."""
-        return self.threads or min(8, available_cores())
-
-
 class Pipeline:
     """One run of an ingest. It owns threads: always call `stop` at the end."""
 
@@ -99,7 +83,7 @@ class Pipeline:
         self,
         sink: Sink,
         work: Work,
-        options: Options,
+        options: IngestOptions,
         on_progress: Callable[[Progress], None] | None = None,
         total: Callable[[], int | None] = lambda: None,
     ) -> None:

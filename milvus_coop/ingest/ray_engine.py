@@ -19,11 +19,11 @@ from milvus_coop.bundle import load_bundle, shipped_bundles
 from milvus_coop.config import Settings
 from milvus_coop.cores import available_cores
 from milvus_coop.errors import InvalidArgumentError, MilvusCoopError, MissingPackageError, quoted, reason_of
-from milvus_coop.ingest.pipeline import Counts, HopelessError, Options
+from milvus_coop.ingest.options import IngestArguments, IngestOptions, ingest_options
+from milvus_coop.ingest.pipeline import Counts, HopelessError
 from milvus_coop.ingest.ray_worker import COLUMN, Chunk, Job, Lite, Result, Worker, packed, read_chunks, unpacked
-from milvus_coop.ingest.run import MAX_BATCH, check_max_failures
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, TooManyFailuresError
-from milvus_coop.ingest.sources import Reading, Source, Web, listed, open_sources
+from milvus_coop.ingest.sources import Source, listed, open_sources
 from milvus_coop.store import Collection, CollectionOptions, Store
 from milvus_coop.store.address import parse_address
 from milvus_coop.store.schema import DEFAULTS
@@ -31,6 +31,7 @@ from milvus_coop.types import IngestReport, Kind
 
 if TYPE_CHECKING:
     import pyarrow
+    from typing_extensions import Unpack
 
 CHUNK = 512
 """Maximum number of items that a worker takes at a time, and loses if it dies."""
@@ -54,20 +55,17 @@ _log = logging.getLogger(__name__)
 
 def ingest_with_ray(
     sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    options: IngestOptions | None = None,
     *,
     kind: Kind = "image",
-    options: CollectionOptions = DEFAULTS,
+    collection_options: CollectionOptions = DEFAULTS,
     settings: Settings | None = None,
     address: str = "auto",
     workers: int | None = None,
     gpus_per_worker: float = 0.0,
-    force: bool = False,
-    batch: int = 16,
     chunk: int = CHUNK,
     on_progress: Callable[[Progress], None] | None = None,
-    allow_http: bool = False,
-    image_column: str | None = None,
-    max_failures: int | None = None,
+    **changes: Unpack[IngestArguments],
 ) -> IngestReport:
     """Bring a collection up to date with the sources, as `CoopIngest.run` does, on the machines of a Ray cluster.
 
@@ -75,21 +73,19 @@ def ingest_with_ray(
 
     Args:
         sources: see `CoopIngest.run`.
+        options: the options of the ingest, except `prune`, which needs the local engine. The items that workers have in hand when
+            `max_failures` is reached may still be ingested.
         kind: kind of the items: `image` or `text`.
-        options: the options of a new collection.
+        collection_options: the options of a new collection.
         settings: the connection and the models; default the environment. `threads` is the number of cores of each worker, where 0
             means one.
         address: `auto` for the cluster that this machine belongs to, `ray://host:10001` for another one, and `local` to start Ray
             on this machine until the end of the ingest. A cluster that the process has joined already is used in any case.
         workers: number of workers; default as many as the cluster has cores or GPUs for.
         gpus_per_worker: GPUs of each worker, or a part of one.
-        force: encode all items again, even unchanged ones.
-        batch: number of items per run of the encoder, at most 256.
         chunk: maximum number of items that a worker takes at a time.
         on_progress: a function that is called with the counts so far.
-        allow_http: fetch files at http:// and https:// addresses; see `CoopIngest.run`.
-        image_column: see `CoopIngest.run`.
-        max_failures: see `CoopIngest.run`. The items that workers have in hand when the limit is reached may still be ingested.
+        changes: other values for fields of the options, such as `force=True`; see `IngestOptions`.
 
     Raises:
         MissingPackageError: Ray is not installed.
@@ -103,26 +99,28 @@ def ingest_with_ray(
     one_of("kind", kind, get_args(Kind))
     settings = _absolute(Settings.of(settings))
     threads = settings.threads or 1
-    work = Options(whole_number("batch", batch, 1, MAX_BATCH), threads, force)
+    options = ingest_options(options, changes)
+    if options.prune:
+        raise InvalidArgumentError("prune is True, and an ingest on Ray removes nothing", expected="CoopIngest.run for it")
+    work = replace(options, threads=options.threads or threads, max_failures=None)
     whole_number("chunk", chunk, 1, CHUNK)
-    check_max_failures(max_failures)
     if workers is not None:
         whole_number("workers", workers, 1, MAX_WORKERS)
     gpus = real_number("gpus_per_worker", gpus_per_worker, "0 or more GPUs", maximum=MAX_GPUS)
     if gpus < 0:
         raise InvalidArgumentError(f"gpus_per_worker is {gpus}", expected="0 or more GPUs")
-    opened = open_sources(listed(sources), kind, Reading(Web() if allow_http else None, image_column))
+    opened = open_sources(listed(sources), kind, options.reading)
     spec = load_bundle(settings.bundle).spec
     with _cluster(ray, address), Store.from_settings(settings) as store:  # Ray forks, which gRPC's threads would disturb
         name = settings.collection
-        collection = store.open_or_create(name, spec, kind, options=options)
+        collection = store.open_or_create(name, spec, kind, options=collection_options)
         job = Job(replace(settings, collection=collection.name, threads=threads), kind, work)
         lite = _state(collection) if parse_address(settings.uri).folder else None
         resources = {"num_cpus": threads, "num_gpus": gpus}
         with closing(_results(ray, opened, chunk, job, lite, workers or _fitting(ray, resources), resources)) as results:
-            report = _gathered(results, collection, on_progress, max_failures)
+            report = _gathered(results, collection, on_progress, options.max_failures)
         collection.flush()
-        if options.build_index == "after":
+        if collection_options.build_index == "after":
             store.build_index(collection.name)
     return report
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from milvus_coop.config import Settings
 from milvus_coop.errors import MilvusCoopError
 from milvus_coop.ingest.items import Entry
-from milvus_coop.ingest.pipeline import Counts, Options, Pipeline, chunks
+from milvus_coop.ingest.options import IngestOptions
+from milvus_coop.ingest.pipeline import Counts, Pipeline, chunks
 from milvus_coop.ingest.sources import PassedOver, Source, read_sources
 from milvus_coop.ingest.work import work_for
 from milvus_coop.models.open import open_models
@@ -62,7 +63,7 @@ class Job:
 
     settings: Settings
     kind: Kind
-    options: Options
+    options: IngestOptions
 
 
 def read_chunks(sources: Sequence[Source], length: int) -> Iterator[Chunk]:

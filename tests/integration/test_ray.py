@@ -156,8 +156,8 @@ def test_failures_and_what_is_passed_over(tmp_path: Path) -> None:
     assert report.failures[0].uri == (folder / "broken.jpg").as_posix()
     assert report.passed_over == {".svg": 1}
     (folder / "list.jsonl").write_text('{"path": "00000.jpg"}\n{"path": "00001.jpg", "tenant": "a"}\n')
-    options = CollectionOptions(partition_key="tenant")
-    report = run(folder / "list.jsonl", tmp_path / "keyed.db", options=options)
+    keyed = CollectionOptions(partition_key="tenant")
+    report = run(folder / "list.jsonl", tmp_path / "keyed.db", collection_options=keyed)
     assert counts(report) == (1, 0, 0, 0, 1)
 
 
