@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Kind = Literal["image", "text"]
+_PLACE = re.compile(r"^(line|row) [0-9]+: ")
+_NUMBER = re.compile(r"[0-9][0-9,.]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,8 @@ class Failure:
 
     uri: str
     reason: str
+    may_pass: bool = False
+    """True if the reason may pass by itself, such as a lost connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +193,22 @@ class IngestReport:
     seconds: float
     passed_over: Mapping[str, int] = field(default_factory=dict)
     """Number of images in the folders that were passed over because files of their kind cannot be read, by suffix."""
+    skipped: int = 0
+    """Number of items that were not looked at, because an earlier run with the same state finished their part of the sources."""
+    skipped_failed: int = 0
+    """Number of those that had failed then."""
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Number of failures by the kind of their reason, the most frequent first; all after the twentieth are one, `other`.
+
+        The kind is the beginning of the reason, with N for numbers.
+        """
+        reasons = (_PLACE.sub("", failure.reason) for failure in self.failures)
+        kinds = Counter(_NUMBER.sub("N", reason.partition(":")[0].partition(";")[0]) for reason in reasons)
+        first = dict(kinds.most_common(20))
+        other = kinds.total() - sum(first.values())
+        return {**first, "other": other} if other else first
 
     @property
     def failed(self) -> int:

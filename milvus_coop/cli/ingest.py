@@ -64,6 +64,8 @@ INTERRUPTED = 130
 @click.option("--address", help="The cluster: auto, ray://host:10001, or local for Ray on this machine.  [default: auto]")
 @click.option("--workers", type=int, help="Number of workers; default as many as the cluster has room for.")
 @click.option("--gpus-per-worker", type=float, help="GPUs of each worker, or a part of one.")
+@click.option("--state", metavar="PLACE", help="Where a run on Ray remembers what is finished: a folder, s3://, gs://, az://, ...")
+@click.option("--retry-failed", is_flag=True, help="Look again at finished parts with failures.")
 @click.option("--max-failures", type=int, metavar="N", help="Stop after more than N failures.")
 @click.option("--failed", type=click.Path(path_type=Path, dir_okay=False), help="Write failures here, one JSON object per line.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a summary.")
@@ -82,6 +84,8 @@ def ingest(
     address: str | None,
     workers: int | None,
     gpus_per_worker: float | None,
+    state: str | None,
+    retry_failed: bool,
     failed: Path | None,
     as_json: bool,
     quiet: bool,
@@ -105,7 +109,7 @@ def ingest(
       milvus-coop ingest 's3://bucket/shards/{000000..000999}.tar'
       milvus-coop ingest photos/ --prune          and remove items whose file was deleted
       milvus-coop ingest photos/ --sink parquet --out s3://bucket/run/
-      milvus-coop ingest s3://bucket/photos/ --engine ray --uri http://milvus:19530
+      milvus-coop ingest s3://bucket/photos/ --engine ray --state s3://bucket/state --uri http://milvus:19530
     """
     from milvus_coop.cli.progress import ingest_progress
     from milvus_coop.cli.tables import print_report, report_facts
@@ -121,8 +125,10 @@ def ingest(
 
     if (sink == "parquet") != bool(out):
         raise click.UsageError("--sink parquet and --out belong together.")
-    if engine == "local" and (address, workers, gpus_per_worker) != (None, None, None):
-        raise click.UsageError("--address, --workers and --gpus-per-worker need --engine ray.")
+    if engine == "local" and (address, workers, gpus_per_worker, state) != (None,) * 4:
+        raise click.UsageError("--address, --workers, --gpus-per-worker and --state need --engine ray.")
+    if retry_failed and state is None:
+        raise click.UsageError("--retry-failed needs the --state of an earlier run.")
     if engine == "ray" and (options["prune"] or out):
         raise click.UsageError("--engine ray has no --prune and no --sink parquet: use --engine local for them.")
     check_file(failed)
@@ -143,6 +149,8 @@ def ingest(
                     address=address or "auto",
                     workers=workers,
                     gpus_per_worker=gpus_per_worker or 0.0,
+                    state=state,
+                    retry_failed=retry_failed,
                     on_progress=on_progress,
                 )
             elif out:

@@ -108,7 +108,10 @@ def print_failures(failures: Sequence[Failure], passed_over: Mapping[str, int], 
 def report_facts(report: IngestReport) -> dict[str, object]:
     """The counts of an ingest, a load or an export, as the option `--json` prints them."""
     counts = {name: getattr(report, name) for name in ("added", "updated", "unchanged", "removed", "failed")}
-    return {**counts, "passed_over": report.passed_over, "seconds": round(report.seconds, 3)}
+    if report.skipped:
+        counts |= {"skipped": report.skipped, "skipped_failed": report.skipped_failed}
+    reasons = {"reasons": report.reasons} if report.failures else {}
+    return {**counts, **reasons, "passed_over": report.passed_over, "seconds": round(report.seconds, 3)}
 
 
 def print_report(report: IngestReport, collection: str) -> None:
@@ -122,6 +125,11 @@ def print_report(report: IngestReport, collection: str) -> None:
     print_pairs("failed", ((short_path(f.uri), f.reason) for f in report.failures[:10]))
     if report.failed > 10:
         console.print(f"… and {report.failed - 10:,} more; --failed FILE lists them all", style="yellow")
+        reasons = "; ".join(f"{n:,} {reason}" for reason, n in report.reasons.items())
+        console.print(shown(f"by reason: {reasons}", style="yellow"), soft_wrap=True)
+    if report.skipped:
+        failed = f"; {report.skipped_failed:,} of them had failed (--retry-failed)" if report.skipped_failed else ""
+        console.print(f"{report.skipped:,} not looked at: an earlier run finished them{failed}")
     print_passed_over(report.passed_over, console)
 
 

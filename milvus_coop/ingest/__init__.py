@@ -7,14 +7,15 @@ work      reads one item, encodes one batch          sink   the interface of a c
 pipeline  the three stages, which run in parallel    run    one whole ingest
 coop      `CoopIngest`, the object that most users need
 parquet   an ingest into Parquet files
-ray_engine, ray_worker  an ingest on a Ray cluster: the driver, and its workers
+cluster/  an ingest on a Ray cluster
+outages   errors that may pass, and calls that are repeated
 """
 
+from milvus_coop.ingest.cluster import ingest_with_ray
 from milvus_coop.ingest.coop import CoopIngest
 from milvus_coop.ingest.items import Item
 from milvus_coop.ingest.options import IngestOptions
 from milvus_coop.ingest.parquet import ingest_to_parquet
-from milvus_coop.ingest.ray_engine import ingest_with_ray
 from milvus_coop.ingest.run import ingest, ingest_items
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink, TooManyFailuresError
 

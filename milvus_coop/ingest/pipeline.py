@@ -146,7 +146,7 @@ class Pipeline:
     def _looked_up(self, entries: Iterable[Entry]) -> Iterator[tuple[list[Item], Future[Mapping[str, Stamp]]]]:
         """Chunks of items with their stamps in the collection. The stamps of the next chunk are read ahead."""
         ahead: deque[tuple[list[Item], Future[Mapping[str, Stamp]]]] = deque()
-        for chunk in chunks(entries):
+        for chunk in _chunks(entries):
             # An item that comes twice is written once, because Milvus does not replace rows of the same upsert.
             items = list({entry.id: entry for entry in chunk if isinstance(entry, Item)}.values())
             failures = [entry for entry in chunk if isinstance(entry, Failure)]
@@ -210,7 +210,7 @@ class Pipeline:
             self._on_progress(self.counts.progress(self._total()))
 
 
-def chunks(entries: Iterable[Entry], length: int = LOOKUP) -> Iterator[list[Entry]]:
+def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     """The entries in lists that are limited in length and in bytes of images."""
     chunk: list[Entry] = []
     n_bytes = 0
@@ -218,7 +218,7 @@ def chunks(entries: Iterable[Entry], length: int = LOOKUP) -> Iterator[list[Entr
         if not isinstance(entry, Entry):
             raise InvalidArgumentError(f"an item is of type {type(entry).__name__}", expected="Item")
         held = bytes_held(entry.image) if isinstance(entry, Item) else 0
-        if chunk and (len(chunk) >= length or n_bytes + held > LOOKUP_BYTES):
+        if chunk and (len(chunk) >= LOOKUP or n_bytes + held > LOOKUP_BYTES):
             yield chunk
             chunk, n_bytes = [], 0
         chunk.append(entry)

@@ -9,6 +9,7 @@ from typing import Protocol
 from milvus_coop.errors import ImageError, InvalidArgumentError, reason_of
 from milvus_coop.ingest.images import HALF, NO_VERSION, StoredImage, read, stored
 from milvus_coop.ingest.items import Item, checked, hash_of, hash_of_metadata
+from milvus_coop.ingest.outages import may_pass
 from milvus_coop.models.encoder import EncodedImages, Encoder, Pixels, join_pixels
 from milvus_coop.models.preprocess.images import name_in_errors
 from milvus_coop.models.preprocess.texts import check_text
@@ -88,7 +89,7 @@ class ImageWork:
             name = name_in_errors(item.uri)
             return Failure(item.uri, str(exc).removeprefix(f"{name}: ").removeprefix(f"{name} "))
         except OSError as exc:
-            return Failure(item.uri, f"cannot be read: {reason_of(exc)}")
+            return Failure(item.uri, f"cannot be read: {reason_of(exc)}", may_pass(exc))
         except (MemoryError, ValueError) as exc:
             return Failure(item.uri, f"cannot be read: {exc or type(exc).__name__}")
 

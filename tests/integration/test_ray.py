@@ -31,6 +31,8 @@ pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
 
 SAMPLES = Path(__file__).parents[2] / "examples" / "images"
 N_SAMPLES = 61
+DEADLY = Path(__file__).parents[1] / "servers" / "deadly"
+"""Makes Ray's workers die of an image that holds `DEADLY`."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,13 +40,14 @@ def _ray(s3_server: str) -> Iterator[None]:
     """A Ray of this machine, whose processes know the S3 store from their environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(DEADLY), os.environ.get("PYTHONPATH", ""))))
         ray.init(address="local", num_cpus=2, include_dashboard=False)
         yield
         ray.shutdown()
 
 
 def run(source: str | Path | list[str | Path], uri: str | Path, **options: Any) -> IngestReport:
-    options = {"workers": 2, "chunk": 16, **options}
+    options = {"workers": 2, "length": 16, **options}
     return ingest_with_ray(source, settings=Settings(uri=str(uri), threads=1), **options)
 
 
@@ -142,7 +145,7 @@ def test_a_shard(tmp_path: Path) -> None:
             member = tarfile.TarInfo(name.replace(".jpg", ".txt"))
             member.size = len(text)
             tar.addfile(member, io.BytesIO(text))
-    assert counts(run(tmp_path / "shard.tar", tmp_path / "ray.db", chunk=1)) == (3, 0, 0, 0, 0)
+    assert counts(run(tmp_path / "shard.tar", tmp_path / "ray.db", length=1)) == (3, 0, 0, 0, 0)
     found = {row.uri.rpartition("#")[2]: row.metadata for row in rows(tmp_path / "ray.db").values()}
     assert found == {name: {"caption": f"a {name}.jpg"} for name in ("dog", "cat", "cow")}
 
@@ -151,7 +154,7 @@ def test_failures_and_what_is_passed_over(tmp_path: Path) -> None:
     folder = copies(tmp_path / "photos", 5)
     (folder / "broken.jpg").write_bytes(b"no image")
     (folder / "drawing.svg").write_text("<svg/>")
-    report = run(folder, tmp_path / "ray.db", chunk=2)
+    report = run(folder, tmp_path / "ray.db", length=2)
     assert counts(report) == (5, 0, 0, 0, 1)
     assert report.failures[0].uri == (folder / "broken.jpg").as_posix()
     assert report.passed_over == {".svg": 1}
@@ -166,7 +169,7 @@ def test_too_many_failures(tmp_path: Path) -> None:
     for i in range(40):
         (folder / f"broken-{i}.jpg").write_bytes(b"no image")
     with pytest.raises(TooManyFailuresError) as caught:
-        run(folder, tmp_path / "ray.db", chunk=4, max_failures=5)
+        run(folder, tmp_path / "ray.db", length=4, max_failures=5)
     assert 5 < caught.value.report.failed <= 40
     assert counts(run(folder, tmp_path / "ray.db", max_failures=40))[1:] == (0, caught.value.report.added, 0, 40)
 
@@ -196,3 +199,45 @@ def test_workers_write_into_a_server(tmp_path: Path, milvus_server: MilvusServer
     assert counts(run(folder, uri)) == (0, 0, 200, 0, 0)
     with CoopIngest(uri=uri) as ingest:
         assert counts(ingest.run(folder)) == (0, 0, 200, 0, 0)
+
+
+def test_an_item_that_kills_its_worker_is_found(tmp_path: Path) -> None:
+    folder = copies(tmp_path / "photos", 30)
+    (folder / "00015.jpg").write_bytes((folder / "00015.jpg").read_bytes() + b"DEADLY")
+    report = run(folder, tmp_path / "ray.db", state=str(tmp_path / "state"))
+    assert counts(report) == (29, 0, 0, 0, 1)
+    assert (Path(report.failures[0].uri).name, "died" in report.failures[0].reason) == ("00015.jpg", True)
+    (letters,) = (tmp_path / "state").glob("*/failed/*.jsonl")
+    assert "00015.jpg" in letters.read_text()
+
+
+def test_a_state_spares_the_next_run_what_is_finished(tmp_path: Path) -> None:
+    folder, state = copies(tmp_path / "photos", 60), str(tmp_path / "state")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    assert counts(run(folder, tmp_path / "ray.db", state=state)) == (60, 0, 0, 0, 1)
+    report = run(folder, tmp_path / "ray.db", state=state)
+    assert (counts(report), report.skipped, report.skipped_failed) == ((0, 0, 0, 0, 0), 61, 1)
+    report = run(folder, tmp_path / "ray.db", state=state, retry_failed=True)
+    assert (report.failed, 0 < report.unchanged < 60, report.skipped_failed) == (1, True, 0)
+    shutil.copy(folder / "00001.jpg", folder / "broken.jpg")
+    report = run(folder, tmp_path / "ray.db", state=state)
+    assert (report.added, report.failed, report.skipped_failed) == (1, 0, 0)
+    assert list((tmp_path / "state").glob("*/failed/*.jsonl")) == []
+    assert len(rows(tmp_path / "ray.db")) == 61
+    report = run(folder, tmp_path / "ray.db", state=state, force=True)
+    assert (report.updated, report.skipped) == (61, 0)
+    # A collection that was made anew lacks what the state calls finished.
+    report = run(folder, tmp_path / "new.db", state=state)
+    assert (report.added, report.skipped) == (61, 0)
+
+
+def test_shards_are_read_by_workers_and_once(tmp_path: Path) -> None:
+    state = str(tmp_path / "state")
+    for n in range(4):
+        with tarfile.open(tmp_path / f"{n}.tar", "w") as tar:
+            for name in ("dog.jpg", "cat.jpg"):
+                tar.add(SAMPLES / name, f"{n}-{name}")
+    source = tmp_path / "{0..3}.tar"
+    assert counts(run(source, tmp_path / "ray.db", state=state)) == (8, 0, 0, 0, 0)
+    report = run(source, tmp_path / "ray.db", state=state)
+    assert (report.seen, report.skipped) == (0, 8)

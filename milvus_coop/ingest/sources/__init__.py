@@ -7,14 +7,20 @@ shards     reads tar files of WebDataset         documents  sources that are lis
 source     images, folders and prefixes          opening    from what the user names to a source
 """
 
-from milvus_coop.ingest.sources.files import PassedOver, Reading
+from milvus_coop.ingest.sources.documents import Document, Documents
+from milvus_coop.ingest.sources.files import PassedOver, PassOver, Reading
 from milvus_coop.ingest.sources.http import Web
 from milvus_coop.ingest.sources.opening import check_sources, how_to_read, listed, open_sources, read_sources
+from milvus_coop.ingest.sources.remote import RemoteFile
 from milvus_coop.ingest.sources.source import Source
 
 __all__ = [
+    "Document",
+    "Documents",
+    "PassOver",
     "PassedOver",
     "Reading",
+    "RemoteFile",
     "Source",
     "Web",
     "check_sources",

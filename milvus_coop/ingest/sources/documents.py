@@ -9,12 +9,13 @@ from pathlib import Path
 
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest.items import Entry, Item
+from milvus_coop.ingest.outages import may_pass
 from milvus_coop.ingest.sources.files import LocalFile, PassOver, Reading, SourceFile
 from milvus_coop.ingest.sources.lists import LISTS, TEXTS, read_list
 from milvus_coop.ingest.sources.remote import RemoteFile, walk_remote
 from milvus_coop.ingest.sources.shards import SHARDS, read_shard
 from milvus_coop.ingest.sources.source import Gone, is_below, is_missing
-from milvus_coop.ingest.sources.tables import TABLES, read_table
+from milvus_coop.ingest.sources.tables import TABLES, holds_images, read_table
 from milvus_coop.ingest.sources.walk import matches, suffix_of, walk
 from milvus_coop.printable import escaped
 from milvus_coop.types import Failure, Kind
@@ -25,6 +26,31 @@ LARGEST_RANGE = 10_000_000
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 Find = Callable[[], Iterator[SourceFile | Failure]]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document."""
+
+    file: SourceFile
+    kind: Kind
+    reading: Reading
+
+    def entries(self, pass_over: PassOver | None = None) -> Iterator[Entry]:
+        """The items of the document, and a `Failure` with its name if it cannot be read."""
+        suffix, name = suffix_of(self.file.name), escaped(self.file.name)
+        try:
+            if suffix in TABLES:
+                yield from read_table(self.file, self.kind, self.reading, pass_over)
+            elif suffix in SHARDS:
+                yield from read_shard(self.file, self.kind, pass_over)
+            else:
+                yield from read_list(self.file, self.kind, self.reading)
+        except OSError as exc:
+            reason = f"the {_called(suffix)} cannot be read: {exc.strerror or exc}"
+            yield Failure(name, reason, may_pass(exc))
+        except SourceError as exc:
+            yield Failure(name, str(exc))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +83,26 @@ class Documents:
 
     def entries(self, pass_over: PassOver | None = None) -> Iterator[Entry]:
         """The items of the documents."""
-        for found in self.find():
+        for found in self.documents():
             if isinstance(found, Failure):
                 yield found
             else:
-                yield from read_document(found, self.kind, self.reading, pass_over)
+                yield from found.entries(pass_over)
+
+    def documents(self) -> Iterator[Document | Failure]:
+        """The documents, and a `Failure` for each folder that cannot be searched for them."""
+        return (found if isinstance(found, Failure) else Document(found, self.kind, self.reading) for found in self.find())
+
+    def hold_items(self) -> bool:
+        """True if the documents hold large items, and False if they name images that are elsewhere, or hold texts in lines.
+
+        The first table shows it for all tables of the source.
+        """
+        suffix = suffix_of(self.pattern)
+        if suffix in SHARDS or self.kind == "text":
+            return suffix in SHARDS
+        first = next(self.find(), None) if suffix in TABLES else None
+        return first is not None and not isinstance(first, Failure) and holds_images(first, self.reading)
 
     def gone(self, seen: Set[str]) -> Gone:
         """Recognises items that are named after a document and are no longer in it, and named images whose file is missing.
@@ -80,22 +121,6 @@ class Documents:
             return uri in missing or any(self.names(uri[: found.start()]) for found in re.finditer("#", uri))
 
         return is_gone
-
-
-def read_document(file: SourceFile, kind: Kind, reading: Reading, pass_over: PassOver | None = None) -> Iterator[Entry]:
-    """The items of one document, and a `Failure` with its name if it cannot be read."""
-    suffix = suffix_of(file.name)
-    try:
-        if suffix in TABLES:
-            yield from read_table(file, kind, reading, pass_over)
-        elif suffix in SHARDS:
-            yield from read_shard(file, kind, pass_over)
-        else:
-            yield from read_list(file, kind, reading)
-    except OSError as exc:
-        yield Failure(escaped(file.name), f"the {_called(suffix)} cannot be read: {exc.strerror or exc}")
-    except SourceError as exc:
-        yield Failure(escaped(file.name), str(exc))
 
 
 def one_document(file: SourceFile, kind: Kind, reading: Reading) -> Documents:

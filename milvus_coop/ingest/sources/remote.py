@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest.images import Version
+from milvus_coop.ingest.outages import may_pass, patiently
 from milvus_coop.ingest.sources.files import PassOver, joined
 from milvus_coop.ingest.sources.walk import ANY_DEPTH, OTHER_IMAGES, matches, suffix_of
 from milvus_coop.printable import escaped
@@ -149,7 +150,7 @@ def walk_remote(
                     pass_over(suffix_of(names[-1]), root.below(name).name)
         except Exception as exc:  # drivers raise errors of botocore, aiohttp, azure, ...
             where = escaped(f"{root.name}/{folder}".rstrip("/"))
-            yield Failure(where, f"the prefix cannot be listed: {_reason(exc)}")
+            yield Failure(where, f"the prefix cannot be listed: {_reason(exc)}", _lost(exc))
         if depth is None or (folder.count("/") + 1 if folder else 0) + 1 < depth:
             waiting += reversed(folders)
 
@@ -189,8 +190,12 @@ def _listing(system: Any, path: str, flat: bool) -> Iterator[tuple[str, Mapping[
 def _pages_of_s3(system: Any, path: str, flat: bool) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
     bucket, key, _ = system.split_path(path)
     asked = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **({} if flat else {"Delimiter": "/"})}
+
+    def next_page() -> Any:
+        return system.call_s3("list_objects_v2", **asked, **getattr(system, "req_kw", {}))
+
+    page = next_page()
     while True:
-        page = system.call_s3("list_objects_v2", **asked, **getattr(system, "req_kw", {}))
         for found in page.get("Contents", ()):
             if not found["Key"].endswith("/"):  # a mark for an empty folder
                 yield f"{bucket}/{found['Key']}", found
@@ -199,6 +204,7 @@ def _pages_of_s3(system: Any, path: str, flat: bool) -> Iterator[tuple[str, Mapp
         if not page.get("IsTruncated"):
             return
         asked["ContinuationToken"] = page["NextContinuationToken"]
+        page = patiently(next_page, _lost)  # the store has answered before, and a listing of many pages cannot begin anew
 
 
 @contextlib.contextmanager
@@ -209,7 +215,12 @@ def _boundary() -> Iterator[None]:
     except OSError:
         raise
     except Exception as exc:
-        raise OSError(_reason(exc)) from exc
+        raise (ConnectionError if _lost(exc) else OSError)(_reason(exc)) from exc
+
+
+def _lost(exc: Exception) -> bool:
+    """True if the connection to the store was lost, or the store did not answer: drivers raise errors of their own for it."""
+    return may_pass(exc) or any(word in type(exc).__name__ for word in ("Connect", "Timeout", "ServerDisconnected"))
 
 
 def _reason(exc: Exception) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from milvus_coop.ingest.items import Entry, Item, checked
+from milvus_coop.ingest.outages import may_pass
 from milvus_coop.ingest.sources.files import PassOver, SourceFile
 from milvus_coop.ingest.sources.walk import OTHER_IMAGES
 from milvus_coop.models.preprocess.formats import SUFFIXES
@@ -73,7 +74,7 @@ def read_shard(file: SourceFile, kind: Kind, pass_over: PassOver | None = None) 
                     n += isinstance(entry, Item)
                     yield entry
         except (tarfile.TarError, OSError, EOFError, ValueError) as exc:
-            yield Failure(escaped(file.name), f"the shard is damaged after {n:,} items: {exc}")
+            yield Failure(escaped(file.name), f"the shard is damaged after {n:,} items: {exc}", may_pass(exc))
 
 
 def _samples(stream: IO[bytes], kind: Kind, file: SourceFile, pass_over: PassOver | None) -> Iterator[_Sample]:

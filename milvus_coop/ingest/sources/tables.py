@@ -63,6 +63,18 @@ def read_table(file: SourceFile, kind: Kind, reading: Reading, pass_over: PassOv
             raise OSError(f"not a Parquet file that can be read: {' '.join(str(exc).split())[:300]}") from exc
 
 
+def holds_images(file: SourceFile, reading: Reading) -> bool:
+    """True if a table holds images; False if it names them, or cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with file.stream() as stream:
+            return _image_column(pq.ParquetFile(stream).schema_arrow, reading) is not None
+    except (pa.ArrowException, OSError, EOFError, SourceError):
+        return False
+
+
 def _entries(
     row: dict[str, Any],
     number: int,

@@ -1,7 +1,7 @@
-"""An ingest on a Ray cluster. Of the package, only this module uses Ray.
+"""The driver of an ingest on a Ray cluster. Of the package, only this module uses Ray.
 
-Ray Data runs two operators: a task that reads the sources and yields chunks of items, and a pool of actors that encode them. The
-driver counts, and writes the rows if the collection is in Milvus Lite, which one process at a time can open.
+Ray Data runs two operators: a task that cuts the sources into parts, and a pool of actors that ingest them. The driver counts,
+keeps the ledger, and writes the rows if the collection is in Milvus Lite, which one process at a time can open.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from milvus_coop.arguments import one_of, real_number, whole_number
@@ -19,9 +21,13 @@ from milvus_coop.bundle import load_bundle, shipped_bundles
 from milvus_coop.config import Settings
 from milvus_coop.cores import available_cores
 from milvus_coop.errors import InvalidArgumentError, MilvusCoopError, MissingPackageError, quoted, reason_of
+from milvus_coop.ingest.cluster.attempts import CAREFUL, Attempts
+from milvus_coop.ingest.cluster.ledger import Ledger
+from milvus_coop.ingest.cluster.parts import LENGTH, Finished, Part, Rest, read_parts
+from milvus_coop.ingest.cluster.worker import COLUMN, LOST_STORE, Job, Lite, Result, Worker, packed, unpacked
 from milvus_coop.ingest.options import IngestArguments, IngestOptions, ingest_options
+from milvus_coop.ingest.outages import patiently
 from milvus_coop.ingest.pipeline import Counts, HopelessError
-from milvus_coop.ingest.ray_worker import COLUMN, Chunk, Job, Lite, Result, Worker, packed, read_chunks, unpacked
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, TooManyFailuresError
 from milvus_coop.ingest.sources import Source, listed, open_sources
 from milvus_coop.store import Collection, CollectionOptions, Store
@@ -33,14 +39,12 @@ if TYPE_CHECKING:
     import pyarrow
     from typing_extensions import Unpack
 
-CHUNK = 512
-"""Maximum number of items that a worker takes at a time, and loses if it dies."""
 MAX_WORKERS = 10_000
 MAX_GPUS = 64.0
 SLOW = 0.5
 """Part of the time that the driver may spend writing before it says so."""
 ONE_ROW = 1
-"""Target size of Ray's blocks in bytes, so that each row, which is a chunk, is sent on its own."""
+"""Target size of Ray's blocks in bytes, so that each row, which is a part, is sent on its own."""
 
 _PATHS = ("token_store", "ca_file", "triton_ca_file", "triton_cert_file", "triton_key_file")
 
@@ -53,6 +57,21 @@ _QUIET = {
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the processes of a run have to do."""
+
+    sources: Sequence[Source]
+    finished: Mapping[str, Finished]
+    length: int
+    """Maximum number of items in a part."""
+    job: Job
+    lite: Lite | None
+    workers: int
+    resources: Mapping[str, float]
+    """Cores and GPUs of each worker."""
+
+
 def ingest_with_ray(
     sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     options: IngestOptions | None = None,
@@ -63,7 +82,9 @@ def ingest_with_ray(
     address: str = "auto",
     workers: int | None = None,
     gpus_per_worker: float = 0.0,
-    chunk: int = CHUNK,
+    state: str | None = None,
+    retry_failed: bool = False,
+    length: int = LENGTH,
     on_progress: Callable[[Progress], None] | None = None,
     **changes: Unpack[IngestArguments],
 ) -> IngestReport:
@@ -83,7 +104,12 @@ def ingest_with_ray(
             on this machine until the end of the ingest. A cluster that the process has joined already is used in any case.
         workers: number of workers; default as many as the cluster has cores or GPUs for.
         gpus_per_worker: GPUs of each worker, or a part of one.
-        chunk: maximum number of items that a worker takes at a time.
+        state: a folder, or s3://, gs://, az://, ..., where the run remembers the parts of the sources that are finished, and the
+            items that failed. The next run with the same state does not look at these parts again, unless their files or lines
+            change: names, sizes and versions, as far as a listing shows them. An image that a list names is not among them. With
+            `force`, all parts are looked at.
+        retry_failed: look again at finished parts with items that failed.
+        length: maximum number of items in a part, which one worker ingests. A shard, or a table with images, is one part.
         on_progress: a function that is called with the counts so far.
         changes: other values for fields of the options, such as `force=True`; see `IngestOptions`.
 
@@ -103,7 +129,9 @@ def ingest_with_ray(
     if options.prune:
         raise InvalidArgumentError("prune is True, and an ingest on Ray removes nothing", expected="CoopIngest.run for it")
     work = replace(options, threads=options.threads or threads, max_failures=None)
-    whole_number("chunk", chunk, 1, CHUNK)
+    whole_number("length", length, 1, LENGTH)
+    if retry_failed and state is None:
+        raise InvalidArgumentError("retry_failed is True, and there is no state of an earlier run", expected="state=")
     if workers is not None:
         whole_number("workers", workers, 1, MAX_WORKERS)
     gpus = real_number("gpus_per_worker", gpus_per_worker, "0 or more GPUs", maximum=MAX_GPUS)
@@ -112,14 +140,19 @@ def ingest_with_ray(
     opened = open_sources(listed(sources), kind, options.reading)
     spec = load_bundle(settings.bundle).spec
     with _cluster(ray, address), Store.from_settings(settings) as store:  # Ray forks, which gRPC's threads would disturb
+        resources = {"num_cpus": float(threads), "num_gpus": gpus}
+        workers = workers or _fitting(ray, resources)
+        _check_gpus(ray, gpus, address)
         name = settings.collection
         collection = store.open_or_create(name, spec, kind, options=collection_options)
+        ledger = None if state is None else _ledger(state, collection, kind, spec.fingerprint, options)
+        finished = ledger.load(retry_failed=retry_failed) if ledger and not options.force else {}
         job = Job(replace(settings, collection=collection.name, threads=threads), kind, work)
         lite = _state(collection) if parse_address(settings.uri).folder else None
-        resources = {"num_cpus": threads, "num_gpus": gpus}
-        with closing(_results(ray, opened, chunk, job, lite, workers or _fitting(ray, resources), resources)) as results:
-            report = _gathered(results, collection, on_progress, options.max_failures)
-        collection.flush()
+        plan = Plan(opened, finished, length, job, lite, workers, resources)
+        with closing(_results(ray, plan)) as results:
+            report = _gathered(results, collection, ledger, on_progress, options.max_failures)
+        _through_outages(collection.flush)
         if collection_options.build_index == "after":
             store.build_index(collection.name)
     return report
@@ -177,33 +210,61 @@ def _fitting(ray: Any, resources: dict[str, float]) -> int:
     return max(1, int(min(by_cores, by_gpus)))
 
 
+def _check_gpus(ray: Any, gpus: float, address: str) -> None:
+    """Refuse, or announce, a wait for GPUs that nobody has."""
+    if not gpus or ray.cluster_resources().get("GPU", 0):
+        return
+    if address == "local":
+        raise InvalidArgumentError(f"gpus_per_worker is {gpus:g}, and this machine has no GPU", expected="0")
+    _log.warning("the cluster has no GPU now; the workers wait until one joins")
+
+
+def _ledger(state: str, collection: Collection, kind: Kind, fingerprint: str, options: IngestOptions) -> Ledger:
+    return Ledger(state, collection, {"kind": kind, "bundle": fingerprint, "image_column": options.image_column})
+
+
+def _through_outages(call: Callable[[], object]) -> None:
+    """Call a function of the store, again after an outage."""
+    patiently(call, lambda exc: isinstance(exc, LOST_STORE))
+
+
 def _state(collection: Collection) -> Lite:
     tokens = None if collection.tokens is None else collection.tokens.location
     return Lite(dict(collection.all_stamps()), collection.layout.partition_key, tokens)
 
 
-def _results(
-    ray: Any, sources: Sequence[Source], chunk: int, job: Job, lite: Lite | None, workers: int, resources: dict[str, float]
-) -> Generator[Result, None, None]:
-    """The results of all chunks, in the order in which they are finished."""
+def _results(ray: Any, plan: Plan) -> Generator[Result | Rest, None, None]:
+    """The results of all parts, in the order in which they are finished, and the rest of the sources."""
+    kept = ray.put(plan)  # once for all processes
+    attempts = ray.remote(num_cpus=0)(Attempts).remote()
 
     def read(_: pyarrow.Table) -> Iterator[pyarrow.Table]:
-        for some in read_chunks(sources, chunk):
+        given: Plan = ray.get(kept)
+        for some in read_parts(given.sources, given.length, given.finished):
             yield packed(some)
-
-    kept = ray.put(lite)  # once for all workers
 
     class Actor:
         def __init__(self) -> None:
             self._worker: Worker | None = None
 
         def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
+            part = unpacked(table[COLUMN][0].as_py())
+            if isinstance(part, Rest):
+                return packed(part)
             try:  # Ray would pass an error on as text, and so the driver gets it as a result; also that of opening the models
-                if self._worker is None:
-                    self._worker = Worker(job, ray.get(kept))
-                return packed(self._worker.result(unpacked(table[COLUMN][0].as_py())))
+                return packed(self._result(part))
             except MilvusCoopError as exc:
                 return packed(exc)
+
+        def _result(self, part: Part) -> Result:
+            if self._worker is None:
+                given: Plan = ray.get(kept)
+                self._worker = Worker(given.job, given.lite)
+            number, deadly = ray.get(attempts.begin.remote(part.number))
+            hold = (lambda uri: ray.get(attempts.hold.remote(part.number, uri))) if number >= CAREFUL else None
+            result = self._worker.result(part, hold, frozenset(deadly))
+            attempts.end.remote(part.number)
+            return result
 
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(level)
@@ -212,9 +273,9 @@ def _results(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with ray.data.DataContext.current(context):
-        data = ray.data.from_arrow(packed(Chunk())).map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=0)
+        data = ray.data.from_arrow(packed(None)).map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=0)
         data = data.map_batches(
-            Actor, batch_size=1, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=workers), **resources
+            Actor, batch_size=1, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=plan.workers), **plan.resources
         )
         for row in data.iter_rows():
             result = unpacked(row[COLUMN])
@@ -224,26 +285,35 @@ def _results(
 
 
 def _gathered(
-    results: Iterator[Result],
+    results: Iterator[Result | Rest],
     collection: Collection,
+    ledger: Ledger | None,
     on_progress: Callable[[Progress], None] | None,
     max_failures: int | None,
 ) -> IngestReport:
-    """Count the results, and write the rows that workers return."""
-    start, writing, counts, passed = time.monotonic(), 0.0, Counts(), dict[str, int]()
+    """Count the results, keep the ledger, and write the rows that workers return."""
+    start, writing, counts, passed, rest = time.monotonic(), 0.0, Counts(), Counter[str](), Rest()
 
     def report() -> IngestReport:
         done = (counts.added, counts.updated, counts.unchanged)
-        return IngestReport(*done, 0, tuple(counts.failures), time.monotonic() - start, dict(sorted(passed.items())))
+        skipped = (rest.skipped, rest.skipped_failed)
+        return IngestReport(*done, 0, tuple(counts.failures), time.monotonic() - start, dict(sorted(passed.items())), *skipped)
 
     try:
         for result in results:
+            if isinstance(result, Rest):
+                rest = result
+                passed.update(rest.passed)
+                continue
             before = time.monotonic()
             if result.rows:
                 collection.upsert(result.rows)
             writing += time.monotonic() - before
             counts.add(result.counts)
-            passed |= result.passed
+            passed.update(result.passed)
+            if ledger:
+                finished = (result.part, result.counts.seen, result.counts.failures, result.sample)
+                _through_outages(partial(ledger.add, *finished))
             if on_progress:
                 on_progress(counts.progress(None))
             counts.check(max_failures)
@@ -251,6 +321,9 @@ def _gathered(
         raise TooManyFailuresError(exc.args[0], report()) from None
     except KeyboardInterrupt:
         raise IngestInterrupted(report()) from None
+    finally:
+        if ledger:
+            ledger.save()
     if writing > SLOW * (time.monotonic() - start):
         _log.warning(
             "the driver was writing into Milvus Lite for %.0f of %.0f s, which limits the rate; a Milvus server takes rows from all"
