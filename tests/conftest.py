@@ -18,6 +18,7 @@ MORE = (
     "evaluation/test_evaluate.py",
     "helm/test_commands.py",
     "integration/test_growth_benchmark.py",
+    "integration/test_ray",
     "integration/test_triton_failures.py",
     "integration/test_triton_server.py",
     "test_readme.py::test_commands[docs/evaluation.md]",
