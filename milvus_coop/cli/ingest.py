@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -140,19 +142,20 @@ def ingest(
     with ingest_progress(quiet or as_json) as on_progress:
         try:
             if engine == "ray":
-                report = ingest_with_ray(
-                    sources,
-                    run,
-                    kind=kind,
-                    collection_options=collection,
-                    settings=settings,
-                    address=address or "auto",
-                    workers=workers,
-                    gpus_per_worker=gpus_per_worker or 0.0,
-                    state=state,
-                    retry_failed=retry_failed,
-                    on_progress=on_progress,
-                )
+                with contextlib.redirect_stdout(sys.stderr):  # Ray prints what its workers say; standard output is for the report
+                    report = ingest_with_ray(
+                        sources,
+                        run,
+                        kind=kind,
+                        collection_options=collection,
+                        settings=settings,
+                        address=address or "auto",
+                        workers=workers,
+                        gpus_per_worker=gpus_per_worker or 0.0,
+                        state=state,
+                        retry_failed=retry_failed,
+                        on_progress=on_progress,
+                    )
             elif out:
                 report = ingest_to_parquet(
                     sources, out, run, kind=kind, collection_options=collection, settings=settings, on_progress=on_progress
