@@ -46,6 +46,8 @@ class Settings:
     """The backend that runs the bundle: `onnx` (in this process), `onnx:cuda` and the like, or triton://host:8001."""
     timeout_s: float = 10.0
     """Time limit of each call to Milvus and to a model server."""
+    wait_s: float = 0.0
+    """Time to wait for a Milvus Lite folder that another process has open; 0 means an error at once."""
     threads: int = 0
     """Number of threads of the in-process backend; 0 means one per core."""
     max_pixels: int = 89_478_485
@@ -75,8 +77,7 @@ class Settings:
                         expected="a string",
                     )
             elif isinstance(item.default, float):
-                expected = f"more than 0 and at most {MAX_TIMEOUT_S:,.0f} seconds"
-                checked = real_number(item.name, value, expected, above=0, maximum=MAX_TIMEOUT_S)
+                checked = _seconds(item.name, value, may_be_none=item.default == 0)
             else:
                 low, high = (0, MAX_THREADS) if item.name == "threads" else (1, MAX_IMAGE_PIXELS)
                 checked = whole_number(item.name, value, low, high)
@@ -134,9 +135,17 @@ class SettingsArguments(ModelArguments, total=False):
 
     uri: str | Path | None
     token: str | None
+    wait_s: float | None
     ca_file: str | Path | None
     token_store: str | Path | None
     bundle: str | Path | None
+
+
+def _seconds(name: str, value: float, *, may_be_none: bool) -> float:
+    expected = f"{'at least 0' if may_be_none else 'more than 0'} and at most {MAX_TIMEOUT_S:,.0f} seconds"
+    if may_be_none and real_number(name, value, expected) == 0:
+        return 0.0
+    return real_number(name, value, expected, above=0, maximum=MAX_TIMEOUT_S)
 
 
 def read_environment(settings: type[Any], prefix: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:

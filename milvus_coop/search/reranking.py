@@ -45,7 +45,7 @@ class CeScores:
         return cls(np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32), problem)
 
     def put(self, numbers: Array, positions: Array, found: PairScores) -> None:
-        """Write the scores of candidate `positions[i]` of query `numbers[i]`, for all i. Those that are not sound are unreadable."""
+        """Write the scores of candidate `positions[i]` of query `numbers[i]`, for all i. Scores that are not sound are left out."""
         sound = found.sound
         with self._writing:
             self.unreadable += int((~sound).sum())

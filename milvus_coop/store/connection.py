@@ -44,6 +44,7 @@ class Connection:
     Args:
         address: the address of Milvus.
         timeout_s: time limit of every call that does not set its own.
+        wait_s: time to wait for a Milvus Lite folder that another process has open.
         ca_file: PEM file with the certificate authority of an https server.
 
     Raises:
@@ -51,7 +52,7 @@ class Connection:
         StoreUnavailableError, StoreAuthError, StoreLockedError, StoreError: the connection failed.
     """
 
-    def __init__(self, address: Address, *, timeout_s: float, ca_file: Path | None = None) -> None:
+    def __init__(self, address: Address, *, timeout_s: float, wait_s: float = 0.0, ca_file: Path | None = None) -> None:
         if not timeout_s > 0:
             raise InvalidArgumentError(f"timeout_s is {timeout_s}", expected="a positive number of seconds")
         if ca_file is not None:
@@ -61,7 +62,7 @@ class Connection:
         _mute()
         self.address = address
         self.timeout_s = timeout_s
-        self._server = lite.acquire(address.folder) if address.folder is not None else None
+        self._server = lite.acquire(address.folder, wait_s) if address.folder is not None else None
         try:
             self._client: MilvusClient | None = self._connect(ca_file)
         except BaseException:

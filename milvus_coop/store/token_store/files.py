@@ -6,6 +6,7 @@ many files are read, written and removed at the same time: in threads, or by dri
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import os
@@ -136,15 +137,26 @@ class Files:
             answers = read([self._path(name) for name in names], n_bytes, timeout_s)
             return [_start(answer) for answer in answers]
 
-    def _by_coroutines(self, paths: list[str], n_bytes: int, timeout_s: float | None) -> list[bytes | Exception]:
+    def _by_coroutines(self, paths: Sequence[str], n_bytes: int, timeout_s: float | None) -> list[bytes | Exception]:
+        """No thread waits for an answer, and `gather` cancels its requests, which fsspec's own `cat_ranges` does not do."""
+        from fsspec.asyn import sync
         from fsspec.exceptions import FSTimeoutError
 
+        async def fetch_all() -> list[Any]:
+            free = asyncio.Semaphore(THREADS)
+
+            async def fetch(path: str) -> bytes:
+                async with free:
+                    return bytes(await self._system._cat_file(path, start=0, end=n_bytes))
+
+            return await asyncio.gather(*map(fetch, paths), return_exceptions=True)
+
         try:
-            return list(self._system.cat_ranges(paths, 0, n_bytes, batch_size=THREADS, on_error="return", timeout=timeout_s))
+            return list(sync(self._system.loop, fetch_all, timeout=timeout_s))
         except FSTimeoutError as exc:
             raise self._late(timeout_s) from exc
 
-    def _by_threads(self, paths: list[str], n_bytes: int, timeout_s: float | None) -> list[bytes | Exception]:
+    def _by_threads(self, paths: Sequence[str], n_bytes: int, timeout_s: float | None) -> list[bytes | Exception]:
         """The threads are shared by all calls, so that those that a hanging place keeps never become more."""
         jobs = [self._readers.submit(self._system.cat_file, path, start=0, end=n_bytes) for path in paths]
         try:
