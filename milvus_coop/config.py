@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -77,7 +78,9 @@ class Settings:
                         expected="a string",
                     )
             elif isinstance(item.default, float):
-                checked = _seconds(item.name, value, may_be_none=item.default == 0)
+                above, least = (math.nextafter(0, -1), "at least 0") if item.default == 0 else (0, "more than 0")
+                expected = f"{least} and at most {MAX_TIMEOUT_S:,.0f} seconds"
+                checked = real_number(item.name, value, expected, above=above, maximum=MAX_TIMEOUT_S)
             else:
                 low, high = (0, MAX_THREADS) if item.name == "threads" else (1, MAX_IMAGE_PIXELS)
                 checked = whole_number(item.name, value, low, high)
@@ -139,13 +142,6 @@ class SettingsArguments(ModelArguments, total=False):
     ca_file: str | Path | None
     token_store: str | Path | None
     bundle: str | Path | None
-
-
-def _seconds(name: str, value: float, *, may_be_none: bool) -> float:
-    expected = f"{'at least 0' if may_be_none else 'more than 0'} and at most {MAX_TIMEOUT_S:,.0f} seconds"
-    if may_be_none and real_number(name, value, expected) == 0:
-        return 0.0
-    return real_number(name, value, expected, above=0, maximum=MAX_TIMEOUT_S)
 
 
 def read_environment(settings: type[Any], prefix: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -117,6 +118,31 @@ def test_addresses_are_refused_unless_allowed(server: Server, tmp_path: Path) ->
 def test_limits(server: Server, path: str, reason: str) -> None:
     with pytest.raises(OSError, match=reason):
         Web(anywhere, limit_bytes=4000, limit_s=1.0).fetch(server.url(path))
+
+
+def test_a_handshake_that_drips() -> None:
+    """Each byte comes in time, so only the limit of the whole ends it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        done = threading.Event()
+
+        def drip() -> None:
+            peer, _ = listening.accept()
+            with peer:
+                peer.sendall(b"\x16\x03\x03\x40\x00")  # a record of 16 KiB, and the handshake needs all of it
+                while not done.wait(0.05):
+                    try:
+                        peer.sendall(b"\x02")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            with pytest.raises(OSError, match="it takes more than 1 s"):
+                Web(anywhere, limit_s=1.0).fetch(f"https://127.0.0.1:{listening.getsockname()[1]}/a.png")
+        finally:
+            done.set()
+            thread.join()
 
 
 def test_redirects_are_checked_too(server: Server) -> None:
