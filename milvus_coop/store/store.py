@@ -276,7 +276,14 @@ class Store:
         self, name: str, spec: BundleSpec, kind: Kind = "image", *, options: CollectionOptions = DEFAULTS
     ) -> Collection:
         """Open a collection of that bundle and kind, or create it; for the errors, see `open_if_there` and `create`."""
-        return self.open_if_there(name, spec, kind) or self.create(name, spec, kind, options=options)
+        if (found := self.open_if_there(name, spec, kind)) is not None:
+            return found
+        try:
+            return self.create(name, spec, kind, options=options)
+        except CollectionExistsError:  # somebody else, such as a second run of the same ingest, has just created it
+            if (found := self.open_if_there(name, spec, kind)) is None:
+                raise
+            return found
 
     def resolve(self, name: str) -> str:
         """The name of the collection that a name or an alias stands for now.
