@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from milvus_coop.arguments import strings
-from milvus_coop.deadline import Deadline
+from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.preprocess.images import ImageInput
@@ -42,7 +42,7 @@ def encode_queries(
     texts: Iterable[str] | None,
     images: Iterable[ImageInput] | None,
     timeout_s: float,
-    deadline: Deadline,
+    deadline: Deadline = NEVER,
 ) -> EncodedQueries:
     """Encode texts or images.
 

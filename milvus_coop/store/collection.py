@@ -378,7 +378,7 @@ class Collection:
             # Milvus Lite needs `iterator` and servers need `reduce_stop_for_best` to return a page in the order of ids; without
             # them, rows would be lost. On a server, `iterator` would switch off Strong consistency: pymilvus' own query_iterator
             # saw none of the fresh rows.
-            order = {"iterator": "True"} if self._connection.is_lite else {"reduce_stop_for_best": "True"}
+            order: dict[str, Any] = {"iterator": "True"} if self._connection.is_lite else {"reduce_stop_for_best": "True"}
             page = self._query(f"id > {literal(last)}", fields, limit=step, **order)
             ids = [row["id"] for row in page]
             if ids != sorted(ids):

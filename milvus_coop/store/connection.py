@@ -219,8 +219,8 @@ def _do_not_reconnect(error: Exception) -> bool:
 
     If a server cannot be reached, pymilvus would reconnect under a lock of the whole process. Each waiting thread in turn would do
     so for as long as connecting may take, beyond the timeout of the request, and then repeat the request until its timeout. That is
-    not needed, because gRPC reconnects by itself. No public setting of pymilvus 3.0 turns it off: the hook comes before all of them,
-    and `retry_times` only counts for calls without a timeout.
+    not needed, because gRPC reconnects by itself. No public setting of pymilvus 3.0 turns it off: this call comes before all of
+    them, and `retry_times` only counts for calls without a timeout.
     """
     if isinstance(error, grpc.RpcError):
         raise error

@@ -6,9 +6,10 @@ import asyncio
 import contextvars
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -24,6 +25,7 @@ from milvus_coop.errors import (
 )
 from milvus_coop.search.workers import THREADS
 from milvus_coop.store.token_store import TokenStore, parse_location, token_key
+from milvus_coop.types import Array
 from tests.waiting import GatedBackend, wait_until
 
 SPEC = load_bundle("coop-small").spec
@@ -65,11 +67,11 @@ def count_threads(name: str) -> int:
 @pytest.mark.parametrize("graph", [TEXT_ENCODER, IMAGE_ENCODER])
 def test_an_encoder_in_this_process_that_hangs(hanging: Callable[[str], tuple[CoopSearch, GatedBackend]], graph: str) -> None:
     search, backend = hanging(graph)
-    query = {"text": "a dog"} if graph == TEXT_ENCODER else {"image": Image.new("RGB", (9, 9))}
+    query: dict[str, Any] = {"text": "a dog"} if graph == TEXT_ENCODER else {"image": Image.new("RGB", (9, 9))}
     calls: list[Callable[[], object]] = [
-        lambda: search.query(**query, deadline_ms=50),  # type: ignore[arg-type]
-        lambda: search.query_many(**{f"{name}s": [value] for name, value in query.items()}, deadline_ms=50),  # type: ignore[arg-type]
-        lambda: search.rerank(**query, ids=["a"], deadline_ms=50),  # type: ignore[arg-type]
+        lambda: search.query(**query, deadline_ms=50),
+        lambda: search.query_many(**{f"{name}s": [value] for name, value in query.items()}, deadline_ms=50),
+        lambda: search.rerank(**query, ids=["a"], deadline_ms=50),
     ]
     for call in calls:
         with pytest.raises(DeadlineExceededError, match="the deadline came before the query was encoded") as caught:
@@ -125,9 +127,9 @@ def test_errors_and_context_cross_the_thread(database: Path) -> None:
     seen: list[tuple[str, int]] = []
 
     class Watched(FakeBackend):
-        def run(self, graph: str, *arguments: object, **options: object) -> dict[str, object]:  # type: ignore[override]
+        def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
             seen.append((variable.get(), threading.get_ident()))
-            return super().run(graph, *arguments, **options)  # type: ignore[arg-type, return-value]
+            return super().run(graph, inputs, timeout_s=timeout_s)
 
     with CoopSearch("images", uri=database, models=Watched(SPEC)) as search:
         with pytest.raises(InvalidArgumentError, match="the text"):
