@@ -68,9 +68,10 @@ def count_threads(name: str) -> int:
 def test_an_encoder_in_this_process_that_hangs(hanging: Callable[[str], tuple[CoopSearch, GatedBackend]], graph: str) -> None:
     search, backend = hanging(graph)
     query: dict[str, Any] = {"text": "a dog"} if graph == TEXT_ENCODER else {"image": Image.new("RGB", (9, 9))}
+    several: dict[str, Any] = {f"{name}s": [value] for name, value in query.items()}
     calls: list[Callable[[], object]] = [
         lambda: search.query(**query, deadline_ms=50),
-        lambda: search.query_many(**{f"{name}s": [value] for name, value in query.items()}, deadline_ms=50),
+        lambda: search.query_many(**several, deadline_ms=50),
         lambda: search.rerank(**query, ids=["a"], deadline_ms=50),
     ]
     for call in calls:
