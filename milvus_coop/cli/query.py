@@ -41,7 +41,7 @@ def _not(context: click.Context, parameter: click.Parameter, value: bool) -> boo
 @click.option(
     "--deadline-ms",
     type=click.FloatRange(min=0, min_open=True),
-    help="Milliseconds after which reranking stops, so that the answer is in time.",
+    help="Milliseconds for the whole query. Reranking stops in time; without candidates by then, there is an error.",
 )
 @click.option(
     "--score",

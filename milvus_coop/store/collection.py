@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from milvus_coop.arguments import many, real_number, strings, whole_number
+from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.layout import Layout, summary, token_place
@@ -105,6 +106,7 @@ class Collection:
         filter: str = "",
         output_fields: Iterable[str] = (),
         timeout_s: float | None = None,
+        deadline: Deadline = NEVER,
     ) -> list[list[Candidate]]:
         """The `k` rows nearest to each query, with their content.
 
@@ -117,6 +119,7 @@ class Collection:
             output_fields: names of metadata for `Candidate.fields`; `*` means all. Fields that a row does not have are left out.
             timeout_s: time limit of each call; default the store's. On Milvus Lite, the first search after many new rows takes up
                 to a second longer.
+            deadline: the moment by which all calls have to be done.
 
         Returns:
             A list of candidates for each query, by descending `be_score`, then by id.
@@ -138,9 +141,10 @@ class Collection:
         }
         found: list[list[Candidate]] = []
         for some in self._runs(queries, k):
-            with self._connection.reading():
+            with self._connection.reading(deadline.wait_s()):
+                limit_s = deadline.within(self._connection.timeout_s if timeout_s is None else timeout_s)
                 answer = self._connection.call(
-                    "search", collection=self.name, timeout_s=timeout_s, filter=filter, data=some, **options
+                    "search", collection=self.name, timeout_s=limit_s, filter=filter, data=some, **options
                 )
             found += [self._candidates(hits, names) for hits in answer]
         return found
@@ -340,13 +344,13 @@ class Collection:
         (answer,) = self._query("", ("count(*)",))
         return int(answer["count(*)"])
 
-    def candidates(self, ids: Iterable[str], embedding: Array, *, timeout_s: float | None = None) -> list[Candidate]:
+    def candidates(self, ids: Iterable[str], embedding: Array, *, deadline: Deadline = NEVER) -> list[Candidate]:
         """The rows with these ids as candidates of one query, with their content. This is one Milvus call for each 2,000 ids.
 
         Args:
             ids: ids of rows; of repeated ones the first counts.
             embedding: the embedding of the query, float array of shape (dim,), unit length.
-            timeout_s: time limit of each call; default the store's.
+            deadline: the moment by which all calls have to be done.
 
         Returns:
             Candidates in the order of `ids`, with their cosine as `be_score`. Ids that the collection does not have are left out.
@@ -361,7 +365,7 @@ class Collection:
         found: dict[str, Candidate] = {}
         for some in _chunks(listed):
             if filter := among_any(layout.id, some, numeric=layout.numeric_ids):
-                for record in self._query(filter, fields, consistency_level="Session", timeout_s=timeout_s):
+                for record in self._query(filter, fields, consistency_level="Session", deadline=deadline):
                     similarity = _similarity(query, record[layout.embedding], layout)
                     candidate = self._candidate({"id": record[layout.id], "entity": record, "distance": similarity}, ())
                     found[candidate.id] = candidate
@@ -374,7 +378,7 @@ class Collection:
             # Milvus Lite needs `iterator` and servers need `reduce_stop_for_best` to return a page in the order of ids; without
             # them, rows would be lost. On a server, `iterator` would switch off Strong consistency: pymilvus' own query_iterator
             # saw none of the fresh rows.
-            order = {"iterator": "True"} if self._connection.is_lite else {"reduce_stop_for_best": "True"}
+            order: dict[str, Any] = {"iterator": "True"} if self._connection.is_lite else {"reduce_stop_for_best": "True"}
             page = self._query(f"id > {literal(last)}", fields, limit=step, **order)
             ids = [row["id"] for row in page]
             if ids != sorted(ids):
@@ -451,11 +455,12 @@ class Collection:
         return self._layout
 
     def _query(
-        self, filter: str, fields: Sequence[str], *, consistency_level: str = "Strong", **options: Any
+        self, filter: str, fields: Sequence[str], *, consistency_level: str = "Strong", deadline: Deadline = NEVER, **options: Any
     ) -> list[dict[str, Any]]:
         options |= {"output_fields": list(fields), "consistency_level": consistency_level}
-        with self._connection.reading():
-            return list(self._connection.call("query", collection=self.name, filter=filter, **options))
+        with self._connection.reading(deadline.wait_s()):
+            limit_s = deadline.within(self._connection.timeout_s)
+            return list(self._connection.call("query", collection=self.name, timeout_s=limit_s, filter=filter, **options))
 
     def _check_queries(self, embeddings: Array, k: int) -> Array:
         queries = np.asarray(embeddings, dtype=np.float32)

@@ -14,7 +14,7 @@ import milvus_coop
 PACKAGE = Path(milvus_coop.__file__).parent
 LAYERS = (
     ("errors", "types", "printable"),
-    ("arguments",),
+    ("arguments", "deadline"),
     ("cores", "records"),
     ("config", "certificates"),
     ("bundle",),

@@ -37,6 +37,7 @@ STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (errors.TokensError, HTTPStatus.BAD_REQUEST),
     (errors.StoreTimeoutError, HTTPStatus.GATEWAY_TIMEOUT),
     (errors.BackendTimeoutError, HTTPStatus.GATEWAY_TIMEOUT),
+    (errors.DeadlineExceededError, HTTPStatus.GATEWAY_TIMEOUT),
     (errors.StoreUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.BackendUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.StoreAuthError, HTTPStatus.BAD_GATEWAY),

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
+from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, MilvusCoopError
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import Models, open_models
@@ -75,14 +76,15 @@ class Service:
         with contextlib.suppress(MilvusCoopError):  # the collection may be created later
             self.search(None, lambda searcher: None)
 
-    async def run(self, function: Callable[[], T]) -> T:
+    async def run(self, function: Callable[[], T], deadline: Deadline = NEVER) -> T:
         """Run a blocking function in the pool.
 
         Raises:
             BusyError: too many functions are waiting.
             LateError: waiting and running took longer than the service allows.
+            DeadlineExceededError: they took until the deadline.
         """
-        return await self._counted(self._pool, function)
+        return await self._counted(self._pool, function, deadline)
 
     async def run_upload(self, function: Callable[[], T]) -> T:
         """Run an upload. Uploads run one after another and outside the pool; in it, waiting uploads would block searches.
@@ -92,9 +94,9 @@ class Service:
         """
         return await self._counted(self._uploads, function)
 
-    async def _counted(self, pool: Pool, function: Callable[[], T]) -> T:
+    async def _counted(self, pool: Pool, function: Callable[[], T], deadline: Deadline = NEVER) -> T:
         try:
-            return await pool.run(function)
+            return await pool.run(function, deadline)
         except BusyError:
             self.metrics.refused.inc()
             raise
