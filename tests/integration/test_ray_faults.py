@@ -228,7 +228,7 @@ def test_a_node_dies(album: Path, tmp_path: Path, seed: int) -> None:
         assert (report.seen, report.skipped) == (0, N_ITEMS)
     finally:
         ray.shutdown()
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
     with Store(str(tmp_path / "m.db")) as store:
         found = [row.uri for page in store.open("images").all_rows() for row in page]
     assert sorted(Path(uri).name for uri in found) == sorted(names_in(album))
