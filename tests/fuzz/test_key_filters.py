@@ -44,59 +44,52 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield client
 
 
-ENDS = st.sampled_from(
-    [
-        "",
-        ")",
-        "))",
-        "'",
-        '"',
-        "\\",
-        "\\'",
-        '")',
-        "')",
-        "]",
-        "')]",
-        "/*",
-        "//",
-        "--",
-        "#",
-        "{",
-        "}",
-        "\u2019",
-        "\uff09",
-        "r'",
-        "u8'",
-        ") ",
-        "\n)",
-    ]
-)
-WIDER = st.sampled_from(
+NOISE = st.just("") | st.sampled_from(
     [
         *(
-            "or",
-            "||",
-            "or true",
-            "or id != ''",
-            "or year > 0",
-            "or (year > 0",
-            "or not (year < 0",
-            'or "" == ""',
-            "or '' == '",
-            "|| 1 == 1",
+            "'",
+            '"',
+            "\\",
+            "\\'",
+            "')",
+            '")',
+            "]",
+            "/*",
+            "//",
+            "--",
+            "#",
+            "{",
+            "}",
+            "\u2019",
+            "\uff09",
+            "r'",
+            "u8'",
+            "\n",
+            "\t",
+            " ",
+            "\0",
+            ",",
         ),
-        *("or id in [", "or title like '%", "and (1 == 1) or (1 == 1", "or exists title", "or title is not null or (1 == 1"),
+        "",
     ]
+)
+OR = st.sampled_from([" or ", "||", "\nOR\n", " or not not ", " or 1 == 2 or "])
+NARROW = st.sampled_from(
+    ["year > 0", "1 == 1", "title == 'a'", "year in [1, 2]", 'title == "("', "title == '\\'('", "not good == true"]
+)
+WIDE = st.sampled_from(
+    ["year > 0", "id != ''", "1 == 1", "year in [2000, 2001, 2002]", "title like '%'", "not (year < 0)", "exists year"]
 )
 
 
 @st.composite
 def breakouts(draw: st.DrawFn) -> str:
-    """A filter that closes what it did not open, adds a wider one, and opens what it did not close."""
-    start = draw(
-        st.sampled_from(["", "year > 0", "1 == 1", "title == '", 'title == "', "year in [1", "(", "title == 'a\\"]) | mutated()
-    )
-    return f"{start}{draw(ENDS)} {draw(WIDER)}{draw(ENDS)}{draw(st.sampled_from(['', ' ', ' (', ' [', ' #']))}"
+    """A filter that closes what it did not open, adds a wider one, and opens again what the service will close."""
+    depth, closes = draw(st.integers(1, 2)), draw(st.sampled_from([")", ") ", "')", '")', "]"]))
+    parts = [draw(NARROW | mutated()), closes * depth, draw(OR), draw(st.sampled_from(["(", "((", " ("])) * depth, draw(WIDE)]
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
+        parts.insert(draw(st.integers(0, len(parts))), draw(NOISE))
+    return "".join(parts)
 
 
 @lengths(short=300, long=6000)
@@ -115,7 +108,9 @@ def test_no_filter_widens_a_key(inputs: int, limited: TestClient) -> None:
         else:
             assert answer.status_code in (400, 422)
 
-    filters = breakouts() | breakouts() | mutated() | TEXTS | st.lists(PIECES | WIDER | ENDS, max_size=8).map(" ".join)
+    filters = (
+        breakouts() | breakouts() | mutated() | TEXTS | st.lists(PIECES | NARROW | OR | WIDE | NOISE, max_size=8).map(" ".join)
+    )
     holds(rule, st.tuples(st.sampled_from(sorted(FIXED)), filters, st.booleans()), inputs)
     assert answered > inputs // 20
 
