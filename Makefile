@@ -101,7 +101,7 @@ $(TOOLS)/installed:
 	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
 	@touch $@
 
-sbom: $(LISTED)/installed $(TOOLS)/installed ## write build/sbom.json (CycloneDX) from a new environment with what the gateway's image installs
+sbom: $(LISTED)/installed $(TOOLS)/installed ## write build/sbom.json (CycloneDX) from a new environment with the extras serve, trace, triton
 	mkdir -p build
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json $(LISTED)/bin/python
 

@@ -14,7 +14,6 @@ from milvus_coop.arguments import LARGEST, real_number, whole_number
 from milvus_coop.config import read_environment
 from milvus_coop.cores import available_cores
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.serving.gateway.key_filters import read_key_filters
 
 PREFIX = "MILVUS_COOP_SERVE_"
 SHORTEST_KEY = 16
@@ -117,6 +116,8 @@ class GatewayOptions:
         Raises:
             InvalidArgumentError: see `read_key_filters`.
         """
+        from milvus_coop.serving.gateway.key_filters import read_key_filters  # it imports pymilvus, for which no --help waits
+
         return read_key_filters(self.key_filters, self.api_keys)
 
     @property
