@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -39,7 +40,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     with CoopIngest("texts", kind="text", uri=folder / "lite.db", models=backend) as ingest:
         assert ingest.run(folder / "list.jsonl").added == len(ROWS)
     filters = {hashlib.sha256(key.encode()).hexdigest(): filter for key, (filter, _) in FIXED.items()}
-    options = {"api_keys": tuple(FIXED), "key_filters": json.dumps(filters)}
+    options: dict[str, Any] = {"api_keys": tuple(FIXED), "key_filters": json.dumps(filters)}
     with client_of(folder, backend=backend, settings={"collection": "texts"}, **options) as client:
         yield client
 

@@ -105,7 +105,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     for logger in loggers:
         logger.setLevel(logging.INFO)
     loggers[0].addHandler(log)
-    options = {"api_keys": (KEY,), "uploads": str(folder / "up"), "backend": backend, "raising": False}
+    options: dict[str, Any] = {"api_keys": (KEY,), "uploads": str(folder / "up"), "backend": backend, "raising": False}
     with client_of(folder, settings={"token": TOKEN}, **options) as client:
         client.app.state.service.tracing = Tracing(provider)  # type: ignore[attr-defined]
         yield Watched(client, log, spans)
