@@ -26,6 +26,13 @@ def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
 @_option("--port", "port", type=click.IntRange(0, 65535), help="Port, default 8080; 0: any free one.")
 @_option("--root-path", "root_path", help="Prefix of all paths, such as /images, where a proxy passes one on.")
 @_option("--api-key", "api_keys", multiple=True, help="Key that a client must send. Prefer the variable: arguments are visible.")
+@_option(
+    "--key-filters", "key_filters", help="Filters of the keys: JSON, or a JSON file, that maps the SHA-256 of each key to one."
+)
+@_option(
+    "--rate-limit", "rate_limit", type=click.FloatRange(0), help="Maximum requests per second with one key; default any number."
+)
+@_option("--rate-burst", "rate_burst", type=click.IntRange(0), help="Requests with one key at once; default twice the rate.")
 @click.option("--anonymous", is_flag=True, help=f"Answer clients without a key, even from other machines. [{PREFIX}ANONYMOUS]")
 @_option("--root", "roots", multiple=True, help="Folder whose images may be shown. The default on loopback is the current folder.")
 @_option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -106,6 +107,19 @@ class CoopSearch:
     def kind(self) -> Kind:
         """The kind of the collection's items: `image` or `text`."""
         return self._collection.kind
+
+    def within(self, filter: str) -> CoopSearch:
+        """A view of this search that finds only the items that the filter leaves, whatever filter a query adds.
+
+        Use it for a tenant, whose own filter must not widen what it sees. The view shares the models and the connection of this
+        object, so close only one of the two.
+
+        Raises:
+            FilterError: a bracket or a quote of the filter has no partner.
+        """
+        view = copy.copy(self)
+        view._collection = self._collection.within(filter)
+        return view
 
     def uris(self, ids: Iterable[str]) -> dict[str, str]:
         """The uris of these items by id. Ids that the collection does not have are left out.

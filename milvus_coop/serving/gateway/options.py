@@ -22,6 +22,7 @@ ORIGIN = re.compile(r"https?://[^/?#\s]+")
 ROOT_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)*")
 MAX_PORT = 65_535
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+RATE = "requests per second; 0 for no limit"
 MIB = 2**20
 
 
@@ -38,6 +39,14 @@ class GatewayOptions:
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     """A client must send one of these keys. Without keys, every client is served; that is allowed only on loopback or with
     `anonymous`."""
+    key_filters: str = field(default="", repr=False)
+    """What each key may read: a JSON object that maps the SHA-256 of every key to a Milvus filter, or to null if it sees all items;
+    or the path of a file with this object. See `key_filters.read_key_filters`."""
+    rate_limit: float = 0.0
+    """Maximum number of requests per second with one key, in the long run; 0 means any number. Without keys, all requests count
+    together. Requests that need no key do not count."""
+    rate_burst: int = 0
+    """Number of requests with one key that may come at once; 0 means twice `rate_limit`, and at least 1."""
     anonymous: bool = False
     """Serve clients without a key, even if the service does not listen on loopback."""
     allowed_hosts: tuple[str, ...] = ()
@@ -97,6 +106,21 @@ class GatewayOptions:
         return self.allowed_hosts or ((*LOOPBACK_NAMES, self.host) if self.on_loopback else ("*",))
 
     @property
+    def burst(self) -> int:
+        """`rate_burst`, or its default if it is 0."""
+        return self.rate_burst or max(1, round(2 * self.rate_limit))
+
+    def filters(self) -> Mapping[str, str]:
+        """The filter of each API key.
+
+        Raises:
+            InvalidArgumentError: see `read_key_filters`.
+        """
+        from milvus_coop.serving.gateway.key_filters import read_key_filters  # it imports pymilvus, for which no --help waits
+
+        return read_key_filters(self.key_filters, self.api_keys)
+
+    @property
     def max_body_bytes(self) -> int:
         """Maximum size of one request's body, in bytes."""
         return self.max_body_mb * MIB
@@ -135,11 +159,14 @@ class GatewayOptions:
                 expected=f"at least {SHORTEST_KEY} letters, digits and signs of ASCII",
                 run="openssl rand -hex 24",
             )
+        self.filters()
+        if real_number("rate_limit", self.rate_limit, RATE, maximum=LARGEST) < 0:
+            raise InvalidArgumentError(f"rate_limit is {self.rate_limit:g}", expected=RATE)
         for name in ("timeout_s", "shutdown_s"):
             real_number(name, getattr(self, name), "a finite number above 0", above=0)
         for name in ("max_k", "max_documents", "max_files", "max_collections", "max_body_mb"):
             whole_number(name, getattr(self, name), 1, LARGEST)
-        for name in ("concurrency", "waiting"):
+        for name in ("concurrency", "waiting", "rate_burst"):
             whole_number(name, getattr(self, name), 0, LARGEST)
         for root in self.roots:
             if not Path(root).is_dir():

@@ -72,7 +72,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         (413, "The body or the image is too large."),
         (415, "The body has the wrong media type."),
         (422, "The request does not fit the schema."),
-        (429, "Too many requests are waiting; come back after `Retry-After` seconds."),
+        (429, "Too many requests are waiting, or came with this key; come back after `Retry-After` seconds."),
         (502, "Milvus or a model server refused the request."),
         (503, "Milvus or the models cannot be reached."),
         (504, "Milvus, the models or the request took too long."),

@@ -74,7 +74,7 @@ class Service:
         if "milvus" in self.problems():  # Milvus may start later; waiting for it a second time would only delay the start
             return
         with contextlib.suppress(MilvusCoopError):  # the collection may be created later
-            self.search(None, lambda searcher: None)
+            self.search(None, lambda searcher: None, within="")
 
     async def run(self, function: Callable[[], T], deadline: Deadline = NEVER) -> T:
         """Run a blocking function in the pool.
@@ -101,10 +101,15 @@ class Service:
             self.metrics.refused.inc()
             raise
 
-    def search(self, collection: str | None, action: Callable[[CoopSearch], T]) -> T:
-        """Run `action` with the search of a collection, which is opened on first use. None means the one that the settings name.
+    def search(self, collection: str | None, action: Callable[[CoopSearch], T], *, within: str) -> T:
+        """Run `action` with the search of a collection, which is opened on first use.
 
         If the collection was dropped and created again, or if the name is an alias that was moved, it is opened again.
+
+        Args:
+            collection: name of the collection; None means the one that the settings name.
+            action: the function to run.
+            within: the filter of the caller's key, `Facts.filter`; '' if the caller sees all items.
 
         Raises:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
@@ -115,10 +120,10 @@ class Service:
         with self._searchers.using(name) as searcher:
             with contextlib.suppress(CollectionNotFoundError):
                 if self._is_current(name, searcher):
-                    return action(searcher)
+                    return action(searcher.within(within) if within else searcher)
             self._searchers.forget(searcher)
         with self._searchers.using(name) as searcher:
-            return action(searcher)
+            return action(searcher.within(within) if within else searcher)
 
     def _is_current(self, name: str, searcher: CoopSearch) -> bool:
         """False if the name is an alias that was moved to another collection. Milvus is asked once in two seconds."""

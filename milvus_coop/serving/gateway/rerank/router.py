@@ -103,7 +103,7 @@ async def _respond(service: Service, request: Request, choose: Choose, model: st
     protocol = choose(value)
     facts_of(request).form = partial(_told, protocol)
     ask = _check(service, protocol.parse(value), model)
-    scores = await service.run(lambda: _score(service, ask, collection, deadline))
+    scores = await service.run(lambda: _score(service, ask, collection, facts_of(request).filter, deadline))
     return _answer(service, facts_of(request).id, protocol, ask, scores)
 
 
@@ -130,12 +130,12 @@ def _check(service: Service, ask: Ask, model: str) -> Ask:
     return ask
 
 
-def _score(service: Service, ask: Ask, collection: str, deadline: Deadline) -> DocumentScores:
+def _score(service: Service, ask: Ask, collection: str, within: str, deadline: Deadline) -> DocumentScores:
     def score_rows(opened: CoopSearch) -> DocumentScores:
         return score_documents(service.models, ask.query, ask.documents, opened.collection, deadline)
 
     if collection:
-        return service.search(collection, score_rows)
+        return service.search(collection, score_rows, within=within)
     return score_documents(service.models, ask.query, ask.documents, None, deadline)
 
 

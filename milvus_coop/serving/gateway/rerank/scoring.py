@@ -96,7 +96,7 @@ def score_documents(
     scores = _Scores(n)
     step = spec.graph(CROSS_ENCODER).max_batch
     for start in range(0, n, step):
-        contents = [_content(document, kind, collection, spec.tokens) for document in documents[start : start + step]]
+        contents = _contents(documents[start : start + step], kind, collection, spec.tokens)
         goal = f"all {n} documents were scored; {start} were"
         with deadline.toward(goal):
             read = reader.read(contents, deadline.remaining(), deadline)
@@ -149,13 +149,21 @@ def _kind_of_documents(query: EncodedQuery, collection: Collection | None) -> Ki
     return kind
 
 
-def _content(document: str | None, kind: Kind, collection: Collection | None, tokens: TokenSpec) -> Content | None:
-    """The content that a document stands for; None if it stands for none. Images, such as data URIs, do not count as texts."""
-    if document is None or (kind == "text" and (is_data_uri(document) or _decoded(document, tokens) is not None)):
-        return None
+def _contents(
+    documents: Sequence[str | None], kind: Kind, collection: Collection | None, tokens: TokenSpec
+) -> list[Content | None]:
+    """The content that each document stands for; None if it stands for none. Images, such as data URIs, do not count as texts."""
+
+    def is_image(document: str) -> bool:
+        return is_data_uri(document) or _decoded(document, tokens) is not None
+
+    held = {i: d for i, d in enumerate(documents) if d is not None and not (kind == "text" and is_image(d))}
     if collection is not None:
-        return collection.content_of(document)
-    return StoredTokens(document) if kind == "image" else StoredText(document)
+        found = collection.contents_of(list(held.values()))
+    else:
+        found = [StoredTokens(document) if kind == "image" else StoredText(document) for document in held.values()]
+    contents = dict(zip(held, found, strict=True))
+    return [contents.get(i) for i in range(len(documents))]
 
 
 def _decoded(text: str, tokens: TokenSpec) -> bytes | None:

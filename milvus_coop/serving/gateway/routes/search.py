@@ -140,7 +140,8 @@ def router(service: Service) -> APIRouter:
             return searcher.query(asked.text, image=asked.image, options=chosen), searcher.kind
 
         name = asked.collection or service.settings.collection
-        result, kind = await service.run(lambda: service.search(name, run), deadline)
+        within = facts_of(request).filter
+        result, kind = await service.run(lambda: service.search(name, run, within=within), deadline)
         service.metrics.searched(result, rerank=asked.rerank)
         service.tracing.searched(result.timings)
         facts_of(request).logged.update(

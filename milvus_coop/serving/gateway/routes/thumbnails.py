@@ -10,6 +10,7 @@ from fastapi import Path as PathParameter
 
 from milvus_coop.errors import ImageError
 from milvus_coop.search import CoopSearch
+from milvus_coop.serving.gateway.facts import facts_of
 from milvus_coop.serving.gateway.problems import RefusedError, problems
 from milvus_coop.serving.gateway.schemas import CollectionName
 from milvus_coop.serving.gateway.service import Service
@@ -46,7 +47,7 @@ def router(service: Service) -> APIRouter:
         known = request.headers.get("if-none-match", "")
 
         def run() -> tuple[str, bytes | None]:
-            original = _find(service, thumbnails, collection, id)
+            original = _find(service, thumbnails, collection, id, facts_of(request).filter)
             tag = original.etag(size)
             try:
                 return tag, None if tag in known else thumbnails.make(original, size)
@@ -54,13 +55,13 @@ def router(service: Service) -> APIRouter:
                 raise RefusedError(HTTPStatus.NOT_FOUND, "the image can no longer be read") from exc
 
         tag, content = await service.run(run)
-        headers = {"etag": tag, "cache-control": f"private, max-age={KEEP_S}"}
+        headers = {"etag": tag, "cache-control": f"private, max-age={KEEP_S}", "vary": "Authorization"}
         return Response(status_code=304, headers=headers) if content is None else Response(content, 200, headers, "image/jpeg")
 
     return routes
 
 
-def _find(service: Service, thumbnails: Thumbnails, collection: str | None, id: str) -> Original:
+def _find(service: Service, thumbnails: Thumbnails, collection: str | None, id: str, within: str) -> Original:
     """The file of an item.
 
     Raises:
@@ -71,7 +72,7 @@ def _find(service: Service, thumbnails: Thumbnails, collection: str | None, id: 
     def uri_of(searcher: CoopSearch) -> str | None:
         return searcher.uris([id]).get(id) if searcher.kind == "image" else None
 
-    uri = service.search(collection, uri_of)
+    uri = service.search(collection, uri_of, within=within)
     original = None if uri is None else thumbnails.original(uri)
     if original is None:
         raise RefusedError(
