@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from milvus_coop.arguments import as_path
-from milvus_coop.bundle.spec import NAME, NAME_RULE, BundleSpec, FileSpec
-from milvus_coop.errors import BundleInvalidError, BundleNotFoundError, InvalidArgumentError, MilvusCoopError, quoted
+from milvus_coop.bundle.files import (
+    GRAPH_BYTES,
+    RECORD_BYTES,
+    TOKENIZER_BYTES,
+    checked_size,
+    damaged_error,
+    hash_content,
+    hash_file,
+    read_checked,
+)
+from milvus_coop.bundle.graphs import check_graph
+from milvus_coop.bundle.roles import check_roles
+from milvus_coop.bundle.spec import FINGERPRINT, NAME, NAME_RULE, BundleSpec
+from milvus_coop.errors import (
+    BundleInvalidError,
+    BundleMismatchError,
+    BundleNotFoundError,
+    InvalidArgumentError,
+    MilvusCoopError,
+    quoted,
+)
 
 RECORD = "bundle.json"
 TOKENIZER = "tokenizer.json"
@@ -31,17 +49,24 @@ class Bundle:
         """Path of one of the bundle's files."""
         return self.folder / file
 
-    def verify(self) -> None:
-        """Hash every file and compare it with bundle.json (about 0.1 s for 40 MB).
+    def damaged(self) -> list[str]:
+        """Hash every file (about 0.1 s for 40 MB); the names of those whose content is not the one that bundle.json describes.
 
         Raises:
-            BundleInvalidError: the content of a file does not have the hash in bundle.json.
+            BundleInvalidError: a file cannot be read.
         """
-        for name, expected in self.spec.files.items():
-            if hash_file(self.path(name)).sha256 != expected.sha256:
-                raise BundleInvalidError(
-                    f"{self.path(name)} is damaged: its content hash is not the one in {RECORD}", run="reinstall the bundle"
-                )
+        for name in self.spec.files:
+            checked_size(self.folder, name)
+        return [name for name, expected in self.spec.files.items() if hash_file(self.path(name)) != expected]
+
+    def verify(self) -> None:
+        """Hash every file, as in `damaged`.
+
+        Raises:
+            BundleInvalidError: the content of a file does not have the hash in bundle.json, or cannot be read.
+        """
+        if names := self.damaged():
+            raise damaged_error(self.path(names[0]))
 
 
 def shipped_bundles() -> list[str]:
@@ -64,36 +89,80 @@ def check_new_bundle(folder: Path, name: str, error: type[MilvusCoopError]) -> N
 def load_bundle(name_or_folder: str | Path) -> Bundle:
     """Open a bundle by its folder, or a shipped bundle by its name.
 
+    `NAME@FINGERPRINT` or `FOLDER@FINGERPRINT`, with all 32 digits, opens that bundle only: every file is hashed.
+
+    Everything in the folder may come from a stranger. The record, the places and sizes of the files and the graphs are checked, and
+    all files but the weights are hashed, before ONNX Runtime or another library reads them; `Bundle.verify` hashes the weights too.
+
     Raises:
         InvalidArgumentError: no folder can have that name.
         BundleNotFoundError: there is no such bundle.
-        BundleInvalidError: its record is broken, or a file is missing or has the wrong size.
+        BundleInvalidError: its record is broken, a file is missing, damaged, too large or outside the folder, or a graph has
+            operators, inputs, outputs or weights that it must not have.
+        BundleMismatchError: the bundle has another fingerprint than the given one.
     """
     if not isinstance(name_or_folder, str | os.PathLike):
         raise InvalidArgumentError(f"the bundle is {quoted(name_or_folder)}", expected="a name or a folder")
-    folder = as_path("the bundle", name_or_folder)
-    is_name = str(name_or_folder) in shipped_bundles()
-    if is_name:
-        folder = SHIPPED / str(name_or_folder)
+    name, fingerprint = split_pin(os.fspath(name_or_folder))
+    bundle = _open(as_path("the bundle", name), name)
+    if fingerprint:
+        check_fingerprint(bundle.spec, fingerprint)
+        bundle.verify()
+    return bundle
+
+
+def split_pin(text: str) -> tuple[str, str]:
+    """A bundle's name or folder, and its fingerprint where one is given: `NAME@FINGERPRINT`. '' stands for none."""
+    name, at, fingerprint = text.rpartition("@")
+    return (name, fingerprint) if at and name and re.fullmatch(FINGERPRINT, fingerprint) else (text, "")
+
+
+def check_fingerprint(spec: BundleSpec, fingerprint: str) -> None:
+    """Check that a bundle is the one that was asked for.
+
+    Raises:
+        BundleMismatchError: it has another fingerprint.
+    """
+    if spec.fingerprint != fingerprint:
+        raise BundleMismatchError(f"the bundle is {spec.label} ({spec.fingerprint})", expected=f"the fingerprint {fingerprint}")
+
+
+def _open(folder: Path, name: str) -> Bundle:
+    if name in shipped_bundles():
+        folder = SHIPPED / name
     record = folder / RECORD
-    if not record.is_file():
+    if not os.path.lexists(record):
         raise BundleNotFoundError(
-            f"no bundle {quoted(str(name_or_folder))}",
+            f"no bundle {quoted(name)}",
             expected=f"a folder with a {RECORD}, or one of: {', '.join(shipped_bundles())}",
             run="milvus-coop bundle list",
         )
-    spec = BundleSpec.from_json(record.read_text(encoding="utf-8"), source=str(record))
-    if unknown := [graph for graph in spec.graphs if graph.file not in spec.files]:
-        raise BundleInvalidError(f"{record} has no entry in `files` for {unknown[0].file}", expected=", ".join(spec.files))
+    spec = BundleSpec.from_json(read_checked(folder, RECORD, RECORD_BYTES), source=str(record))
+    check_roles(spec, str(record))
+    _check_files(folder, spec)
+    return Bundle(folder, spec)
+
+
+def _check_files(folder: Path, spec: BundleSpec) -> None:
+    graphs = {graph.file: graph for graph in spec.graphs}
+    tokenizers = [TOKENIZER] if spec.ce_text is None else [TOKENIZER, CE_TOKENIZER]
+    if unknown := [name for name in (*graphs, *tokenizers) if name not in spec.files]:
+        raise BundleInvalidError(
+            f"{folder / RECORD} has no entry in `files` for {unknown[0]}",
+            expected=f"an entry for {', '.join((*graphs, *tokenizers))}",
+        )
     for name, expected in spec.files.items():
         path = folder / name
-        if not path.is_file():
-            raise BundleInvalidError(f"{path} is missing", run="copy the whole bundle folder again")
-        if path.stat().st_size != expected.n_bytes:
-            raise BundleInvalidError(
-                f"{path} has {path.stat().st_size:,} bytes", expected=f"{expected.n_bytes:,}", run="copy the bundle again"
-            )
-    return Bundle(folder, spec)
+        limit = GRAPH_BYTES if name in graphs else TOKENIZER_BYTES if name in tokenizers else None
+        if (size := checked_size(folder, name, limit)) != expected.n_bytes:
+            raise BundleInvalidError(f"{path} has {size:,} bytes", expected=f"{expected.n_bytes:,}", run="copy the bundle again")
+        if limit is None:
+            continue
+        content = read_checked(folder, name, limit)
+        if hash_content(content) != expected:
+            raise damaged_error(path)
+        if name in graphs:
+            check_graph(content, graphs[name], spec.files, str(path))
 
 
 def write_record(folder: Path, spec: BundleSpec) -> Bundle:
@@ -115,14 +184,6 @@ def write_record(folder: Path, spec: BundleSpec) -> Bundle:
     record = folder / RECORD
     text = dataclasses.replace(spec, files={name: hash_file(folder / name) for name in names}).to_json()
     spec = BundleSpec.from_json(text, source=str(record))
+    check_roles(spec, str(record))
     record.write_text(text, encoding="utf-8")
     return Bundle(folder, spec)
-
-
-def hash_file(path: Path) -> FileSpec:
-    """Size and SHA-256 of a file, read in blocks of 1 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return FileSpec(n_bytes=path.stat().st_size, sha256=digest.hexdigest())

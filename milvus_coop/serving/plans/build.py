@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from milvus_coop.bundle.folder import hash_file
+from milvus_coop.bundle.files import hash_file
 from milvus_coop.bundle.spec import GraphSpec
 from milvus_coop.serving.plans.cache import entry_of, keep, take
 from milvus_coop.serving.plans.compiler import Compiler
