@@ -49,24 +49,14 @@ class Bundle:
         """Path of one of the bundle's files."""
         return self.folder / file
 
-    def damaged(self) -> list[str]:
-        """Hash every file (about 0.1 s for 40 MB); the names of those whose content is not the one that bundle.json describes.
+    def verify(self) -> None:
+        """Hash every file and compare it with bundle.json (about 0.1 s for 40 MB); check the graphs again.
 
         Raises:
-            BundleInvalidError: a file cannot be read.
+            BundleInvalidError: the content of a file does not have the hash in bundle.json, or is not allowed.
         """
         for name in self.spec.files:
-            checked_size(self.folder, name)
-        return [name for name, expected in self.spec.files.items() if hash_file(self.path(name)) != expected]
-
-    def verify(self) -> None:
-        """Hash every file, as in `damaged`.
-
-        Raises:
-            BundleInvalidError: the content of a file does not have the hash in bundle.json, or cannot be read.
-        """
-        if names := self.damaged():
-            raise damaged_error(self.path(names[0]))
+            check_file(self.folder, self.spec, name)
 
 
 def shipped_bundles() -> list[str]:
@@ -89,10 +79,10 @@ def check_new_bundle(folder: Path, name: str, error: type[MilvusCoopError]) -> N
 def load_bundle(name_or_folder: str | Path) -> Bundle:
     """Open a bundle by its folder, or a shipped bundle by its name.
 
-    `NAME@FINGERPRINT` or `FOLDER@FINGERPRINT`, with all 32 digits, opens that bundle only: every file is hashed.
+    `NAME@FINGERPRINT` or `FOLDER@FINGERPRINT`, with all 32 digits, opens only that bundle, and hashes every file.
 
     Everything in the folder may come from a stranger. The record, the places and sizes of the files and the graphs are checked, and
-    all files but the weights are hashed, before ONNX Runtime or another library reads them; `Bundle.verify` hashes the weights too.
+    all files but the weights are hashed, before ONNX Runtime or another library reads them. `Bundle.verify` hashes the weights too.
 
     Raises:
         InvalidArgumentError: no folder can have that name.
@@ -101,20 +91,36 @@ def load_bundle(name_or_folder: str | Path) -> Bundle:
             operators, inputs, outputs or weights that it must not have.
         BundleMismatchError: the bundle has another fingerprint than the given one.
     """
+    folder, fingerprint = find_bundle(name_or_folder)
+    spec = read_spec(folder)
+    if fingerprint:
+        check_fingerprint(spec, fingerprint)
+    for name in spec.files:
+        check_file(folder, spec, name, hash_weights=bool(fingerprint))
+    return Bundle(folder, spec)
+
+
+def find_bundle(name_or_folder: str | Path) -> tuple[Path, str]:
+    """The folder of a bundle, and the fingerprint that was given with it, or ''; see `load_bundle`.
+
+    Raises:
+        InvalidArgumentError, BundleNotFoundError: see `load_bundle`.
+    """
     if not isinstance(name_or_folder, str | os.PathLike):
         raise InvalidArgumentError(f"the bundle is {quoted(name_or_folder)}", expected="a name or a folder")
-    name, fingerprint = split_pin(os.fspath(name_or_folder))
-    bundle = _open(as_path("the bundle", name), name)
-    if fingerprint:
-        check_fingerprint(bundle.spec, fingerprint)
-        bundle.verify()
-    return bundle
-
-
-def split_pin(text: str) -> tuple[str, str]:
-    """A bundle's name or folder, and its fingerprint where one is given: `NAME@FINGERPRINT`. '' stands for none."""
-    name, at, fingerprint = text.rpartition("@")
-    return (name, fingerprint) if at and name and re.fullmatch(FINGERPRINT, fingerprint) else (text, "")
+    name, at, fingerprint = os.fspath(name_or_folder).rpartition("@")
+    if not (at and name and re.fullmatch(FINGERPRINT, fingerprint)):
+        name, fingerprint = os.fspath(name_or_folder), ""
+    folder = as_path("the bundle", name)
+    if name in shipped_bundles():
+        folder = SHIPPED / name
+    if not os.path.lexists(folder / RECORD):
+        raise BundleNotFoundError(
+            f"no bundle {quoted(name)}",
+            expected=f"a folder with a {RECORD}, or one of: {', '.join(shipped_bundles())}",
+            run="milvus-coop bundle list",
+        )
+    return folder, fingerprint
 
 
 def check_fingerprint(spec: BundleSpec, fingerprint: str) -> None:
@@ -127,42 +133,47 @@ def check_fingerprint(spec: BundleSpec, fingerprint: str) -> None:
         raise BundleMismatchError(f"the bundle is {spec.label} ({spec.fingerprint})", expected=f"the fingerprint {fingerprint}")
 
 
-def _open(folder: Path, name: str) -> Bundle:
-    if name in shipped_bundles():
-        folder = SHIPPED / name
-    record = folder / RECORD
-    if not os.path.lexists(record):
-        raise BundleNotFoundError(
-            f"no bundle {quoted(name)}",
-            expected=f"a folder with a {RECORD}, or one of: {', '.join(shipped_bundles())}",
-            run="milvus-coop bundle list",
-        )
-    spec = BundleSpec.from_json(read_checked(folder, RECORD, RECORD_BYTES), source=str(record))
-    check_roles(spec, str(record))
-    _check_files(folder, spec)
-    return Bundle(folder, spec)
+def read_spec(folder: Path) -> BundleSpec:
+    """Read bundle.json of a folder and check it. No other file is opened.
+
+    Raises:
+        BundleInvalidError: it is broken, describes other graphs than a bundle has, or leaves out a file.
+    """
+    source = str(folder / RECORD)
+    spec = BundleSpec.from_json(read_checked(folder, RECORD, RECORD_BYTES), source)
+    check_roles(spec, source)
+    needed = [*(graph.file for graph in spec.graphs), *_tokenizers(spec)]
+    if missing := [name for name in needed if name not in spec.files]:
+        raise BundleInvalidError(f"{source} has no entry in `files` for {missing[0]}", expected=", ".join(needed))
+    return spec
 
 
-def _check_files(folder: Path, spec: BundleSpec) -> None:
-    graphs = {graph.file: graph for graph in spec.graphs}
-    tokenizers = [TOKENIZER] if spec.ce_text is None else [TOKENIZER, CE_TOKENIZER]
-    if unknown := [name for name in (*graphs, *tokenizers) if name not in spec.files]:
-        raise BundleInvalidError(
-            f"{folder / RECORD} has no entry in `files` for {unknown[0]}",
-            expected=f"an entry for {', '.join((*graphs, *tokenizers))}",
-        )
-    for name, expected in spec.files.items():
-        path = folder / name
-        limit = GRAPH_BYTES if name in graphs else TOKENIZER_BYTES if name in tokenizers else None
-        if (size := checked_size(folder, name, limit)) != expected.n_bytes:
-            raise BundleInvalidError(f"{path} has {size:,} bytes", expected=f"{expected.n_bytes:,}", run="copy the bundle again")
-        if limit is None:
-            continue
-        content = read_checked(folder, name, limit)
-        if hash_content(content) != expected:
+def check_file(folder: Path, spec: BundleSpec, name: str, *, hash_weights: bool = True) -> frozenset[str]:
+    """Check the place, the size and the hash of a file of a bundle, and what a graph has in it.
+
+    Returns:
+        The operators of a graph; empty for other files.
+
+    Raises:
+        BundleInvalidError: the file is not what bundle.json says, or may not be in a bundle.
+    """
+    graph = next((graph for graph in spec.graphs if graph.file == name), None)
+    limit = GRAPH_BYTES if graph else TOKENIZER_BYTES if name in _tokenizers(spec) else None
+    path, expected = folder / name, spec.files[name]
+    if (size := checked_size(folder, name, limit)) != expected.n_bytes:
+        raise BundleInvalidError(f"{path} has {size:,} bytes", expected=f"{expected.n_bytes:,}", run="copy the bundle again")
+    if limit is None:
+        if hash_weights and hash_file(path) != expected:
             raise damaged_error(path)
-        if name in graphs:
-            check_graph(content, graphs[name], spec.files, str(path))
+        return frozenset()
+    content = read_checked(folder, name, limit)
+    if hash_content(content) != expected:
+        raise damaged_error(path)
+    return check_graph(content, graph, spec.files, str(path)) if graph else frozenset()
+
+
+def _tokenizers(spec: BundleSpec) -> tuple[str, ...]:
+    return (TOKENIZER,) if spec.ce_text is None else (TOKENIZER, CE_TOKENIZER)
 
 
 def write_record(folder: Path, spec: BundleSpec) -> Bundle:
@@ -174,7 +185,8 @@ def write_record(folder: Path, spec: BundleSpec) -> Bundle:
         spec: the record to write. Its `files` are filled in here.
 
     Raises:
-        BundleInvalidError: a field of the record has a wrong value. Nothing is written.
+        BundleInvalidError: a field of the record has a wrong value, and nothing is written; or `load_bundle` refuses the files, for
+            example since a graph has an operator that is not in `graphs.OPERATORS`.
     """
     names = [graph.file for graph in spec.graphs] + [TOKENIZER]
     if spec.ce_text is not None:
@@ -186,4 +198,4 @@ def write_record(folder: Path, spec: BundleSpec) -> Bundle:
     spec = BundleSpec.from_json(text, source=str(record))
     check_roles(spec, str(record))
     record.write_text(text, encoding="utf-8")
-    return Bundle(folder, spec)
+    return load_bundle(folder)

@@ -86,7 +86,9 @@ class OnnxBackend:
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=list(self._providers))
         except Exception as exc:  # see `run`
-            raise BundleInvalidError(f"{path} cannot be loaded: {exc}", run="milvus-coop bundle show --verify") from exc
+            raise BundleInvalidError(
+                f"{path} cannot be loaded: {exc}", run=f"milvus-coop bundle verify {self._bundle.folder}"
+            ) from exc
         if session.get_providers()[0] != self._providers[0]:
             raise BackendUnavailableError(f"ONNX Runtime did not turn {self._providers[0]} on", run="milvus-coop doctor")
         return session
