@@ -79,7 +79,7 @@ def check_graph(content: bytes, graph: GraphSpec, files: Mapping[str, FileSpec],
         model = parse_model(content)
     except DecodeError as exc:
         raise BundleInvalidError(f"{source} is not an ONNX file", run="copy the bundle again") from exc
-    budget = WEIGHT_COPIES * (len(content) + sum(file.n_bytes for file in files.values())) + SMALL_WEIGHTS
+    budget = WEIGHT_COPIES * sum(file.n_bytes for file in files.values()) + SMALL_WEIGHTS
     for given, expected in _faults(model, graph, files, budget):
         raise BundleInvalidError(f"{source}: {given}", expected=expected)
     return frozenset(_text(node.op_type) for node in model.graph.node)
