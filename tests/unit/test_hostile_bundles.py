@@ -165,6 +165,11 @@ def test_deep_protobuf(bundle: Bundle) -> None:
         load_bundle(bundle.folder)
 
 
+def pipe(bundle: Bundle, name: str) -> None:
+    bundle.path(name).unlink()
+    os.mkfifo(bundle.path(name))
+
+
 def outside_link(bundle: Bundle, name: str) -> None:
     target = bundle.folder.parent / f"outside-{name}"
     shutil.move(bundle.path(name), target)
@@ -176,7 +181,7 @@ def outside_link(bundle: Bundle, name: str) -> None:
     ("spoil", "message"),
     [
         (outside_link, "is a link to a file outside the bundle"),
-        (lambda bundle, name: (bundle.path(name).unlink(), os.mkfifo(bundle.path(name))), "is no plain file"),
+        (pipe, "is no plain file"),
         (lambda bundle, name: (bundle.path(name).unlink(), bundle.path(name).mkdir()), "is no plain file"),
         (lambda bundle, name: (bundle.path(name).unlink(), bundle.path(name).symlink_to(name)), "cannot be read|is missing"),
         (lambda bundle, name: (bundle.path(name).unlink(), bundle.path(name).symlink_to("/dev/zero")), "outside the bundle"),
@@ -239,12 +244,13 @@ def test_a_name_that_no_file_can_have(bundle: Bundle) -> None:
         load_bundle(bundle.folder)
 
 
-def other(graph: int, side: str, *tensors: TensorSpec, **changes: Any) -> Callable[[BundleSpec], BundleSpec]:
+def other(graph: int, side: str, *tensors: TensorSpec) -> Callable[[BundleSpec], BundleSpec]:
     """Give a graph other inputs or outputs."""
 
     def change(spec: BundleSpec) -> BundleSpec:
         graphs = list(spec.graphs)
-        graphs[graph] = dataclasses.replace(graphs[graph], **{side: tensors}, **changes)
+        sides: dict[str, Any] = {side: tensors}
+        graphs[graph] = dataclasses.replace(graphs[graph], **sides)
         return dataclasses.replace(spec, graphs=tuple(graphs))
 
     return change
