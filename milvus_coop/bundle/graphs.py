@@ -38,6 +38,7 @@ The int8 weights of a graph that uses them all need 4. A tensor may be used twic
 SMALL_WEIGHTS = 2**24
 """Number of values that any graph may have, however small its files."""
 
+_OPERATORS = frozenset(name.encode() for name in OPERATORS)
 _STANDARD = (b"", b"ai.onnx")
 _TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7}
 _STORED = {
@@ -82,7 +83,7 @@ def check_graph(content: bytes, graph: GraphSpec, files: Mapping[str, FileSpec],
     budget = WEIGHT_COPIES * sum(file.n_bytes for file in files.values()) + SMALL_WEIGHTS
     for given, expected in _faults(model, graph, files, budget):
         raise BundleInvalidError(f"{source}: {given}", expected=expected)
-    return frozenset(_text(node.op_type) for node in model.graph.node)
+    return frozenset(map(_text, {node.op_type for node in model.graph.node}))
 
 
 def _faults(model: Any, graph: GraphSpec, files: Mapping[str, FileSpec], budget: int) -> Faults:
@@ -168,19 +169,21 @@ def _faults_of_nodes(graph: Any, weights: Mapping[bytes, Shape], budget: int) ->
 
 def _faults_of_node(node: Any, known: set[bytes]) -> Faults:
     """Faults of a node, where `known` are the values that it may read."""
-    operator = _text(node.op_type)
+    operator, given, made = node.op_type, list(node.input), [name for name in node.output if name]
     if node.domain not in _STANDARD:
-        yield f"the operator {quoted(operator)} is of {quoted(_text(node.domain))}", "operators of the ONNX standard"
-    if operator not in OPERATORS:
-        yield f"the operator {quoted(operator)} is not allowed in a bundle", f"one of {', '.join(sorted(OPERATORS))}"
+        yield f"the operator {quoted(_text(operator))} is of {quoted(_text(node.domain))}", "operators of the ONNX standard"
+    if operator not in _OPERATORS:
+        yield f"the operator {quoted(_text(operator))} is not allowed in a bundle", f"one of {', '.join(sorted(OPERATORS))}"
     for attribute in node.attribute:
         if len(attribute.ListFields()) > 1:  # the schema has its name, and what it may not hold
-            yield f"the attribute {quoted(_text(attribute.name))} of {operator} is no number or text", "plain values"
-    if unknown := [name for name in node.input if name not in known]:
-        yield f"{operator} reads {quoted(_text(unknown[0]))}, which no node before it makes", "nodes in the order of their run"
-    made = [name for name in node.output if name]
+            yield f"the attribute {quoted(_text(attribute.name))} of {_text(operator)} is no number or text", "plain values"
+    if unknown := [name for name in given if name not in known]:
+        yield (
+            f"{_text(operator)} reads {quoted(_text(unknown[0]))}, which no node before it makes",
+            "nodes in the order of their run",
+        )
     if not known.isdisjoint(made) or len(set(made)) < len(made):
-        yield f"{operator} makes {quoted([_text(name) for name in made])} a second time", "one node for each value"
+        yield f"{_text(operator)} makes {quoted([_text(name) for name in made])} a second time", "one node for each value"
 
 
 class _Constants:
