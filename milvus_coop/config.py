@@ -42,7 +42,7 @@ class Settings:
     ... Each collection has its own folder there. '' means the place that the collection was created with; for a new collection,
     `<uri>.tokens` beside a Milvus Lite database."""
     bundle: str = "coop-small"
-    """Name of a shipped bundle, or the folder of a bundle."""
+    """Name of a shipped bundle, or the folder of a bundle. `NAME@FINGERPRINT` opens only the bundle with that fingerprint."""
     models: str = "onnx"
     """The backend that runs the bundle: `onnx` (in this process), `onnx:cuda` and the like, or triton://host:8001."""
     timeout_s: float = 10.0

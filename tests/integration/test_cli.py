@@ -221,8 +221,11 @@ def test_collections() -> None:
 
 def test_bundle_and_doctor() -> None:
     assert run("bundle", "list").output.startswith("coop-small")
-    assert "every file verified" in run("bundle", "show", "--verify").output
     assert json.loads(run("bundle", "show", "--json").stdout)["name"] == "coop-small"
+    verified = run("bundle", "verify", "coop-small", "--json")
+    assert (verified.exit_code, json.loads(verified.stdout)["problems"]) == (0, [])
+    other = run("bundle", "verify", "coop-small", "--fingerprint", "0" * 32)
+    assert (other.exit_code, "problem 1" in other.output) == (1, True)
     doctor = run("doctor")
     assert doctor.exit_code == 0, doctor.output
     assert "1 collections" in doctor.output

@@ -44,7 +44,7 @@ HOMES = {
     "tokenizers": {"models.preprocess", "offline.convert", "offline.training"},
     "huggingface_hub": {"offline.convert"},
     "tritonclient": {"models.backends", "serving.triton"},
-    "google": {"serving.triton"},
+    "google": {"bundle", "serving.triton"},
     "tensorrt": {"serving.plans"},
     "tensorrt_rtx": {"serving.plans"},
     "onnx": {"serving.plans", "offline.export", "offline.convert", "offline.training"},
