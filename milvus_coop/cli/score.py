@@ -32,8 +32,9 @@ def score(
 ) -> None:
     """Show how well each text matches each image, without a database.
 
-    IMAGES are files, folders, prefixes of object stores, globs, shards or lists, as for ingest. A table shows the match probability of every pair, from
-    the cross-encoder, and in brackets the cosine, from the bi-encoder. The best text of each image is in bold.
+    IMAGES are files, folders, prefixes of object stores, globs, shards or lists, as for ingest. A table shows
+    the match probability of every pair, from the cross-encoder, and in brackets the cosine, from the bi-encoder. The best
+    text of each image is in bold.
 
     \b
     Exit code: 0 all fine, 1 some images could not be read, 2 nothing could be done.

@@ -108,7 +108,7 @@ class RemoteFile:
         return False
 
     def _asked(self, method: str, path: str, **arguments: int) -> Any:
-        """The answer of a method of the file system, within `limit_s`. The drivers of `DRIVERS` run in a loop, which ends requests."""
+        """The answer of a method of the file system, within `limit_s`. The drivers of `DRIVERS` run in a loop that ends it."""
         if self.limit_s is None or not self.system.async_impl:
             return getattr(self.system, method)(path, **arguments)
         from fsspec.asyn import sync
@@ -162,7 +162,9 @@ def shown_root(address: str) -> RemoteFile:
     """
     location = parse_location(address, "root")
     if location.folder is not None:
-        raise InvalidArgumentError(f"the root {escaped(address)[:_LONGEST]} is a folder", expected="s3://bucket/prefix, or gs://, az://")
+        raise InvalidArgumentError(
+            f"the root {escaped(address)[:_LONGEST]} is a folder", expected="s3://bucket/prefix, or gs://, az://"
+        )
     return replace(remote_file(location.url), limit_bytes=SHOWN_BYTES, limit_s=SHOWN_S)
 
 

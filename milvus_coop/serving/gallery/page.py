@@ -19,7 +19,7 @@ from milvus_coop.ingest.sources import SHOWN_AT_ONCE, RemoteFile, below_root
 from milvus_coop.models.preprocess.thumbnails import thumbnail
 from milvus_coop.models.preprocess.uris import local_path
 from milvus_coop.serving.gallery.assets import assets, text
-from milvus_coop.types import CollectionInfo, Hit, Kind, SearchResult
+from milvus_coop.types import CollectionInfo, Hit, SearchResult
 
 EDGE = 480
 """Length of the longer edge of the images in the file, in pixels; each image takes 20 to 40 kB."""

@@ -31,9 +31,7 @@ class Original:
     def etag(self, edge: int) -> str:
         """The ETag of a thumbnail. It changes with the file and with the requested size."""
         name = self.file if isinstance(self.file, Path) else self.file.name
-        return (
-            '"' + hashlib.sha256(f"{name}\0{self.size}\0{self.mtime_ns}\0{edge}".encode(errors="replace")).hexdigest()[:32] + '"'
-        )
+        return '"' + hashlib.sha256(f"{name}\0{self.size}\0{self.mtime_ns}\0{edge}".encode(errors="replace")).hexdigest()[:32] + '"'
 
 
 class Thumbnails:
