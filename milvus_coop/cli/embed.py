@@ -47,7 +47,8 @@ def embed(
     """Write the embeddings of texts and images into a file, without a database.
 
     IMAGES are files, folders, prefixes of object stores, globs, shards or lists, as for ingest. Vectors have
-    unit length, so the dot product of two is their cosine. The texts of the command line come first, then those of files, then the images.
+    unit length, so the dot product of two is their cosine. The texts of the command line come first, then those of files,
+    then the images.
 
     A .jsonl file has one JSON object per line: `uri`, `text` or both, and `vector`. A .npy file is a float32 array of shape
     (n, dim); line i of the file with .jsonl added to its name says what row i is. A text or image that cannot be read has
