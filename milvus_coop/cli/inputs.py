@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 AHEAD = 8
 """Number of images that are read from elsewhere at the same time, and held in memory before they are used."""
-_POSITION = re.compile(r"image \d+( \(.*?\))?:? ?", re.DOTALL)
-"""Matches the beginning of an error of `CoopModel`."""
+_POSITION = re.compile(r"^image \d+:? ")
+"""Matches the name that `CoopModel` gives to an image in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,11 @@ class Inputs:
         """Add an image that cannot be used to the failures."""
         from milvus_coop.types import Failure
 
-        found = _POSITION.match(str(error)) if isinstance(image.file, bytes) else None
-        reason = str(error)[found.end() :] if found else str(error).partition(f"({image.file})")[2]
-        self.failures.append(Failure(image.uri, reason.lstrip(": ") or str(error)))
+        if isinstance(image.file, Path):
+            reason = str(error).partition(f"({image.file})")[2].lstrip(": ") or str(error)
+        else:
+            reason = _POSITION.sub("", str(error), count=1)
+        self.failures.append(Failure(image.uri, reason))
 
 
 def takes_texts_and_images(command: Command) -> Command:

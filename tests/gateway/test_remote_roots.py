@@ -55,7 +55,12 @@ def test_images_below_a_root_are_shown_and_no_others(s3_server: str, make_client
     local = tmp_path / "local"
     local.mkdir()
     (local / "dog.jpg").write_bytes(DOG)
-    for place in (f"{bucket}/photos/dog.jpg", f"{bucket}/photos/a/#1 é%2e.jpg", f"{bucket}/photos-2/dog.jpg", f"{other}/photos/dog.jpg"):
+    for place in (
+        f"{bucket}/photos/dog.jpg",
+        f"{bucket}/photos/a/#1 é%2e.jpg",
+        f"{bucket}/photos-2/dog.jpg",
+        f"{other}/photos/dog.jpg",
+    ):
         s3.put(place, DOG)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -64,7 +69,7 @@ def test_images_below_a_root_are_shown_and_no_others(s3_server: str, make_client
         tar.addfile(member, io.BytesIO(DOG))
     s3.put(f"{bucket}/photos/s.tar", buffer.getvalue())
     database = tmp_path / "lite.db"
-    sources = [f"{bucket}/photos/", f"{bucket}/photos-2/", f"{other}/photos/", f"{bucket}/photos/s.tar", local]
+    sources = [f"{bucket}/photos/", f"{bucket}/photos-2/", f"{other}/photos/", f"{bucket}/photos/s.tar", str(local)]
     with CoopIngest("images", settings=Settings(uri=str(database), threads=1)) as ingest:
         assert ingest.run(sources).added == 6
     keys = ids(database)
