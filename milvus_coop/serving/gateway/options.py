@@ -8,12 +8,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from milvus_coop.arguments import LARGEST, real_number, whole_number
 from milvus_coop.config import read_environment
 from milvus_coop.cores import available_cores
 from milvus_coop.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from milvus_coop.ingest.sources import RemoteFile
 
 PREFIX = "MILVUS_COOP_SERVE_"
 SHORTEST_KEY = 16
@@ -55,7 +58,8 @@ class GatewayOptions:
     cors_origins: tuple[str, ...] = ()
     """Web sites, such as https://example.com, whose pages may call the service. Default: only the service's own page."""
     roots: tuple[str, ...] = ()
-    """Folders whose images may be shown. Default: on loopback the folder in which the service was started, else none."""
+    """Folders whose images may be shown, and prefixes of object stores such as s3://bucket/photos. Default: on loopback the folder
+    in which the service was started, else none."""
     uploads: str = ""
     """Folder for uploaded images; '' means that uploads are refused."""
     concurrency: int = 0
@@ -129,7 +133,19 @@ class GatewayOptions:
         """The folders whose images may be shown, with symbolic links resolved."""
         named = self.roots or ((".",) if self.on_loopback else ())
         uploads = (self.uploads,) if self.uploads else ()
-        return tuple(Path(folder).resolve() for folder in (*named, *uploads))
+        return tuple(Path(folder).resolve() for folder in (*named, *uploads) if not _is_address(folder))
+
+    def prefixes(self) -> tuple[RemoteFile, ...]:
+        """The prefixes of object stores whose images may be shown.
+
+        Raises:
+            InvalidArgumentError, SourceError: one of them cannot be used; see `shown_root`.
+        """
+        if not (addresses := [root for root in self.roots if _is_address(root)]):
+            return ()
+        from milvus_coop.ingest.sources import shown_root
+
+        return tuple(map(shown_root, addresses))
 
     def slots(self, models: str) -> int:
         """Maximum number of requests that run at the same time, for the backend that `models` names."""
@@ -139,7 +155,7 @@ class GatewayOptions:
         """Check that the options are valid and safe.
 
         Raises:
-            InvalidArgumentError: an option is not valid or not safe; the message names the first one.
+            InvalidArgumentError, SourceError: an option is not valid or not safe; the message names the first one.
         """
         if not self.host:
             raise InvalidArgumentError("the host is empty", expected="an address to listen on, such as 127.0.0.1 or 0.0.0.0")
@@ -168,14 +184,21 @@ class GatewayOptions:
             whole_number(name, getattr(self, name), 1, LARGEST)
         for name in ("concurrency", "waiting", "rate_burst"):
             whole_number(name, getattr(self, name), 0, LARGEST)
+        self.prefixes()
         for root in self.roots:
-            if not Path(root).is_dir():
-                raise InvalidArgumentError(f"the root {root} is not a folder", expected="an existing folder of images")
+            if not _is_address(root) and not Path(root).is_dir():
+                raise InvalidArgumentError(
+                    f"the root {root} is not a folder", expected="an existing folder of images, or s3://bucket/prefix"
+                )
         if self.uploads and not _can_write(Path(self.uploads)):
             raise InvalidArgumentError(f"nothing can be written to {self.uploads}", expected="a folder for uploaded images")
         for origin in self.cors_origins:
             if not ORIGIN.fullmatch(origin):
                 raise InvalidArgumentError(f"the CORS origin is '{origin}'", expected="such as https://example.com, without a path")
+
+
+def _is_address(root: str) -> bool:
+    return "://" in root
 
 
 def _can_write(folder: Path) -> bool:

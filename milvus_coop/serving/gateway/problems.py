@@ -73,9 +73,9 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         (415, "The body has the wrong media type."),
         (422, "The request does not fit the schema."),
         (429, "Too many requests are waiting, or came with this key; come back after `Retry-After` seconds."),
-        (502, "Milvus or a model server refused the request."),
+        (502, "Milvus, a model server or an object store refused the request."),
         (503, "Milvus or the models cannot be reached."),
-        (504, "Milvus, the models or the request took too long."),
+        (504, "Milvus, the models, an object store or the request took too long."),
     )
 }
 

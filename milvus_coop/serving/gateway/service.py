@@ -13,6 +13,7 @@ from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
 from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, MilvusCoopError
+from milvus_coop.ingest.sources import SHOWN_AT_ONCE
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import Models, open_models
 from milvus_coop.search import CoopSearch
@@ -59,6 +60,7 @@ class Service:
         self.models: Models = open_models(settings, backend)
         self._pool = Pool("milvus-coop-serve", options.slots(settings.models), options.waiting, options.timeout_s)
         self._uploads = Pool("milvus-coop-upload", 1, options.waiting, options.timeout_s)
+        self._reads = Pool("milvus-coop-read", SHOWN_AT_ONCE, options.waiting, options.timeout_s)
         self.hide = hider(settings, needed=bool(options.api_keys))
         """Removes the addresses of Milvus and of the models from a message, if clients need a key."""
         # Two locks, because connecting may take as long as the timeout of Milvus, and a check must not wait for that.
@@ -67,7 +69,7 @@ class Service:
         self._store: Store | None = None
         self._resolved: dict[str, tuple[float, str]] = {}
         self._ready: tuple[float, dict[str, str]] | None = None
-        self.metrics.watch_pending(lambda: self._pool.pending + self._uploads.pending)
+        self.metrics.watch_pending(lambda: sum(pool.pending for pool in (self._pool, self._uploads, self._reads)))
 
     def warm_up(self) -> None:
         """Load models and open the collection if possible, so that the first request is as fast as later ones."""
@@ -93,6 +95,14 @@ class Service:
             BusyError, LateError: see `run`.
         """
         return await self._counted(self._uploads, function)
+
+    async def run_read(self, function: Callable[[], T]) -> T:
+        """Run a function that reads from an object store. It runs outside the pool; in it, a slow store would block searches.
+
+        Raises:
+            BusyError, LateError: see `run`.
+        """
+        return await self._counted(self._reads, function)
 
     async def _counted(self, pool: Pool, function: Callable[[], T], deadline: Deadline = NEVER) -> T:
         try:
@@ -194,7 +204,7 @@ class Service:
 
     def close(self) -> None:
         """Wait for running requests, then free the models and connections."""
-        for pool in (self._pool, self._uploads):
+        for pool in (self._pool, self._uploads, self._reads):
             pool.close()
         self._searchers.close()
         if self._store is not None:
