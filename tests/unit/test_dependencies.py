@@ -16,6 +16,7 @@ from tests.unit.test_layers import MODULES, imported, named
 EXTRAS = {
     "milvus_coop.models.preprocess.formats": ("heif",),
     "milvus_coop.models.backends.triton": ("triton",),
+    "milvus_coop.ingest.metrics": ("serve",),
     "milvus_coop.ingest.ray_engine": ("ray",),
     "milvus_coop.serving.triton": ("triton",),
     "milvus_coop.serving.plans": ("triton",),
