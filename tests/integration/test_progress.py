@@ -80,7 +80,7 @@ def test_the_last_line_of_a_stopped_ingest_has_all_failures() -> None:
 
 def test_the_line_in_the_docs_has_the_keys_of_a_real_one() -> None:
     page = (ROOT / "docs" / "ingest.md").read_text("utf-8")
-    (block,) = re.findall(r'^```json\n(\{"seen".*?)^```', page, re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(r'^```text\n(\{"seen".*?)^```', page, re.MULTILINE | re.DOTALL)
     real = last_line(run(SAMPLES / "dog.jpg", "--progress-json"))
     assert shape(json.loads(block)) == shape(real)
 
