@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,10 +79,11 @@ def embed(
         VectorFile(out, model.spec.dim) as file,
         ingest_progress(quiet, "embed") as on_progress,
     ):
+        start = time.monotonic()
         for names, vectors in _embedded(model, inputs):
             file.add(names, vectors)
             if on_progress is not None:
-                on_progress(_progress(file.n, len(inputs.failures)))
+                on_progress(_progress(file.n, len(inputs.failures), time.monotonic() - start))
     if file.n:
         say(f"{out}: {file.n:,} vectors of {model.spec.dim} numbers, by {model.spec.label}")
     print_failures(inputs.failures, inputs.passed_over)
@@ -117,7 +119,8 @@ def _chunks(images: Iterable[NamedImage]) -> Iterator[list[NamedImage]]:
         yield chunk
 
 
-def _progress(done: int, failed: int) -> Progress:
+def _progress(done: int, failed: int, seconds: float) -> Progress:
     from milvus_coop.ingest import Progress
 
-    return Progress(seen=done + failed, done=done + failed, added=done, updated=0, unchanged=0, failed=failed, total=None)
+    both = done + failed
+    return Progress(seen=both, done=both, added=done, updated=0, unchanged=0, failed=failed, total=None, seconds=seconds)

@@ -60,7 +60,7 @@ HOMES = {
     "fastapi": {"serving.gateway"},
     "starlette": {"serving.gateway"},
     "uvicorn": {"serving.gateway"},
-    "prometheus_client": {"serving.gateway"},
+    "prometheus_client": {"serving.gateway", "ingest"},
     "opentelemetry": {"serving.gateway"},
 }
 BESIDE = {"recipes", "tests", "benchmarks"}
