@@ -104,8 +104,8 @@ def test_a_store_that_is_gone_is_said_and_searches_go_on(
     pytest.importorskip("moto.server")
     database = tmp_path / "lite.db"
     try:
-        with s3.running() as address:
-            for name, value in {**s3.KEYS, "AWS_ENDPOINT_URL": address, "AWS_MAX_ATTEMPTS": "1"}.items():
+        with s3.S3Server() as server:
+            for name, value in {**server.environment, "AWS_MAX_ATTEMPTS": "1"}.items():
                 monkeypatch.setenv(name, value)
             s3fs.S3FileSystem.clear_instance_cache()
             place = f"s3://{s3.bucket('gone')}"
