@@ -104,7 +104,7 @@ def test_pages_and_a_threshold() -> None:
     assert hits("--min-score", str(whole[1]["ce_score"])) == whole[:2]
     alike = run("query", "--image", "photos/dog.jpg", "--min-score", "0")
     assert "No hits for" in alike.output
-    assert "the query and the items are both images; min_score leaves out 6" in " ".join(alike.output.split())
+    assert "the cross-encoder compares a text with an image; min_score leaves out 6" in " ".join(alike.output.split())
     plain = hits("--no-rerank")
     assert hits("--no-rerank", "--min-score", str(plain[1]["be_score"])) == plain[:2]
 
