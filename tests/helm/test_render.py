@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.helm import kuberay
 from tests.helm.kit import BARE, CASES, CHART, NAMESPACE, RELEASE, Manifest, Rendered, expand, render, rendered, text_of, values_of
 
 VERSIONS = ("1.29", "1.31", "1.34", "1.37")
@@ -20,6 +21,7 @@ FOREIGN = {
     "ServiceMonitor": "monitoring.coreos.com/v1",
     "PrometheusRule": "monitoring.coreos.com/v1",
     "ScaledObject": "keda.sh/v1alpha1",
+    "RayJob": kuberay.API_VERSION,
 }
 """Kinds that Kubernetes itself does not know."""
 every_case = pytest.mark.parametrize("case", CASES)
