@@ -1,7 +1,7 @@
 """KubeRay's schema of a RayJob: `python -m tests.helm.kuberay CRD` makes `kuberay.json.gz` from the CRD that KubeRay publishes.
 
-The CRD is `helm-chart/kuberay-operator/crds/ray.io_rayjobs.yaml` of ray-project/kuberay at COMMIT, under the Apache License 2.0. Only the
-version `ray.io/v1` is kept, without descriptions.
+The CRD is `helm-chart/kuberay-operator/crds/ray.io_rayjobs.yaml` of ray-project/kuberay at COMMIT, under the Apache License 2.0.
+Only the version `ray.io/v1` is kept, without descriptions.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def _bare(node: Any) -> Any:
 def main() -> None:
     """Make the data."""
     crd = yaml.load(Path(sys.argv[1]).read_text(encoding="utf-8"), yaml.CSafeLoader)
-    (found,) = (version["schema"] for version in crd["spec"]["versions"] if f"{crd['spec']['group']}/{version['name']}" == API_VERSION)
+    (found,) = (
+        version["schema"] for version in crd["spec"]["versions"] if f"{crd['spec']['group']}/{version['name']}" == API_VERSION
+    )
     text = json.dumps(_bare(found["openAPIV3Schema"]), separators=(",", ":"), sort_keys=True)
     DATA.write_bytes(gzip.compress(text.encode(), mtime=0))
 
