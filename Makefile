@@ -3,13 +3,15 @@ PYTHON ?= python3
 RUN := .venv
 DEV := .venv-dev
 LOWEST := .venv-lowest
+LISTED := .venv-listed
+TOOLS := .venv-tools
 ARGS ?=
 PHOTOS ?= ../shared/photos
 # A program that ends with make, even if make is killed, where the system can do that; `exec` because make signals only its own children.
 TIED := exec $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig TERM --)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev check format test test-more test-lowest docker-test docker-test-local model triton-models gallery-image docs-figures house bench clean
+.PHONY: help install demo dev check format test test-more test-lowest docker-test docker-test-local model triton-models gallery-image docs-figures house bench sbom audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,5 +91,23 @@ bench: dev ## run the benchmarks
 	$(DEV)/bin/python benchmarks/gateway.py
 	$(DEV)/bin/python benchmarks/milvus_side.py
 
+$(LISTED)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(LISTED)
+	$(LISTED)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[serve,trace,triton]'
+	$(LISTED)/bin/python -m pip uninstall --quiet --yes setuptools
+	@touch $@
+
+$(TOOLS)/installed:
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
+
+sbom: $(LISTED)/installed $(TOOLS)/installed ## write build/sbom.json (CycloneDX) from a new environment with the extras serve, trace, triton
+	mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json $(LISTED)/bin/python
+
+audit: $(LISTED)/installed $(TOOLS)/installed ## ask PyPI for known vulnerabilities of that environment
+	$(TOOLS)/bin/pip-audit --strict --progress-spinner off --path $$(echo $(LISTED)/lib/python3*/site-packages)
+
 clean: ## remove environments and build outputs
-	rm -rf $(RUN) $(DEV) $(LOWEST) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(RUN) $(DEV) $(LOWEST) $(LISTED) $(TOOLS) build dist .mypy_cache .ruff_cache .pytest_cache

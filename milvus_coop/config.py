@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -41,11 +42,13 @@ class Settings:
     ... Each collection has its own folder there. '' means the place that the collection was created with; for a new collection,
     `<uri>.tokens` beside a Milvus Lite database."""
     bundle: str = "coop-small"
-    """Name of a shipped bundle, or the folder of a bundle."""
+    """Name of a shipped bundle, or the folder of a bundle. `NAME@FINGERPRINT` opens only the bundle with that fingerprint."""
     models: str = "onnx"
     """The backend that runs the bundle: `onnx` (in this process), `onnx:cuda` and the like, or triton://host:8001."""
     timeout_s: float = 10.0
     """Time limit of each call to Milvus and to a model server."""
+    wait_s: float = 0.0
+    """Time to wait for a Milvus Lite folder that another process has open; 0 means an error at once."""
     threads: int = 0
     """Number of threads of the in-process backend; 0 means one per core."""
     max_pixels: int = 89_478_485
@@ -75,8 +78,9 @@ class Settings:
                         expected="a string",
                     )
             elif isinstance(item.default, float):
-                expected = f"more than 0 and at most {MAX_TIMEOUT_S:,.0f} seconds"
-                checked = real_number(item.name, value, expected, above=0, maximum=MAX_TIMEOUT_S)
+                above, least = (math.nextafter(0, -1), "at least 0") if item.default == 0 else (0, "more than 0")
+                expected = f"{least} and at most {MAX_TIMEOUT_S:,.0f} seconds"
+                checked = real_number(item.name, value, expected, above=above, maximum=MAX_TIMEOUT_S)
             else:
                 low, high = (0, MAX_THREADS) if item.name == "threads" else (1, MAX_IMAGE_PIXELS)
                 checked = whole_number(item.name, value, low, high)
@@ -134,6 +138,7 @@ class SettingsArguments(ModelArguments, total=False):
 
     uri: str | Path | None
     token: str | None
+    wait_s: float | None
     ca_file: str | Path | None
     token_store: str | Path | None
     bundle: str | Path | None

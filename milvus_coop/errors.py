@@ -4,6 +4,7 @@
     ├── InvalidArgumentError (ValueError)        a parameter of a call is out of range or makes no sense
     │   └── UnknownArgumentError (TypeError)     a call has no parameter of that name
     ├── MissingPackageError (ImportError)        an optional package is not installed
+    ├── DeadlineExceededError (TimeoutError)     the deadline of a call came before there was any answer
     ├── BundleError
     │   ├── BundleNotFoundError (LookupError)    no bundle of that name or folder
     │   ├── BundleInvalidError (ValueError)      bundle.json or a file beside it is broken
@@ -83,6 +84,10 @@ class UnknownArgumentError(InvalidArgumentError, TypeError):
 
 class MissingPackageError(MilvusCoopError, ImportError):
     """An optional package is not installed."""
+
+
+class DeadlineExceededError(MilvusCoopError, TimeoutError):
+    """The deadline of a call came before there was any answer."""
 
 
 class BundleError(MilvusCoopError):

@@ -16,6 +16,7 @@ MORE = (
     "convert/test_convert_cli.py",
     "convert/test_families.py",
     "evaluation/test_evaluate.py",
+    "fuzz/test_bundles.py",
     "helm/test_commands.py",
     "integration/test_growth_benchmark.py",
     "integration/test_ray",

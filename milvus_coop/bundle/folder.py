@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from milvus_coop.arguments import as_path
-from milvus_coop.bundle.spec import NAME, NAME_RULE, BundleSpec, FileSpec
-from milvus_coop.errors import BundleInvalidError, BundleNotFoundError, InvalidArgumentError, MilvusCoopError, quoted
+from milvus_coop.bundle.files import (
+    GRAPH_BYTES,
+    RECORD_BYTES,
+    TOKENIZER_BYTES,
+    checked_size,
+    damaged_error,
+    hash_content,
+    hash_file,
+    read_checked,
+)
+from milvus_coop.bundle.graphs import check_graph
+from milvus_coop.bundle.roles import check_roles
+from milvus_coop.bundle.spec import FINGERPRINT, NAME, NAME_RULE, BundleSpec
+from milvus_coop.errors import (
+    BundleInvalidError,
+    BundleMismatchError,
+    BundleNotFoundError,
+    InvalidArgumentError,
+    MilvusCoopError,
+    quoted,
+)
 
 RECORD = "bundle.json"
 TOKENIZER = "tokenizer.json"
@@ -32,16 +50,13 @@ class Bundle:
         return self.folder / file
 
     def verify(self) -> None:
-        """Hash every file and compare it with bundle.json (about 0.1 s for 40 MB).
+        """Hash every file and compare it with bundle.json (about 0.1 s for 40 MB); check the graphs again.
 
         Raises:
-            BundleInvalidError: the content of a file does not have the hash in bundle.json.
+            BundleInvalidError: the content of a file does not have the hash in bundle.json, or is not allowed.
         """
-        for name, expected in self.spec.files.items():
-            if hash_file(self.path(name)).sha256 != expected.sha256:
-                raise BundleInvalidError(
-                    f"{self.path(name)} is damaged: its content hash is not the one in {RECORD}", run="reinstall the bundle"
-                )
+        for name in self.spec.files:
+            check_file(self.folder, self.spec, name)
 
 
 def shipped_bundles() -> list[str]:
@@ -64,36 +79,101 @@ def check_new_bundle(folder: Path, name: str, error: type[MilvusCoopError]) -> N
 def load_bundle(name_or_folder: str | Path) -> Bundle:
     """Open a bundle by its folder, or a shipped bundle by its name.
 
+    `NAME@FINGERPRINT` or `FOLDER@FINGERPRINT`, with all 32 digits, opens only that bundle, and hashes every file.
+
+    Everything in the folder may come from a stranger. The record, the places and sizes of the files and the graphs are checked, and
+    all files but the weights are hashed, before ONNX Runtime or another library reads them. `Bundle.verify` hashes the weights too.
+
     Raises:
         InvalidArgumentError: no folder can have that name.
         BundleNotFoundError: there is no such bundle.
-        BundleInvalidError: its record is broken, or a file is missing or has the wrong size.
+        BundleInvalidError: its record is broken, a file is missing, damaged, too large or outside the folder, or a graph has
+            operators, inputs, outputs or weights that it must not have.
+        BundleMismatchError: the bundle has another fingerprint than the given one.
+    """
+    folder, fingerprint = find_bundle(name_or_folder)
+    spec = read_spec(folder)
+    if fingerprint:
+        check_fingerprint(spec, fingerprint)
+    for name in spec.files:
+        check_file(folder, spec, name, hash_weights=bool(fingerprint))
+    return Bundle(folder, spec)
+
+
+def find_bundle(name_or_folder: str | Path) -> tuple[Path, str]:
+    """The folder of a bundle, and the fingerprint that was given with it, or ''; see `load_bundle`.
+
+    Raises:
+        InvalidArgumentError, BundleNotFoundError: see `load_bundle`.
     """
     if not isinstance(name_or_folder, str | os.PathLike):
         raise InvalidArgumentError(f"the bundle is {quoted(name_or_folder)}", expected="a name or a folder")
-    folder = as_path("the bundle", name_or_folder)
-    is_name = str(name_or_folder) in shipped_bundles()
-    if is_name:
-        folder = SHIPPED / str(name_or_folder)
-    record = folder / RECORD
-    if not record.is_file():
+    name, at, fingerprint = os.fspath(name_or_folder).rpartition("@")
+    if not (at and name and re.fullmatch(FINGERPRINT, fingerprint)):
+        name, fingerprint = os.fspath(name_or_folder), ""
+    folder = as_path("the bundle", name)
+    if name in shipped_bundles():
+        folder = SHIPPED / name
+    if not os.path.lexists(folder / RECORD):
         raise BundleNotFoundError(
-            f"no bundle {quoted(str(name_or_folder))}",
+            f"no bundle {quoted(name)}",
             expected=f"a folder with a {RECORD}, or one of: {', '.join(shipped_bundles())}",
             run="milvus-coop bundle list",
         )
-    spec = BundleSpec.from_json(record.read_text(encoding="utf-8"), source=str(record))
-    if unknown := [graph for graph in spec.graphs if graph.file not in spec.files]:
-        raise BundleInvalidError(f"{record} has no entry in `files` for {unknown[0].file}", expected=", ".join(spec.files))
-    for name, expected in spec.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise BundleInvalidError(f"{path} is missing", run="copy the whole bundle folder again")
-        if path.stat().st_size != expected.n_bytes:
-            raise BundleInvalidError(
-                f"{path} has {path.stat().st_size:,} bytes", expected=f"{expected.n_bytes:,}", run="copy the bundle again"
-            )
-    return Bundle(folder, spec)
+    return folder, fingerprint
+
+
+def check_fingerprint(spec: BundleSpec, fingerprint: str) -> None:
+    """Check that a bundle is the one that was asked for.
+
+    Raises:
+        BundleMismatchError: it has another fingerprint.
+    """
+    if spec.fingerprint != fingerprint:
+        raise BundleMismatchError(f"the bundle is {spec.label} ({spec.fingerprint})", expected=f"the fingerprint {fingerprint}")
+
+
+def read_spec(folder: Path) -> BundleSpec:
+    """Read bundle.json of a folder and check it. No other file is opened.
+
+    Raises:
+        BundleInvalidError: it is broken, describes other graphs than a bundle has, or leaves out a file.
+    """
+    source = str(folder / RECORD)
+    spec = BundleSpec.from_json(read_checked(folder, RECORD, RECORD_BYTES), source)
+    check_roles(spec, source)
+    needed = [*(graph.file for graph in spec.graphs), *_tokenizers(spec)]
+    if missing := [name for name in needed if name not in spec.files]:
+        raise BundleInvalidError(f"{source} has no entry in `files` for {missing[0]}", expected=", ".join(needed))
+    return spec
+
+
+def check_file(folder: Path, spec: BundleSpec, name: str, *, hash_weights: bool = True) -> frozenset[str]:
+    """Check the place, the size and the hash of a file of a bundle, and what a graph has in it.
+
+    Returns:
+        The operators of a graph; empty for other files.
+
+    Raises:
+        BundleInvalidError: the file is not what bundle.json says, or may not be in a bundle.
+    """
+    graph = next((graph for graph in spec.graphs if graph.file == name), None)
+    limit = GRAPH_BYTES if graph else TOKENIZER_BYTES if name in _tokenizers(spec) else None
+    path, expected = folder / name, spec.files[name]
+    if (size := checked_size(folder, name, limit)) != expected.n_bytes:
+        raise BundleInvalidError(f"{path} has {size:,} bytes", expected=f"{expected.n_bytes:,}", run="copy the bundle again")
+    if limit is None:
+        if hash_weights and hash_file(path) != expected:
+            raise damaged_error(path)
+        return frozenset()
+    content = read_checked(folder, name, limit)
+    if hash_content(content) != expected:
+        raise damaged_error(path)
+    return check_graph(content, graph, spec.files, str(path)) if graph else frozenset()
+
+
+def _tokenizers(spec: BundleSpec) -> tuple[str, ...]:
+    return (TOKENIZER,) if spec.ce_text is None else (TOKENIZER, CE_TOKENIZER)
 
 
 def write_record(folder: Path, spec: BundleSpec) -> Bundle:
@@ -105,7 +185,8 @@ def write_record(folder: Path, spec: BundleSpec) -> Bundle:
         spec: the record to write. Its `files` are filled in here.
 
     Raises:
-        BundleInvalidError: a field of the record has a wrong value. Nothing is written.
+        BundleInvalidError: a field of the record has a wrong value, and nothing is written; or `load_bundle` refuses the files, for
+            example since a graph has an operator that is not in `graphs.OPERATORS`.
     """
     names = [graph.file for graph in spec.graphs] + [TOKENIZER]
     if spec.ce_text is not None:
@@ -115,14 +196,6 @@ def write_record(folder: Path, spec: BundleSpec) -> Bundle:
     record = folder / RECORD
     text = dataclasses.replace(spec, files={name: hash_file(folder / name) for name in names}).to_json()
     spec = BundleSpec.from_json(text, source=str(record))
+    check_roles(spec, str(record))
     record.write_text(text, encoding="utf-8")
-    return Bundle(folder, spec)
-
-
-def hash_file(path: Path) -> FileSpec:
-    """Size and SHA-256 of a file, read in blocks of 1 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return FileSpec(n_bytes=path.stat().st_size, sha256=digest.hexdigest())
+    return load_bundle(folder)

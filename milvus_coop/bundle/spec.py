@@ -19,6 +19,8 @@ from milvus_coop.records import EXPECTED, parse_json, read_record
 
 FORMAT = 1
 """Version of the bundle.json layout."""
+MAX_DEPTH = 32
+"""Maximum depth of lists and objects inside each other in bundle.json. JSON itself has none, but Python's stack has."""
 
 TEXT_ENCODER = "text_encoder"
 IMAGE_ENCODER = "image_encoder"
@@ -46,6 +48,8 @@ Keep = Literal["collection", "store", "nowhere"]
 Score = Literal["ce", "sum"]
 Dtype = Literal["float32", "int8", "int32", "int64", "uint8"]
 
+FINGERPRINT = "[0-9a-f]{32}"
+MAX_GRAPHS = 16
 NAME = r"[^\W_][\w.-]{0,127}"
 NAME_RULE = "a name of letters, digits, '.', '_' and '-'"
 Name = Annotated[str, Meta(pattern=rf"\A{NAME}\Z", extra={EXPECTED: NAME_RULE})]
@@ -241,7 +245,7 @@ class BundleSpec:
         return json.dumps(content, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, source: str = "bundle.json") -> BundleSpec:
+    def from_json(cls, text: str | bytes, source: str = "bundle.json") -> BundleSpec:
         """Read the text of a bundle.json.
 
         Raises:
@@ -249,6 +253,8 @@ class BundleSpec:
                 `source` and names the field.
         """
         content = parse_json(text, source, BundleInvalidError)
+        if _is_deep(content):
+            raise BundleInvalidError(f"{source} has too many lists or objects inside each other", expected=f"at most {MAX_DEPTH}")
         if not isinstance(content, dict) or "format" not in content:
             raise BundleInvalidError(f"{source} is not a bundle record", expected=f"a JSON object with the format {FORMAT}")
         if (version := content.pop("format")) != FORMAT:
@@ -260,6 +266,15 @@ class BundleSpec:
         if fingerprint != spec.fingerprint:
             raise BundleInvalidError(f"{source} was edited by hand: its fingerprint does not fit its content")
         return spec
+
+
+def _is_deep(content: Any) -> bool:
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        level = [
+            part for one in level for part in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+        ]
+    return bool(level)
 
 
 _LATER_VERSION = "pip install -U milvus-coop"
@@ -298,6 +313,8 @@ def _contradictions(spec: BundleSpec) -> Iterator[tuple[str, str]]:
     if tokens.keep == "collection" and tokens.n_bytes > COLLECTION_TOKEN_BYTES:
         size = f"tokens.count is {tokens.count} and tokens.dim {tokens.dim}: {tokens.n_bytes:,} bytes per image"
         yield size, f"at most {COLLECTION_TOKEN_BYTES:,} in a collection"
+    if len(names) > MAX_GRAPHS:
+        yield f"there are {len(names):,} graphs", f"at most {MAX_GRAPHS}"
     for number, name in enumerate(names):
         if name in names[:number]:
             yield f"graphs[{number}].name is '{name}' a second time", "a graph of each name"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from milvus_coop.cli.convert import convert, models
-from milvus_coop.cli.lines import say
+from milvus_coop.cli.lines import say, say_json
 from milvus_coop.printable import printable_json
 
 if TYPE_CHECKING:
@@ -36,22 +37,19 @@ def list_() -> None:
 
 @bundle.command()
 @click.argument("name_or_folder", default="coop-small")
-@click.option("--verify", is_flag=True, help="Hash every file.")
 @click.option("--json", "as_json", is_flag=True, help="The whole record.")
-def show(name_or_folder: str, verify: bool, as_json: bool) -> None:
+def show(name_or_folder: str, as_json: bool) -> None:
     """Show the facts of a bundle, by default coop-small.
 
     \b
     Examples:
       milvus-coop bundle show
-      milvus-coop bundle show my-bundle/ --verify
+      milvus-coop bundle show my-bundle/
     """
     from milvus_coop.bundle import load_bundle
     from milvus_coop.cli.tables import print_pairs
 
     opened = load_bundle(name_or_folder)
-    if verify:
-        opened.verify()
     spec = opened.spec
     if as_json:
         click.echo(printable_json(spec.to_json()), nl=False)
@@ -63,7 +61,7 @@ def show(name_or_folder: str, verify: bool, as_json: bool) -> None:
         tokens = "none: images are opened again for every query"
     facts = {
         "name": spec.label,
-        "fingerprint": spec.fingerprint + (" (every file verified)" if verify else ""),
+        "fingerprint": spec.fingerprint,
         "kind": spec.kind,
         "embedding": f"{spec.dim} x float32",
         "image tokens": tokens,
@@ -77,6 +75,34 @@ def show(name_or_folder: str, verify: bool, as_json: bool) -> None:
         "metrics": json.dumps(spec.metrics, ensure_ascii=False),
     }
     print_pairs("", facts.items())
+
+
+@bundle.command()
+@click.argument("name_or_folder")
+@click.option("--fingerprint", default="", help="The fingerprint that the bundle's author announces.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def verify(name_or_folder: str, fingerprint: str, as_json: bool) -> None:
+    """Hash every file of a bundle, check its graphs, and compare its fingerprint.
+
+    Nothing of the bundle is run. Exit code 1: something does not match, and the bundle should not be used.
+
+    
+    Examples:
+      milvus-coop bundle verify coop-small
+      milvus-coop bundle verify my-bundle/ --fingerprint 9f562179ac2d2325eda7a90e618b4a51
+    """
+    from milvus_coop.bundle.verify import verify_bundle
+    from milvus_coop.cli.tables import print_pairs
+
+    found = verify_bundle(name_or_folder, fingerprint)
+    if as_json:
+        say_json(asdict(found))
+    else:
+        files = ((name, "as described" if fits else "DAMAGED") for name, fits in found.files.items())
+        operators = ((graph, f"{len(names)} kinds of operators, all allowed") for graph, names in found.operators.items())
+        problems = ((f"problem {number}", text) for number, text in enumerate(found.problems, 1))
+        print_pairs("", [("bundle", found.label), ("fingerprint", found.fingerprint), *files, *operators, *problems])
+    raise click.exceptions.Exit(int(bool(found.problems)))
 
 
 def _own_ways(spec: BundleSpec) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CHUNK = 256
 """Texts or images between two steps of the progress bar."""
+CHUNK_BYTES = 64 * 2**20
+"""Maximum memory of a chunk of images from elsewhere, unless a single one takes more."""
 
 
 @click.command()
@@ -35,12 +37,19 @@ CHUNK = 256
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @with_settings(store=False, models=True)
 def embed(
-    settings: Settings, images: tuple[str, ...], texts: tuple[str, ...], lists: tuple[str, ...], out: Path, quiet: bool
+    settings: Settings,
+    images: tuple[str, ...],
+    texts: tuple[str, ...],
+    lists: tuple[str, ...],
+    allow_http: bool,
+    out: Path,
+    quiet: bool,
 ) -> None:
     """Write the embeddings of texts and images into a file, without a database.
 
-    IMAGES are files, folders, globs or lists, as for ingest. Vectors have unit length, so the dot product of two is their cosine.
-    The texts of the command line come first, then those of files, then the images.
+    IMAGES are files, folders, prefixes of object stores, globs, shards or lists, as for ingest. Vectors have
+    unit length, so the dot product of two is their cosine. The texts of the command line come first, then those of files,
+    then the images.
 
     A .jsonl file has one JSON object per line: `uri`, `text` or both, and `vector`. A .npy file is a float32 array of shape
     (n, dim); line i of the file with .jsonl added to its name says what row i is. A text or image that cannot be read has
@@ -54,6 +63,7 @@ def embed(
       milvus-coop embed photos/ --out vectors.npy
       milvus-coop embed --text "a dog" --text "a cat" a.jpg b.jpg --out vectors.jsonl
       milvus-coop embed --texts captions.txt --out captions.npy
+      milvus-coop embed s3://bucket/photos/ --out vectors.npy
     """
     from milvus_coop.cli.progress import ingest_progress
     from milvus_coop.cli.tables import print_failures
@@ -63,16 +73,17 @@ def embed(
     if not (texts or lists or images):
         raise InvalidArgumentError("there are neither texts nor images", expected="--text, --texts or images")
     check_output(out)
-    inputs = open_inputs(texts, lists, images)
+    inputs = open_inputs(texts, lists, images, allow_http=allow_http)
     with (
         CoopModel(settings=settings) as model,
         VectorFile(out, model.spec.dim) as file,
         ingest_progress(quiet, "embed") as on_progress,
     ):
+        start = time.monotonic()
         for names, vectors in _embedded(model, inputs):
             file.add(names, vectors)
             if on_progress is not None:
-                on_progress(_progress(file.n, len(inputs.failures)))
+                on_progress(_progress(file.n, len(inputs.failures), time.monotonic() - start))
     if file.n:
         say(f"{out}: {file.n:,} vectors of {model.spec.dim} numbers, by {model.spec.label}")
     print_failures(inputs.failures, inputs.passed_over)
@@ -85,19 +96,31 @@ def _embedded(model: CoopModel, inputs: Inputs) -> Iterator[tuple[list[dict[str,
         texts = inputs.texts[start : start + CHUNK]
         names = [{"uri": t.uri, "text": t.text} if t.uri else {"text": t.text} for t in texts]
         yield names, model.embed_texts([named.text for named in texts])
-    while images := list(islice(inputs.images, CHUNK)):
+    for images in _chunks(inputs.images):
         broken: set[int] = set()
 
         def on_error(position: int, error: ImageError, images: Sequence[NamedImage] = images, broken: set[int] = broken) -> None:
             broken.add(position)
             inputs.failed(images[position], error)
 
-        vectors = model.embed_images([image.path for image in images], on_error=on_error)
+        vectors = model.embed_images([image.file for image in images], on_error=on_error)
         kept = [position for position in range(len(images)) if position not in broken]
         yield [{"uri": images[position].uri} for position in kept], vectors[kept]
 
 
-def _progress(done: int, failed: int) -> Progress:
+def _chunks(images: Iterable[NamedImage]) -> Iterator[list[NamedImage]]:
+    chunk: list[NamedImage] = []
+    for image in images:
+        chunk.append(image)
+        if len(chunk) >= CHUNK or sum(held.n_bytes for held in chunk) >= CHUNK_BYTES:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _progress(done: int, failed: int, seconds: float) -> Progress:
     from milvus_coop.ingest import Progress
 
-    return Progress(seen=done + failed, done=done + failed, added=done, updated=0, unchanged=0, failed=failed, total=None)
+    both = done + failed
+    return Progress(seen=both, done=both, added=done, updated=0, unchanged=0, failed=failed, total=None, seconds=seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +25,7 @@ SOME_FAILED = 1
 """Exit code when some items could not be ingested and the others were."""
 NOTHING_DONE = 2
 """Exit code when nothing could be done."""
+PROGRESS_EVERY_S = 10.0
 INTERRUPTED = 130
 """Exit code after Ctrl-C, the same as in shells."""
 
@@ -70,6 +73,10 @@ INTERRUPTED = 130
 @click.option("--failed", type=click.Path(path_type=Path, dir_okay=False), help="Write failures here, one JSON object per line.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a summary.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--progress-json", is_flag=True, help="Write the progress to standard error as JSON lines, also without a terminal.")
+@click.option("--progress-every", type=click.FloatRange(0.1), metavar="SECONDS", help="Time between those lines.  [default: 10]")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve metrics for Prometheus meanwhile; 0: any free port.")
+@click.option("--metrics-host", help="Address for them.  [default: 127.0.0.1, for this machine only]")
 @with_settings(collection=True, models=True)
 def ingest(
     settings: Settings,
@@ -89,6 +96,10 @@ def ingest(
     failed: Path | None,
     as_json: bool,
     quiet: bool,
+    progress_json: bool,
+    progress_every: float | None,
+    metrics_port: int | None,
+    metrics_host: str | None,
     **options: Unpack[IngestArguments],
 ) -> None:
     """Encode images (or texts) and write them into a collection.
@@ -111,7 +122,7 @@ def ingest(
       milvus-coop ingest photos/ --sink parquet --out s3://bucket/run/
       milvus-coop ingest s3://bucket/photos/ --engine ray --state s3://bucket/state --uri http://milvus:19530
     """
-    from milvus_coop.cli.progress import ingest_progress
+    from milvus_coop.cli.progress import ingest_outputs
     from milvus_coop.cli.tables import print_report, report_facts
     from milvus_coop.ingest import (
         CoopIngest,
@@ -131,28 +142,35 @@ def ingest(
         raise click.UsageError("--retry-failed needs the --state of an earlier run.")
     if engine == "ray" and (options["prune"] or out):
         raise click.UsageError("--engine ray has no --prune and no --sink parquet: use --engine local for them.")
+    if progress_every is not None and not progress_json:
+        raise click.UsageError("--progress-every needs --progress-json.")
+    if metrics_host is not None and metrics_port is None:
+        raise click.UsageError("--metrics-host needs --metrics-port.")
     check_file(failed)
     kind: Kind = "text" if texts else "image"
     run = IngestOptions(**options)
     collection = CollectionOptions(index=index, build_index=build_index, partition_key=partition_key)
     interrupted = False
     problem: MilvusCoopError | None = None
-    with ingest_progress(quiet or as_json) as on_progress:
+    json_every_s = (progress_every or PROGRESS_EVERY_S) if progress_json else None
+    metrics = None if metrics_port is None else (metrics_host or "127.0.0.1", metrics_port)
+    with ingest_outputs(quiet or as_json, json_every_s, metrics) as on_progress:
         try:
             if engine == "ray":
-                report = ingest_with_ray(
-                    sources,
-                    run,
-                    kind=kind,
-                    collection_options=collection,
-                    settings=settings,
-                    address=address or "auto",
-                    workers=workers,
-                    gpus_per_worker=gpus_per_worker or 0.0,
-                    state=state,
-                    retry_failed=retry_failed,
-                    on_progress=on_progress,
-                )
+                with contextlib.redirect_stdout(sys.stderr):  # Ray prints what its workers say; standard output is for the report
+                    report = ingest_with_ray(
+                        sources,
+                        run,
+                        kind=kind,
+                        collection_options=collection,
+                        settings=settings,
+                        address=address or "auto",
+                        workers=workers,
+                        gpus_per_worker=gpus_per_worker or 0.0,
+                        state=state,
+                        retry_failed=retry_failed,
+                        on_progress=on_progress,
+                    )
             elif out:
                 report = ingest_to_parquet(
                     sources, out, run, kind=kind, collection_options=collection, settings=settings, on_progress=on_progress

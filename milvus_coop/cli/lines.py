@@ -22,9 +22,9 @@ def say(*columns: object, err: bool = False, nl: bool = True, **style: Any) -> N
     click.secho("\t".join(printable(str(column)) for column in columns), err=err, nl=nl, **style)
 
 
-def say_json(value: object) -> None:
-    """Print a value as one line of JSON."""
-    click.echo(json_line(value))
+def say_json(value: object, *, err: bool = False) -> None:
+    """Print a value as one line of JSON; on standard error if `err`."""
+    click.echo(json_line(value), err=err)
 
 
 def json_line(value: object) -> str:

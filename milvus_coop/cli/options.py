@@ -18,7 +18,7 @@ _DEFAULTS = Settings()
 
 def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Command], Command]:
     field = name.lstrip("-").replace("-", "_").removesuffix("_s")
-    field = "timeout_s" if field == "timeout" else field
+    field = {"timeout": "timeout_s", "wait": "wait_s"}.get(field, field)
     default = getattr(_DEFAULTS, field)
     shown = f"default {default}; " if default else ""
     return click.option(name, field, type=type(default), help=f"{help_text} [{shown}{PREFIX}{field.upper()}]", **kwargs)
@@ -29,6 +29,9 @@ _STORE = (
     _option("--token", "API key, or user:password, of a Milvus server. Prefer the variable: arguments are visible to others."),
     _option("--ca-file", "Certificate authority (PEM) of a server behind https://."),
     _option("--token-store", "Place of the token files, for bundles that have them: a folder, s3://, gs://, az://, ..."),
+    _option(
+        "--wait", "Seconds to wait for a Milvus Lite folder that another process has open. By default that is an error at once."
+    ),
 )
 _TIMEOUT = (_option("--timeout", "Seconds for each call to Milvus and to a model server."),)
 _COLLECTION = (_option("--collection", "Name of the collection."),)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from milvus_coop.cli.lines import say
+from milvus_coop.cli.lines import say, say_json
+from milvus_coop.ingest import PaceMeter
 from milvus_coop.ingest import Progress as IngestProgress
 from milvus_coop.printable import printable
 
@@ -22,31 +23,114 @@ FIRST_LINE_S, LINE_EVERY_S = 15.0, 60.0
 
 
 @contextmanager
+def ingest_outputs(
+    quiet: bool, json_every_s: float | None = None, metrics: tuple[str, int] | None = None
+) -> Iterator[Callable[[IngestProgress], None] | None]:
+    """All outputs of an ingest's progress.
+
+    Args:
+        quiet: no progress bar.
+        json_every_s: write a line of JSON to standard error at this interval and at the end, instead of a bar.
+        metrics: host and port on which to serve metrics for Prometheus.
+    """
+    shows: list[Callable[[IngestProgress], None]] = []
+    with ExitStack() as stack:
+        if metrics is not None:
+            from milvus_coop.ingest.metrics import serve_metrics
+
+            host, port = metrics
+            served = stack.enter_context(serve_metrics(port, host))
+            say(f"metrics of this ingest: {served.url}", err=True)
+            shows.append(served.show)
+        if json_every_s is not None:
+            lines = JsonLines(lambda value: say_json(value, err=True), json_every_s)
+            stack.callback(lines.end)
+            shows.append(lines.show)
+        elif bar := stack.enter_context(ingest_progress(quiet)):
+            shows.append(bar)
+
+        def show(progress: IngestProgress) -> None:
+            for each in shows:
+                each(progress)
+
+        yield show if shows else None
+
+
+class JsonLines:
+    """The progress of an ingest as JSON objects, at an interval and at the end.
+
+    Args:
+        write: called with each object.
+        every_s: the interval in seconds. The time is that of the progresses, so nothing is written while there are none.
+    """
+
+    def __init__(self, write: Callable[[dict[str, object]], None], every_s: float) -> None:
+        self._write, self._every_s, self._due_s = write, every_s, every_s
+        self._meter = PaceMeter()
+        self._unwritten: dict[str, object] | None = None
+
+    def show(self, progress: IngestProgress) -> None:
+        """Write an object if one is due."""
+        self._unwritten = self._object(progress)
+        if progress.seconds >= self._due_s:
+            self.end()
+            self._due_s = progress.seconds + self._every_s
+
+    def end(self) -> None:
+        """Write the latest progress, unless it is written."""
+        if self._unwritten is not None:
+            self._write(self._unwritten)
+        self._unwritten = None
+
+    def _object(self, progress: IngestProgress) -> dict[str, object]:
+        pace = self._meter.pace(progress)
+        counts = ("seen", "done", "added", "updated", "unchanged", "failed", "total")
+        return {
+            **{name: getattr(progress, name) for name in counts},
+            "seconds": round(progress.seconds, 1),
+            "items_per_s": round(pace.items_per_s, 2),
+            "overall_per_s": round(pace.overall_per_s, 2),
+            "eta_s": None if pace.eta_s is None else round(pace.eta_s, 1),
+            "stages": {
+                stage: {"seconds": round(spent.seconds, 2), "busy": round(pace.busy[stage], 2)}
+                for stage, spent in progress.stages.items()
+            },
+        }
+
+
+@contextmanager
 def ingest_progress(quiet: bool, label: str = "ingest") -> Iterator[Callable[[IngestProgress], None] | None]:
-    """A progress bar on standard error with counts, rate and time left. Nothing if `quiet` or without a terminal."""
+    """A progress bar on standard error with counts, rate, the busiest stage and the time left.
+
+    Nothing if `quiet` or without a terminal.
+    """
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield None
         return
     columns = (
         TextColumn(label),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[limit]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[failed]}", style="red"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(label, total=None, rate="", failed="")
+        task = bar.add_task(label, total=None, rate="", limit="", left="", failed="")
+        meter = PaceMeter()
 
         def show(progress: IngestProgress) -> None:
-            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            pace = meter.pace(progress)
             bar.update(
                 task,
                 completed=progress.done,
                 total=progress.total,
-                rate=f"{speed:,.0f}/s" if speed else "",
+                rate=f"{pace.items_per_s:,.{0 if pace.items_per_s >= 10 else 1}f}/s" if pace.items_per_s else "",
+                limit=f"{pace.limit} {pace.busy[pace.limit]:.0%}" if pace.limit else "",
+                left="" if pace.eta_s is None else f"{_duration(pace.eta_s)} left",
                 failed=f"{progress.failed} failed" if progress.failed else "",
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,8 @@ from milvus_coop.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from milvus_coop.ingest.sources import RemoteFile
     from milvus_coop.search.options import QueryArguments
-    from milvus_coop.types import CollectionInfo, SearchResult
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
@@ -31,7 +32,8 @@ def _not(context: click.Context, parameter: click.Parameter, value: bool) -> boo
 
 @click.command()
 @click.argument("text", required=False)
-@click.option("--image", type=click.Path(), help="Search with an image instead of a text.")
+@click.option("--image", help="Search with an image instead of a text: a path, s3://bucket/a.jpg, gs://, az://, ...")
+@click.option("--allow-http", is_flag=True, help="Let --image be at an http:// or https:// address, but not a private one.")
 @click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Hits to show.")
 @click.option("--offset", type=click.IntRange(min=0), default=0, help="Best hits to leave out, for the next page.")
 @click.option("-k", type=click.IntRange(min=1), help="Candidates to rerank. [default 50, or --limit if that is more]")
@@ -41,7 +43,7 @@ def _not(context: click.Context, parameter: click.Parameter, value: bool) -> boo
 @click.option(
     "--deadline-ms",
     type=click.FloatRange(min=0, min_open=True),
-    help="Milliseconds after which reranking stops, so that the answer is in time.",
+    help="Milliseconds for the whole query. Reranking stops in time; without candidates by then, there is an error.",
 )
 @click.option(
     "--score",
@@ -59,13 +61,21 @@ def _not(context: click.Context, parameter: click.Parameter, value: bool) -> boo
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write the hits with their images, in both orders, as one HTML file. An existing file is overwritten.",
 )
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    help="Prefix of an object store whose images --html may read, such as s3://bucket/photos; repeatable.",
+)
 @with_settings(collection=True, models=True)
 def query(
     settings: Settings,
     text: str | None,
     image: str | None,
+    allow_http: bool,
     as_json: bool,
     html: Path | None,
+    roots: tuple[str, ...],
     **changes: Unpack[QueryArguments],
 ) -> None:
     """Search a collection with TEXT, or with --image.
@@ -76,14 +86,18 @@ def query(
       milvus-coop query "a red apple" --limit 3 --filter 'year > 2020' --output-fields year
       milvus-coop query "a red apple" --offset 10 --min-score 0.5
       milvus-coop query --image photo.jpg --collection captions
+      milvus-coop query --image s3://bucket/photo.jpg
       milvus-coop query "a red apple" --json | jq -r .uri
-      milvus-coop query "a red apple" --html apples.html
+      milvus-coop query "a red apple" --html apples.html --root s3://bucket/photos
     """
+    from milvus_coop.cli.inputs import image_elsewhere
     from milvus_coop.cli.tables import hit_lines, print_result, why_not_reranked
     from milvus_coop.search import CoopSearch
     from milvus_coop.search.options import QueryOptions
 
     check_file(html)
+    prefixes = _prefixes(roots, html)
+    content = None if image is None else image_elsewhere(image, allow_http=allow_http)
     options = QueryOptions(**changes)  # type: ignore[arg-type]
     limit = options.limit
     if html is not None:  # a page shows the bi-encoder's order as well
@@ -91,7 +105,7 @@ def query(
             raise InvalidArgumentError("--html is given with --offset", expected="one of them: a page starts with the best hit")
         options = options.change(limit=options.retrieve, k=options.candidates)
     with CoopSearch(settings=settings) as search:
-        found = search.query(text, image=image, options=options)
+        found = search.query(text, image=image if content is None else content, options=options)
         info = None if html is None else search.info()
     result = replace(found, hits=found.hits[:limit])
     if as_json:
@@ -102,11 +116,16 @@ def query(
     else:
         print_result(result, title=text or str(image))
     if html is not None and info is not None:
-        _write_page(html, found, text or Path(image or ""), info, limit, options.filter)
+        from milvus_coop.serving.gallery import render
+
+        asked = text or content or Path(image or "")
+        write_file(html, render(found, asked, info, limit=limit, filter=options.filter, prefixes=prefixes, name=image or ""))
         say(f"Written: {html}", err=as_json)
 
 
-def _write_page(path: Path, found: SearchResult, asked: str | Path, info: CollectionInfo, limit: int, filter_: str) -> None:
-    from milvus_coop.serving.gallery import render
+def _prefixes(roots: Sequence[str], html: Path | None) -> list[RemoteFile]:
+    if roots and html is None:
+        raise InvalidArgumentError("--root is given without --html", expected="both: it names images that --html may read")
+    from milvus_coop.ingest.sources import shown_root
 
-    write_file(path, render(found, asked, info, limit=limit, filter=filter_))
+    return [shown_root(root) for root in roots]

@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 @takes_texts_and_images
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per pair and line, for pipes.")
 @with_settings(store=False, models=True)
-def score(settings: Settings, images: tuple[str, ...], texts: tuple[str, ...], lists: tuple[str, ...], as_json: bool) -> None:
+def score(
+    settings: Settings,
+    images: tuple[str, ...],
+    texts: tuple[str, ...],
+    lists: tuple[str, ...],
+    allow_http: bool,
+    as_json: bool,
+) -> None:
     """Show how well each text matches each image, without a database.
 
-    IMAGES are files, folders, globs or lists, as for ingest. A table shows the match probability of every pair, from
-    the cross-encoder, and in brackets the cosine, from the bi-encoder. The best text of each image is in bold.
+    IMAGES are files, folders, prefixes of object stores, globs, shards or lists, as for ingest. A table shows
+    the match probability of every pair, from the cross-encoder, and in brackets the cosine, from the bi-encoder. The best
+    text of each image is in bold.
 
     \b
     Exit code: 0 all fine, 1 some images could not be read, 2 nothing could be done.
@@ -35,6 +43,7 @@ def score(settings: Settings, images: tuple[str, ...], texts: tuple[str, ...], l
     Examples:
       milvus-coop score --text "a dog" --text "a cat" a.jpg b.jpg
       milvus-coop score --texts captions.txt photos/ --json
+      milvus-coop score --text "a dog" s3://bucket/photos/a.jpg
     """
     from milvus_coop.cli.tables import print_failures, print_scores
     from milvus_coop.models.scoring import CoopModel
@@ -45,7 +54,7 @@ def score(settings: Settings, images: tuple[str, ...], texts: tuple[str, ...], l
             expected="texts and images",
             run='milvus-coop score --text "a dog" --text "a cat" a.jpg b.jpg',
         )
-    inputs = open_inputs(texts, lists, images)
+    inputs = open_inputs(texts, lists, images, allow_http=allow_http)
     scored: list[NamedImage] = []
     if inputs.texts:
         with CoopModel(settings=settings) as model:
@@ -66,16 +75,16 @@ def _compare(model: CoopModel, inputs: Inputs) -> tuple[list[NamedImage], Compar
     seen: list[NamedImage] = []
     broken: set[int] = set()
 
-    def paths() -> Iterator[Path]:
+    def files() -> Iterator[Path | bytes]:
         for image in inputs.images:
-            seen.append(image)
-            yield image.path
+            seen.append(image.emptied())
+            yield image.file
 
     def on_error(position: int, error: ImageError) -> None:
         broken.add(position)
         inputs.failed(seen[position], error)
 
-    found = model.compare([named.text for named in inputs.texts], paths(), on_error=on_error)
+    found = model.compare([named.text for named in inputs.texts], files(), on_error=on_error)
     kept = [position for position in range(len(seen)) if position not in broken]
     return [seen[position] for position in kept], Comparison(found.similarity[:, kept], found.score[:, kept])
 

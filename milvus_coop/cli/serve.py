@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from milvus_coop.cli.lines import say
 from milvus_coop.cli.options import Command, with_settings
 from milvus_coop.config import Settings
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.errors import InvalidArgumentError, reason_of
 from milvus_coop.serving.gateway.options import PREFIX
+
+if TYPE_CHECKING:
+    from milvus_coop.ingest.sources import RemoteFile
 
 
 def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
@@ -26,8 +29,20 @@ def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
 @_option("--port", "port", type=click.IntRange(0, 65535), help="Port, default 8080; 0: any free one.")
 @_option("--root-path", "root_path", help="Prefix of all paths, such as /images, where a proxy passes one on.")
 @_option("--api-key", "api_keys", multiple=True, help="Key that a client must send. Prefer the variable: arguments are visible.")
+@_option(
+    "--key-filters", "key_filters", help="Filters of the keys: JSON, or a JSON file, that maps the SHA-256 of each key to one."
+)
+@_option(
+    "--rate-limit", "rate_limit", type=click.FloatRange(0), help="Maximum requests per second with one key; default any number."
+)
+@_option("--rate-burst", "rate_burst", type=click.IntRange(0), help="Requests with one key at once; default twice the rate.")
 @click.option("--anonymous", is_flag=True, help=f"Answer clients without a key, even from other machines. [{PREFIX}ANONYMOUS]")
-@_option("--root", "roots", multiple=True, help="Folder whose images may be shown. The default on loopback is the current folder.")
+@_option(
+    "--root",
+    "roots",
+    multiple=True,
+    help="Folder whose images may be shown, or s3://bucket/prefix, gs://, az://. The default on loopback is the current folder.",
+)
 @_option(
     "--uploads", "uploads", type=click.Path(path_type=Path), help="Folder for uploaded images. By default no uploads are accepted."
 )
@@ -59,6 +74,7 @@ def serve(
       milvus-coop serve                           http://127.0.0.1:8080 for this machine
       milvus-coop serve --models-only             for a Milvus that asks it to rerank
       milvus-coop serve --root /data/photos --uploads /data/uploads
+      milvus-coop serve --root s3://bucket/photos
       MILVUS_COOP_SERVE_API_KEYS=... milvus-coop serve --host 0.0.0.0
     """
     try:
@@ -76,9 +92,21 @@ def serve(
         **given, uploads=None if uploads is None else str(uploads), anonymous=anonymous or None, models_only=models_only or None
     )
     options.check()
+    for prefix in options.prefixes():
+        _say_if_unreadable(prefix)
     tracing = open_tracing() if trace else None
     logs.set_up(json_lines=log == "json" if log else not sys.stderr.isatty())
     service = Service(settings, options, tracing=tracing)
     if service.is_local and not options.models_only:
         service.store()  # report a mistyped path, or a folder that another process uses, now and not to the first client
     run(service, on_ready=lambda address: say(f"milvus-coop serves {address}  (stop with Ctrl-C)", err=True))
+
+
+def _say_if_unreadable(prefix: RemoteFile) -> None:
+    """Say on standard error that a root cannot be read. It may be there later, so the service starts."""
+    try:
+        problem = "" if prefix.is_there() else "there is nothing there"
+    except OSError as exc:
+        problem = reason_of(exc)
+    if problem:
+        say(f"The root {prefix.name} cannot be read now, so its images are not shown: {problem}", err=True)

@@ -2,11 +2,11 @@
 
 items     the items of a source                      images the images of items, wherever they are
 sources/  folders, prefixes, files, lists, tables and shards
-options   the options of an ingest
+options   the options of an ingest                   pace   rate and time left
 work      reads one item, encodes one batch          sink   the interface of a collection for an ingest
 pipeline  the three stages, which run in parallel    run    one whole ingest
 coop      `CoopIngest`, the object that most users need
-parquet   an ingest into Parquet files
+parquet   an ingest into Parquet files               metrics  metrics for Prometheus
 cluster/  an ingest on a Ray cluster
 outages   errors that may pass, and calls that are repeated
 """
@@ -15,17 +15,21 @@ from milvus_coop.ingest.cluster import ingest_with_ray
 from milvus_coop.ingest.coop import CoopIngest
 from milvus_coop.ingest.items import Item
 from milvus_coop.ingest.options import IngestOptions
+from milvus_coop.ingest.pace import Pace, PaceMeter
 from milvus_coop.ingest.parquet import ingest_to_parquet
 from milvus_coop.ingest.run import ingest, ingest_items
-from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink, TooManyFailuresError
+from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink, StageTime, TooManyFailuresError
 
 __all__ = [
     "CoopIngest",
     "IngestInterrupted",
     "IngestOptions",
     "Item",
+    "Pace",
+    "PaceMeter",
     "Progress",
     "Sink",
+    "StageTime",
     "TooManyFailuresError",
     "ingest",
     "ingest_items",

@@ -149,7 +149,7 @@ class CoopIngest:
     def _ingested(self, run: Callable[[Into], IngestReport]) -> IngestReport:
         encoder = self._models.encoder
         if self._collection is None:
-            self._collection = self._store.create(self._name, encoder.spec, self._kind, options=self._options)
+            self._collection = self._store.open_or_create(self._name, encoder.spec, self._kind, options=self._options)
         report = run({"sink": self._collection, "encoder": encoder, "kind": self._kind, "tokens": self._collection.tokens})
         self._collection.flush()
         if self._options.build_index == "after":

@@ -10,14 +10,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.ingest.images import bytes_held
 from milvus_coop.ingest.items import Entry, Item
 from milvus_coop.ingest.options import IngestOptions
-from milvus_coop.ingest.sink import Progress, Sink
+from milvus_coop.ingest.sink import STAGES, Progress, Sink, Stage, StageTime
 from milvus_coop.ingest.work import Ready, Work
 from milvus_coop.types import Failure, Row, Stamp
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+T = TypeVar("T")
+Timed = tuple[T, float]
+"""A result, and the seconds that it took."""
 
 LOOKUP = 1024
 """Number of items whose stamps are read in one call while earlier items are ingested. A server takes 0.3 s for a call."""
@@ -51,6 +60,12 @@ class Counts:
     failures: list[Failure] = field(default_factory=list)
     broken: bool = False
     """True if a part of the sources could not be read."""
+    seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    """Seconds that were spent in each stage, summed over threads and workers."""
+    available_s: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    """Seconds that the threads of each stage had for it."""
+    started: float = field(default_factory=time.monotonic)
+    """The start of this part, by the clock of its own machine."""
 
     @property
     def done(self) -> int:
@@ -65,6 +80,9 @@ class Counts:
         self.unchanged += other.unchanged
         self.failures += other.failures
         self.broken |= other.broken
+        for stage in STAGES:
+            self.seconds[stage] += other.seconds[stage]
+            self.available_s[stage] += other.available_s[stage]
 
     def check(self, allowed: int | None) -> None:
         """Raise `HopelessError` if more items failed than allowed."""
@@ -73,7 +91,17 @@ class Counts:
 
     def progress(self, total: int | None) -> Progress:
         """The counts as a progress, with the number of items in all sources."""
-        return Progress(self.seen, self.done, self.added, self.updated, self.unchanged, len(self.failures), total)
+        return Progress(
+            seen=self.seen,
+            done=self.done,
+            added=self.added,
+            updated=self.updated,
+            unchanged=self.unchanged,
+            failed=len(self.failures),
+            total=total,
+            seconds=time.monotonic() - self.started,
+            stages={stage: StageTime(self.seconds[stage], self.available_s[stage]) for stage in STAGES},
+        )
 
 
 class Pipeline:
@@ -97,9 +125,9 @@ class Pipeline:
         self._decoders = ThreadPoolExecutor(options.decoders, "milvus-coop-decode")
         self._lookup = ThreadPoolExecutor(1, "milvus-coop-lookup")
         self._writer = ThreadPoolExecutor(1, "milvus-coop-write")
-        self._decoding: deque[tuple[Future[Ready | Failure | None], int]] = deque()
+        self._decoding: deque[tuple[Future[Timed[Ready | Failure | None]], int]] = deque()
         self._held = 0
-        self._writing: deque[tuple[Future[object], int, int]] = deque()
+        self._writing: deque[tuple[Future[Timed[object]], int, int]] = deque()
         self._ready: list[Ready] = []
         self._rows: list[tuple[Row, bool]] = []
 
@@ -120,14 +148,14 @@ class Pipeline:
             self._take()
         self._encode()
         self.flush()
-        self._report(always=True)
+        self.report()
 
     def flush(self) -> None:
         """Write all encoded rows, and wait until they are written."""
         self._write(at_least=1)
         while self._writing:
             self._written()
-        self._writer.submit(self._sink.settle).result()
+        self._spend("write", self._writer.submit(timed, self._sink.settle).result())
 
     def stop(self) -> None:
         """Stop the threads. Work that they have not started is dropped."""
@@ -135,18 +163,34 @@ class Pipeline:
         self._lookup.shutdown(cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
 
-    def _submitted(self, entries: Iterable[Entry]) -> Iterator[tuple[Future[Ready | Failure | None], int]]:
+    def report(self) -> None:
+        """Report the progress now."""
+        self._reported = time.monotonic()
+        for stage in STAGES:
+            threads = self._options.decoders if stage == "read" else 1
+            self.counts.available_s[stage] = threads * (self._reported - self.counts.started)
+        if self._on_progress:
+            self._on_progress(self.counts.progress(self._total()))
+
+    def _spend(self, stage: Stage, done: Timed[T]) -> T:
+        """The result of a call, whose time counts for the stage."""
+        result, seconds = done
+        self.counts.seconds[stage] += seconds
+        return result
+
+    def _submitted(self, entries: Iterable[Entry]) -> Iterator[tuple[Future[Timed[Ready | Failure | None]], int]]:
         """Items whose decoding has begun, each with the bytes that it holds until then."""
         for items, stamps in self._looked_up(entries):
-            known = stamps.result()
+            known = self._spend("lookup", stamps.result())
             for item in items:
-                future = self._decoders.submit(self._work.prepare, item, known.get(item.id), self._options.force)
+                future = self._decoders.submit(timed, self._work.prepare, item, known.get(item.id), self._options.force)
                 yield future, bytes_held(item.image)
 
-    def _looked_up(self, entries: Iterable[Entry]) -> Iterator[tuple[list[Item], Future[Mapping[str, Stamp]]]]:
+    def _looked_up(self, entries: Iterable[Entry]) -> Iterator[tuple[list[Item], Future[Timed[Mapping[str, Stamp]]]]]:
         """Chunks of items with their stamps in the collection. The stamps of the next chunk are read ahead."""
-        ahead: deque[tuple[list[Item], Future[Mapping[str, Stamp]]]] = deque()
-        for chunk in _chunks(entries):
+        ahead: deque[tuple[list[Item], Future[Timed[Mapping[str, Stamp]]]]] = deque()
+        coming = _chunks(entries)
+        while chunk := self._spend("sources", timed(next, coming, [])):
             # An item that comes twice is written once, because Milvus does not replace rows of the same upsert.
             items = list({entry.id: entry for entry in chunk if isinstance(entry, Item)}.values())
             failures = [entry for entry in chunk if isinstance(entry, Failure)]
@@ -154,14 +198,14 @@ class Pipeline:
             self.counts.failures += failures
             self.counts.broken |= bool(failures)
             self.counts.check(self._options.max_failures)
-            ahead.append((items, self._lookup.submit(self._sink.stamps, [item.id for item in items])))
+            ahead.append((items, self._lookup.submit(timed, self._sink.stamps, [item.id for item in items])))
             if len(ahead) > 1:
                 yield ahead.popleft()
         yield from ahead
 
     def _take(self) -> None:
         future, n_bytes = self._decoding.popleft()
-        result = future.result()
+        result = self._spend("read", future.result())
         self._held -= n_bytes
         if result is None:
             self.counts.unchanged += 1
@@ -173,14 +217,15 @@ class Pipeline:
             self._ready.append(result)
             if len(self._ready) >= self._options.batch:
                 self._encode()
-        self._report()
+        if time.monotonic() - self._reported >= REPORT_EVERY_S:
+            self.report()
         self.counts.check(self._options.max_failures)
 
     def _encode(self) -> None:
         if not self._ready:
             return
         ready, self._ready = self._ready, []
-        rows = self._work.encode(ready)
+        rows = self._spend("encode", timed(self._work.encode, ready))
         self._rows += [(row, item.known) for row, item in zip(rows, ready, strict=True)]
         self._write(at_least=WRITE)
 
@@ -192,22 +237,23 @@ class Pipeline:
         last = {row.id: row for row, _ in rows}
         # An insert has to be checked afterwards, which pays only for many rows.
         write = self._sink.upsert if added < len(rows) or len(rows) < WRITE else self._sink.insert
-        self._writing.append((self._writer.submit(write, list(last.values())), added, len(rows) - added))
+        self._writing.append((self._writer.submit(timed, write, list(last.values())), added, len(rows) - added))
         while len(self._writing) > WRITES_WAITING or (self._writing and self._writing[0][0].done()):
             self._written()
 
     def _written(self) -> None:
         future, added, updated = self._writing[0]
-        future.result()
+        self._spend("write", future.result())
         self._writing.popleft()
         self.counts.added += added
         self.counts.updated += updated
 
-    def _report(self, always: bool = False) -> None:
-        now = time.monotonic()
-        if self._on_progress and (always or now - self._reported >= REPORT_EVERY_S):
-            self._reported = now
-            self._on_progress(self.counts.progress(self._total()))
+
+def timed(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Timed[T]:
+    """The result of a call, and the seconds that it took."""
+    start = time.perf_counter()
+    result = call(*args, **kwargs)
+    return result, time.perf_counter() - start
 
 
 def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

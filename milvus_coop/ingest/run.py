@@ -115,9 +115,12 @@ def _run(pipeline: Pipeline, entries: Iterable[Entry], passed: PassedOver, start
         raise
     except HopelessError as exc:
         pipeline.flush()
+        pipeline.report()
         raise TooManyFailuresError(exc.args[0], _report(pipeline.counts, 0, time.monotonic() - start, passed)) from None
     except KeyboardInterrupt:
         pipeline.flush()
+        with contextlib.suppress(KeyboardInterrupt):  # it may have come from the function that is told the progress
+            pipeline.report()
         raise IngestInterrupted(_report(pipeline.counts, 0, time.monotonic() - start, passed)) from None
     except BaseException:
         with contextlib.suppress(StoreError):  # the first error is the one to raise

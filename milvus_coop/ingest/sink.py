@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, get_args
 
 from milvus_coop.errors import MilvusCoopError
 from milvus_coop.types import IngestReport, Row, Stamp
@@ -38,6 +38,22 @@ class Sink(Protocol):
         """The reason why no item can have this metadata, such as a missing partition key; '' if one can."""
 
 
+Stage = Literal["sources", "lookup", "read", "encode", "write"]
+"""A stage of an ingest: `sources` lists folders and reads lists, shards and tables, `lookup` asks the collection for stamps, `read`
+reads and decodes items, `encode` runs the encoder and writes token files, `write` writes rows."""
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """The time of one stage, summed over threads and workers."""
+
+    seconds: float
+    """Seconds that were spent in the stage."""
+    available_s: float
+    """Seconds that its threads had for it. A stage that is busy for nearly all of them limits the ingest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """The progress of an ingest."""
@@ -52,6 +68,9 @@ class Progress:
     failed: int
     total: int | None
     """Number of items in all sources; None while they are being counted."""
+    seconds: float = 0.0
+    """Seconds since the start of the ingest."""
+    stages: Mapping[Stage, StageTime] = field(default_factory=dict)
 
 
 class IngestInterrupted(KeyboardInterrupt):

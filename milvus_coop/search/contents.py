@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from milvus_coop.bundle.spec import IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TokenSpec
+from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import InvalidArgumentError, TokensError, TokenStoreError
 from milvus_coop.models.encoder import Encoder, join_pixels
 from milvus_coop.models.preprocess.texts import check_text
@@ -41,13 +41,13 @@ class ContentReader(Protocol):
     def n_bytes(self) -> int:
         """Memory for one content in bytes; 0 if it is small or in memory already."""
 
-    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline_s: float | None) -> ReadContents:
+    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline: Deadline = NEVER) -> ReadContents:
         """Read contents. Those that cannot be read, and those of another type, are left out.
 
         Args:
             contents: any number of contents, without repetition.
             timeout_s: time limit of each call to a server.
-            deadline_s: value of `time.perf_counter()` at which reading stops; the result must not be used then.
+            deadline: the moment at which reading stops; the result must not be used then.
 
         Raises:
             BackendError, TokenStoreError: no content can be read now.
@@ -74,13 +74,13 @@ class TextReader:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline_s: float | None) -> ReadContents:
+    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline: Deadline = NEVER) -> ReadContents:
         """See `ContentReader.read`."""
         texts = {i: c.text for i, c in enumerate(contents) if isinstance(c, StoredText) and _is_readable(c.text)}
         if not texts:
             return ReadContents()
-        left_s = timeout_s if deadline_s is None else min(timeout_s, deadline_s - time.perf_counter())
-        return ReadContents(self._encoder.encode_texts(list(texts.values()), timeout_s=left_s).text_side, list(texts))
+        encoded = self._encoder.encode_texts(list(texts.values()), timeout_s=deadline.within(timeout_s))
+        return ReadContents(encoded.text_side, list(texts))
 
 
 class TokenReader:
@@ -92,7 +92,7 @@ class TokenReader:
     def __init__(self, spec: TokenSpec) -> None:
         self._spec = spec
 
-    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline_s: float | None) -> ReadContents:
+    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline: Deadline = NEVER) -> ReadContents:
         """See `ContentReader.read`."""
         return _token_inputs(map(self._decoded, contents), self._spec)
 
@@ -113,14 +113,13 @@ class TokenFileReader:
         self._store = store
         self.n_bytes = spec.n_bytes
 
-    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline_s: float | None) -> ReadContents:
+    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline: Deadline = NEVER) -> ReadContents:
         """See `ContentReader.read`."""
-        left_s = timeout_s if deadline_s is None else max(0.0, min(timeout_s, deadline_s - time.perf_counter()))
         keys = [c.key if isinstance(c, TokenFile) else "" for c in contents]
         try:
-            found = self._store.read(keys, self._spec.n_bytes, timeout_s=left_s)
+            found = self._store.read(keys, self._spec.n_bytes, timeout_s=deadline.within(timeout_s))
         except TokenStoreError:
-            if deadline_s is not None and time.perf_counter() >= deadline_s:
+            if deadline.remaining() <= 0:
                 return ReadContents()
             raise
         return _token_inputs(found, self._spec)
@@ -135,9 +134,9 @@ class ImageReader:
         self._opener = ImageOpener(encoder)
         self.n_bytes = self._opener.n_bytes
 
-    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline_s: float | None) -> ReadContents:
+    def read(self, contents: Sequence[Content | None], timeout_s: float, deadline: Deadline = NEVER) -> ReadContents:
         """See `ContentReader.read`."""
-        found = self._opener.open([c.uri if isinstance(c, ImageFile) else "" for c in contents], deadline_s)
+        found = self._opener.open([c.uri if isinstance(c, ImageFile) else "" for c in contents], deadline)
         pixels = {i: arrays for i, arrays in enumerate(found) if arrays is not None}
         return ReadContents(join_pixels(list(pixels.values())), list(pixels)) if pixels else ReadContents()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +14,7 @@ import numpy as np
 from milvus_coop.arguments import many, strings
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER, Score
 from milvus_coop.config import Settings, SettingsArguments
+from milvus_coop.deadline import Deadline
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, InvalidArgumentError, quoted
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.encoder import Encoder
@@ -21,10 +22,12 @@ from milvus_coop.models.open import open_models, split_models
 from milvus_coop.models.preprocess.images import ImageInput
 from milvus_coop.search.contents import content_reader
 from milvus_coop.search.options import QueryArguments, QueryOptions, options_of
+from milvus_coop.search.progress import ENCODED, RETRIEVED, Progress
 from milvus_coop.search.queries import check_ids, encode_queries
 from milvus_coop.search.ranking import rank
 from milvus_coop.search.ranking_service import query_string
 from milvus_coop.search.reranking import CandidateReranker, CeScores
+from milvus_coop.search.workers import Workers
 from milvus_coop.store import Collection, Fields, Provider, Ranker, RerankService, Store
 from milvus_coop.store.ranker import BATCH_SIZE
 from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, SearchResult, Timings
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 _ENCODERS: Mapping[Kind, Sequence[str]] = {"image": (TEXT_ENCODER,), "text": (IMAGE_ENCODER, TEXT_ENCODER)}
 """The graphs that a usual query runs before the cross-encoder, by the kind of the collection."""
+
+Retrieve = Callable[[Array, QueryOptions, Deadline], list[list[Candidate]]]
+"""Retrieves the candidates of each query, from the embeddings of the queries."""
 
 
 class CoopSearch:
@@ -72,6 +78,7 @@ class CoopSearch:
         if fields is not None and not isinstance(fields, Fields):
             raise InvalidArgumentError(f"fields is {quoted(fields)}", expected="a Fields object")
         self._timeout_s = settings.timeout_s
+        self._workers = Workers()
         self._models = open_models(settings, backend)
         try:
             self._store = Store.from_settings(settings, must_exist=True)
@@ -100,6 +107,19 @@ class CoopSearch:
     def kind(self) -> Kind:
         """The kind of the collection's items: `image` or `text`."""
         return self._collection.kind
+
+    def within(self, filter: str) -> CoopSearch:
+        """A view of this search that finds only the items that the filter leaves, whatever filter a query adds.
+
+        Use it for a tenant, whose own filter must not widen what it sees. The view shares the models and the connection of this
+        object, so close only one of the two.
+
+        Raises:
+            FilterError: a bracket or a quote of the filter has no partner.
+        """
+        view = copy.copy(self)
+        view._collection = self._collection.within(filter)
+        return view
 
     def uris(self, ids: Iterable[str]) -> dict[str, str]:
         """The uris of these items by id. Ids that the collection does not have are left out.
@@ -142,6 +162,7 @@ class CoopSearch:
             ImageError: the image cannot be read.
             FilterError: Milvus rejects the filter.
             StoreError, BackendError: Milvus or the encoder failed. An unreachable or slow cross-encoder is not an error.
+            DeadlineExceededError: the deadline came before Milvus returned candidates. Later, it only cuts the reranking.
         """
         return self._run(None if text is None else [text], None if image is None else [image], options_of(options, changes))[0]
 
@@ -169,7 +190,7 @@ class CoopSearch:
             are left out and take no place; `reranked` is then False, and `reason` says how many there are.
 
         Raises:
-            InvalidArgumentError, ImageError, StoreError, BackendError: see `query`.
+            InvalidArgumentError, ImageError, StoreError, BackendError, DeadlineExceededError: see `query`.
         """
         distinct = check_ids(ids)
         number = max(1, len(distinct))
@@ -182,7 +203,7 @@ class CoopSearch:
             None if text is None else [text],
             None if image is None else [image],
             asked,
-            lambda embeddings, _: [self._collection.candidates(distinct, embeddings[0])],
+            lambda embeddings, _, deadline: [self._collection.candidates(distinct, embeddings[0], deadline=deadline)],
         )
         unknown = len(distinct) - result.candidates
         if not unknown:
@@ -262,29 +283,54 @@ class CoopSearch:
         texts: Sequence[str] | None,
         images: Sequence[ImageInput] | None,
         options: QueryOptions,
-        retrieve: Callable[[Array, QueryOptions], list[list[Candidate]]] | None = None,
+        retrieve: Retrieve | None = None,
     ) -> list[SearchResult]:
         if (texts is None) != (images is None) and not (texts or images):
             return []
-        clock = [time.perf_counter()]
-        queries = encode_queries(self.encoder, texts, images, self._timeout_s)
-        clock.append(time.perf_counter())
-        candidates = (retrieve or self._retrieve)(queries.embeddings, options)
-        clock.append(time.perf_counter())
-        scores = CeScores.none(len(candidates), problem="reranking was turned off")
-        if options.rerank:
-            deadline_s = None if options.deadline_ms is None else clock[0] + options.deadline_ms / 1000
-            scores = self._reranker.score(queries, candidates, options.candidates, deadline_s)
-        clock.append(time.perf_counter())
-        start, encoded, retrieved, end = (1000 * t for t in clock)
-        timings = Timings(encoded - start, retrieved - encoded, end - retrieved, end - start)
+        deadline, progress = Deadline.after_ms(options.deadline_ms), Progress()
+
+        def work() -> None:
+            self._search(texts, images, options, retrieve or self._retrieve, deadline, progress)
+
+        in_time = True
+        if deadline.is_never:
+            work()
+        else:
+            in_time = self._workers.run(work, deadline)
+        if progress.found is None:
+            raise deadline.exceeded(progress.goal)
+        candidates, scores = progress.found
+        if not in_time:
+            scores = scores.cut(sum(min(options.candidates, len(found)) for found in candidates))
+        timings = progress.timings()
         return [
             self._result(found, probability, logit, options, scores.problem, timings)
             for found, probability, logit in zip(candidates, scores.probability, scores.logit, strict=True)
         ]
 
-    def _retrieve(self, embeddings: Array, options: QueryOptions) -> list[list[Candidate]]:
-        return self._collection.search(embeddings, options.retrieve, filter=options.filter, output_fields=options.output_fields)
+    def _search(
+        self,
+        texts: Sequence[str] | None,
+        images: Sequence[ImageInput] | None,
+        options: QueryOptions,
+        retrieve: Retrieve,
+        deadline: Deadline,
+        progress: Progress,
+    ) -> None:
+        with deadline.toward(ENCODED):
+            queries = encode_queries(self.encoder, texts, images, self._timeout_s, deadline)
+        progress.encoded()
+        with deadline.toward(RETRIEVED):
+            candidates = retrieve(queries.embeddings, options, deadline)
+        scores = CeScores.none(candidates, options.candidates, None if options.rerank else "reranking was turned off")
+        progress.retrieved(candidates, scores)
+        if options.rerank:
+            self._reranker.score(queries, candidates, scores, deadline)
+
+    def _retrieve(self, embeddings: Array, options: QueryOptions, deadline: Deadline) -> list[list[Candidate]]:
+        return self._collection.search(
+            embeddings, options.retrieve, filter=options.filter, output_fields=options.output_fields, deadline=deadline
+        )
 
     def _result(
         self,
@@ -321,6 +367,7 @@ class CoopSearch:
 
     def close(self) -> None:
         """Free the connection and the models. Safe to call twice."""
+        self._workers.close()
         self._models.close()
         if hasattr(self, "_store"):
             self._store.close()

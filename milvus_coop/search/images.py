@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -13,6 +12,7 @@ import numpy as np
 
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_SIDE
 from milvus_coop.cores import available_cores
+from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import ImageError
 from milvus_coop.models.encoder import Encoder, Pixels
 from milvus_coop.models.preprocess.uris import local_path
@@ -57,29 +57,33 @@ class PixelCache:
 
 
 class ImageOpener:
-    """Opens images for the cross-encoder. Safe to share between threads."""
+    """Opens images for the cross-encoder. Safe to share between threads.
+
+    A file system that hangs keeps the threads that read from it; there are never more than `THREADS`.
+    """
 
     def __init__(self, encoder: Encoder, cache: PixelCache | None = None) -> None:
         self._encoder = encoder
         self._cache = cache or PixelCache()
+        self._pool = ThreadPoolExecutor(max(1, min(THREADS, available_cores())), "milvus-coop-open")
         tensors = [tensor for tensor in encoder.spec.graph(CROSS_ENCODER).inputs if tensor.name in IMAGE_SIDE]
         self.n_bytes = sum(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in tensors)
         """Size of one image's pixels in bytes."""
 
-    def open(self, uris: Sequence[str], deadline_s: float | None = None) -> list[Pixels | None]:
+    def open(self, uris: Sequence[str], deadline: Deadline = NEVER) -> list[Pixels | None]:
         """The cross-encoder's inputs for each image; None for an image that cannot be opened, or not before the deadline.
 
         Args:
             uris: the uris of rows.
-            deadline_s: value of `time.perf_counter()` at which opening stops; None means no limit.
+            deadline: the moment at which opening stops.
         """
-        pool = ThreadPoolExecutor(max(1, min(THREADS, available_cores(), len(uris))), "milvus-coop-open")
+        futures = [self._pool.submit(self._open, uri) for uri in uris]
         try:
-            futures = [pool.submit(self._open, uri) for uri in uris]
-            done = wait(futures, None if deadline_s is None else max(0.0, deadline_s - time.perf_counter())).done
+            done = wait(futures, deadline.wait_s()).done
             return [future.result() if future in done else None for future in futures]
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for future in futures:
+                future.cancel()
 
     def _open(self, uri: str) -> Pixels | None:
         path = local_path(uri)

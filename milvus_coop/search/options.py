@@ -44,7 +44,8 @@ class QueryOptions:
     rerank: bool = True
     """If False, the hits are in BE order."""
     deadline_ms: float | None = None
-    """Time limit of the whole call. Reranking stops in time to keep it; encoding and retrieval always run."""
+    """Time limit of the whole call: encoding, retrieval, fetching of tokens and reranking. Reranking stops in time to keep it. If
+    there are no candidates by then, the call raises `DeadlineExceededError`."""
     score: Score | None = None
     """The score that orders the reranked candidates: `ce`, the match probability, or `sum`, the cross-encoder's logit plus the
     cosine. None means the score that the bundle's authors use. See `search.ranking.rank`."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from milvus_coop.arguments import strings
+from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.preprocess.images import ImageInput
@@ -37,7 +38,11 @@ def check_ids(ids: Iterable[str]) -> list[str]:
 
 
 def encode_queries(
-    encoder: Encoder, texts: Iterable[str] | None, images: Iterable[ImageInput] | None, timeout_s: float
+    encoder: Encoder,
+    texts: Iterable[str] | None,
+    images: Iterable[ImageInput] | None,
+    timeout_s: float,
+    deadline: Deadline = NEVER,
 ) -> EncodedQueries:
     """Encode texts or images.
 
@@ -46,14 +51,18 @@ def encode_queries(
             cannot be an image.
         ImageError: an image cannot be read.
         BackendError: the backend failed. A search is not possible without an embedding.
+        DeadlineExceededError: the deadline came before the images were decoded.
     """
     if texts is None and images is None:
         raise InvalidArgumentError("the query has neither a text nor an image", expected="one of them")
     if texts is not None and images is not None:
         raise InvalidArgumentError("the query has a text and an image", expected="one of them")
     if texts is not None:
-        encoded = encoder.encode_texts(texts, timeout_s=timeout_s)
+        encoded = encoder.encode_texts(texts, timeout_s=deadline.within(timeout_s))
         return EncodedQueries("text", encoded.embeddings, encoded.text_side)
-    decoded = [encoder.decode(image) for image in images or ()]
-    pixels = encoder.encode_images(decoded, timeout_s=timeout_s)
+    decoded = []
+    for image in images or ():
+        deadline.check("the images were decoded")
+        decoded.append(encoder.decode(image))
+    pixels = encoder.encode_images(decoded, timeout_s=deadline.within(timeout_s))
     return EncodedQueries("image", pixels.embeddings, pixels.image_side)

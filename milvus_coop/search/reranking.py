@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from milvus_coop.deadline import Deadline
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, TokenStoreError
 from milvus_coop.models.reranker import PairScores, Reranker
 from milvus_coop.search.contents import ContentReader
@@ -34,10 +36,28 @@ class CeScores:
     unreadable: int = 0
     """Number of candidates whose content could not be read."""
 
+    _writing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
     @classmethod
-    def none(cls, queries: int, depth: int = 0, problem: str | None = None) -> CeScores:
-        """No scores yet."""
-        return cls(np.full((queries, depth), np.nan, np.float32), np.full((queries, depth), np.nan, np.float32), problem)
+    def none(cls, candidates: Sequence[Sequence[Candidate]], k: int, problem: str | None = None) -> CeScores:
+        """No scores yet of the best `k` candidates of each query."""
+        shape = len(candidates), min(k, max(map(len, candidates), default=0))
+        return cls(np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32), problem)
+
+    def put(self, numbers: Array, positions: Array, found: PairScores) -> None:
+        """Write the scores of candidate `positions[i]` of query `numbers[i]`, for all i. Scores that are not sound are left out."""
+        sound = found.sound
+        with self._writing:
+            self.unreadable += int((~sound).sum())
+            self.probability[numbers[sound], positions[sound]] = found.probability[sound]
+            self.logit[numbers[sound], positions[sound]] = found.logit[sound]
+
+    def cut(self, total: int) -> CeScores:
+        """The scores so far of `total` candidates, if the deadline came. The thread that scores does not write to them any more."""
+        with self._writing:
+            cut = replace(self, probability=self.probability.copy(), logit=self.logit.copy())
+        cut.problem = cut.problem or _deadline_came(int((~np.isnan(cut.probability)).sum()), total)
+        return cut
 
 
 class CandidateReranker:
@@ -50,35 +70,33 @@ class CandidateReranker:
         self._timeout_s = timeout_s
 
     def score(
-        self, queries: EncodedQueries, candidates: Sequence[Sequence[Candidate]], k: int, deadline_s: float | None
-    ) -> CeScores:
-        """Score the best `k` candidates of each query, the best of all queries first, so that a deadline cuts all at one depth.
+        self, queries: EncodedQueries, candidates: Sequence[Sequence[Candidate]], scores: CeScores, deadline: Deadline
+    ) -> None:
+        """Score the best candidates of each query, the best of all queries first, so that a deadline cuts all at one depth.
 
         Args:
             queries: n encoded queries.
             candidates: those of each query, in BE order.
-            k: how many of each query's candidates are scored.
-            deadline_s: the value of `time.perf_counter()` by which to be done; None: no limit.
+            scores: `CeScores.none` of these candidates, which is filled in.
+            deadline: the moment by which to be done.
 
         Raises:
             BackendError: the backend refused its input or broke. A backend or a token store that cannot be reached in time is no
                 error but a `problem`.
         """
         lengths = np.array([len(found) for found in candidates], np.int64)
-        scores = CeScores.none(len(candidates), min(k, int(lengths.max(initial=0))))
         if queries.kind == self._kind:
             scores.problem = f"the query and the items are both {self._kind}s; the cross-encoder compares a text with an image"
-            return scores
+            return
         positions, numbers = np.nonzero(np.arange(scores.probability.shape[1])[:, None] < lengths[None, :])
         try:
-            self._score_chunks(queries, candidates, numbers, positions, deadline_s, scores)
+            self._score_chunks(queries, candidates, numbers, positions, deadline, scores)
         except (BackendUnavailableError, BackendTimeoutError) as exc:
             scores.problem = f"the cross-encoder failed: {exc}"
         except TokenStoreError as exc:
             scores.problem = f"the token store failed: {exc}"
         if scores.problem is None and scores.unreadable:
             scores.problem = f"{scores.unreadable} of {len(positions)} candidates {self._reader.lack}"
-        return scores
 
     def _score_chunks(
         self,
@@ -86,19 +104,19 @@ class CandidateReranker:
         candidates: Sequence[Sequence[Candidate]],
         numbers: Array,
         positions: Array,
-        deadline_s: float | None,
+        deadline: Deadline,
         scores: CeScores,
     ) -> None:
         total, n_queries = len(positions), len(queries.embeddings)
         size = max(CHUNK * n_queries, CHUNK_BYTES // self._reader.n_bytes if self._reader.n_bytes else total)
-        size = CHUNK * n_queries if deadline_s is not None else size
+        size = size if deadline.is_never else CHUNK * n_queries
         slowest_s = 0.0
         for start in range(0, total, max(size, 1)):
             began_s = time.perf_counter()
             chunk = slice(start, start + size)
-            late = deadline_s is not None and deadline_s - began_s <= slowest_s
-            if late or not self._score_chunk(queries, candidates, numbers[chunk], positions[chunk], deadline_s, scores):
-                scores.problem = f"the deadline came after {start} of {total} candidates"
+            late = deadline.remaining() <= slowest_s
+            if late or not self._score_chunk(queries, candidates, numbers[chunk], positions[chunk], deadline, scores):
+                scores.problem = _deadline_came(start, total)
                 return
             slowest_s = max(slowest_s, time.perf_counter() - began_s)
 
@@ -108,15 +126,15 @@ class CandidateReranker:
         candidates: Sequence[Sequence[Candidate]],
         numbers: Array,
         positions: Array,
-        deadline_s: float | None,
+        deadline: Deadline,
         scores: CeScores,
     ) -> bool:
         """Read and score candidate `positions[i]` of query `numbers[i]`, for all i; False if reading took until the deadline."""
         chosen = [candidates[number][position] for number, position in zip(numbers.tolist(), positions.tolist(), strict=True)]
         contents = {candidate.id: candidate.content for candidate in chosen}  # queries may share candidates
-        read = self._reader.read(list(contents.values()), self._timeout_s, deadline_s)
-        timeout_s = self._timeout_s if deadline_s is None else min(self._timeout_s, deadline_s - time.perf_counter())
-        if timeout_s <= 0:
+        read = self._reader.read(list(contents.values()), self._timeout_s, deadline)
+        timeout_s = deadline.within(self._timeout_s)
+        if not timeout_s:
             return False
         row_of_item = np.full(len(contents), -1)
         row_of_item[list(read.positions)] = np.arange(len(read.positions))
@@ -129,11 +147,7 @@ class CandidateReranker:
             side = read.side
             if not np.array_equal(rows, np.arange(len(read.positions))):
                 side = {name: array[rows] for name, array in side.items()}
-            found = self._run(queries, numbers, side, timeout_s)
-            sound = found.sound
-            scores.unreadable += int((~sound).sum())
-            scores.probability[numbers[sound], positions[sound]] = found.probability[sound]
-            scores.logit[numbers[sound], positions[sound]] = found.logit[sound]
+            scores.put(numbers, positions, self._run(queries, numbers, side, timeout_s))
         return True
 
     def _run(self, queries: EncodedQueries, numbers: Array, side: Mapping[str, Array], timeout_s: float) -> PairScores:
@@ -142,3 +156,7 @@ class CandidateReranker:
         query_side = {name: array[rows] for name, array in queries.side.items()}
         sides = (query_side, side) if self._kind == "image" else (side, query_side)
         return self._reranker.score_pairs(*sides, timeout_s=timeout_s)
+
+
+def _deadline_came(done: int, total: int) -> str:
+    return f"the deadline came after {done} of {total} candidates"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 import threading
 import time
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from milvus_coop.arguments import many, real_number, strings, whole_number
-from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError
+from milvus_coop.deadline import NEVER, Deadline
+from milvus_coop.errors import FilterError, ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError, quoted
 from milvus_coop.store.connection import Connection
+from milvus_coop.store.filters import check_whole, within
 from milvus_coop.store.layout import Layout, summary, token_place
 from milvus_coop.store.ranker import Ranker, RerankService, build_ranker
 from milvus_coop.store.rows import Record, among, among_any, literal, records, requests, row_of
@@ -62,6 +65,20 @@ class Collection:
         self._settling = threading.Lock()
         self._unsettled: dict[str, Row] = {}
         self._unsettled_bytes = 0
+        self._fixed = ""
+
+    def within(self, filter: str) -> Collection:
+        """A view of this collection that reads only the rows that the filter leaves, whatever filter a call adds, and cannot write.
+
+        Its errors do not show the filter. A call's own filter may be any expression whose brackets and quotes match.
+
+        Raises:
+            FilterError: a bracket or a quote of the filter has no partner.
+        """
+        check_whole(filter)
+        view = copy.copy(self)
+        view._fixed = within(filter, self._fixed)
+        return view
 
     @property
     def kind(self) -> Kind:
@@ -105,6 +122,7 @@ class Collection:
         filter: str = "",
         output_fields: Iterable[str] = (),
         timeout_s: float | None = None,
+        deadline: Deadline = NEVER,
     ) -> list[list[Candidate]]:
         """The `k` rows nearest to each query, with their content.
 
@@ -117,6 +135,7 @@ class Collection:
             output_fields: names of metadata for `Candidate.fields`; `*` means all. Fields that a row does not have are left out.
             timeout_s: time limit of each call; default the store's. On Milvus Lite, the first search after many new rows takes up
                 to a second longer.
+            deadline: the moment by which all calls have to be done.
 
         Returns:
             A list of candidates for each query, by descending `be_score`, then by id.
@@ -128,6 +147,7 @@ class Collection:
         """
         queries = self._check_queries(embeddings, k)
         names = strings("output_fields", output_fields, "a list of field names")
+        whole = within(self._fixed, filter)
         self._connection.before_search(self.name)
         options = {
             "limit": k,
@@ -138,9 +158,10 @@ class Collection:
         }
         found: list[list[Candidate]] = []
         for some in self._runs(queries, k):
-            with self._connection.reading():
+            with self._connection.reading(deadline.wait_s()), self._own_words(filter):
+                limit_s = deadline.within(self._connection.timeout_s if timeout_s is None else timeout_s)
                 answer = self._connection.call(
-                    "search", collection=self.name, timeout_s=timeout_s, filter=filter, data=some, **options
+                    "search", collection=self.name, timeout_s=limit_s, filter=whole, data=some, **options
                 )
             found += [self._candidates(hits, names) for hits in answer]
         return found
@@ -170,6 +191,18 @@ class Collection:
         field = self._layout.content_field
         return None if field is None else field.holds(string)
 
+    def contents_of(self, strings: Sequence[str]) -> list[Content | None]:
+        """`content_of` for each string. A view of a part of the collection has None for token files that none of its rows names."""
+        found = [self.content_of(string) for string in strings]
+        keys = [content.key for content in found if isinstance(content, TokenFile)]
+        if not (self._fixed and keys):
+            return found
+        (name,) = self._content_fields
+        filter = among_any(name, keys, numeric=False)
+        rows = self._query(filter, (name,), consistency_level="Session") if filter else []
+        named = {row[name] for row in rows}
+        return [None if isinstance(content, TokenFile) and content.key not in named else content for content in found]
+
     def upsert(self, rows: Iterable[Row]) -> None:
         """Write rows. A row with a known id replaces the old row. Acknowledged rows survive a crash.
 
@@ -181,6 +214,7 @@ class Collection:
             InvalidArgumentError: a row does not fit the collection; the message names it.
             ForeignCollectionError: milvus-coop did not make this collection.
         """
+        self._check_whole()
         listed = many("rows", rows, "a list of rows")
         sized = records(listed, self._own())
         replaced = self._token_keys([row.id for row in listed])
@@ -205,6 +239,7 @@ class Collection:
         Raises:
             InvalidArgumentError, ForeignCollectionError: see `upsert`.
         """
+        self._check_whole()
         listed = many("rows", rows, "a list of rows")
         if self._connection.is_lite:  # its insert replaces the row of that id
             self.upsert(listed)
@@ -264,6 +299,7 @@ class Collection:
         The token files of the rows are removed too. If that fails, `sweep` removes them later.
         """
         self._own()
+        self._check_whole()
         listed = _listed(ids)
         unneeded = self._token_keys(listed)
         self._delete(listed)
@@ -281,6 +317,7 @@ class Collection:
         Raises:
             InvalidArgumentError: the collection keeps no token files.
         """
+        self._check_whole()
         if self.tokens is None:
             raise InvalidArgumentError(
                 f"the collection '{self.name}' has no token store", expected="one made with a bundle that keeps tokens in files"
@@ -340,13 +377,13 @@ class Collection:
         (answer,) = self._query("", ("count(*)",))
         return int(answer["count(*)"])
 
-    def candidates(self, ids: Iterable[str], embedding: Array, *, timeout_s: float | None = None) -> list[Candidate]:
+    def candidates(self, ids: Iterable[str], embedding: Array, *, deadline: Deadline = NEVER) -> list[Candidate]:
         """The rows with these ids as candidates of one query, with their content. This is one Milvus call for each 2,000 ids.
 
         Args:
             ids: ids of rows; of repeated ones the first counts.
             embedding: the embedding of the query, float array of shape (dim,), unit length.
-            timeout_s: time limit of each call; default the store's.
+            deadline: the moment by which all calls have to be done.
 
         Returns:
             Candidates in the order of `ids`, with their cosine as `be_score`. Ids that the collection does not have are left out.
@@ -361,7 +398,7 @@ class Collection:
         found: dict[str, Candidate] = {}
         for some in _chunks(listed):
             if filter := among_any(layout.id, some, numeric=layout.numeric_ids):
-                for record in self._query(filter, fields, consistency_level="Session", timeout_s=timeout_s):
+                for record in self._query(filter, fields, consistency_level="Session", deadline=deadline):
                     similarity = _similarity(query, record[layout.embedding], layout)
                     candidate = self._candidate({"id": record[layout.id], "entity": record, "distance": similarity}, ())
                     found[candidate.id] = candidate
@@ -374,7 +411,7 @@ class Collection:
             # Milvus Lite needs `iterator` and servers need `reduce_stop_for_best` to return a page in the order of ids; without
             # them, rows would be lost. On a server, `iterator` would switch off Strong consistency: pymilvus' own query_iterator
             # saw none of the fresh rows.
-            order = {"iterator": "True"} if self._connection.is_lite else {"reduce_stop_for_best": "True"}
+            order: dict[str, Any] = {"iterator": "True"} if self._connection.is_lite else {"reduce_stop_for_best": "True"}
             page = self._query(f"id > {literal(last)}", fields, limit=step, **order)
             ids = [row["id"] for row in page]
             if ids != sorted(ids):
@@ -451,11 +488,36 @@ class Collection:
         return self._layout
 
     def _query(
-        self, filter: str, fields: Sequence[str], *, consistency_level: str = "Strong", **options: Any
+        self, filter: str, fields: Sequence[str], *, consistency_level: str = "Strong", deadline: Deadline = NEVER, **options: Any
     ) -> list[dict[str, Any]]:
         options |= {"output_fields": list(fields), "consistency_level": consistency_level}
-        with self._connection.reading():
-            return list(self._connection.call("query", collection=self.name, filter=filter, **options))
+        whole = within(self._fixed, filter)
+        with self._connection.reading(deadline.wait_s()), self._own_words(filter):
+            limit_s = deadline.within(self._connection.timeout_s)
+            return list(self._connection.call("query", collection=self.name, timeout_s=limit_s, filter=whole, **options))
+
+    @contextlib.contextmanager
+    def _own_words(self, filter: str) -> Iterator[None]:
+        """Let no error show the filter of a view. Milvus quotes the whole filter, in a form of its own."""
+        try:
+            yield
+        except (FilterError, InvalidArgumentError) as exc:
+            if not self._fixed:
+                raise
+            raise FilterError(
+                f"Milvus rejects the filter {quoted(filter)} or another argument",
+                expected="names of fields, and a Milvus expression such as: year > 2020 and tag == 'cat'",
+            ) from exc
+        except StoreError as exc:
+            if not self._fixed:
+                raise
+            raise type(exc)(exc.given.replace(self._fixed, "..."), expected=exc.expected, run=exc.run) from exc
+
+    def _check_whole(self) -> None:
+        if self._fixed:
+            raise InvalidArgumentError(
+                f"this is a view of a part of '{self.name}'", expected="the whole collection, to write to it"
+            )
 
     def _check_queries(self, embeddings: Array, k: int) -> Array:
         queries = np.asarray(embeddings, dtype=np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ import grpc
 from pymilvus import MilvusClient
 
 from milvus_coop.certificates import check_certificates
-from milvus_coop.errors import InvalidArgumentError, StoreError, StoreUnavailableError
+from milvus_coop.errors import InvalidArgumentError, StoreError, StoreTimeoutError, StoreUnavailableError
 from milvus_coop.store import lite
 from milvus_coop.store.address import Address
 from milvus_coop.store.failures import CONNECT, Attempt, translate
@@ -44,6 +44,7 @@ class Connection:
     Args:
         address: the address of Milvus.
         timeout_s: time limit of every call that does not set its own.
+        wait_s: time to wait for a Milvus Lite folder that another process has open.
         ca_file: PEM file with the certificate authority of an https server.
 
     Raises:
@@ -51,7 +52,7 @@ class Connection:
         StoreUnavailableError, StoreAuthError, StoreLockedError, StoreError: the connection failed.
     """
 
-    def __init__(self, address: Address, *, timeout_s: float, ca_file: Path | None = None) -> None:
+    def __init__(self, address: Address, *, timeout_s: float, wait_s: float = 0.0, ca_file: Path | None = None) -> None:
         if not timeout_s > 0:
             raise InvalidArgumentError(f"timeout_s is {timeout_s}", expected="a positive number of seconds")
         if ca_file is not None:
@@ -61,7 +62,7 @@ class Connection:
         _mute()
         self.address = address
         self.timeout_s = timeout_s
-        self._server = lite.acquire(address.folder) if address.folder is not None else None
+        self._server = lite.acquire(address.folder, wait_s) if address.folder is not None else None
         try:
             self._client: MilvusClient | None = self._connect(ca_file)
         except BaseException:
@@ -77,9 +78,26 @@ class Connection:
         """A lock to hold while writing: Milvus Lite allows one writer at a time."""
         return contextlib.nullcontext() if self._server is None else self._server.write_lock
 
-    def reading(self) -> AbstractContextManager[Any]:
-        """A lock to hold while reading rows: Milvus Lite must not flush meanwhile."""
-        return contextlib.nullcontext() if self._server is None else self._server.read_lock
+    @contextlib.contextmanager
+    def reading(self, timeout_s: float | None = None) -> Iterator[None]:
+        """A lock to hold while reading rows: Milvus Lite must not flush meanwhile.
+
+        Args:
+            timeout_s: maximum time to wait for the lock; None means any time.
+
+        Raises:
+            StoreTimeoutError: the lock did not become free.
+        """
+        if self._server is None:
+            yield
+            return
+        lock = self._server.read_lock
+        if not lock.acquire(timeout=-1 if timeout_s is None else timeout_s):
+            raise StoreTimeoutError(f"other calls kept Milvus Lite at {self.address.label} busy for {timeout_s:.3g} s")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def wrote(self, collection: str, rows: int, n_bytes: int) -> None:
         """Record a write, and flush Milvus Lite if too much is not flushed yet. Servers flush by themselves."""
@@ -126,6 +144,8 @@ class Connection:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit_s
         attempt = self._attempt(name, limit_s, collection, filter)
+        if limit_s <= 0:
+            raise StoreTimeoutError(f"no time is left to {name} in Milvus at {self.address.label}")
         try:
             return self._run(attempt, lambda client: getattr(client, name)(timeout=limit_s, **arguments))
         except StoreUnavailableError:
@@ -199,7 +219,8 @@ def _do_not_reconnect(error: Exception) -> bool:
 
     If a server cannot be reached, pymilvus would reconnect under a lock of the whole process. Each waiting thread in turn would do
     so for as long as connecting may take, beyond the timeout of the request, and then repeat the request until its timeout. That is
-    not needed, because gRPC reconnects by itself.
+    not needed, because gRPC reconnects by itself. No public setting of pymilvus 3.0 turns it off: this call comes before all of
+    them, and `retry_times` only counts for calls without a timeout.
     """
     if isinstance(error, grpc.RpcError):
         raise error

@@ -10,13 +10,17 @@ flushes, no reader can see these rows. Therefore `Backlog` decides when to flush
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from milvus_coop.deadline import Deadline
 from milvus_coop.errors import InvalidArgumentError, StoreError, StoreLockedError, reason_of
 
+LOOK_EVERY_S = 0.2
+"""Time between two attempts to open a folder that another process has open."""
 BACKLOG_ROWS = 500
 BACKLOG_BYTES = 32 * 2**20
 
@@ -60,15 +64,29 @@ class LiteServer:
     """The backlog of each collection, by name."""
 
 
-def acquire(folder: Path) -> LiteServer:
+def acquire(folder: Path, wait_s: float = 0.0) -> LiteServer:
     """The server of that folder; it is started if it does not run. Give it back with `release`.
+
+    Args:
+        folder: the folder.
+        wait_s: time to wait until no other process has the folder open, in seconds.
 
     Raises:
         InvalidArgumentError: the parent folder does not exist.
         StoreLockedError: another process has the folder open.
         StoreError: the path is not a Milvus Lite folder, or milvus-lite is not installed.
     """
-    folder = folder.resolve()
+    deadline = Deadline(wait_s)
+    while True:
+        try:
+            return _acquire(folder.resolve())
+        except StoreLockedError:
+            if not (left_s := deadline.within(LOOK_EVERY_S)):
+                raise
+            time.sleep(left_s)
+
+
+def _acquire(folder: Path) -> LiteServer:
     with _starting:
         server = _servers.get(folder)
         if server is None:
@@ -121,13 +139,11 @@ def _check_folder(folder: Path) -> None:
 def _start(folder: Path) -> LiteServer:
     manager = _manager()
     ours = str(folder) not in getattr(manager, "_servers", {})
-    endpoint = manager.start_and_get_uri(str(folder))
-    if endpoint is None:
+    for _ in range(2):  # after the first failure, the folder may have become free
+        if (endpoint := manager.start_and_get_uri(str(folder))) is not None:
+            return LiteServer(folder, endpoint, ours)
         _explain(folder)
-        endpoint = manager.start_and_get_uri(str(folder))
-    if endpoint is None:
-        raise StoreError(f"Milvus Lite could not open {folder}")
-    return LiteServer(folder, endpoint, ours)
+    raise StoreError(f"Milvus Lite could not open {folder}")
 
 
 def _explain(folder: Path) -> None:
@@ -141,7 +157,7 @@ def _explain(folder: Path) -> None:
         raise StoreLockedError(
             f"another process has {folder} open",
             expected="one process at a time on a Milvus Lite folder",
-            run="stop the other process, or use a Milvus server for several",
+            run="stop the other process, wait for it (--wait SECONDS, or wait_s), or use a Milvus server for several",
         ) from exc
     except Exception as exc:  # any other reason: permissions, a broken manifest, a full disk
         raise StoreError(f"Milvus Lite could not open {folder}: {reason_of(exc)}") from exc

@@ -68,6 +68,7 @@ class Store:
             gs://, az://, ... Each collection has a folder with its name there. Default: the place that the collection was created
             with; for a new one `<uri>.tokens`, beside a Milvus Lite database.
         timeout_s: time limit of every call.
+        wait_s: time to wait for a Milvus Lite folder that another process has open.
         must_exist: raise an error if a Milvus Lite path does not exist, instead of creating a folder there.
 
     Raises:
@@ -85,13 +86,14 @@ class Store:
         ca_file: Path | None = None,
         token_store: str | Path = "",
         timeout_s: float = 10.0,
+        wait_s: float = 0.0,
         must_exist: bool = False,
     ) -> None:
         address = parse_address(uri, token=token, user=user, password=password)
         if must_exist and address.folder is not None and not address.folder.exists():
             raise StoreUnavailableError(f"there is no Milvus Lite database at {address.label}", run="milvus-coop ingest PHOTOS/")
         self._token_store = str(parse_location(token_store)) if str(token_store) else ""
-        self._connection = Connection(address, timeout_s=timeout_s, ca_file=ca_file)
+        self._connection = Connection(address, timeout_s=timeout_s, wait_s=wait_s, ca_file=ca_file)
         self.aliases = Aliases(self._connection)
         """Other names of collections."""
 
@@ -105,6 +107,7 @@ class Store:
             ca_file=ca_file,
             token_store=settings.token_store,
             timeout_s=settings.timeout_s,
+            wait_s=settings.wait_s,
             must_exist=must_exist,
         )
 
@@ -273,7 +276,14 @@ class Store:
         self, name: str, spec: BundleSpec, kind: Kind = "image", *, options: CollectionOptions = DEFAULTS
     ) -> Collection:
         """Open a collection of that bundle and kind, or create it; for the errors, see `open_if_there` and `create`."""
-        return self.open_if_there(name, spec, kind) or self.create(name, spec, kind, options=options)
+        if (found := self.open_if_there(name, spec, kind)) is not None:
+            return found
+        try:
+            return self.create(name, spec, kind, options=options)
+        except CollectionExistsError:  # somebody else, such as a second run of the same ingest, has just created it
+            if (found := self.open_if_there(name, spec, kind)) is None:
+                raise
+            return found
 
     def resolve(self, name: str) -> str:
         """The name of the collection that a name or an alias stands for now.

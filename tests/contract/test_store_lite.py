@@ -115,6 +115,34 @@ def test_another_process_holds_the_lock_until_it_closes(tmp_path: Path) -> None:
     assert other.returncode == 0
 
 
+HOLDER = """
+    import sys
+    from milvus_coop.store import Store
+    with Store(sys.argv[1]):
+        print("open", flush=True)
+        sys.stdin.readline()
+    """
+"""A process that holds the folder until it reads a line."""
+
+
+def test_waiting_for_a_folder_that_another_process_has_open(tmp_path: Path) -> None:
+    path = tmp_path / "awaited.db"
+    with run_python(HOLDER, path) as other, ThreadPoolExecutor(2) as pool:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(StoreLockedError, match="--wait"):
+            Store(path, wait_s=0.5)
+        waiting = pool.submit(Store, path, wait_s=60.0)
+        with Store(tmp_path / "another.db") as free:  # who waits keeps nobody else from opening
+            assert free.list() == []
+        assert not waiting.done()
+        print(file=other.stdin, flush=True)
+        with waiting.result(timeout=60) as store:
+            assert store.list() == []
+    assert other.returncode == 0
+
+
 def test_acknowledged_rows_survive_kill_9(tmp_path: Path) -> None:
     path = tmp_path / "killed.db"
     other = run_python(

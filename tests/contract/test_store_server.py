@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from milvus_coop.deadline import Deadline
 from milvus_coop.errors import MilvusCoopError, StoreAuthError, StoreError, StoreTimeoutError, StoreUnavailableError
 from milvus_coop.store import Collection, Store
 from milvus_coop.types import StoredText
@@ -132,6 +133,9 @@ def test_a_server_that_hangs(guarded: MilvusServer, guarded_images: Collection) 
         guarded.freeze()
         try:
             assert isinstance(failure(lambda: guarded_images.search(unit_vectors(1), 5, timeout_s=0.2)), StoreTimeoutError)
+            assert isinstance(failure(lambda: guarded_images.search(unit_vectors(1), 5, deadline=Deadline(0.2))), StoreTimeoutError)
+            late = failure(lambda: guarded_images.candidates(["a"], unit_vectors(1)[0], deadline=Deadline(0.2)))
+            assert isinstance(late, StoreTimeoutError)
             calls: list[Callable[[], object]] = [
                 images.count,
                 store.list,

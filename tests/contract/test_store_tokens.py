@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from milvus_coop.bundle.spec import BundleSpec
-from milvus_coop.errors import InvalidArgumentError, TokenStoreError
+from milvus_coop.errors import FilterError, InvalidArgumentError, TokenStoreError
 from milvus_coop.store import Store
 from milvus_coop.store.schema import HEADER, Header, collection_schema
 from milvus_coop.store.token_store import token_key
@@ -140,3 +140,40 @@ def test_what_the_field_holds(stored: Store, spec: BundleSpec, kind: Kind, conte
     assert collection.rows([row.id])[row.id].content == content
     assert collection.content_of(string) == content
     stored.drop(collection.name)
+
+
+def test_views_read_a_part_and_do_not_write(stored: Store) -> None:
+    collection = stored.create("contract_tokens", STORED)
+    rows = [replace(row, metadata={"year": year}) for year, row in enumerate(with_keys(make_rows(6)))]
+    assert collection.tokens is not None
+    collection.tokens.write({key_of(row): RAW for row in rows})
+    collection.upsert(rows)
+    view = collection.within("year < 2")
+    here = {row.id for row in rows[:2]}
+    ids = [row.id for row in rows]
+    assert view.count() == 2
+    assert set(view.uris(ids)) == set(view.stamps(ids)) == set(view.rows(ids)) == here
+    assert {id for id, _ in view.all_stamps()} == here
+    assert {found.id for found in view.candidates(ids, rows[0].embedding)} == here
+    assert {found.id for found in view.search(rows[0].embedding[None], 6)[0]} == here
+    assert {found.id for found in view.within("year > 0").search(rows[0].embedding[None], 6)[0]} == {rows[1].id}
+    strings = [key_of(row) for row in rows]
+    assert collection.contents_of([*strings, "x"]) == [*map(TokenFile, strings), collection.content_of("x")]
+    assert view.contents_of([*strings, "x"])[:6] == [TokenFile(key) for key in strings[:2]] + [None] * 4
+    for write in (
+        lambda: view.upsert(rows),
+        lambda: view.insert(rows),
+        lambda: view.delete(ids),
+        lambda: view.sweep(older_than_s=0),
+    ):
+        with pytest.raises(InvalidArgumentError, match="a view of a part"):
+            write()
+    for breaking in ("year < 2) or (year >= 0", "(", "'", "year < 9 #", "]"):
+        with pytest.raises(FilterError):
+            view.search(rows[0].embedding[None], 6, filter=breaking)
+        with pytest.raises(FilterError):
+            collection.within(breaking)
+    with pytest.raises(FilterError) as caught:
+        view.search(rows[0].embedding[None], 6, filter="year >")
+    assert "year < 2" not in str(caught.value)
+    assert collection.count() == 6

@@ -128,6 +128,36 @@ def test_a_configuration_that_is_none(clip: Path) -> None:
         open_checkpoint(clip)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "no readable config.json"),
+        ('{"a": "' + "x" * 2**20 + '"}', "no readable config.json"),
+        ('{"text_config": {"num_hidden_layers": 20000}}', "asks for 20000 layers; expected: at most 256"),
+    ],
+    ids=["deep", "long", "layers"],
+)
+def test_a_configuration_that_means_ill(clip: Path, text: str, message: str) -> None:
+    (clip / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ConvertError, match=message):
+        open_checkpoint(clip)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\xff" * 8,
+        (2**40).to_bytes(8, "little") + b"{}",
+        (68).to_bytes(8, "little") + b'{"w": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0,4]}',
+    ],
+    ids=["length", "longer than the file", "shape"],
+)
+def test_weights_whose_header_lies(clip: Path, header: bytes) -> None:
+    next(clip.glob("*.safetensors")).write_bytes(header)
+    with pytest.raises(ConvertError, match="cannot be loaded as CLIPModel: Error while deserializing header"):
+        open_checkpoint(clip).model(transformers.CLIPModel)
+
+
 def test_a_mistyped_folder_is_not_sent_to_the_hub(clip: Path, hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clip.parent.parent)
     with pytest.raises(ConvertError, match="there is no folder"):

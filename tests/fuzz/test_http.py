@@ -150,7 +150,8 @@ def errors() -> Iterator[list[str]]:
 
 def check(answer: Any, errors: list[str]) -> None:
     assert not errors
-    assert answer.status_code not in SERVER_ERRORS, answer.text
+    late = answer.status_code == 504 and "the deadline came" in answer.text  # the client asked for too little time
+    assert late or answer.status_code not in SERVER_ERRORS, answer.text
     if answer.status_code >= 400 and answer.content:
         assert isinstance(answer.json(), dict)
         assert len(answer.content) < 4000

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from milvus_coop import CoopIngest, CoopSearch, FakeBackend, load_bundle
-from milvus_coop.errors import FilterError, ImageError, InvalidArgumentError
+from milvus_coop.errors import DeadlineExceededError, FilterError, ImageError, InvalidArgumentError
 from tests.fuzz.images import damaged_files, files
 from tests.fuzz.lists import PLACES
 from tests.fuzz.runs import check_message, holds, lengths
@@ -113,6 +113,9 @@ def test_queries(inputs: int, search: CoopSearch) -> None:
             result = search.query(**asked, **changes)
         except (InvalidArgumentError, FilterError, ImageError) as exc:  # no fault of Milvus or of the backend
             check_message(exc)
+            return
+        except DeadlineExceededError:
+            assert changes["deadline_ms"] <= 1000  # a busy machine may need more
             return
         answered += 1
         offset, limit = int(changes.get("offset", 0)), int(changes.get("limit", 10))

@@ -262,6 +262,23 @@ def test_requests_that_take_too_long(make_client: MakeClient, gated: GatedBacken
     wait_until(lambda: client.post("/v1/search", json={"text": "a"}).status_code == 200)  # a busy machine may need a second try
 
 
+def test_a_deadline_bounds_a_request(make_client: MakeClient, gated: GatedBackend) -> None:
+    """Running and waiting: the second request never gets the only thread."""
+    client = make_client(concurrency=1, timeout_s=100, backend=gated)
+    late = client.post("/v1/search", json={"text": "a", "deadline_ms": 100})
+    assert (late.status_code, late.headers["content-type"]) == (504, "application/problem+json")
+    assert late.json()["detail"] == "the deadline came before the query was encoded"
+    patient = threading.Thread(target=lambda: client.post("/v1/search", json={"text": "a"}))
+    patient.start()
+    wait_until(lambda: gated.gate.arrived == 2)
+    waited = client.post("/v1/search", json={"text": "a", "deadline_ms": 100})
+    assert (waited.status_code, waited.json()["detail"]) == (504, "the deadline came before the request was answered")
+    assert gated.gate.passed == 0
+    gated.gate.open()
+    patient.join()
+    assert client.post("/v1/search", json={"text": "a", "deadline_ms": 60_000}).json()["reranked"]
+
+
 def test_a_body_that_does_not_come(make_client: MakeClient, fake: FakeBackend) -> None:
     client = make_client(timeout_s=0.2, backend=fake)
     sent: list[dict[str, Any]] = []

@@ -125,7 +125,7 @@ def test_uploads_that_wait_for_each_other_take_no_slot_of_searches(filled: Path,
 def test_a_dropped_collection_is_opened_again_once(filled: Path, fake: FakeBackend) -> None:
     """Of two requests that find it gone, the second must not close what the first has opened."""
     service = Service(Settings(uri=str(filled / "lite.db")), GatewayOptions(), backend=fake)
-    stale = service.search(None, lambda searcher: searcher)
+    stale = service.search(None, lambda searcher: searcher, within="")
     opened: list[CoopSearch] = []
 
     def first(searcher: CoopSearch) -> None:
@@ -135,11 +135,11 @@ def test_a_dropped_collection_is_opened_again_once(filled: Path, fake: FakeBacke
 
     def second(searcher: CoopSearch) -> None:
         if searcher is stale:
-            service.search(None, first)
+            service.search(None, first, within="")
         first(searcher)
 
     try:
-        service.search(None, second)
+        service.search(None, second, within="")
         assert len(opened) == 2
         assert opened[0] is opened[1]
         assert opened[0].info().count

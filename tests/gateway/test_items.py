@@ -240,7 +240,7 @@ def test_relative_uris_are_looked_for_below_the_roots(filled: Path, tmp_path: Pa
     for uri in ("photos/dog.jpg", "./photos/dog.jpg", "photos/../photos/dog.jpg"):
         found = thumbnails.original(uri)
         assert found is not None
-        assert found.path == (filled / "photos" / "dog.jpg").resolve()
+        assert found.file == (filled / "photos" / "dog.jpg").resolve()
     (tmp_path.parent / "secret.jpg").write_bytes(DOG)
     for uri in ("../secret.jpg", "photos", "photos/none.jpg", "file:photos/dog.jpg", "s3://photos/dog.jpg", "a\0b", ".", ""):
         assert thumbnails.original(uri) is None, uri

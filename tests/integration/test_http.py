@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +20,7 @@ from milvus_coop.ingest.sources import Reading, Web
 from milvus_coop.ingest.sources.http import Address, is_public
 from milvus_coop.models.backends.fake import FakeBackend
 from milvus_coop.types import IngestReport
+from tests.certificates import make_certificate
 
 from .ingest_kit import SPEC, MemorySink, encoder, picture
 
@@ -117,6 +121,30 @@ def test_addresses_are_refused_unless_allowed(server: Server, tmp_path: Path) ->
 def test_limits(server: Server, path: str, reason: str) -> None:
     with pytest.raises(OSError, match=reason):
         Web(anywhere, limit_bytes=4000, limit_s=1.0).fetch(server.url(path))
+
+
+def test_a_header_that_drips_through_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, and the header never ends, so only the limit of the whole can end it."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(make_certificate(tmp_path, "server").with_suffix(".crt")))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    done = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError), tls.wrap_socket(listening.accept()[0], server_side=True) as peer:
+            while not done.wait(0.05):
+                peer.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        try:
+            with pytest.raises(OSError, match="it takes more than 1 s"):
+                Web(anywhere, limit_s=1.0).fetch(f"https://127.0.0.1:{listening.getsockname()[1]}/a.png")
+            assert not done.is_set()
+        finally:
+            done.set()
+            thread.join()
 
 
 def test_redirects_are_checked_too(server: Server) -> None:

@@ -41,7 +41,8 @@ def backend() -> FakeBackend:
 @pytest.fixture(autouse=True)
 def _no_threads_left() -> Iterator[None]:
     yield
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("milvus-coop")]
+    stages = ("milvus-coop-decode", "milvus-coop-lookup", "milvus-coop-write", "milvus-coop-count")
+    assert not [t.name for t in threading.enumerate() if t.name.startswith(stages)]
 
 
 class Run:

@@ -29,6 +29,8 @@ from tests.servers.milvus import MilvusServer
 
 pytest.importorskip("ray.data")
 
+pytestmark = pytest.mark.filterwarnings("default")  # Ray has its own
+
 SAMPLES = Path(__file__).parents[2] / "examples" / "images"
 N_ITEMS = 240
 SEEDS = range(int(os.environ.get("MILVUS_COOP_FAULT_RUNS", "1")))
@@ -196,3 +198,37 @@ def test_the_object_store_dies_and_comes_back(album: Path, tmp_path: Path, seed:
             report = ingest.report()
         assert (report["added"], report["failed"]) == (N_ITEMS, 0)
         check(ingest, tmp_path / "m.db", names_in(album))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_node_dies(album: Path, tmp_path: Path, seed: int) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from milvus_coop import Settings
+    from milvus_coop.ingest import Progress, ingest_with_ray
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1)]
+    after = random.Random(seed).randrange(1, N_ITEMS)
+
+    def fault(progress: Progress) -> None:
+        if nodes and progress.done >= after:
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+
+    try:
+        ray.init(address=cluster.address)
+        settings = Settings(uri=str(tmp_path / "m.db"), threads=1)
+        state = str(tmp_path / "state")
+        report = ingest_with_ray(album, settings=settings, workers=2, length=16, state=state, on_progress=fault)
+        assert nodes == []
+        assert (report.added, report.failed) == (N_ITEMS, 0)
+        report = ingest_with_ray(album, settings=settings, workers=2, length=16, state=state)
+        assert (report.seen, report.skipped) == (0, N_ITEMS)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+    with Store(str(tmp_path / "m.db")) as store:
+        found = [row.uri for page in store.open("images").all_rows() for row in page]
+    assert sorted(Path(uri).name for uri in found) == sorted(names_in(album))

@@ -24,6 +24,7 @@ from milvus_coop.errors import (
     BackendUnavailableError,
     BundleMismatchError,
     CollectionNotFoundError,
+    DeadlineExceededError,
     FilterError,
     ForeignCollectionError,
     ImageUnreadableError,
@@ -348,10 +349,10 @@ def test_a_deadline_cuts_the_reranking(search: CoopSearch, backend: FakeBackend)
     assert search.query("a red apple", limit=60, deadline_ms=60_000).reranked
 
 
-def test_a_deadline_that_has_passed(search: CoopSearch) -> None:
-    result = search.query("a red apple", deadline_ms=0.001)
-    assert (result.reranked_count, len(result)) == (0, 10)
-    assert be_ranks(result) == list(range(1, 11))
+def test_a_deadline_that_has_passed(search: CoopSearch, backend: FakeBackend) -> None:
+    with pytest.raises(DeadlineExceededError, match="the deadline came before the query was encoded"):
+        search.query("a red apple", deadline_ms=0.001)
+    assert backend.rows == {}
 
 
 @pytest.mark.parametrize("changes", [{}, {"rerank": False}, {"k": 12}, {"score": "sum"}, {"min_score": 0.3}])
@@ -404,7 +405,8 @@ def test_min_score_never_becomes_a_cosine_by_itself(
     assert result.hits == ()
     assert "both images" in (result.reason or "")
     assert "min_score leaves out 50 candidates" in (result.reason or "")
-    late = search.query("a red apple", deadline_ms=0.001, min_score=0.0)
+    backend.delays_s[CROSS_ENCODER] = 60.0
+    late = search.query("a red apple", deadline_ms=2000, min_score=0.0)
     assert late.hits == ()
     assert "the deadline came after 0 of 50 candidates; min_score leaves out 50" in (late.reason or "")
 

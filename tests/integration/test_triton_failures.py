@@ -24,7 +24,14 @@ import tritonclient.grpc
 from milvus_coop import Bundle, CoopIngest, CoopSearch, SearchResult, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
-from milvus_coop.errors import BackendError, BackendTimeoutError, BackendUnavailableError, BundleMismatchError, MilvusCoopError
+from milvus_coop.errors import (
+    BackendError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    BundleMismatchError,
+    DeadlineExceededError,
+    MilvusCoopError,
+)
 from milvus_coop.models.backends import open_backend
 from milvus_coop.models.backends.triton.backend import CHECK_EVERY_S
 from milvus_coop.serving.triton import Tuning
@@ -246,6 +253,23 @@ def test_a_server_that_hangs(server: BreakableTriton, search: CoopSearch, databa
             assert isinstance(opening, BackendTimeoutError)
         wait_until(lambda: is_coop(hasty))
     assert search.query(QUERIES[0]).reranked
+
+
+def test_a_deadline_holds_against_a_server_that_hangs(server: BreakableTriton, search: CoopSearch) -> None:
+    """It bounds the encoding too, and no thread is left, because each request ends at the deadline by itself."""
+
+    def ask(i: int) -> tuple[float, MilvusCoopError]:
+        start = time.monotonic()
+        error = failure(lambda: search.query(QUERIES[i % 5], deadline_ms=500))
+        return time.monotonic() - start, error
+
+    with server.frozen(), ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(200)))
+        assert {type(error) for _, error in answers} == {DeadlineExceededError}
+        assert max(took_s for took_s, _ in answers) < SHORT_S  # 0.75 s on a machine that has nothing else to do
+        assert sum(thread.name.startswith("milvus-coop-search") for thread in threading.enumerate()) <= 20
+    wait_until(lambda: is_coop(search))
+    assert search.query(QUERIES[0], deadline_ms=60_000).reranked
 
 
 def test_a_call_that_has_no_time_left(server: BreakableTriton, search: CoopSearch) -> None:

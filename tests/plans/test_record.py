@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from milvus_coop.serving.plans.record import PlanRecord, read_record, why_due
+from milvus_coop.serving.plans.record import PlanRecord, why_due
 
 FACTS = {
     "bundle": "coop-small 1 abc",
@@ -55,11 +55,11 @@ def test_no_plan_no_record_half_a_plan(plan: Path) -> None:
 
 def test_a_record_survives_its_file(tmp_path: Path) -> None:
     RECORD.write(tmp_path / "plan.json")
-    assert read_record(tmp_path / "plan.json") == RECORD
+    assert PlanRecord.read(tmp_path / "plan.json") == RECORD
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1}', '{"format": 1, "facts": 3, "plan_bytes": 1}'])
 def test_records_that_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
-    assert read_record(tmp_path / "plan.json") is None
-    assert read_record(tmp_path / "missing.json") is None
+    assert PlanRecord.read(tmp_path / "plan.json") is None
+    assert PlanRecord.read(tmp_path / "missing.json") is None

@@ -28,7 +28,7 @@ def reader_of(folder: Path, keep: Keep, kind: Kind = "image", tokens: TokenStore
 
 
 def read(reader: ContentReader, contents: Sequence[Content | None]) -> ReadContents:
-    return reader.read(contents, 10.0, None)
+    return reader.read(contents, 10.0)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ EXTRAS = {
     "milvus_coop.models.preprocess.formats": ("heif",),
     "milvus_coop.models.backends.triton": ("triton",),
     "milvus_coop.ingest.cluster": ("ray",),
+    "milvus_coop.ingest.metrics": ("serve",),
     "milvus_coop.serving.triton": ("triton",),
     "milvus_coop.serving.plans": ("triton",),
     "milvus_coop.serving.gateway": ("serve", "trace"),

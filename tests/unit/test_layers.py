@@ -14,7 +14,7 @@ import milvus_coop
 PACKAGE = Path(milvus_coop.__file__).parent
 LAYERS = (
     ("errors", "types", "printable"),
-    ("arguments",),
+    ("arguments", "deadline"),
     ("cores", "records"),
     ("config", "certificates"),
     ("bundle",),
@@ -44,7 +44,7 @@ HOMES = {
     "tokenizers": {"models.preprocess", "offline.convert", "offline.training"},
     "huggingface_hub": {"offline.convert"},
     "tritonclient": {"models.backends", "serving.triton"},
-    "google": {"serving.triton"},
+    "google": {"bundle", "serving.triton"},
     "tensorrt": {"serving.plans"},
     "tensorrt_rtx": {"serving.plans"},
     "onnx": {"serving.plans", "offline.export", "offline.convert", "offline.training"},
@@ -60,7 +60,7 @@ HOMES = {
     "fastapi": {"serving.gateway"},
     "starlette": {"serving.gateway"},
     "uvicorn": {"serving.gateway"},
-    "prometheus_client": {"serving.gateway"},
+    "prometheus_client": {"serving.gateway", "ingest"},
     "opentelemetry": {"serving.gateway"},
 }
 BESIDE = {"recipes", "tests", "benchmarks"}

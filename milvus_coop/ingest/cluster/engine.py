@@ -308,8 +308,10 @@ def _gathered(
             before = time.monotonic()
             if result.rows:
                 collection.upsert(result.rows)
-            writing += time.monotonic() - before
+            spent = time.monotonic() - before
+            writing += spent
             counts.add(result.counts)
+            counts.seconds["write"] += spent
             passed.update(result.passed)
             if ledger:
                 finished = (result.part, result.counts.seen, result.counts.failures, result.sample)

@@ -10,11 +10,12 @@ source     images, folders and prefixes          opening    from what the user n
 from milvus_coop.ingest.sources.documents import Document, Documents
 from milvus_coop.ingest.sources.files import PassedOver, PassOver, Reading
 from milvus_coop.ingest.sources.http import Web
-from milvus_coop.ingest.sources.opening import check_sources, how_to_read, listed, open_sources, read_sources
-from milvus_coop.ingest.sources.remote import RemoteFile
+from milvus_coop.ingest.sources.opening import check_sources, file_elsewhere, how_to_read, listed, open_sources, read_sources
+from milvus_coop.ingest.sources.remote import SHOWN_AT_ONCE, RemoteFile, below_root, shown_root
 from milvus_coop.ingest.sources.source import Source
 
 __all__ = [
+    "SHOWN_AT_ONCE",
     "Document",
     "Documents",
     "PassOver",
@@ -23,9 +24,12 @@ __all__ = [
     "RemoteFile",
     "Source",
     "Web",
+    "below_root",
     "check_sources",
+    "file_elsewhere",
     "how_to_read",
     "listed",
     "open_sources",
     "read_sources",
+    "shown_root",
 ]

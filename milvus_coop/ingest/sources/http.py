@@ -188,7 +188,7 @@ def _dial(
 
 
 class _Plain(http.client.HTTPConnection):
-    def __init__(self, host: str, *, dial: Callable[..., socket.socket], timeout: float) -> None:
+    def __init__(self, host: str, *, dial: partial[socket.socket], timeout: float) -> None:
         super().__init__(host, timeout=timeout)
         self._dial = dial
 
@@ -201,11 +201,15 @@ class _Tls(_Plain):
 
     def connect(self) -> None:
         super().connect()
-        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+        context = ssl.create_default_context()
+        # The new socket takes the place of the old one before the handshake, so that hanging up ends the handshake too.
+        self.sock = context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+        self._dial.keywords["dialled"].append(self.sock)
+        self.sock.do_handshake()
 
 
 class _Handler(urllib.request.AbstractHTTPHandler):
-    def __init__(self, dial: Callable[..., socket.socket]) -> None:
+    def __init__(self, dial: partial[socket.socket]) -> None:
         super().__init__()
         self._dial = dial
 

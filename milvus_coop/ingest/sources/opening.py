@@ -166,10 +166,25 @@ def _remote(source: str, kind: Kind, reading: Reading) -> Source:
     raise SourceError(f"{_named(source)} is not a list, table or shard", expected=_expected(kind))
 
 
-def _web(source: str, kind: Kind, reading: Reading) -> Source:
+def file_elsewhere(address: str, reading: Reading = DEFAULT) -> RemoteFile | HttpFile | None:
+    """The file at an address of an object store or of HTTP; None if it is a path, or an address that is not supported.
+
+    Raises:
+        SourceError: it is an HTTP address and `reading` does not allow them, or the driver is not installed.
+    """
+    if is_remote(address):
+        return remote_file(address)
+    return _http_file(address, reading) if is_http(address) else None
+
+
+def _http_file(address: str, reading: Reading) -> HttpFile:
     if reading.web is None:
-        raise SourceError(f"{_named(source)} is an HTTP address", expected="--allow-http (in Python: allow_http=True) to fetch it")
-    file = HttpFile(source, reading.web)
+        raise SourceError(f"{_named(address)} is an HTTP address", expected="--allow-http (in Python: allow_http=True) to fetch it")
+    return HttpFile(address, reading.web)
+
+
+def _web(source: str, kind: Kind, reading: Reading) -> Source:
+    file = _http_file(source, reading)
     try:
         suffix = suffix_of(urlsplit(source).path)
     except ValueError as exc:

@@ -6,26 +6,35 @@ page, 1,000 objects each. The drivers of other stores return a whole folder at o
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
+from urllib.parse import unquote
 
-from milvus_coop.errors import SourceError
+from milvus_coop.errors import InvalidArgumentError, SourceError
 from milvus_coop.ingest.images import Version
 from milvus_coop.ingest.outages import may_pass, patiently
 from milvus_coop.ingest.sources.files import PassOver, joined
 from milvus_coop.ingest.sources.walk import ANY_DEPTH, OTHER_IMAGES, matches, suffix_of
+from milvus_coop.models.preprocess.uris import is_url
 from milvus_coop.printable import escaped
-from milvus_coop.store.token_store.location import DRIVERS, MEMORY, holds_password
+from milvus_coop.store.token_store.location import DRIVERS, MEMORY, holds_password, parse_location
 from milvus_coop.types import Failure
 
 SCHEMES = (*DRIVERS, MEMORY)
 IMAGE_BYTES = 256 * 2**20
 """Maximum size of an object that is read as an image. It is read as a whole."""
+SHOWN_BYTES = 64 * 2**20
+SHOWN_S = 10.0
+"""Limits for an image that is read only to be shown: its size, and the time of each of the two requests that it takes."""
+SHOWN_AT_ONCE = 8
+"""Maximum number of images that are read at the same time to be shown."""
 BLOCK_BYTES = 4 * 2**20
 """Size of the blocks in which lists, tables and shards are read."""
 _TAGS = ("ETag", "etag", "md5Hash", "content_md5", "generation", "LastModified", "last_modified", "updated", "mtime", "created")
@@ -45,6 +54,10 @@ class RemoteFile:
     """The address."""
     known: Version | None = None
     """The version that a listing gave."""
+    limit_bytes: int = IMAGE_BYTES
+    """Maximum size of an image."""
+    limit_s: float | None = None
+    """Time limit of each request for an image; None: that of the driver."""
 
     @property
     def image(self) -> RemoteFile:
@@ -56,15 +69,19 @@ class RemoteFile:
         if self.known is not None:
             return self.known
         with _boundary():
-            return version_of(self.system.info(self.path))
+            return version_of(self._asked("info", self.path))
 
     def open(self) -> IO[bytes]:
         """The object, read as a whole."""
         with _boundary():
-            size = int((self.known or (self.system.info(self.path).get("size") or 0,))[0])
-            if size > IMAGE_BYTES:
-                raise OSError(f"the object has {size:,} bytes; expected: at most {IMAGE_BYTES:,} for an image")
-            return io.BytesIO(self.system.cat_file(self.path))
+            size = int((self.known or (self._asked("info", self.path).get("size") or 0,))[0])
+            if size > self.limit_bytes:
+                raise OSError(f"the object has {size:,} bytes; expected: at most {self.limit_bytes:,} for an image")
+            most = {"start": 0, "end": self.limit_bytes + 1} if size else {}  # stores refuse a range of an empty object
+            content = self._asked("cat_file", self.path, **most)
+            if len(content) > self.limit_bytes:
+                raise OSError(f"the object has grown to more than {self.limit_bytes:,} bytes")
+            return io.BytesIO(content)
 
     def stream(self) -> IO[bytes]:
         """The object, read in blocks."""
@@ -81,15 +98,29 @@ class RemoteFile:
 
     def below(self, path: str, known: Version | None = None) -> RemoteFile:
         """The object with that path below this prefix."""
-        return RemoteFile(self.system, f"{self.path}/{path}", f"{self.name}/{path}", known)
+        return replace(self, path=f"{self.path}/{path}", name=f"{self.name}/{path}", known=known)
 
     def is_there(self) -> bool:
         """True if there is such an object or prefix; OSError if the store does not say."""
         with _boundary(), contextlib.suppress(FileNotFoundError):
             self.system.invalidate_cache()
-            self.system.info(self.path)
+            self._asked("info", self.path)
             return True
         return False
+
+    def _asked(self, method: str, path: str, **arguments: int) -> Any:
+        """The answer of a method of the file system, within `limit_s`. The drivers of `DRIVERS` run in a loop that ends it."""
+        if self.limit_s is None or not self.system.async_impl:
+            return getattr(self.system, method)(path, **arguments)
+        from fsspec.asyn import sync
+
+        async def answer() -> Any:
+            return await asyncio.wait_for(getattr(self.system, f"_{method}")(path, **arguments), self.limit_s)
+
+        try:
+            return sync(self.system.loop, answer)
+        except (TimeoutError, asyncio.TimeoutError) as exc:  # two classes before Python 3.11
+            raise TimeoutError(f"the object store did not answer within {self.limit_s:g} s") from exc
 
 
 def is_remote(address: str) -> bool:
@@ -121,6 +152,45 @@ def remote_file(address: str) -> RemoteFile:
     except Exception as exc:
         raise SourceError(f"{protocol}:// cannot be opened: {_reason(exc)}") from exc
     return RemoteFile(system, str(kind._strip_protocol(url)).rstrip("/"), url)
+
+
+def shown_root(address: str) -> RemoteFile:
+    """The prefix at an address, below which images may be read to be shown; see `below_root`.
+
+    Raises:
+        InvalidArgumentError: it is not the address of a prefix in an object store.
+        SourceError: the driver is not installed.
+    """
+    location = parse_location(address, "root")
+    if location.folder is not None:
+        raise InvalidArgumentError(
+            f"the root {escaped(address)[:_LONGEST]} is a folder", expected="s3://bucket/prefix, or gs://, az://"
+        )
+    return replace(remote_file(location.url), limit_bytes=SHOWN_BYTES, limit_s=SHOWN_S)
+
+
+def below_root(root: RemoteFile, uri: str) -> RemoteFile | None:
+    """The object below a prefix that a uri names; None if it may be another one. The store is not asked.
+
+    Only the part of the uri after the root is used. A relative uri is a path below the root. A uri with a segment `..` is refused,
+    also where it is percent-encoded, because drivers and servers differ in what they make of it.
+    """
+    protocol, mark, rest = uri.partition("://")
+    if mark:
+        name = f"{protocol.lower()}://{rest}"
+        if not name.startswith(f"{root.name}/"):
+            return None
+        path = name[len(root.name) + 1 :]
+    elif uri.startswith(("/", "\\")) or is_url(uri):
+        return None
+    else:
+        path = uri
+    decoded = path
+    while (once := unquote(decoded)) != decoded:
+        decoded = once
+    if not path or any(c < " " for c in decoded) or not {".", ".."}.isdisjoint(re.split(r"[/\\]", decoded)):
+        return None
+    return root.below(path)
 
 
 def walk_remote(

@@ -84,9 +84,12 @@ class OnnxBackend:
         options.log_severity_level = 3
         path = self._bundle.path(self.spec.graph(graph).file)
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=list(self._providers))
+            # By default, a session that fails is opened again with other providers, and a note about it goes to standard output.
+            session = onnxruntime.InferenceSession(str(path), options, providers=list(self._providers), enable_fallback=False)
         except Exception as exc:  # see `run`
-            raise BundleInvalidError(f"{path} cannot be loaded: {exc}", run="milvus-coop bundle show --verify") from exc
+            raise BundleInvalidError(
+                f"{path} cannot be loaded: {exc}", run=f"milvus-coop bundle verify {self._bundle.folder}"
+            ) from exc
         if session.get_providers()[0] != self._providers[0]:
             raise BackendUnavailableError(f"ONNX Runtime did not turn {self._providers[0]} on", run="milvus-coop doctor")
         return session

@@ -228,6 +228,8 @@ def _open(path: str | os.PathLike[str]) -> IO[bytes]:
     if not (text := os.fspath(path)):
         raise ImageUnreadableError("is an empty path", expected="the path of a file")
     try:
+        if "://" in text and is_url(text):  # it names no file of this machine, whatever folders there are
+            raise FileNotFoundError(text)
         mode = os.stat(path).st_mode  # noqa: PTH116 - a Path would turn https:// into https:/
     except (OSError, ValueError):
         if not is_url(text):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,11 @@ class Tokenizer:
     """Tokenises batches. Safe to share between threads."""
 
     def __init__(self, path: Path, spec: TextSpec) -> None:
-        try:
+        self._spec, self._path = spec, path
+        with _named_errors(path):
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as exc:  # tokenizers raises bare Exception
-            raise BundleInvalidError(f"{path} is not a tokenizer file: {exc}", run="copy the bundle again") from exc
-        self._spec = spec
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(spec.max_length)
+            self._tokenizer.no_padding()
+            self._tokenizer.enable_truncation(spec.max_length)
 
     def __call__(self, texts: Iterable[str]) -> dict[str, Array]:
         """Tokenise texts.
@@ -41,11 +40,13 @@ class Tokenizer:
 
         Raises:
             InvalidArgumentError: a text fails `check_text`, or `texts` is a single text.
+            BundleInvalidError: the tokenizer fails.
         """
         checked = many("texts", texts, "a list of texts")
         for text in checked:
             check_text(text)
-        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(checked)]
+        with _named_errors(self._path):
+            encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(checked)]
         longest = max(map(len, encoded), default=1)
         length = padded_length(longest, self._spec)
         input_ids = np.full((len(encoded), length), self._spec.pad_id, dtype=np.int64)
@@ -54,6 +55,17 @@ class Tokenizer:
             input_ids[row, : len(ids)] = ids
             attention_mask[row, : len(ids)] = 1
         return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as exc:
+        # tokenizers raises a bare Exception; where its Rust code panics, that is no Exception at all.
+        if not isinstance(exc, Exception) and type(exc).__module__ != "pyo3_runtime":
+            raise
+        raise BundleInvalidError(f"{path} is no usable tokenizer: {exc}", run=f"milvus-coop bundle verify {path.parent}") from exc
 
 
 def padded_length(longest: int, spec: TextSpec) -> int:

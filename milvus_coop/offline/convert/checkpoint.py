@@ -16,13 +16,15 @@ from huggingface_hub import errors as hub
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_log
 
-from milvus_coop.errors import ConvertError
+from milvus_coop.errors import ConvertError, quoted
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "README.md")
 """The files that are downloaded: configuration, tokenizer, weights. Pickles (*.bin, *.pt) and Python files never are."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+CONFIG_BYTES = 2**20
+MAX_LAYERS = 256
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -161,15 +163,27 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
+    path = folder / "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+        # Reading a named pipe would wait forever.
+        text = path.read_text(encoding="utf-8") if path.is_file() and path.stat().st_size <= CONFIG_BYTES else ""
+        config = json.loads(text)
+    except (OSError, ValueError, RecursionError) as exc:
         raise ConvertError(f"{folder} has no readable config.json", expected="a checkpoint of transformers") from exc
     if not isinstance(config, dict):
-        raise ConvertError(f"{folder / 'config.json'} holds no object", expected="the configuration of a model")
+        raise ConvertError(f"{path} holds no object", expected="the configuration of a model")
+    if (layers := _most_layers(config)) > MAX_LAYERS:
+        raise ConvertError(f"{path} asks for {quoted(layers)} layers", expected=f"at most {MAX_LAYERS}")
     if not any(folder.glob("*.safetensors")):
         raise ConvertError(_without_safetensors(folder, name), expected="*.safetensors", run=_SAVE_AGAIN)
     return Checkpoint(folder, name, revision, config, _licence(folder))
+
+
+def _most_layers(config: dict[str, Any]) -> int:
+    """The largest number of layers in a configuration, or in one inside it. Transformers would make each layer before it fails."""
+    found = [value for key, value in config.items() if "layers" in key and isinstance(value, int)]
+    inner = [_most_layers(value) for value in config.values() if isinstance(value, dict)]
+    return max(found + inner, default=0)
 
 
 _SAVE_AGAIN = (

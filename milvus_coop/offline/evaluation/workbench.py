@@ -50,7 +50,7 @@ class Shelf:
         Raises:
             BackendError: an item cannot be read.
         """
-        read = reader.read([self.rows[number].content for number in numbers], timeout_s, None)
+        read = reader.read([self.rows[number].content for number in numbers], timeout_s)
         if len(read.positions) < len(numbers):
             raise BackendError(f"{len(numbers) - len(read.positions)} of {len(numbers)} {self.kind}s {reader.lack}")
         return read.side

@@ -5,27 +5,41 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import IO, Any
 
 from milvus_coop.errors import ImageError
+from milvus_coop.ingest.sources import SHOWN_AT_ONCE, RemoteFile, below_root
 from milvus_coop.models.preprocess.thumbnails import thumbnail
 from milvus_coop.models.preprocess.uris import local_path
 from milvus_coop.serving.gallery.assets import assets, text
-from milvus_coop.types import CollectionInfo, Hit, Kind, SearchResult
+from milvus_coop.types import CollectionInfo, Hit, SearchResult
 
 EDGE = 480
 """Length of the longer edge of the images in the file, in pixels; each image takes 20 to 40 kB."""
 QUERY_EDGE = 224
+READ_S = 60.0
+"""Time limit of reading all images of a page from object stores."""
 POLICY = "default-src 'none'; script-src {script}; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
 """Content security policy: nothing is loaded, and no script in a text or in metadata can run."""
 
 
-def render(result: SearchResult, query: str | Path | bytes, collection: CollectionInfo, *, limit: int, filter: str = "") -> str:
+def render(
+    result: SearchResult,
+    query: str | Path | bytes,
+    collection: CollectionInfo,
+    *,
+    limit: int,
+    filter: str = "",
+    prefixes: Sequence[RemoteFile] = (),
+    name: str = "",
+) -> str:
     """The HTML text of the page.
 
     Args:
@@ -34,10 +48,12 @@ def render(result: SearchResult, query: str | Path | bytes, collection: Collecti
         collection: the collection that was searched.
         limit: number of hits to show in each order.
         filter: the filter of the search.
+        prefixes: prefixes of object stores whose images may be read, in at most 60 s for all images. Images elsewhere are not.
+        name: the name of an image that is given as bytes.
     """
     hits = [hit for hit in result.hits if hit.rank <= limit or hit.be_rank <= limit]
     style, script = text("gallery.css"), text("grid.js") + text("saved.js")
-    asked = f"“{query}”" if isinstance(query, str) else query.name if isinstance(query, Path) else "an image"
+    asked = f"“{query}”" if isinstance(query, str) else query.name if isinstance(query, Path) else name or "an image"
     return Template(text("saved.html")).substitute(
         policy=POLICY.format(script=_hash(script), style=_hash(style)),
         title=escape(f"{asked} · milvus-coop"),
@@ -47,7 +63,7 @@ def render(result: SearchResult, query: str | Path | bytes, collection: Collecti
         asked=escape(asked),
         facts=escape(_facts(collection, filter)),
         nothing="" if hits else "<p>Nothing was found.</p>",
-        document=_json(_document(result, query, collection, hits, limit)),
+        document=_json(_document(result, query, collection, hits, limit, prefixes)),
         script=script,
     )
 
@@ -59,15 +75,21 @@ def _facts(collection: CollectionInfo, filter: str) -> str:
 
 
 def _document(
-    result: SearchResult, query: str | Path | bytes, collection: CollectionInfo, hits: list[Hit], limit: int
+    result: SearchResult,
+    query: str | Path | bytes,
+    collection: CollectionInfo,
+    hits: list[Hit],
+    limit: int,
+    prefixes: Sequence[RemoteFile],
 ) -> dict[str, Any]:
     """The result in the form of the HTTP API, with the images and the limit."""
+    images = _hit_images(hits, prefixes) if collection.kind != "text" else [None] * len(hits)
     return {
         "collection": collection.name,
         "kind": collection.kind,
         "query": {"kind": "text", "text": query} if isinstance(query, str) else {"kind": "image", "text": None},
         "limit": limit,
-        "hits": [asdict(hit) | {"thumbnail": _hit_image(hit, collection.kind)} for hit in hits],
+        "hits": [asdict(hit) | {"thumbnail": image} for hit, image in zip(hits, images, strict=True)],
         "reranked": result.reranked,
         "reranked_count": result.reranked_count,
         "candidates": result.candidates,
@@ -76,9 +98,32 @@ def _document(
     }
 
 
-def _hit_image(hit: Hit, kind: Kind | None) -> str | None:
-    path = None if kind == "text" else local_path(hit.uri)  # files elsewhere are not fetched
-    return None if path is None else _thumbnail(path, EDGE)
+def _hit_images(hits: Sequence[Hit], prefixes: Sequence[RemoteFile]) -> list[str | None]:
+    """The thumbnails of the hits; None for an image that cannot be read, or not in time."""
+    pool = ThreadPoolExecutor(SHOWN_AT_ONCE, "milvus-coop-page")
+    try:
+        futures = [_hit_image(hit, prefixes, pool) for hit in hits]
+        done = wait(futures, READ_S).done
+        return [future.result() if future in done else None for future in futures]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _hit_image(hit: Hit, prefixes: Sequence[RemoteFile], pool: ThreadPoolExecutor) -> Future[str | None]:
+    if (path := local_path(hit.uri)) is not None:
+        shown: Future[str | None] = Future()
+        shown.set_result(_thumbnail(path, EDGE))
+        return shown
+    files = [file for prefix in prefixes if (file := below_root(prefix, hit.uri)) is not None]
+    return pool.submit(lambda: next(filter(None, (_remote_thumbnail(file) for file in files)), None))
+
+
+def _remote_thumbnail(file: RemoteFile) -> str | None:
+    try:
+        with file.open() as opened:
+            return _thumbnail(opened, EDGE)
+    except OSError:
+        return None
 
 
 def _query_image(query: Path | bytes) -> str:
@@ -86,7 +131,7 @@ def _query_image(query: Path | bytes) -> str:
     return f'<img src="{uri}" alt="The image that was searched with">' if uri else ""
 
 
-def _thumbnail(source: Path | bytes, edge: int) -> str | None:
+def _thumbnail(source: Path | bytes | IO[bytes], edge: int) -> str | None:
     if isinstance(source, Path) and not source.is_file():  # opening a pipe would block forever
         return None
     try:

@@ -1,8 +1,11 @@
-"""Access control: API keys, and checks of the Host and Origin headers."""
+"""Access control: API keys with their filters and rates, and checks of the Host and Origin headers."""
 
 from __future__ import annotations
 
 import hmac
+import math
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -18,18 +21,45 @@ OPEN_BELOW = "/gallery/"
 """The page's files are open, because they hold no data. The page fetches data with the key that its user enters."""
 
 
+class RateLimitedError(RefusedError):
+    """A key was used for more requests than its rate allows."""
+
+
+class Bucket:
+    """A token bucket: `burst` requests at once, and `rate` requests per second in the long run. Only the event loop uses it."""
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate, self.burst, self._clock = rate, burst, clock
+        self._tokens, self._filled_s = float(burst), clock()
+
+    def take(self) -> float:
+        """Take a token. Returns 0, or the seconds until there is a token if there is none now."""
+        now_s = self._clock()
+        self._tokens = min(float(self.burst), self._tokens + self.rate * (now_s - self._filled_s))
+        self._filled_s = now_s
+        if self._tokens < 1:
+            return (1 - self._tokens) / self.rate
+        self._tokens -= 1
+        return 0.0
+
+
 class Access:
     """Accepts or refuses a request by its path and headers."""
 
     def __init__(self, options: GatewayOptions) -> None:
-        self._keys = tuple(key.encode() for key in options.api_keys)
+        filters = options.filters()
+        self._keys = {key.encode(): filters.get(key, "") for key in options.api_keys}
+        rate, burst = options.rate_limit, options.burst
+        # Without keys, all callers share one bucket. Behind a proxy, their addresses are the same as well.
+        self._buckets = {key: Bucket(rate, burst) for key in self._keys or (b"",)} if rate else {}
         self._hosts = frozenset(host.lower() for host in options.hosts)
         self._origins = frozenset(options.cors_origins)
 
-    def check(self, path: str, headers: Headers) -> None:
-        """Check a request.
+    def check(self, path: str, headers: Headers) -> str:
+        """Check a request, and return the filter of its key, or '' if it has none.
 
         Raises:
+            RateLimitedError: the key was used for too many requests.
             RefusedError: the request does not name this host, comes from a page of another site, or has no valid key.
         """
         host = headers.get("host", "")
@@ -41,8 +71,17 @@ class Access:
                 run="milvus-coop serve --allowed-host NAME",
             )
         self._check_origin(headers.get("origin", ""), host)
-        if self._keys and path not in OPEN_PATHS and not path.startswith(OPEN_BELOW):
-            self._check_key(headers.get("authorization", ""))
+        if path in OPEN_PATHS or path.startswith(OPEN_BELOW):
+            return ""
+        key = self._known(headers.get("authorization", "")) if self._keys else b""
+        if (bucket := self._buckets.get(key)) and (wait_s := bucket.take()):
+            raise RateLimitedError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "too many requests came with this API key" if key else "too many requests came",
+                expected=f"at most {bucket.rate:g} per second, and {bucket.burst} at once",
+                headers={"Retry-After": str(math.ceil(wait_s))},
+            )
+        return self._keys.get(key, "")
 
     def _check_origin(self, origin: str, host: str) -> None:
         # A page of any site may send simple requests to localhost. The browser hides the answer, but the request would be executed.
@@ -54,17 +93,19 @@ class Access:
                 run="milvus-coop serve --cors-origin SITE",
             )
 
-    def _check_key(self, authorization: str) -> None:
+    def _known(self, authorization: str) -> bytes:
+        """The key that the header has, if it is a valid one."""
         scheme, _, given = authorization.partition(" ")
         key = given.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else b""
-        matches = [hmac.compare_digest(key, known) for known in self._keys]
-        if not any(matches):
+        matches = [known for known in self._keys if hmac.compare_digest(key, known)]
+        if not matches:
             raise RefusedError(
                 HTTPStatus.UNAUTHORIZED,
                 "the API key is wrong" if key else "the request has no API key",
                 expected="the header Authorization: Bearer KEY",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        return matches[0]
 
 
 def _host_of(origin: str) -> str | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from milvus_coop.bundle.spec import IMAGE_ENCODER, IMAGE_TOKENS, TEXT_ENCODER
-from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, MilvusCoopError
+from milvus_coop.deadline import Deadline
+from milvus_coop.errors import InvalidArgumentError, MilvusCoopError
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.preprocess.texts import check_text
 from milvus_coop.models.tokens import pack
@@ -29,17 +29,17 @@ class Embedded:
     image_tokens: str | None = None
 
 
-def embed(encoder: Encoder, inputs: Sequence[str], deadline_s: float) -> list[Embedded]:
+def embed(encoder: Encoder, inputs: Sequence[str], deadline: Deadline) -> list[Embedded]:
     """Embed texts and images, in their order.
 
     Args:
         encoder: the encoder of the bundle in use.
         inputs: texts, and images as data URIs.
-        deadline_s: value of `time.perf_counter()` at which the work must be finished.
+        deadline: the moment by which to be done.
 
     Raises:
         InvalidArgumentError, ImageError: an input cannot be read; the message says which.
-        BackendTimeoutError: the deadline passed.
+        DeadlineExceededError: the deadline came first.
         BackendError: the backend failed.
     """
     found: dict[int, Embedded] = {}
@@ -49,13 +49,9 @@ def embed(encoder: Encoder, inputs: Sequence[str], deadline_s: float) -> list[Em
         step = encoder.spec.graph(graph).max_batch if graph == TEXT_ENCODER else IMAGES_AT_ONCE
         for start in range(0, len(positions), step):
             chunk = positions[start : start + step]
-            left_s = deadline_s - time.perf_counter()
-            if left_s <= 0:
-                raise BackendTimeoutError(
-                    f"the time limit came after {len(found)} of {len(inputs)} inputs", expected="fewer inputs"
-                )
             some = [inputs[i] for i in chunk]
-            embedded = _texts(encoder, some, chunk, left_s) if graph == TEXT_ENCODER else _images(encoder, some, chunk, left_s)
+            with deadline.toward(f"all {len(inputs)} inputs were embedded; {len(found)} were"):
+                embedded = (_texts if graph == TEXT_ENCODER else _images)(encoder, some, chunk, deadline.remaining())
             found.update(zip(chunk, embedded, strict=True))
     return [found[i] for i in range(len(inputs))]
 

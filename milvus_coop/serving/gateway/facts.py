@@ -40,6 +40,8 @@ class Facts:
     """Name of the error that ended the request; '' if there was none."""
     form: ErrorForm | None = None
     """The form of this route's errors; None means the form that the path decides."""
+    filter: str = ""
+    """The filter of the caller's key, which limits all that the request may read; '' if there is none."""
     logged: dict[str, object] = field(default_factory=dict)
     """More facts for the log line, such as the collection."""
 

@@ -61,7 +61,7 @@ class FrontDoor:
 
     async def _handle(self, facts: Facts, body: Arriving, send: Send) -> None:
         try:
-            self._access.check(facts.scope["path"], Headers(scope=facts.scope))
+            facts.filter = self._access.check(facts.scope["path"], Headers(scope=facts.scope))
             body.check_announced()
             await self._answer_unless_left(facts, body, send)
         except ClientDisconnect:  # the client left before it had sent all of the body

@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from milvus_coop.bundle.spec import BundleSpec
+from milvus_coop.deadline import Deadline
 from milvus_coop.serving.gateway.bodies import decode, describe, read
 from milvus_coop.serving.gateway.data_uris import is_data_uri
 from milvus_coop.serving.gateway.embeddings import Embedded, embed
@@ -90,10 +91,10 @@ def openai_router(service: Service) -> APIRouter:
     schema = EmbeddingsRequest.model_json_schema()
 
     async def embeddings(request: Request) -> JSONResponse:
-        deadline_s = time.perf_counter() + service.options.timeout_s
+        deadline = Deadline(service.options.timeout_s)
         asked = await read(request, partial(_parse, service=service))
         inputs = [asked.input] if isinstance(asked.input, str) else asked.input
-        found = await service.run(lambda: embed(service.models.encoder, inputs, deadline_s))
+        found = await service.run(lambda: embed(service.models.encoder, inputs, deadline))
         return JSONResponse(_answer(found, asked, spec.model_name))
 
     async def models() -> ModelList:

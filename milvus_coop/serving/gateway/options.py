@@ -8,12 +8,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from milvus_coop.arguments import LARGEST, real_number, whole_number
 from milvus_coop.config import read_environment
 from milvus_coop.cores import available_cores
 from milvus_coop.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from milvus_coop.ingest.sources import RemoteFile
 
 PREFIX = "MILVUS_COOP_SERVE_"
 SHORTEST_KEY = 16
@@ -22,6 +25,7 @@ ORIGIN = re.compile(r"https?://[^/?#\s]+")
 ROOT_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)*")
 MAX_PORT = 65_535
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+RATE = "requests per second; 0 for no limit"
 MIB = 2**20
 
 
@@ -38,6 +42,14 @@ class GatewayOptions:
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     """A client must send one of these keys. Without keys, every client is served; that is allowed only on loopback or with
     `anonymous`."""
+    key_filters: str = field(default="", repr=False)
+    """What each key may read: a JSON object that maps the SHA-256 of every key to a Milvus filter, or to null if it sees all items;
+    or the path of a file with this object. See `key_filters.read_key_filters`."""
+    rate_limit: float = 0.0
+    """Maximum number of requests per second with one key, in the long run; 0 means any number. Without keys, all requests count
+    together. Requests that need no key do not count."""
+    rate_burst: int = 0
+    """Number of requests with one key that may come at once; 0 means twice `rate_limit`, and at least 1."""
     anonymous: bool = False
     """Serve clients without a key, even if the service does not listen on loopback."""
     allowed_hosts: tuple[str, ...] = ()
@@ -46,7 +58,8 @@ class GatewayOptions:
     cors_origins: tuple[str, ...] = ()
     """Web sites, such as https://example.com, whose pages may call the service. Default: only the service's own page."""
     roots: tuple[str, ...] = ()
-    """Folders whose images may be shown. Default: on loopback the folder in which the service was started, else none."""
+    """Folders whose images may be shown, and prefixes of object stores such as s3://bucket/photos. Default: on loopback the folder
+    in which the service was started, else none."""
     uploads: str = ""
     """Folder for uploaded images; '' means that uploads are refused."""
     concurrency: int = 0
@@ -97,6 +110,21 @@ class GatewayOptions:
         return self.allowed_hosts or ((*LOOPBACK_NAMES, self.host) if self.on_loopback else ("*",))
 
     @property
+    def burst(self) -> int:
+        """`rate_burst`, or its default if it is 0."""
+        return self.rate_burst or max(1, round(2 * self.rate_limit))
+
+    def filters(self) -> Mapping[str, str]:
+        """The filter of each API key.
+
+        Raises:
+            InvalidArgumentError: see `read_key_filters`.
+        """
+        from milvus_coop.serving.gateway.key_filters import read_key_filters  # it imports pymilvus, for which no --help waits
+
+        return read_key_filters(self.key_filters, self.api_keys)
+
+    @property
     def max_body_bytes(self) -> int:
         """Maximum size of one request's body, in bytes."""
         return self.max_body_mb * MIB
@@ -105,7 +133,19 @@ class GatewayOptions:
         """The folders whose images may be shown, with symbolic links resolved."""
         named = self.roots or ((".",) if self.on_loopback else ())
         uploads = (self.uploads,) if self.uploads else ()
-        return tuple(Path(folder).resolve() for folder in (*named, *uploads))
+        return tuple(Path(folder).resolve() for folder in (*named, *uploads) if not _is_address(folder))
+
+    def prefixes(self) -> tuple[RemoteFile, ...]:
+        """The prefixes of object stores whose images may be shown.
+
+        Raises:
+            InvalidArgumentError, SourceError: one of them cannot be used; see `shown_root`.
+        """
+        if not (addresses := [root for root in self.roots if _is_address(root)]):
+            return ()
+        from milvus_coop.ingest.sources import shown_root
+
+        return tuple(map(shown_root, addresses))
 
     def slots(self, models: str) -> int:
         """Maximum number of requests that run at the same time, for the backend that `models` names."""
@@ -115,7 +155,7 @@ class GatewayOptions:
         """Check that the options are valid and safe.
 
         Raises:
-            InvalidArgumentError: an option is not valid or not safe; the message names the first one.
+            InvalidArgumentError, SourceError: an option is not valid or not safe; the message names the first one.
         """
         if not self.host:
             raise InvalidArgumentError("the host is empty", expected="an address to listen on, such as 127.0.0.1 or 0.0.0.0")
@@ -135,20 +175,30 @@ class GatewayOptions:
                 expected=f"at least {SHORTEST_KEY} letters, digits and signs of ASCII",
                 run="openssl rand -hex 24",
             )
+        self.filters()
+        if real_number("rate_limit", self.rate_limit, RATE, maximum=LARGEST) < 0:
+            raise InvalidArgumentError(f"rate_limit is {self.rate_limit:g}", expected=RATE)
         for name in ("timeout_s", "shutdown_s"):
             real_number(name, getattr(self, name), "a finite number above 0", above=0)
         for name in ("max_k", "max_documents", "max_files", "max_collections", "max_body_mb"):
             whole_number(name, getattr(self, name), 1, LARGEST)
-        for name in ("concurrency", "waiting"):
+        for name in ("concurrency", "waiting", "rate_burst"):
             whole_number(name, getattr(self, name), 0, LARGEST)
+        self.prefixes()
         for root in self.roots:
-            if not Path(root).is_dir():
-                raise InvalidArgumentError(f"the root {root} is not a folder", expected="an existing folder of images")
+            if not _is_address(root) and not Path(root).is_dir():
+                raise InvalidArgumentError(
+                    f"the root {root} is not a folder", expected="an existing folder of images, or s3://bucket/prefix"
+                )
         if self.uploads and not _can_write(Path(self.uploads)):
             raise InvalidArgumentError(f"nothing can be written to {self.uploads}", expected="a folder for uploaded images")
         for origin in self.cors_origins:
             if not ORIGIN.fullmatch(origin):
                 raise InvalidArgumentError(f"the CORS origin is '{origin}'", expected="such as https://example.com, without a path")
+
+
+def _is_address(root: str) -> bool:
+    return "://" in root
 
 
 def _can_write(folder: Path) -> bool:

@@ -8,10 +8,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from milvus_coop.deadline import NEVER, Deadline
+
 T = TypeVar("T")
 
 RETRY_AFTER_S = 1
 """Time after which a refused client may try again."""
+
+
+GRACE_S = 0.15
+"""Time after the deadline in which a function that notices the deadline itself can still return its own answer."""
 
 
 class BusyError(Exception):
@@ -44,12 +50,13 @@ class Pool:
         """Number of functions that run or wait."""
         return self._pending
 
-    async def run(self, function: Callable[[], T]) -> T:
+    async def run(self, function: Callable[[], T], deadline: Deadline = NEVER) -> T:
         """Run a blocking function.
 
         Raises:
             BusyError: too many functions are waiting.
             LateError: waiting and running took longer than the time limit.
+            DeadlineExceededError: they took until the deadline.
         """
         with self._counting:
             if self._pending >= self._maximum:
@@ -60,10 +67,12 @@ class Pool:
         answer = asyncio.wrap_future(job)
         answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may be gone
         try:
-            return await asyncio.wait_for(asyncio.shield(answer), self._timeout_s)
+            return await asyncio.wait_for(asyncio.shield(answer), min(self._timeout_s, deadline.remaining() + GRACE_S))
         except (TimeoutError, asyncio.TimeoutError) as exc:
             if job.done():
                 raise  # an error of the function itself
+            if deadline.remaining() <= 0:
+                raise deadline.exceeded("the request was answered") from exc
             raise LateError from exc
         finally:
             job.cancel()  # this drops a waiting function; a running one continues and keeps its slot until it ends

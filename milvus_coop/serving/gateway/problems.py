@@ -37,6 +37,7 @@ STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (errors.TokensError, HTTPStatus.BAD_REQUEST),
     (errors.StoreTimeoutError, HTTPStatus.GATEWAY_TIMEOUT),
     (errors.BackendTimeoutError, HTTPStatus.GATEWAY_TIMEOUT),
+    (errors.DeadlineExceededError, HTTPStatus.GATEWAY_TIMEOUT),
     (errors.StoreUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.BackendUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.StoreAuthError, HTTPStatus.BAD_GATEWAY),
@@ -71,10 +72,10 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         (413, "The body or the image is too large."),
         (415, "The body has the wrong media type."),
         (422, "The request does not fit the schema."),
-        (429, "Too many requests are waiting; come back after `Retry-After` seconds."),
-        (502, "Milvus or a model server refused the request."),
+        (429, "Too many requests are waiting, or came with this key; come back after `Retry-After` seconds."),
+        (502, "Milvus, a model server or an object store refused the request."),
         (503, "Milvus or the models cannot be reached."),
-        (504, "Milvus, the models or the request took too long."),
+        (504, "Milvus, the models, an object store or the request took too long."),
     )
 }
 

@@ -38,7 +38,7 @@ class SearchRequest(BaseModel):
     filter: str = Field("", max_length=65_535, description="A Milvus expression over metadata.")
     output_fields: list[str] = Field([], max_length=64, description="Names of metadata to return; `*` means all.")
     rerank: bool = Field(True, description="If false, the hits come in the bi-encoder's order.")
-    deadline_ms: float | None = Field(None, gt=0, description="Time limit of the search; reranking stops in time to keep it.")
+    deadline_ms: float | None = Field(None, gt=0, description="Time limit of the request; reranking stops in time to keep it.")
     score: Literal["ce", "sum"] | None = Field(
         None, description="Order by match probability, or by the cross-encoder's logit + cosine; default the bundle's."
     )

@@ -11,7 +11,9 @@ from typing import TypeVar
 
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
+from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, MilvusCoopError
+from milvus_coop.ingest.sources import SHOWN_AT_ONCE
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import Models, open_models
 from milvus_coop.search import CoopSearch
@@ -58,6 +60,7 @@ class Service:
         self.models: Models = open_models(settings, backend)
         self._pool = Pool("milvus-coop-serve", options.slots(settings.models), options.waiting, options.timeout_s)
         self._uploads = Pool("milvus-coop-upload", 1, options.waiting, options.timeout_s)
+        self._reads = Pool("milvus-coop-read", SHOWN_AT_ONCE, options.waiting, options.timeout_s)
         self.hide = hider(settings, needed=bool(options.api_keys))
         """Removes the addresses of Milvus and of the models from a message, if clients need a key."""
         # Two locks, because connecting may take as long as the timeout of Milvus, and a check must not wait for that.
@@ -66,23 +69,24 @@ class Service:
         self._store: Store | None = None
         self._resolved: dict[str, tuple[float, str]] = {}
         self._ready: tuple[float, dict[str, str]] | None = None
-        self.metrics.watch_pending(lambda: self._pool.pending + self._uploads.pending)
+        self.metrics.watch_pending(lambda: sum(pool.pending for pool in (self._pool, self._uploads, self._reads)))
 
     def warm_up(self) -> None:
         """Load models and open the collection if possible, so that the first request is as fast as later ones."""
         if "milvus" in self.problems():  # Milvus may start later; waiting for it a second time would only delay the start
             return
         with contextlib.suppress(MilvusCoopError):  # the collection may be created later
-            self.search(None, lambda searcher: None)
+            self.search(None, lambda searcher: None, within="")
 
-    async def run(self, function: Callable[[], T]) -> T:
+    async def run(self, function: Callable[[], T], deadline: Deadline = NEVER) -> T:
         """Run a blocking function in the pool.
 
         Raises:
             BusyError: too many functions are waiting.
             LateError: waiting and running took longer than the service allows.
+            DeadlineExceededError: they took until the deadline.
         """
-        return await self._counted(self._pool, function)
+        return await self._counted(self._pool, function, deadline)
 
     async def run_upload(self, function: Callable[[], T]) -> T:
         """Run an upload. Uploads run one after another and outside the pool; in it, waiting uploads would block searches.
@@ -92,17 +96,30 @@ class Service:
         """
         return await self._counted(self._uploads, function)
 
-    async def _counted(self, pool: Pool, function: Callable[[], T]) -> T:
+    async def run_read(self, function: Callable[[], T]) -> T:
+        """Run a function that reads from an object store. It runs outside the pool; in it, a slow store would block searches.
+
+        Raises:
+            BusyError, LateError: see `run`.
+        """
+        return await self._counted(self._reads, function)
+
+    async def _counted(self, pool: Pool, function: Callable[[], T], deadline: Deadline = NEVER) -> T:
         try:
-            return await pool.run(function)
+            return await pool.run(function, deadline)
         except BusyError:
             self.metrics.refused.inc()
             raise
 
-    def search(self, collection: str | None, action: Callable[[CoopSearch], T]) -> T:
-        """Run `action` with the search of a collection, which is opened on first use. None means the one that the settings name.
+    def search(self, collection: str | None, action: Callable[[CoopSearch], T], *, within: str) -> T:
+        """Run `action` with the search of a collection, which is opened on first use.
 
         If the collection was dropped and created again, or if the name is an alias that was moved, it is opened again.
+
+        Args:
+            collection: name of the collection; None means the one that the settings name.
+            action: the function to run.
+            within: the filter of the caller's key, `Facts.filter`; '' if the caller sees all items.
 
         Raises:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
@@ -113,10 +130,10 @@ class Service:
         with self._searchers.using(name) as searcher:
             with contextlib.suppress(CollectionNotFoundError):
                 if self._is_current(name, searcher):
-                    return action(searcher)
+                    return action(searcher.within(within) if within else searcher)
             self._searchers.forget(searcher)
         with self._searchers.using(name) as searcher:
-            return action(searcher)
+            return action(searcher.within(within) if within else searcher)
 
     def _is_current(self, name: str, searcher: CoopSearch) -> bool:
         """False if the name is an alias that was moved to another collection. Milvus is asked once in two seconds."""
@@ -187,7 +204,7 @@ class Service:
 
     def close(self) -> None:
         """Wait for running requests, then free the models and connections."""
-        for pool in (self._pool, self._uploads):
+        for pool in (self._pool, self._uploads, self._reads):
             pool.close()
         self._searchers.close()
         if self._store is not None:

@@ -68,7 +68,7 @@ def ingest_uploads(
         return IngestReport(0, 0, 0, 0, (), time.monotonic() - start), [], failures
     new = _write_new(kept)
     try:
-        opened = opened or store.create(collection, models.encoder.spec, "image")
+        opened = opened or store.open_or_create(collection, models.encoder.spec, "image")
         report = ingest_items(_items(kept, opened), sink=opened, encoder=models.encoder, tokens=opened.tokens)
         opened.flush()
     except BaseException:

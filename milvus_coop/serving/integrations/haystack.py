@@ -164,7 +164,7 @@ class CoopRanker(_Component):
 
     Args:
         collection, search, token: see `CoopRetriever`.
-        deadline_ms: time limit of a run; reranking stops in time to keep it.
+        deadline_ms: time limit of a run; see `QueryOptions`.
         settings: fields of `milvus_coop.config.Settings`, as for `CoopRetriever`.
         top_k: number of documents to return; None means all.
         id_meta_field: field of `meta` that holds the id of the item; None: the document's own id is used.

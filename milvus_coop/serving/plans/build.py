@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from milvus_coop.bundle.folder import hash_file
+from milvus_coop.bundle.files import hash_file
 from milvus_coop.bundle.spec import GraphSpec
 from milvus_coop.serving.plans.cache import entry_of, keep, take
 from milvus_coop.serving.plans.compiler import Compiler
 from milvus_coop.serving.plans.libraries import open_tensorrt
 from milvus_coop.serving.plans.profiles import Profile, profile_of
-from milvus_coop.serving.plans.record import PlanRecord, read_record, why_due
+from milvus_coop.serving.plans.record import PlanRecord, why_due
 from milvus_coop.serving.plans.repository import Repository, read_repository
 
 
@@ -75,10 +75,10 @@ def _build(
     path, profile = repository.plan(graph), profile_of(repository.spec, graph.name)
     facts = _facts(repository, graph, compiler, profile)
     entry = None if cache is None else entry_of(cache, graph.name, facts)
-    record = read_record(repository.record(graph))
+    record = PlanRecord.read(repository.record(graph))
     reason = "asked to" if force else why_due(facts, path, record)
     if reason and entry and not force and take(entry, facts, path, repository.record(graph)):
-        record, reason = read_record(repository.record(graph)), None
+        record, reason = PlanRecord.read(repository.record(graph)), None
     if on_progress:
         on_progress(f"{graph.name}: {f'building, since {reason}' if reason else 'up to date'}")
     if reason or record is None:

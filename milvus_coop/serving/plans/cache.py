@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from milvus_coop.errors import PlanError
-from milvus_coop.serving.plans.record import read_record, why_due
+from milvus_coop.serving.plans.record import PlanRecord, why_due
 
 PLAN = "model.plan"
 RECORD = "plan.json"
@@ -32,7 +32,7 @@ def entry_of(cache: Path, graph: str, facts: Mapping[str, str]) -> Path:
 
 def take(entry: Path, facts: Mapping[str, str], plan: Path, record: Path) -> bool:
     """Copy an entry to the paths of the repository's plan and record. Returns False if there is no valid entry."""
-    if why_due(facts, entry / PLAN, read_record(entry / RECORD)):
+    if why_due(facts, entry / PLAN, PlanRecord.read(entry / RECORD)):
         return False
     plan.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)  # if the process is killed after this line, the plan has no record and is due
@@ -59,7 +59,7 @@ def keep(entry: Path, plan: Path, record: Path) -> None:
         unfinished.rename(entry)
     except OSError as exc:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if read_record(entry / RECORD) is None:  # otherwise another builder was faster, and its plan can be used
+        if PlanRecord.read(entry / RECORD) is None:  # otherwise another builder was faster, and its plan can be used
             raise PlanError(
                 f"the cache {entry.parent} cannot be written to: {exc.strerror}", run="another --cache, or none"
             ) from exc

@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-FORMAT = 1
-"""Version of the plan.json layout."""
+from milvus_coop.errors import PlanError
+from milvus_coop.records import read_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +22,20 @@ class PlanRecord:
     plan_bytes: int
     layers: int
     build_s: float
+    format: Literal[1] = 1
+    """Version of the plan.json layout."""
+
+    @classmethod
+    def read(cls, path: Path) -> PlanRecord | None:
+        """The record in that file; None if the file is missing or this version cannot read it."""
+        try:
+            return read_file(cls, path, PlanError)
+        except PlanError:
+            return None
 
     def write(self, path: Path) -> None:
         """Write plan.json."""
-        path.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n", encoding="utf-8")
-
-
-def read_record(path: Path) -> PlanRecord | None:
-    """The record in that file; None if the file is missing or this version cannot read it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format") != FORMAT:
-            return None
-        record = PlanRecord(**content)
-        return dataclasses.replace(record, facts=dict(record.facts))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
 def why_due(facts: Mapping[str, str], plan: Path, record: PlanRecord | None) -> str | None:

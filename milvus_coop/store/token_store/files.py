@@ -1,18 +1,19 @@
 """Files in a local folder or an object store, read and written by name. Only this module uses fsspec.
 
 A local file is first written under a temporary name; an object store shows a file only when it is complete. In an object store,
-many files are read, written and removed at the same time, in threads.
+many files are read, written and removed at the same time: in threads, or by drivers with coroutines in a single call.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,7 @@ class Files:
         self._what = what
         self._error = error
         self._folder = location.folder
+        self._readers = ThreadPoolExecutor(THREADS, "milvus-coop-tokens")
         import fsspec  # imported here because it takes 70 ms and only users of token files need it
 
         with self._boundary("be opened"):
@@ -74,11 +76,14 @@ class Files:
         if self._folder is not None:
             with self._boundary("be read"):
                 return [_content(self._folder / name, n_bytes) for name in names]
-        return self._each(lambda name: self._fetched(name, n_bytes), names, timeout_s)
+        found = self._starts(names, n_bytes + 1, timeout_s)  # one more byte is read to notice a larger object
+        return [content if content is not None and len(content) == n_bytes else None for content in found]
 
     def has(self, name: str, timeout_s: float | None = None) -> bool:
         """True if there is such a file; for the errors, see `read_many`."""
-        return self._each(self.read, [name], timeout_s) != [None]
+        if self._folder is not None:
+            return self.read(name) is not None
+        return self._starts([name], 1, timeout_s) != [None]
 
     def write(self, name: str, content: bytes) -> None:
         """Write one file. Readers never see a part of it."""
@@ -121,18 +126,49 @@ class Files:
                         path.rmdir()
                 self._folder.rmdir()
 
-    def _fetched(self, name: str, n_bytes: int) -> bytes | None:
-        """The content of one object; None if it is missing or has another size. One more byte is read to notice a larger object."""
+    def _starts(self, names: Sequence[str], n_bytes: int, timeout_s: float | None) -> list[bytes | None]:
+        """The first bytes of objects; None for each one that is missing or empty. Late requests are cancelled if the driver can."""
+        if not names:
+            return []
+        if timeout_s is not None and timeout_s <= 0:
+            raise self._late(timeout_s)
         with self._boundary("be read"):
-            try:
-                content = bytes(self._system.cat_file(self._path(name), start=0, end=n_bytes + 1))
-            except FileNotFoundError:
-                return None
-            except Exception as exc:
-                if _NO_SUCH_RANGE.search(str(exc)):
-                    return None
-                raise
-        return content if len(content) == n_bytes else None
+            read = self._by_coroutines if self._system.async_impl else self._by_threads
+            answers = read([self._path(name) for name in names], n_bytes, timeout_s)
+            return [_start(answer) for answer in answers]
+
+    def _by_coroutines(self, paths: Sequence[str], n_bytes: int, timeout_s: float | None) -> list[bytes | Exception]:
+        """No thread waits for an answer, and `gather` cancels its requests, which fsspec's own `cat_ranges` does not do."""
+        from fsspec.asyn import sync
+        from fsspec.exceptions import FSTimeoutError
+
+        async def fetch_all() -> list[Any]:
+            free = asyncio.Semaphore(THREADS)
+
+            async def fetch(path: str) -> bytes:
+                async with free:
+                    return bytes(await self._system._cat_file(path, start=0, end=n_bytes))
+
+            return await asyncio.gather(*map(fetch, paths), return_exceptions=True)
+
+        try:
+            return list(sync(self._system.loop, fetch_all, timeout=timeout_s))
+        except FSTimeoutError as exc:
+            raise self._late(timeout_s) from exc
+
+    def _by_threads(self, paths: Sequence[str], n_bytes: int, timeout_s: float | None) -> list[bytes | Exception]:
+        """The threads are shared by all calls, so that those that a hanging place keeps never become more."""
+        jobs = [self._readers.submit(self._system.cat_file, path, start=0, end=n_bytes) for path in paths]
+        try:
+            if wait(jobs, timeout_s).not_done:
+                raise self._late(timeout_s)
+            return [_answer(job) for job in jobs]
+        finally:
+            for job in jobs:
+                job.cancel()
+
+    def _late(self, timeout_s: float | None) -> StoreError:
+        return self._error(f"{self.location} did not answer within {timeout_s:.3g} s")
 
     def _remove(self, name: str) -> None:
         with self._boundary("be written to"), contextlib.suppress(FileNotFoundError):
@@ -145,15 +181,12 @@ class Files:
                 return True
         return False
 
-    def _each(self, do: Callable[[Given], Got], items: Sequence[Given], timeout_s: float | None = None) -> list[Got]:
-        if self._folder is not None or not items or (len(items) == 1 and timeout_s is None):
+    def _each(self, do: Callable[[Given], Got], items: Sequence[Given]) -> list[Got]:
+        if self._folder is not None or len(items) < 2:
             return [do(item) for item in items]
         pool = ThreadPoolExecutor(min(THREADS, len(items)), "milvus-coop-tokens")
         try:
-            futures = [pool.submit(do, item) for item in items]
-            if wait(futures, timeout_s).not_done:
-                raise self._error(f"{self.location} did not answer within {timeout_s:.3g} s")
-            return [future.result() for future in futures]
+            return list(pool.map(do, items))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -170,6 +203,24 @@ class Files:
         except Exception as exc:
             reason = " ".join(str(exc).split())[:_LONGEST] or type(exc).__name__
             raise self._error(f"the {self._what} {self.location} cannot {what}: {reason}") from exc
+
+
+def _answer(job: Future[bytes]) -> bytes | Exception:
+    error = job.exception()
+    if error is None:
+        return job.result()
+    if isinstance(error, Exception):
+        return error
+    raise error
+
+
+def _start(answer: bytes | Exception) -> bytes | None:
+    """The bytes that a driver returned for a range; None if there is no such object, or if it is empty."""
+    if not isinstance(answer, Exception):
+        return bytes(answer)
+    if isinstance(answer, FileNotFoundError) or _NO_SUCH_RANGE.search(str(answer)):
+        return None
+    raise answer
 
 
 def _content(path: Path, n_bytes: int) -> bytes | None:

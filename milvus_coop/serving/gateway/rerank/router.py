@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from http import HTTPStatus
@@ -14,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
 
+from milvus_coop.deadline import Deadline
 from milvus_coop.search import CoopSearch
 from milvus_coop.serving.gateway.bodies import decode, read
 from milvus_coop.serving.gateway.data_uris import is_data_uri
@@ -98,12 +98,12 @@ def _described(protocols: tuple[Protocol, ...]) -> dict[str, Any]:
 
 
 async def _respond(service: Service, request: Request, choose: Choose, model: str, collection: str) -> JSONResponse:
-    deadline_s = time.perf_counter() + service.options.timeout_s
+    deadline = Deadline(service.options.timeout_s)
     value = await read(request, decode)
     protocol = choose(value)
     facts_of(request).form = partial(_told, protocol)
     ask = _check(service, protocol.parse(value), model)
-    scores = await service.run(lambda: _score(service, ask, collection, deadline_s))
+    scores = await service.run(lambda: _score(service, ask, collection, facts_of(request).filter, deadline))
     return _answer(service, facts_of(request).id, protocol, ask, scores)
 
 
@@ -130,13 +130,13 @@ def _check(service: Service, ask: Ask, model: str) -> Ask:
     return ask
 
 
-def _score(service: Service, ask: Ask, collection: str, deadline_s: float) -> DocumentScores:
+def _score(service: Service, ask: Ask, collection: str, within: str, deadline: Deadline) -> DocumentScores:
     def score_rows(opened: CoopSearch) -> DocumentScores:
-        return score_documents(service.models, ask.query, ask.documents, opened.collection, deadline_s)
+        return score_documents(service.models, ask.query, ask.documents, opened.collection, deadline)
 
     if collection:
-        return service.search(collection, score_rows)
-    return score_documents(service.models, ask.query, ask.documents, None, deadline_s)
+        return service.search(collection, score_rows, within=within)
+    return score_documents(service.models, ask.query, ask.documents, None, deadline)
 
 
 def _answer(service: Service, request_id: str, protocol: Protocol, ask: Ask, scores: DocumentScores) -> JSONResponse:

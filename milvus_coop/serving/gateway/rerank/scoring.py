@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -10,7 +9,8 @@ from http import HTTPStatus
 import numpy as np
 
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TokenSpec
-from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, TokensError
+from milvus_coop.deadline import Deadline
+from milvus_coop.errors import InvalidArgumentError, TokensError
 from milvus_coop.models.open import Models
 from milvus_coop.models.preprocess.texts import check_text
 from milvus_coop.models.reranker import PairScores
@@ -62,7 +62,7 @@ class EncodedQuery:
 
 
 def score_documents(
-    models: Models, query: str, documents: Sequence[str | None], collection: Collection | None, deadline_s: float
+    models: Models, query: str, documents: Sequence[str | None], collection: Collection | None, deadline: Deadline
 ) -> DocumentScores:
     """Score documents against a query.
 
@@ -74,12 +74,12 @@ def score_documents(
         query: a text, or the base64 image tokens of an image.
         documents: values of one VARCHAR field; None for a row without a value.
         collection: the collection of the documents; None: they are token strings or texts.
-        deadline_s: value of `time.perf_counter()` at which scoring must be finished.
+        deadline: the moment by which to be done.
 
     Raises:
         InvalidArgumentError: the query is blank or too long, query and documents are both images, or the bundle keeps no tokens.
         RefusedError: none of the documents can be read.
-        BackendTimeoutError: the deadline passed.
+        DeadlineExceededError: the deadline came first.
         BackendError, TokenStoreError: documents cannot be scored now.
     """
     spec = models.encoder.spec
@@ -89,20 +89,23 @@ def score_documents(
             expected="a bundle that keeps tokens in the collection or in a token store; or rerank in the client, with CoopSearch",
         )
     n = len(documents)
-    asked = _encode(models, query, _left(deadline_s, 0, n))
+    with deadline.toward("the query was encoded"):
+        asked = _encode(models, query, deadline.remaining())
     kind = _kind_of_documents(asked, collection)
     reader = content_reader(models.encoder, kind, None if collection is None else collection.tokens)
     scores = _Scores(n)
     step = spec.graph(CROSS_ENCODER).max_batch
     for start in range(0, n, step):
-        contents = [_content(document, kind, collection, spec.tokens) for document in documents[start : start + step]]
-        read = reader.read(contents, _left(deadline_s, start, n), deadline_s)
-        left_s = _left(deadline_s, start, n)
-        if read.positions:
-            sides = (asked.side, read.side) if asked.kind == "text" else (read.side, asked.side)
-            found = models.reranker.score_pairs(*sides, timeout_s=left_s)
-            places = start + np.array(read.positions)
-            scores.put(places, found, _count_tokens(spec.tokens, sides[0], len(places)))
+        contents = _contents(documents[start : start + step], kind, collection, spec.tokens)
+        goal = f"all {n} documents were scored; {start} were"
+        with deadline.toward(goal):
+            read = reader.read(contents, deadline.remaining(), deadline)
+            deadline.check(goal)
+            if read.positions:
+                sides = (asked.side, read.side) if asked.kind == "text" else (read.side, asked.side)
+                found = models.reranker.score_pairs(*sides, timeout_s=deadline.remaining())
+                places = start + np.array(read.positions)
+                scores.put(places, found, _count_tokens(spec.tokens, sides[0], len(places)))
     if not scores.readable.any():
         raise _nothing_readable(documents, asked.kind, kind, spec.label, collection)
     return DocumentScores(scores.probability, scores.logit, scores.readable, scores.total_tokens)
@@ -146,13 +149,21 @@ def _kind_of_documents(query: EncodedQuery, collection: Collection | None) -> Ki
     return kind
 
 
-def _content(document: str | None, kind: Kind, collection: Collection | None, tokens: TokenSpec) -> Content | None:
-    """The content that a document stands for; None if it stands for none. Images, such as data URIs, do not count as texts."""
-    if document is None or (kind == "text" and (is_data_uri(document) or _decoded(document, tokens) is not None)):
-        return None
+def _contents(
+    documents: Sequence[str | None], kind: Kind, collection: Collection | None, tokens: TokenSpec
+) -> list[Content | None]:
+    """The content that each document stands for; None if it stands for none. Images, such as data URIs, do not count as texts."""
+
+    def is_image(document: str) -> bool:
+        return is_data_uri(document) or _decoded(document, tokens) is not None
+
+    held = {i: d for i, d in enumerate(documents) if d is not None and not (kind == "text" and is_image(d))}
     if collection is not None:
-        return collection.content_of(document)
-    return StoredTokens(document) if kind == "image" else StoredText(document)
+        found = collection.contents_of(list(held.values()))
+    else:
+        found = [StoredTokens(document) if kind == "image" else StoredText(document) for document in held.values()]
+    contents = dict(zip(held, found, strict=True))
+    return [contents.get(i) for i in range(len(documents))]
 
 
 def _decoded(text: str, tokens: TokenSpec) -> bytes | None:
@@ -167,20 +178,6 @@ def _count_tokens(tokens: TokenSpec, text_side: Mapping[str, Array], n: int) -> 
     mask = next((array for name, array in text_side.items() if name.endswith("attention_mask")), None)
     of_texts = 0 if mask is None else int(mask.sum()) * (n if len(mask) == 1 else 1)
     return of_texts + n * tokens.count
-
-
-def _left(deadline_s: float, done: int, n: int) -> float:
-    """Seconds left until the deadline; always more than 0.
-
-    Raises:
-        BackendTimeoutError: the deadline passed.
-    """
-    left_s = deadline_s - time.perf_counter()
-    if left_s <= 0:
-        raise BackendTimeoutError(
-            f"the time limit came after {done} of {n} documents", expected="fewer documents, or a longer limit of the service"
-        )
-    return left_s
 
 
 def _nothing_readable(

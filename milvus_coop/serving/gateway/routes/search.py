@@ -13,7 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
+from milvus_coop.deadline import Deadline
 from milvus_coop.search import CoopSearch
+from milvus_coop.search.progress import ENCODED
 from milvus_coop.serving.gateway.bodies import media_type, read
 from milvus_coop.serving.gateway.data_uris import image_in, is_data_uri
 from milvus_coop.serving.gateway.facts import facts_of
@@ -128,13 +130,18 @@ def router(service: Service) -> APIRouter:
             if value > options.max_k:
                 raise RefusedError(HTTPStatus.BAD_REQUEST, f"{name} is {value:,}", expected=f"at most {options.max_k:,}")
 
-        chosen = asked.options
+        deadline = Deadline.after_ms(asked.deadline_ms)
 
         def run(searcher: CoopSearch) -> tuple[SearchResult, Kind]:
+            chosen = asked.options
+            if not deadline.is_never:  # a part of the time has gone by in the queue
+                deadline.check(ENCODED)
+                chosen = chosen.change(deadline_ms=1000 * deadline.remaining())
             return searcher.query(asked.text, image=asked.image, options=chosen), searcher.kind
 
         name = asked.collection or service.settings.collection
-        result, kind = await service.run(lambda: service.search(name, run))
+        within = facts_of(request).filter
+        result, kind = await service.run(lambda: service.search(name, run, within=within), deadline)
         service.metrics.searched(result, rerank=asked.rerank)
         service.tracing.searched(result.timings)
         facts_of(request).logged.update(

@@ -81,6 +81,10 @@ def router(service: Service) -> APIRouter:
             raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body is of type '{kind}'", expected=FORM)
         if not service.options.uploads:
             raise RefusedError(HTTPStatus.FORBIDDEN, "this service takes no uploads", run="milvus-coop serve --uploads FOLDER")
+        if facts_of(request).filter:
+            raise RefusedError(
+                HTTPStatus.FORBIDDEN, "this API key has a filter and may only read", expected="a key that sees whole collections"
+            )
         max_files = max(MAX_PARTS, service.options.max_files + 1)
         # No part can be larger than the body, whose limit the service has checked.
         async with request.form(max_files=max_files, max_fields=FORM_FIELDS, max_part_size=sys.maxsize) as form:
