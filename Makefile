@@ -76,8 +76,9 @@ triton-models: dev ## write triton_models/ again, after a change of the bundle o
 gallery-image: dev ## take docs/gallery.jpg again, after a change of the samples, the bundle or the gallery; needs Chromium (half a minute)
 	$(DEV)/bin/python -m tests.gallery.take_image $(ARGS)
 
-docs-figures: dev ## write the figures in README.md and docs/reference.md again, after a change of the bundle, settings or errors
+docs-figures: dev ## write the figures in README.md, docs/operations.md and docs/reference.md again, after a change of the bundle, rates, settings or errors
 	$(DEV)/bin/python docs/figures.py
+	$(DEV)/bin/python docs/sizes.py
 	$(DEV)/bin/python docs/reference.py
 
 house: ## draw docs/house.svg again, after a change of what imports what

@@ -50,6 +50,40 @@ def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     assert "figures:start" in done.stderr
 
 
+def sizes(*options: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, ROOT / "docs" / "sizes.py", *options], capture_output=True, text=True)
+
+
+def test_the_sizes_are_what_the_script_writes(tmp_path: Path) -> None:
+    done = sizes("--check")
+    assert done.returncode == 0, done.stderr
+    page = tmp_path / "page.md"
+    page.write_text("<!-- sizes:start -->\nold\n<!-- sizes:end -->\n", "utf-8")
+    assert "make docs-figures" in sizes("--check", "--page", page).stderr
+    assert sizes("--page", page).returncode == 0
+    assert page.read_text("utf-8").split("-->\n")[1].rstrip("<!- ") in (ROOT / "docs" / "operations.md").read_text("utf-8")
+
+
+def test_the_arithmetic_of_the_sizes() -> None:
+    """The naive version, of some cells."""
+    table = sizes("--images-per-gpu-second", "500", "--gpus", "4", "--price-gpu-hour", "2", "--price-1000-reads", "0.5").stdout
+    cells = {row[1].strip(): [cell.strip() for cell in row[3:-1]] for line in table.splitlines() if (row := line.split("|"))}
+    bundle = json.loads((ROOT / "milvus_coop" / "bundles" / "coop-small" / "bundle.json").read_text("utf-8"))
+    vectors = 500e6 * bundle["dim"] * 4
+    assert cells[f"embeddings, {bundle['dim']} dimensions"][-1] == f"{vectors / 1e12:.1f} TB"
+    assert cells["HNSW index"][-1] == f"{(vectors + 500e6 * 2 * 16 * 4) / 1e12:.1f} TB"
+    assert cells["GPU hours to encode"] == ["0.6", "5.6", "56", "278"]
+    assert cells["hours on 4 GPUs"] == ["0.1", "1.4", "14", "69"]
+    assert cells["cost of the GPUs"][-1] == "556"
+    assert cells["cost of the requests, an object for each image"][-1] == f"{500e6 * 1.001 / 1000 * 0.5:,.0f}"
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    per_core = next(line for line in table.splitlines() if "core hours to ingest" in line).split("|")[2].split()[2]
+    assert f"replaces R / {per_core} cores" in page
+    assert f"| N / {per_core} / 3,600 x price of a core" in page
+    assert f"**Milvus may be the limit.** {cells['hours to insert, one server'][-1]} hours" in page
+    assert cells["requests, shards"][0] == "47,684", "1,000,000 x 200,000 B / 4 MiB, and one more"
+
+
 def test_the_house_is_what_the_code_imports(tmp_path: Path) -> None:
     house = [sys.executable, str(ROOT / "docs" / "house.py"), "--check"]
     assert subprocess.run(house, capture_output=True, text=True).stderr == ""

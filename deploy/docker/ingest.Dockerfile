@@ -2,10 +2,17 @@
 #
 #   docker build -f deploy/docker/ingest.Dockerfile -t milvus-coop/ingest:0.1.0 .
 #
+# With object stores, and for `--engine ray` on Kubernetes, whose jobs need Ray's dashboard:
+#
+#   docker build -f deploy/docker/ingest.Dockerfile -t milvus-coop/ingest-ray:0.1.0 --build-arg EXTRAS=triton,s3,ray --build-arg PACKAGES='ray[default]' .
+#
 # The base is pinned by tag, because no image registry could be reached to read the digest.
 ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
+# Extras of milvus-coop, and more packages of the index, such as gcsfs.
+ARG EXTRAS=triton
+ARG PACKAGES=
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY pyproject.toml constraints.txt ./
@@ -14,7 +21,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
     && mkdir -p milvus_coop examples/images && touch README.md LICENSE milvus_coop/__init__.py \
     && python3 -m venv /opt/milvus-coop \
-    && /opt/milvus-coop/bin/pip install --quiet -c constraints.txt '.[triton]' \
+    && /opt/milvus-coop/bin/pip install --quiet -c constraints.txt ".[${EXTRAS}]" ${PACKAGES} \
     && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu
 COPY README.md LICENSE ./
 COPY milvus_coop milvus_coop

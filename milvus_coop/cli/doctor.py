@@ -15,11 +15,21 @@ from milvus_coop.errors import MilvusCoopError
 
 PACKAGES = ("milvus-coop", "pymilvus", "milvus-lite", "onnxruntime", "tokenizers", "numpy", "pillow", "fsspec")
 EXTRAS = {
-    "triton": ("tritonclient", "pip install 'milvus-coop[triton]'"),
-    "service": ("fastapi", "pip install 'milvus-coop[serve]'"),
-    "traces": ("opentelemetry-sdk", "pip install 'milvus-coop[trace]'"),
-    "training": ("torch", "pip install 'milvus-coop[train]'"),
+    "ray": "ray",
+    "triton": "tritonclient",
+    "serve": "fastapi",
+    "trace": "opentelemetry-sdk",
+    "heif": "pillow-heif",
+    "s3": "s3fs",
+    "train": "torch",
+    "eval": "matplotlib",
+    "langchain": "langchain-core",
+    "llama-index": "llama-index-core",
+    "haystack": "haystack-ai",
 }
+"""Each extra of milvus-coop, and the package that shows whether it is installed."""
+DRIVERS = {"gs": "gcsfs", "az": "adlfs"}
+"""The packages for object stores that have no extra, by the protocol of their addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +40,26 @@ class Check:
     state: str
     """`ok`, `off` (optional and not installed) or `broken`."""
     detail: str
+    install: str = ""
+    """The command that installs what is missing."""
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per check and line.")
 @with_settings(models=True)
 def doctor(settings: Settings, as_json: bool) -> None:
-    """Check this installation: versions, the bundle, the backend, Milvus. Exit code 1 if something is broken."""
+    """Check this installation: versions, the bundle, the backend, Milvus, and optional parts with the command that installs each.
+
+    Exit code 1 if something is broken.
+    """
     checks = [
         Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *map(_package, PACKAGES),
         _attempt("bundle", lambda: _bundle(settings)),
         _attempt("backend", lambda: _backend(settings)),
         _attempt("milvus", lambda: _milvus(settings)),
-        *(_extra(name, *needs) for name, needs in EXTRAS.items()),
+        *(_optional(name, package, f"'milvus-coop[{name}]'") for name, package in EXTRAS.items()),
+        *(_optional(name, package, package) for name, package in DRIVERS.items()),
     ]
     for check in checks:
         if as_json:
@@ -51,27 +67,31 @@ def doctor(settings: Settings, as_json: bool) -> None:
         else:
             colour = {"ok": "green", "off": "yellow", "broken": "red"}[check.state]
             say(f"{check.state:7}", fg=colour, nl=False)
-            say(f" {check.name:12} {check.detail}")
+            say(f" {check.name:12} {'; '.join(filter(None, (check.detail, check.install)))}")
     if any(check.state == "broken" for check in checks):
         raise click.exceptions.Exit(1)
 
 
 def _package(name: str) -> Check:
+    version = _version(name)
+    return Check(name, "ok", version) if version else Check(name, "broken", "not installed", f"pip install {name}")
+
+
+def _optional(name: str, package: str, requirement: str) -> Check:
+    version = _version(package)
+    if version:
+        return Check(name, "ok", f"{package} {version}")
+    return Check(name, "off", f"no {package}", f"pip install {requirement}")
+
+
+def _version(package: str) -> str:
+    """The version of an installed package, or ''."""
     from importlib import metadata  # slow to import
 
     try:
-        return Check(name, "ok", metadata.version(name))
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return Check(name, "broken", f"not installed; pip install {name}")
-
-
-def _extra(name: str, package: str, command: str) -> Check:
-    from importlib import metadata
-
-    try:
-        return Check(name, "ok", f"{package} {metadata.version(package)}")
-    except metadata.PackageNotFoundError:
-        return Check(name, "off", f"no {package}; {command}")
+        return ""
 
 
 def _attempt(name: str, detail: Callable[[], str]) -> Check:

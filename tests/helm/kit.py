@@ -54,6 +54,19 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         ("cpu",),
         f"{INGEST},ingest.shards=4,ingest.parallelism=2,ingest.sources={{/pictures/part-$(JOB_COMPLETION_INDEX).jsonl}}",
     ),
+    "ingest on Ray": (
+        ("cpu",),
+        f"{INGEST},ingest.engine=ray,ingest.maxFailures=1000,ingest.ray.state=s3://bucket/state,ingest.ray.cpu.workers=2,"
+        "ingest.sources={s3://bucket/the photos/,s3://bucket/{0..9\\}.tar},ingest.arguments={--force},ingest.nodeSelector.disk=ssd,"
+        "ingest.extraEnv[0].name=AWS_SECRET_ACCESS_KEY,ingest.extraEnv[0].valueFrom.secretKeyRef.name=s3,"
+        "ingest.extraEnv[0].valueFrom.secretKeyRef.key=key",
+    ),
+    "ingest on Ray with GPUs": (
+        ("gpu",),
+        f"{EXTERNAL},{KEYS},{INGEST},ingest.engine=ray,ingest.ray.cpu.replicas=0,ingest.ray.gpu.replicas=4,ingest.ray.gpu.workers=3,"
+        "ingest.ray.gpu.nodeSelector.gpu=yes,ingest.ray.gpu.tolerations[0].key=nvidia.com/gpu,ingest.ray.gpu.tolerations[0].operator=Exists,"
+        "tokenStore.uri=/tokens,tokenStore.existingClaim=tokens,ingest.ray.state=/tokens/state,milvusClient.tokenSecret.name=milvus",
+    ),
     "keda, ratio": (
         ("gpu",),
         f"{EXTERNAL},{KEYS},triton.autoscaling.enabled=true,triton.autoscaling.kind=keda,"
@@ -108,6 +121,12 @@ class Rendered:
                 yield name, document["spec"]["template"]
             elif document["kind"] == "CronJob":
                 yield name, document["spec"]["jobTemplate"]["spec"]["template"]
+            elif document["kind"] == "RayJob":
+                cluster = document["spec"]["rayClusterSpec"]
+                yield f"{name} head", cluster["headGroupSpec"]["template"]
+                for group in cluster["workerGroupSpecs"]:
+                    yield f"{name} {group['groupName']}", group["template"]
+                yield f"{name} submitter", document["spec"]["submitterPodTemplate"]
             elif document["kind"] == "Pod":
                 yield name, document
 

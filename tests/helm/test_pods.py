@@ -16,7 +16,7 @@ every_case = pytest.mark.parametrize("case", CASES)
 READ = {PREFIX + item.name.upper() for item in fields(Settings)} | {
     options.PREFIX + item.name.upper() for item in fields(GatewayOptions)
 }
-STANDARD = {"HOME", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+STANDARD = {"HOME", "OTEL_EXPORTER_OTLP_ENDPOINT", "RAY_USAGE_STATS_ENABLED", "AWS_SECRET_ACCESS_KEY"}
 SECRETS = {"MILVUS_COOP_TOKEN", "MILVUS_COOP_SERVE_API_KEYS", "MILVUS_COOP_TRITON_TOKEN", "TRITON_KEY"}
 
 
@@ -81,7 +81,7 @@ def test_the_code_takes_the_variables(case: str) -> None:
             environment = found.environment(container)
             settings = Settings.from_env(environment)
             assert settings.uri.startswith("http"), name
-            assert settings.models == "onnx" or settings.models.startswith("triton")
+            assert settings.models == "onnx" or settings.models.startswith(("triton", "onnx:cuda"))
             assert settings.timeout_s == 10
     (gateway,) = found.one("Deployment", "-gateway")["spec"]["template"]["spec"]["containers"]
     environment = found.environment(gateway, {"MILVUS_COOP_SERVE_API_KEYS": "0123456789abcdef,fedcba9876543210"})
@@ -183,7 +183,7 @@ def test_triton_is_locked(case: str) -> None:
     assert models["readOnly"] is True
 
 
-@pytest.mark.parametrize("case", ["cpu", "gpu", "everything else"])
+@pytest.mark.parametrize("case", ["cpu", "gpu", "everything else", "ingest on Ray"])
 def test_only_clients_reach_triton_and_it_reaches_nothing(case: str) -> None:
     found = rendered(case)
     policy = found.one("NetworkPolicy", "-triton")["spec"]
@@ -191,7 +191,7 @@ def test_only_clients_reach_triton_and_it_reaches_nothing(case: str) -> None:
     ports = {rule["ports"][0]["port"]: rule["from"] for rule in policy["ingress"]}
     assert ports.keys() == {"grpc", "metrics"}
     reached = {name for name, pod in found.pods() if selected_by(ports["grpc"], pod["metadata"]["labels"])}
-    assert {name.partition(" ")[0] for name in reached} <= {"Deployment", "Pod", "Job", "CronJob"}
+    assert {name.partition(" ")[0] for name in reached} <= {"Deployment", "Pod", "Job", "CronJob", "RayJob"}
     assert not any("triton" in name for name in reached)
     assert len(reached) >= 2
     gateway = found.one("NetworkPolicy", "-gateway")["spec"]["ingress"][0]
@@ -200,6 +200,20 @@ def test_only_clients_reach_triton_and_it_reaches_nothing(case: str) -> None:
 
 def selected_by(peers: list[dict[str, Any]], labels: dict[str, str]) -> bool:
     return any(peer["podSelector"]["matchLabels"].items() <= labels.items() for peer in peers)
+
+
+def test_only_its_pods_and_the_operator_reach_a_ray_cluster() -> None:
+    """Whoever reaches it can run any code in it."""
+    found = rendered("ingest on Ray")
+    policy = found.one("NetworkPolicy", "-ingest")["spec"]
+    inside, operator = policy["ingress"][0]["from"]
+    labels = {name: pod["metadata"]["labels"] for name, pod in found.pods()}
+    reached = {name for name, of_pod in labels.items() if policy["podSelector"]["matchLabels"].items() <= of_pod.items()}
+    assert reached == {name for name in labels if name.startswith("RayJob ")}
+    assert reached == {name for name, of_pod in labels.items() if selected_by([inside], of_pod)}
+    assert operator["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "kuberay-operator"}
+    assert policy["policyTypes"] == ["Ingress"]
+    assert len(rendered("ingest job").of_kind("NetworkPolicy")) == 2
 
 
 def test_the_test_runs_where_the_gateway_does() -> None:

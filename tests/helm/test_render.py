@@ -5,23 +5,43 @@ from __future__ import annotations
 import functools
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import helm_python
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
-from tests.helm.kit import BARE, CASES, CHART, NAMESPACE, RELEASE, Manifest, Rendered, expand, render, rendered, text_of, values_of
+from tests.helm import kuberay
+from tests.helm.kit import (
+    BARE,
+    CASES,
+    CHART,
+    INGEST,
+    NAMESPACE,
+    RELEASE,
+    Manifest,
+    Rendered,
+    expand,
+    render,
+    rendered,
+    text_of,
+    values_of,
+)
 
 VERSIONS = ("1.29", "1.31", "1.34", "1.37")
 FOREIGN = {
     "ServiceMonitor": "monitoring.coreos.com/v1",
     "PrometheusRule": "monitoring.coreos.com/v1",
     "ScaledObject": "keda.sh/v1alpha1",
+    "RayJob": kuberay.API_VERSION,
 }
 """Kinds that Kubernetes itself does not know."""
+ON_RAY = [case for case in CASES if "Ray" in case]
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -41,6 +61,9 @@ def test_kubernetes_takes_it(case: str, version: str) -> None:
             assert document["apiVersion"] == FOREIGN[document["kind"]]
         else:
             validate(text_of(document), version)
+    for name, pod in rendered(case).pods():
+        if name.startswith("RayJob "):
+            validate(text_of({"apiVersion": "v1", "kind": "Pod", **pod}), version)
 
 
 @functools.cache
@@ -61,6 +84,43 @@ def test_the_validation_has_teeth() -> None:
     wrong["spec"]["template"]["spec"]["containers"][0]["livenessprobe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, VERSIONS[0], strict=True)
+
+
+@pytest.mark.parametrize("case", ON_RAY)
+def test_kuberay_takes_it(case: str) -> None:
+    job = rendered(case).one("RayJob", "-ingest-1")
+    kuberay.validate(job)
+    assert len(job["metadata"]["name"]) <= 47, "what KubeRay allows"
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("", "entryPoint"),
+        ("rayClusterSpec", "workerGroupSpec"),
+        ("rayClusterSpec headGroupSpec", "rayStartParam"),
+        ("rayClusterSpec headGroupSpec template spec", "serviceaccountName"),
+        ("rayClusterSpec headGroupSpec template spec containers 0", "livenessprobe"),
+        ("rayClusterSpec workerGroupSpecs 0", "replica"),
+        ("rayClusterSpec workerGroupSpecs 0 template metadata", "label"),
+        ("submitterPodTemplate spec containers 0 securityContext", "runAsNonroot"),
+    ],
+)
+def test_a_misspelt_field_of_a_ray_job_is_found(path: str, wrong: str) -> None:
+    job = json.loads(text_of(rendered("ingest on Ray").one("RayJob", "-ingest-1")))
+    at = job["spec"]
+    for step in path.split():
+        at = at[int(step) if step.isdecimal() else step]
+    at[wrong] = {}
+    with pytest.raises(jsonschema.ValidationError, match=f"'{wrong}' was unexpected"):
+        kuberay.validate(job)
+
+
+def test_a_wrong_type_in_a_ray_job_is_found() -> None:
+    job = json.loads(text_of(rendered("ingest on Ray").one("RayJob", "-ingest-1")))
+    job["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] = 0
+    with pytest.raises(jsonschema.ValidationError, match="0 is not of type 'string'"):
+        kuberay.validate(job)
 
 
 @every_case
@@ -101,7 +161,8 @@ def test_selectors_match(case: str) -> None:
     for kind in ("PodDisruptionBudget", "NetworkPolicy"):
         for document in found.of_kind(kind):
             selector = document["spec"].get("selector") or document["spec"]["podSelector"]
-            assert len(assert_selects(selector["matchLabels"], labels)) == 1
+            selected = assert_selects(selector["matchLabels"], labels)
+            assert len(selected) == 1 or all(name.startswith("RayJob ") for name in selected)
     services = [service["metadata"]["labels"] for service in found.of_kind("Service")]
     for monitor in found.of_kind("ServiceMonitor"):
         wanted = monitor["spec"]["selector"]["matchLabels"].items()
@@ -207,6 +268,64 @@ def test_shards_have_their_own_sources() -> None:
     cron = rendered("ingest by the clock").one("CronJob", "ingest")["spec"]
     assert cron["schedule"] == "0 3 * * *"
     assert cron["concurrencyPolicy"] == "Forbid"
+
+
+def test_a_ray_job_has_the_workers_that_its_driver_asks_for() -> None:
+    for case, group, workers, cores, share in (
+        ("ingest on Ray", "cpu", 4, "4", None),
+        ("ingest on Ray with GPUs", "gpu", 12, "6", 0.3333),
+    ):
+        spec = rendered(case).one("RayJob", "-ingest-1")["spec"]
+        words = shlex.split(spec["entrypoint"])
+        options = dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        assert words[:2] == ["milvus-coop", "ingest"]
+        assert (options["engine"], options["address"], options["workers"]) == ("ray", "auto", str(workers))
+        (found,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+        assert found["groupName"] == group
+        assert found["minReplicas"] == found["replicas"] == found["maxReplicas"]
+        assert found["rayStartParams"]["num-cpus"] == cores
+        assert spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0", "workers have pods of their own"
+        assert float(options.get("gpus-per-worker", 0)) == (share or 0)
+        (container,) = found["template"]["spec"]["containers"]
+        assert container["resources"]["limits"].get("nvidia.com/gpu") == (1 if share else None)
+
+
+def test_pods_of_a_ray_job_are_those_of_a_job() -> None:
+    """Image, environment, volumes, security and service account; KubeRay adds the command."""
+    settings = (
+        f"{INGEST},ingest.extraEnv[0].name=A,ingest.extraEnv[0].value=b,ingest.resources.limits.cpu=4,ingest.nodeSelector.disk=ssd"
+    )
+    job = render(values_of(("cpu",), settings)).one("Job", "-ingest-1")["spec"]["template"]
+    on_ray = dict(render(values_of(("cpu",), f"{settings},ingest.engine=ray")).pods())
+    (name,) = (name for name in on_ray if name.startswith("RayJob ") and name.endswith(" cpu"))
+    worker = on_ray[name]
+    (theirs,), (ours,) = job["spec"].pop("containers"), worker["spec"].pop("containers")
+    assert job["metadata"] == worker["metadata"]
+    assert {**job["spec"], "restartPolicy": "Always"} == worker["spec"]
+    assert [entry for entry in ours["env"] if not entry["name"].startswith("RAY_")] == theirs["env"]
+    for key in ("image", "imagePullPolicy", "envFrom", "securityContext", "resources", "volumeMounts"):
+        assert ours[key] == theirs[key], key
+
+
+def test_words_of_a_ray_job_pass_two_shells() -> None:
+    """KubeRay puts the entrypoint into the command line of a shell, and `ray job submit` quotes its words for another one."""
+    sources = [
+        "s3://bucket/it's here/",
+        "s3://bucket/{0..9}.tar",
+        "s3://bucket/**/*.jpg",
+        "a&b;c|d",
+        "$HOME",
+        'say "hi"',
+        "~",
+        "back\\slash",
+    ]
+    values = {**values_of(("cpu",), "ingest.enabled=true,ingest.engine=ray")}
+    values["ingest"]["sources"] = sources
+    entrypoint = render(values).one("RayJob", "-ingest-1")["spec"]["entrypoint"]
+    first = subprocess.run(["bash", "-ce", f"printf '%s\\0' {entrypoint} ;"], capture_output=True, text=True, check=True)
+    second = shlex.join(first.stdout.split("\0")[:-1])
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {second}"], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\0")[-len(sources) - 1 : -1] == sources
 
 
 def test_a_milvus_of_this_release(tmp_path: Path) -> None:

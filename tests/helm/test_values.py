@@ -14,6 +14,7 @@ from milvus_coop.serving.gateway.options import GatewayOptions
 from tests.helm.kit import CHART, EXTERNAL, INGEST, KEYS, refusal, render, values_of
 
 GOOD = f"{EXTERNAL},{KEYS}"
+RAY = f"{INGEST},ingest.engine=ray"
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,11 @@ GOOD = f"{EXTERNAL},{KEYS}"
         ("gateway.image.digest=abc", r"at '/gateway/image/digest': 'abc' does not match pattern"),
         ("image.pullPolicy=Sometimes", r"at '/image/pullPolicy': value must be one of"),
         ("timeoutSeconds=0", r"at '/timeoutSeconds': exclusiveMinimum: got 0, want 0"),
+        ("ingest.engine=spark", r"at '/ingest/engine': value must be one of 'local', 'ray'"),
+        ("ingest.maxFailures=-1", r"at '/ingest/maxFailures'"),
+        ("ingest.ray.state=state", r"at '/ingest/ray/state': 'state' does not match pattern"),
+        ("ingest.ray.gpu.models=triton://x", r"at '/ingest/ray/gpu/models'"),
+        ("ingest.ray.cpus=3", r"at '/ingest/ray': additional properties 'cpus' not allowed"),
         ("ingest.schedule=daily", r"at '/ingest/schedule': 'daily' does not match pattern"),
         ("gateway.apiKeysSecret.value=abc", r"at '/gateway/apiKeysSecret': additional properties 'value' not allowed"),
         ("podSecurity.runAsUser=0", r"at '/podSecurity/runAsUser': minimum: got 0, want 1"),
@@ -56,13 +62,37 @@ def test_the_schema_refuses(settings: str, says: str) -> None:
         (f"{GOOD},gateway.ingress.enabled=true", r"gateway.ingress.host is empty"),
         (f"{GOOD},gateway.tracing.enabled=true", r"gateway.tracing.endpoint is empty"),
         (f"{GOOD},{INGEST},ingest.shards=3", r"all shards have the same sources; expected: \$\(JOB_COMPLETION_INDEX\)"),
+        (f"{GOOD},{RAY},ingest.schedule=0 3 * * *", r"ingest.schedule needs ingest.engine=local"),
+        (f"{GOOD},{RAY},ingest.shards=3,ingest.sources={{/$(JOB_COMPLETION_INDEX)}}", r"ingest.shards needs ingest.engine=local"),
+        (f"{GOOD},{RAY},ingest.ray.gpu.replicas=1", r"are both set; expected: one of them"),
+        (f"{GOOD},{RAY},ingest.ray.cpu.replicas=0", r"no workers; expected: ingest.ray.cpu.replicas"),
+        (
+            f"{GOOD},{RAY},ingest.ray.cpu.replicas=0,ingest.ray.gpu.replicas=1,ingest.ray.gpu.count=3,ingest.ray.gpu.workers=2",
+            r"3 GPUs for 2 workers; expected: a whole number of GPUs",
+        ),
+        (f"{GOOD},{RAY},ingest.ray.state=/state", r"ingest.ray.state is /state; expected: s3://"),
+        (f"{GOOD},{RAY},ingest.ray.state=/tokens/state", r"together with tokenStore.existingClaim"),
+        (f"{GOOD},{RAY},ingest.arguments={{--force,--prune}}", r"arguments\[1\] is --prune, which needs ingest.engine=local"),
+        (f"{GOOD},{RAY},ingest.arguments={{--sink=parquet}}", r"arguments\[0\] is --sink, which needs ingest.engine=local"),
+        (f"{GOOD},{RAY},ingest.arguments={{--workers=9}}", r"arguments\[0\] is --workers, which the chart gives"),
+        (
+            f"{GOOD},{RAY},ingest.arguments={{--uri=/tokens/lite.db}}",
+            r"arguments\[0\] names a Milvus Lite.*expected with ingest.engine=ray: http",
+        ),
+        (f"{GOOD},{RAY},ingest.arguments={{--uri,lite.db}}", r"arguments\[0\] names a Milvus Lite"),
+        (f"{GOOD},{RAY},ingest.arguments={{--uri}}", r"arguments\[0\] names a Milvus Lite"),
+        (
+            f"{GOOD},{RAY},ingest.extraEnv[0].name=MILVUS_COOP_URI,ingest.extraEnv[0].value=lite.db",
+            r"extraEnv\[0\] names a Milvus Lite",
+        ),
+        (f"{GOOD},{RAY},ingest.arguments={{--token=$(KEY)}}", r"has \$\( or \$\$, which is not expanded.*expected: a variable"),
         (f"{GOOD},ingest.enabled=true", r"pictures.existingClaim is empty"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings: str, says: str) -> None:
     said = refusal(settings)
     assert re.search(says, said)
-    assert "expected: " in said
+    assert re.search("expected(:| with)", said)
 
 
 SECRET = "geheim-123"
@@ -83,6 +113,7 @@ SECRET = "geheim-123"
         (f"ingest.arguments={{--token,{SECRET}}}", "ingest.arguments[0]"),
         (f"ingest.arguments={{--token={SECRET}}}", "ingest.arguments[0]"),
         (f"ingest.sources={{s3://key:{SECRET}@bucket/list.jsonl}}", "ingest.sources[0]"),
+        (f"ingest.ray.state=s3://key:{SECRET}@bucket/state", "ingest.ray.state"),
         (f"triton.extraArguments={{--trace-config=opentelemetry\\,url=http://u:{SECRET}@tempo/v1}}", "triton.extraArguments[0]"),
         (f"gateway.extraEnv[0].name=HTTPS_PROXY,gateway.extraEnv[0].value=http://u:{SECRET}@proxy", "gateway.extraEnv[0].value"),
         (f"gateway.extraEnv[0].name=AWS_SECRET_ACCESS_KEY,gateway.extraEnv[0].value={SECRET}", "gateway.extraEnv[0]"),
@@ -107,6 +138,12 @@ def test_references_to_secrets_are_taken() -> None:
         "gateway.extraEnv[2].name=AWS_SECRET_ACCESS_KEY,gateway.extraEnv[2].valueFrom.secretKeyRef.name=s"
     )
     render(values_of((), f"{GOOD},{settings}"))
+
+
+def test_a_ray_job_takes_the_address_of_a_server() -> None:
+    given = "ingest.arguments={--uri,http://other:19530,--force},ingest.extraEnv[0].name=MILVUS_COOP_URI,ingest.extraEnv[0].value=https://a"
+    render(values_of((), f"{GOOD},{RAY},{given}"))
+    render(values_of((), f"{GOOD},{INGEST},ingest.arguments={{--uri=lite.db}}"))
 
 
 @pytest.mark.parametrize("settings", ["gateway.options.timeoutS=12.5", "timeoutSeconds=2.5", "triton.autoscaling.target=2"])

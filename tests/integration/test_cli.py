@@ -7,14 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from packaging.requirements import Requirement
 
+from milvus_coop.cli.doctor import DRIVERS, EXTRAS
 from milvus_coop.cli.main import cli
+from milvus_coop.store.token_store.location import DRIVERS as STORE_DRIVERS
+from tests.lowest import PROJECT
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 PICTURES = ("dog.jpg", "two_dogs.jpg", "cat.jpg", "apple.jpg", "coffee.jpg", "bicycle.png")
@@ -229,9 +234,23 @@ def test_bundle_and_doctor() -> None:
     assert "1 collections" in doctor.output
     broken = run("doctor", "--uri", "http://127.0.0.1:1", "--json")
     assert broken.exit_code == 1
-    states = {line["name"]: line["state"] for line in map(json.loads, broken.stdout.splitlines())}
-    assert states["milvus"] == "broken"
-    assert states["bundle"] == "ok"
+    checks = {line["name"]: line for line in map(json.loads, broken.stdout.splitlines())}
+    assert checks["milvus"]["state"] == "broken"
+    assert checks["bundle"]["state"] == "ok"
+    for name, package in (EXTRAS | DRIVERS).items():
+        installed = any(metadata.distributions(name=package))
+        said = f"pip install 'milvus-coop[{name}]'" if name in EXTRAS else f"pip install {package}"
+        assert (checks[name]["state"], checks[name]["install"]) == (("ok", "") if installed else ("off", said))
+        assert installed or f"off     {name:12} no {package}; {said}" in doctor.output
+
+
+def test_the_doctor_knows_all_extras_and_drivers() -> None:
+    declared = PROJECT["optional-dependencies"]
+    assert declared.keys() - EXTRAS.keys() == {"test", "dev"}
+    for extra, package in EXTRAS.items():
+        assert package in {Requirement(line).name for line in declared[extra]}
+    assert {name: STORE_DRIVERS[name] for name in DRIVERS} == DRIVERS
+    assert set(STORE_DRIVERS.values()) - set(EXTRAS.values()) == set(DRIVERS.values())
 
 
 def test_demo() -> None:

@@ -44,6 +44,56 @@
 {{- if and (has "/pictures" $v.ingest.sources) (not $v.pictures.existingClaim) -}}
 {{- fail "pictures.existingClaim is empty; expected: the claim with the images that ingest.sources names" -}}
 {{- end -}}
+{{- if eq $v.ingest.engine "ray" -}}{{- include "milvus-coop.checkRay" . -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "milvus-coop.checkRay" -}}
+{{- $v := .Values.ingest -}}
+{{- $ray := $v.ray -}}
+{{- if $v.schedule -}}
+{{- fail "ingest.schedule needs ingest.engine=local; expected: an empty schedule, because KubeRay runs a RayJob once" -}}
+{{- end -}}
+{{- if gt (int $v.shards) 1 -}}
+{{- fail "ingest.shards needs ingest.engine=local; expected: ingest.shards=1, and ingest.ray.cpu.replicas for the number of pods" -}}
+{{- end -}}
+{{- if and $ray.cpu.replicas $ray.gpu.replicas -}}
+{{- fail "ingest.ray.cpu.replicas and ingest.ray.gpu.replicas are both set; expected: one of them, because all workers of a run are alike; set the other to 0" -}}
+{{- end -}}
+{{- if not (or $ray.cpu.replicas $ray.gpu.replicas) -}}
+{{- fail "ingest.ray has no workers; expected: ingest.ray.cpu.replicas or ingest.ray.gpu.replicas of 1 or more" -}}
+{{- end -}}
+{{- if and $ray.gpu.replicas (gt (int $ray.gpu.count) (int $ray.gpu.workers)) (mod $ray.gpu.count $ray.gpu.workers) -}}
+{{- fail (printf "ingest.ray.gpu has %d GPUs for %d workers; expected: a whole number of GPUs for each worker, or a part of one" (int $ray.gpu.count) (int $ray.gpu.workers)) -}}
+{{- end -}}
+{{- if and (hasPrefix "/" $ray.state) (not (and (hasPrefix "/tokens/" $ray.state) .Values.tokenStore.existingClaim)) -}}
+{{- fail (printf "ingest.ray.state is %s; expected: s3://... and the like, or a folder below /tokens together with tokenStore.existingClaim" $ray.state) -}}
+{{- end -}}
+{{- range $i, $argument := $v.arguments -}}
+{{- $name := splitList "=" $argument | first -}}
+{{- if has $name (list "--prune" "--sink" "--out") -}}
+{{- fail (printf "ingest.arguments[%d] is %s, which needs ingest.engine=local; expected: arguments without it" $i $name) -}}
+{{- end -}}
+{{- if has $name (list "--engine" "--address" "--workers" "--gpus-per-worker" "--state" "--threads") -}}
+{{- fail (printf "ingest.arguments[%d] is %s, which the chart gives; expected: ingest.engine, ingest.ray or ingest.threads" $i $name) -}}
+{{- end -}}
+{{- $uri := ternary (index (append $v.arguments "") (add1 $i)) (trimPrefix "--uri=" $argument) (eq $argument "--uri") -}}
+{{- if eq $name "--uri" -}}{{- include "milvus-coop.checkServer" (list (printf "ingest.arguments[%d]" $i) $uri) -}}{{- end -}}
+{{- end -}}
+{{- range $i, $entry := $v.extraEnv -}}
+{{- if and (eq $entry.name "MILVUS_COOP_URI") (hasKey $entry "value") -}}{{- include "milvus-coop.checkServer" (list (printf "ingest.extraEnv[%d]" $i) $entry.value) -}}{{- end -}}
+{{- end -}}
+{{- range $word := concat (list $ray.state) $v.arguments $v.sources -}}
+{{- if regexMatch "[$][$(]" $word -}}
+{{- fail "ingest.sources, ingest.arguments or ingest.ray.state has $( or $$, which is not expanded with ingest.engine=ray, and would be in logs; expected: a variable in ingest.extraEnv" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Arguments: list of where, an address of Milvus. */}}
+{{- define "milvus-coop.checkServer" -}}
+{{- if not (regexMatch "^https?://" (index . 1)) -}}
+{{- fail (printf "%s names a Milvus Lite database, which one process can open; expected with ingest.engine=ray: http(s)://host:19530 of a Milvus server" (index . 0)) -}}
 {{- end -}}
 {{- end -}}
 
