@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from milvus_coop import errors
+
 LONGEST_MESSAGE = 500
 
 
@@ -70,7 +72,7 @@ class History:
         try:
             answer = function()
         except Exception as exc:  # whatever a client gets is judged later
-            error = {"type": type(exc).__name__, "message": str(exc)[:LONGEST_MESSAGE]}
+            error = {"type": _public_name(exc), "message": str(exc)[:LONGEST_MESSAGE]}
         made = Call(client, op, start, time.monotonic(), arguments, answer, error)
         self._append({"call": asdict(made)})
         return made
@@ -88,6 +90,12 @@ class History:
         with self._lock:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+
+
+def _public_name(exc: Exception) -> str:
+    """The class of an error; of the package's own errors, the nearest one that its users know."""
+    known = (kind for kind in type(exc).__mro__ if kind.__module__ == errors.__name__)
+    return next(known, type(exc)).__name__
 
 
 def read(path: Path) -> Record:

@@ -60,5 +60,5 @@ class Timeline:
         seen = [write for write in begun if write.acknowledged + visible_s <= start]
         # A write that was over before another one began, which the reader sees for certain, is replaced.
         after = max((write.start for write in seen), default=-math.inf)
-        left = {write.version for write in begun if write.done > after}
+        left = {write.version for write in begun if write.done >= after}
         return frozenset(left if seen else left | {None})

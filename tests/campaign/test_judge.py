@@ -217,7 +217,7 @@ def degraded(truth: Truth, call: dict[str, Any]) -> None:
 def test_a_degraded_answer_needs_a_fault(truth: Truth) -> None:
     calls = calls_of(truth)
     degraded(truth, calls[3])  # from 10 to 10.5
-    assert judged(truth, calls).by_rule == {"not recovered": 1}
+    assert judged(truth, calls).by_rule == {"failed search": 1}
     faults = [Event("Triton killed", "fault", 9.0), Event("Triton killed", "repair", 9.5)]
     assert judged(truth, calls, faults).violations == []
     assert judged(truth, calls, faults, Rules(recovery_s=0.2)).by_rule == {"not recovered": 1}

@@ -55,7 +55,14 @@ def scenario(campaign: Run) -> Verdict:
     return verdict(campaign, bundle)
 
 
-def fill(campaign: Run, uri: str, bundle: str | Path, collection: str = "images", images: Images | None = None) -> Images:
+def fill(
+    campaign: Run,
+    uri: str,
+    bundle: str | Path,
+    collection: str = "images",
+    images: Images | None = None,
+    client: str = "setup",
+) -> Images:
     """Ingest the images, as one recorded write."""
     if images is None:
         images = Images(campaign.folder / "images")
@@ -66,7 +73,7 @@ def fill(campaign: Run, uri: str, bundle: str | Path, collection: str = "images"
         with CoopIngest(collection, uri=uri, bundle=bundle, models="onnx", threads=1, timeout_s=30) as ingester:
             return {"added": ingester.run([folder]).added}
 
-    campaign.history.call("setup", "write", {"must": True, **images.arguments()}, ingest)
+    campaign.history.call(client, "write", {"must": True, **images.arguments()}, ingest)
     return images
 
 
