@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,17 +25,24 @@ DEFAULTS = Options()
 @click.option("--clients", default=DEFAULTS.clients, show_default=True, help="Number of clients of each kind.")
 @click.option("--items", default=DEFAULTS.items, show_default=True, help="Number of images.")
 @click.option("--grace-ms", default=DEFAULTS.grace_ms, show_default=True, help="How long after its deadline an answer may come.")
+@click.option("--only", default="", help="Make only faults whose name contains this.")
 @click.option("--server/--no-server", default=True, show_default=True, help="Whether to use the Milvus server where Lite would do.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Where report.json, report.md and history.jsonl go.")
-def main(scenario: str, out: Path | None, **chosen: float) -> None:
+def main(scenario: str, out: Path | None, **chosen: Any) -> None:
     """Run one SCENARIO. Exit code: 0 if every promise was kept, else 1."""
     began = time.monotonic()
-    options = Options(**chosen)  # type: ignore[arg-type]
+    options = Options(**chosen)
     with tempfile.TemporaryDirectory(prefix="milvus-coop-campaign-") as folder:
         run = Run(Path(folder), options)
         function = importlib.import_module(f"benchmarks.campaign.scenarios.{scenario}").scenario
         verdict = function(run)
-        told = {"seconds": options.seconds, "seed": options.seed, "clients": options.clients, "items": options.items}
+        told: dict[str, object] = {
+            "seconds": options.seconds,
+            "seed": options.seed,
+            "clients": options.clients,
+            "items": options.items,
+        }
+        told |= {"only": options.only} if options.only else {}
         report = Report(scenario, {**told, "grace_ms": options.grace_ms}, time.monotonic() - began, verdict, run.figures)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Judges one answer of a search against the true scores, without any index: hits, scores, order, and what the answer says of itself."""
+"""Judges one answer of a search against the true scores, without any index: its hits, their order, and what it says of itself."""
 
 from __future__ import annotations
 

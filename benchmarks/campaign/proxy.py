@@ -1,6 +1,6 @@
-"""A TCP proxy that makes a network bad: it delays, holds back, cuts and swallows what goes through it. Also a balancer of one upstream.
+"""A TCP proxy that makes a network bad: it delays, holds back, cuts and swallows what goes through it. It also balances.
 
-It stands for `tc netem`, which not every kernel has. A lost packet is a chunk that comes 200 ms later, as after TCP's retransmission.
+It stands for `tc netem`, which not every kernel has. A lost packet is a chunk that comes 200 ms later, as when TCP sends it again.
 """
 
 from __future__ import annotations

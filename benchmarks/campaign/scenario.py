@@ -25,6 +25,8 @@ class Options:
     items: int = 400
     grace_ms: float = 250.0
     """See `Rules`."""
+    only: str = ""
+    """Part of the name of the faults that are made; '' means all."""
     server: bool = True
     """Whether to use the Milvus server too; without it, only Milvus Lite is used where a scenario allows that."""
 

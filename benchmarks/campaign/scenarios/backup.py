@@ -1,8 +1,9 @@
 """A Milvus Lite folder and its token store, copied while a process writes into them, and restored elsewhere.
 
-The process is held with SIGSTOP during the copy, as docs/operations.md says. Its writes come one after another, so the restored rows
-must be those after one of the writes before the end of the copy; a write under way may be there in part. All restored rows must be
-found and reranked. Every second copy is made without holding the process; it is not judged, but the report counts how many are wrong.
+The process is held with SIGSTOP during the copy, as docs/operations.md says. Its writes come one after another, so the restored
+rows must be those after one of the writes before the end of the copy; a write under way may be there in part. All restored rows
+must be found and reranked. Every second copy is made without holding the process; it breaks no promise if it is wrong, but the
+report counts how many are.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ def scenario(campaign: Run) -> Verdict:
                 campaign.rng,
                 is_over=lambda: campaign.is_over,
                 recovery_s=Rules().recovery_s,
+                only=campaign.options.only,
             )
         campaign.figures["faults made"] = made
     return verdict(campaign, bundle)

@@ -46,10 +46,16 @@ def scenario(campaign: Run) -> Verdict:
             load.wait_for_recovery(30.0)
             campaign.restart_clock()
             memory = gateway.memory_mb
-            faults = [*triton_faults(triton), *milvus_faults(milvus)]
+            faults = [*triton_faults(triton), *milvus_faults(milvus, "images", campaign.options.items)]
             recovery_s = Rules().recovery_s
             made = make_faults(
-                campaign.history, load, faults, campaign.rng, is_over=lambda: campaign.is_over, recovery_s=recovery_s
+                campaign.history,
+                load,
+                faults,
+                campaign.rng,
+                is_over=lambda: campaign.is_over,
+                recovery_s=recovery_s,
+                only=campaign.options.only,
             )
         campaign.figures |= {"faults made": made, "memory of the gateway, MB": [round(memory), round(gateway.memory_mb)]}
     return verdict(campaign, bundle)
