@@ -26,7 +26,13 @@ DEFAULTS = Options()
 @click.option("--items", default=DEFAULTS.items, show_default=True, help="Number of images.")
 @click.option("--grace-ms", default=DEFAULTS.grace_ms, show_default=True, help="How long after its deadline an answer may come.")
 @click.option("--only", default="", help="Make only faults whose name contains this.")
-@click.option("--server/--no-server", default=True, show_default=True, help="Whether to use the Milvus server where Lite would do.")
+@click.option(
+    "--stores",
+    type=click.Choice(["all", "lite"]),
+    default="all",
+    show_default=True,
+    help="Where the scenario ingest writes: also on a server, or only Milvus Lite.",
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Where report.json, report.md and history.jsonl go.")
 def main(scenario: str, out: Path | None, **chosen: Any) -> None:
     """Run one SCENARIO. Exit code: 0 if every promise was kept, else 1."""

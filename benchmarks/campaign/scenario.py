@@ -27,8 +27,8 @@ class Options:
     """See `Rules`."""
     only: str = ""
     """Part of the name of the faults that are made; '' means all."""
-    server: bool = True
-    """Whether to use the Milvus server too; without it, only Milvus Lite is used where a scenario allows that."""
+    stores: str = "all"
+    """`lite`: the scenario `ingest` leaves out the Milvus server."""
 
 
 @dataclass

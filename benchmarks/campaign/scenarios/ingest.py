@@ -74,7 +74,7 @@ def _targets(campaign: Run, stack: ExitStack) -> list[Target]:
     for keep in KEEPS:
         make_bundle(folder / f"bundle-{keep}", keep)  # type: ignore[arg-type]
     addresses = {"lite": ""}
-    if campaign.options.server:
+    if campaign.options.stores == "all":
         addresses["server"] = stack.enter_context(MilvusServer()).uri
     for kind, address in addresses.items():
         for source, keep in zip(("folder", "list"), KEEPS if kind == "lite" else ("collection",) * 2, strict=True):
