@@ -26,7 +26,7 @@ from benchmarks.campaign.history import Record, read
 from benchmarks.campaign.images import Images
 from benchmarks.campaign.judge import Rules, Verdict, World, judge
 from benchmarks.campaign.load import CLIENT_TIMEOUT_S, Load, StatusError, ask_http, ask_sdk
-from benchmarks.campaign.parts import Gateway, Limits, run, state
+from benchmarks.campaign.parts import Gateway, Limits, run, state, wait_until
 from benchmarks.campaign.scenario import Run
 from benchmarks.campaign.scenarios.search import TIMEOUT_S, fill
 from benchmarks.campaign.timeline import Timeline
@@ -47,6 +47,8 @@ DISK = "1m"
 """Size of the file system of the uploads."""
 SMALL_FILES: Limits = {resource.RLIMIT_FSIZE: 20_000}
 """A limit below the size of the files of Milvus Lite."""
+RUN_S = 60.0
+"""Time within which the next ingest has ended."""
 LITE_ITEMS = 2000
 """Maximum number of items for which the part with Milvus Lite is run."""
 LITTLE_MEMORY: Limits = {resource.RLIMIT_AS: 600 * 2**20}
@@ -64,6 +66,8 @@ class Ingester(threading.Thread):
         """Limits of the next run; with limits, a run may fail."""
         self.kill_after_s: float | None = None
         self.runs = 0
+        self.disturbed = 0
+        """Number of runs that ended after they were killed or limited."""
 
     def run(self) -> None:
         while not self.stop.wait(PAUSE_S):
@@ -84,6 +88,7 @@ class Ingester(threading.Thread):
         self._campaign.history.call(
             "ingest", "write", arguments, lambda: run(self._command, kill_after_s=kill_after_s, limits=limits)
         )
+        self.disturbed += disturbed
 
 
 class Uploader(threading.Thread):
@@ -181,11 +186,13 @@ def _faults(gateway: Gateway, ingester: Ingester, rng: random.Random) -> list[Fa
         used = psutil.Process(gateway.pid).num_fds()
         resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (used + 1, 4096))
 
-    def set_limits(limits: Limits | None) -> None:
-        ingester.limits = limits
+    def disturb(limits: Limits | None = None, kill_after_s: float | None = None) -> None:
+        before = ingester.disturbed
+        ingester.limits, ingester.kill_after_s = limits, kill_after_s
+        wait_until(lambda: ingester.disturbed > before, RUN_S)
 
-    def set_kill(after_s: float | None) -> None:
-        ingester.kill_after_s = after_s
+    def undisturb() -> None:
+        ingester.limits = ingester.kill_after_s = None
 
     return [
         Fault("gateway killed", gateway.kill, gateway.start),
@@ -195,8 +202,8 @@ def _faults(gateway: Gateway, ingester: Ingester, rng: random.Random) -> list[Fa
             limit_files,
             lambda: resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (4096, 4096)),
         ),
-        Fault("ingest killed", lambda: set_kill(rng.uniform(0.8, 2.0)), lambda: set_kill(None)),
-        Fault("ingest with little memory", lambda: set_limits(LITTLE_MEMORY), lambda: set_limits(None)),
+        Fault("ingest killed", lambda: disturb(kill_after_s=rng.uniform(1.0, 3.0)), undisturb),
+        Fault("ingest with little memory", lambda: disturb(LITTLE_MEMORY), undisturb),
     ]
 
 

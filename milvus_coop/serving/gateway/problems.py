@@ -75,6 +75,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         (502, "Milvus or a model server refused the request."),
         (503, "Milvus or the models cannot be reached."),
         (504, "Milvus, the models or the request took too long."),
+        (507, "The service cannot keep uploads: its disk is full, for example."),
     )
 }
 
