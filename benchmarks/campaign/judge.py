@@ -18,6 +18,8 @@ OUTAGES = ("BackendUnavailableError", "BackendTimeoutError", "StoreUnavailableEr
 """Errors that tell a client that a part is away, slow or busy: the types of the SDK, and the statuses of the gateway."""
 DISCONNECTED = ("ConnectError", "RemoteProtocolError", "ReadError", "WriteError", "ReadTimeout", "ConnectTimeout", "WriteTimeout")
 """What a client of a gateway gets while that gateway, or the network to it, is away."""
+BEYOND = "network to the gateway"
+"""Part of the names of faults that keep the answers of a gateway from its clients."""
 LATE_REASON = "the deadline"
 """How the reason of an answer begins that had no time to rerank everything. A busy machine is enough for that."""
 
@@ -80,12 +82,12 @@ def judge(record: Record, worlds: Sequence[World], rules: Rules | None = None) -
         rules: what is allowed.
     """
     rules = rules or Rules()
-    verdict = Verdict()
+    verdict, beyond = Verdict(), spells(record, BEYOND)
     searches = [call for call in record.calls if call.op == "search"]
     for call in record.calls:
         found: Iterable[tuple[str, str]] = ()
         if call.op == "search":
-            found = [*_answer(call, worlds, rules), *_lateness(call, rules)]
+            found = [*_answer(call, worlds, rules), *([] if _is_beyond(call, beyond) else _lateness(call, rules))]
         elif call.op == "state" and call.error is None:
             found = _state(call, worlds[0])
         elif call.op in ("write", "state") and call.error is not None and call.arguments.get("must", call.op == "state"):
@@ -111,6 +113,11 @@ def _answer(call: Call, worlds: Sequence[World], rules: Rules) -> list[tuple[str
 def _expected(call: Call, world: World, rules: Rules) -> Expected:
     possible = world.timeline.between(call.start, call.end, rules.visible_s)
     return Expected(world.truth, call.arguments["text"], possible)
+
+
+def _is_beyond(call: Call, beyond: Sequence[tuple[float, float]]) -> bool:
+    """True if the gateway could not be reached during this call, so that its answer could not come in time."""
+    return call.client.startswith("http") and any(call.end >= start and call.start <= end for start, end in beyond)
 
 
 def _lateness(call: Call, rules: Rules) -> Iterator[tuple[str, str]]:
@@ -171,11 +178,13 @@ def _outages(searches: Sequence[Call], record: Record, rules: Rules) -> Iterator
                 yield Violation("not recovered", end, client, "no full answer between this repair and the next fault")
 
 
-def spells(record: Record) -> list[tuple[float, float]]:
-    """From when to when something was broken. A fault without a repair lasts until the end."""
+def spells(record: Record, name: str = "") -> list[tuple[float, float]]:
+    """From when to when something was broken whose name contains this. A fault without a repair lasts until the end."""
     troubles: list[tuple[float, float]] = []
     broken: dict[str, float] = {}
     for event in record.events:
+        if name not in event.name:
+            continue
         if event.phase == "fault":
             broken.setdefault(event.name, event.at)
         elif event.phase == "repair" and event.name in broken:

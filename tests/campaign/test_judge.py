@@ -232,6 +232,16 @@ def test_a_client_that_does_not_come_back_is_found(truth: Truth) -> None:
     assert "not recovered" in judged(truth, calls, faults, Rules(recovery_s=2.0)).by_rule
 
 
+def test_a_gateway_is_not_late_where_the_network_to_its_client_is(truth: Truth) -> None:
+    calls = calls_of(truth)
+    answer_late(calls[3])
+    faults = [Event("network to the gateway: cut", "fault", 9.0), Event("network to the gateway: cut", "repair", 11.0)]
+    assert judged(truth, calls, faults).by_rule == {"late": 1}
+    calls[3]["client"] = "http-0"
+    assert judged(truth, calls, faults).violations == []
+    assert judged(truth, calls).by_rule == {"late": 1}
+
+
 def test_an_error_that_no_outage_explains_is_found(truth: Truth) -> None:
     calls = calls_of(truth)
     calls[3] |= {"answer": None, "error": {"type": "TypeError", "message": "a bug"}}
