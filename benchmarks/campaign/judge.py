@@ -166,7 +166,7 @@ def _outages(searches: Sequence[Call], record: Record, rules: Rules) -> Iterator
         excused = any(call.end >= start and call.start <= end + rules.recovery_s for start, end in troubles)
         said = f"{call.error['type']}: {call.error['message']}" if call.error else str(call.answer["reason"])
         if not excused:
-            yield Violation("not recovered", call.start, call.client, said)
+            yield Violation("not recovered" if troubles else "failed search", call.start, call.client, said)
         elif call.error is not None and call.error["type"] not in rules.outages:
             yield Violation("unexpected error", call.start, call.client, said)
     for client in sorted({call.client for call in searches}):
