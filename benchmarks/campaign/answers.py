@@ -79,7 +79,7 @@ def _hits(hits: Sequence[Mapping[str, Any]], expected: Expected) -> Iterator[Pro
 def _is_right(hit: Mapping[str, Any], cosine: float, probability: float) -> bool:
     ce_score = hit["ce_score"]
     final = hit["be_score"] if ce_score is None else ce_score
-    return (
+    return bool(
         abs(hit["be_score"] - cosine) <= TOLERANCE
         and (ce_score is None or abs(ce_score - probability) <= TOLERANCE)
         and abs(hit["score"] - final) <= 1e-6

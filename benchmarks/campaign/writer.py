@@ -26,7 +26,7 @@ def main(folder: Path, n_items: int, seed: int) -> None:
     """Write until the standard input ends."""
     images, history, rng = Images(folder / "images"), History(folder / "writer.jsonl"), random.Random(seed)
     stop = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+    threading.Thread(target=_wait_for_the_end, args=(stop,), daemon=True).start()
     with CoopIngest(COLLECTION, uri=folder / "lite.db", bundle=folder / "bundle", models="onnx", threads=1) as ingest:
 
         def write(numbers: Iterable[int], version: int) -> None:
@@ -43,6 +43,11 @@ def main(folder: Path, n_items: int, seed: int) -> None:
             version += 1_000_000
             write(rng.sample(range(2 * n_items), WRITE), version)
     history.close()
+
+
+def _wait_for_the_end(stop: threading.Event) -> None:
+    sys.stdin.read()
+    stop.set()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ FLUSH_TIMEOUT_S = 120.0
 SHORTEST_SECRET = 6
 """Minimum length of a password in Milvus."""
 OWN_WRITE_S = 10.0
-"""Time after a write of this process for which it reads with Milvus' level Session; more than Bounded may be behind, which is 5 s."""
+"""Time after a write of this process for which it reads with Milvus' level Session. Bounded may be behind by less: by 5 s."""
 
 _last_write_s: dict[tuple[str, str], float] = {}
 """When this process last wrote into a collection of a server, by address and name: the value of `time.monotonic()`."""
