@@ -11,6 +11,7 @@ pytest_plugins = ["tests.leftovers", "tests.servers.milvus", "tests.servers.s3",
 
 
 MORE = (
+    "campaign/test_scenarios.py",
     "contract/test_store_rows.py",
     "contract/test_store_scale.py",
     "convert/test_convert_cli.py",

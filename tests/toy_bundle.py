@@ -32,8 +32,8 @@ MATCH = (TensorSpec("match_probability", "float32", ()), TensorSpec("match_logit
 TYPES = {"int64": TensorProto.INT64, "uint8": TensorProto.UINT8, "int8": TensorProto.INT8, "float32": TensorProto.FLOAT}
 
 
-def make_bundle(folder: Path, keep: Keep = "collection", score: Score = "ce") -> Bundle:
-    """Write the bundle into a folder that may not exist yet."""
+def make_bundle(folder: Path, keep: Keep = "collection", score: Score = "ce", *, weights: int = 0) -> Bundle:
+    """Write the bundle into a folder that may not exist yet. Another number `weights` makes another model."""
     folder.mkdir(parents=True, exist_ok=True)
     model = tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
     tokenizer = tokenizers.Tokenizer(model)
@@ -46,7 +46,7 @@ def make_bundle(folder: Path, keep: Keep = "collection", score: Score = "ce") ->
         GraphSpec("image_encoder", "image_encoder.onnx", (PIXELS,), (embedding,) if keep == "nowhere" else (embedding, TOKENS)),
         GraphSpec("cross_encoder", "cross_encoder.onnx", (*IDS, *of_image), MATCH),
     )
-    for graph, nodes in zip(graphs, (_text_nodes(), _image_nodes(keep), _cross_nodes(keep)), strict=True):
+    for graph, nodes in zip(graphs, (_text_nodes(weights), _image_nodes(weights, keep), _cross_nodes(weights, keep)), strict=True):
         _save(folder / graph.file, graph, nodes)
     spec = BundleSpec(
         name=f"toy-{keep}",
@@ -73,7 +73,8 @@ def draw(path: Path, seed: int) -> Path:
 class _Nodes:
     """A graph in the making; every method adds nodes and returns the name of what they make."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: int) -> None:
+        self._offset = 10 * weights
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
 
@@ -87,7 +88,7 @@ class _Nodes:
         return str(self.weights[-1].name)
 
     def random(self, seed: int, *shape: int) -> str:
-        values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+        values = np.random.default_rng(seed + self._offset).standard_normal(shape).astype(np.float32)
         self.weights.append(numpy_helper.from_array(values, f"w{len(self.weights)}"))
         return str(self.weights[-1].name)
 
@@ -112,14 +113,14 @@ class _Nodes:
         return self("MatMul", self("Transpose", cells, perm=[0, 2, 1]), self.random(3, 3, TOKEN_DIM), out=out)
 
 
-def _text_nodes() -> _Nodes:
-    add = _Nodes()
+def _text_nodes(weights: int) -> _Nodes:
+    add = _Nodes(weights)
     add.unit(add.bag(1, DIM), "text_embedding")
     return add
 
 
-def _image_nodes(keep: Keep) -> _Nodes:
-    add = _Nodes()
+def _image_nodes(weights: int, keep: Keep) -> _Nodes:
+    add = _Nodes(weights)
     cells = add.cells("pixel_values")
     flat = add("Reshape", cells, add.constant(0, 3 * COUNT))
     add.unit(add("MatMul", flat, add.random(2, 3 * COUNT, DIM)), "image_embedding")
@@ -128,9 +129,9 @@ def _image_nodes(keep: Keep) -> _Nodes:
     return add
 
 
-def _cross_nodes(keep: Keep) -> _Nodes:
+def _cross_nodes(weights: int, keep: Keep) -> _Nodes:
     """The logit is the mean over tokens of tanh(token . text)."""
-    add = _Nodes()
+    add = _Nodes(weights)
     if keep == "nowhere":
         tokens = add.tokens(add.cells("ce_pixel_values"))
     else:

@@ -26,6 +26,11 @@ NEVER_MS = 2**31 - 1
 FLUSH_TIMEOUT_S = 120.0
 SHORTEST_SECRET = 6
 """Minimum length of a password in Milvus."""
+OWN_WRITE_S = 10.0
+"""Time after a write of this process for which it reads with Milvus' level Session. Bounded may be behind by less: by 5 s."""
+
+_last_write_s: dict[tuple[str, str], float] = {}
+"""When this process last wrote into a collection of a server, by address and name: the value of `time.monotonic()`."""
 
 
 @cache
@@ -101,12 +106,22 @@ class Connection:
 
     def wrote(self, collection: str, rows: int, n_bytes: int) -> None:
         """Record a write, and flush Milvus Lite if too much is not flushed yet. Servers flush by themselves."""
+        _last_write_s[self.address.label, collection] = time.monotonic()
         if self._server is not None:
             backlog = self._server.backlogs[collection]
             backlog.rows += rows
             backlog.n_bytes += n_bytes
             if backlog.is_full:
                 self.flush(collection)
+
+    def consistency(self, collection: str) -> str:
+        """The level for reads that must be fast: Session soon after a write of this process, which they must see, else Bounded.
+
+        Both cost nothing in ordinary times. For a process that has not written, Session means no guarantee at all: while a server
+        that was restarted reads its log again, searches would find nothing and report no error.
+        """
+        fresh = time.monotonic() - _last_write_s.get((self.address.label, collection), -OWN_WRITE_S) < OWN_WRITE_S
+        return "Session" if fresh else "Bounded"
 
     def before_search(self, collection: str) -> None:
         """Flush Milvus Lite if the search gains more time than the flush takes."""

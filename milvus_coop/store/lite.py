@@ -9,9 +9,11 @@ flushes, no reader can see these rows. Therefore `Backlog` decides when to flush
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,10 +138,41 @@ def _check_folder(folder: Path) -> None:
         )
 
 
+def _drop_flushed_logs(folder: Path) -> None:
+    """Remove logs whose rows are in segments already. A process that is killed at the end of a flush leaves one.
+
+    Milvus Lite 3.2.2 would read it again, and might have its rows twice from then on. A manifest names the log that is in use; the
+    rows of logs with lower numbers were in segments when it was saved.
+    """
+    for manifest in folder.glob("collections/*/manifest.json"):
+        # If a manifest or a log cannot be used, Milvus Lite finds that too, and says so.
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            active = int(json.loads(manifest.read_text(encoding="utf-8"))["active_wal_number"])
+            for log in (manifest.parent / "wal").glob("wal_*_*.arrow"):
+                if int(log.stem.rpartition("_")[2]) < active:
+                    log.unlink(missing_ok=True)
+
+
+def _is_open(folder: Path) -> bool:
+    """True if a process has the folder open, or if that cannot be found out."""
+    import fcntl  # not on Windows, where there is no Milvus Lite
+
+    try:
+        with (folder / "LOCK").open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:  # a new folder, or a copy
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _start(folder: Path) -> LiteServer:
     manager = _manager()
     ours = str(folder) not in getattr(manager, "_servers", {})
     for _ in range(2):  # after the first failure, the folder may have become free
+        if not _is_open(folder):
+            _drop_flushed_logs(folder)
         if (endpoint := manager.start_and_get_uri(str(folder))) is not None:
             return LiteServer(folder, endpoint, ours)
         _explain(folder)

@@ -167,6 +167,45 @@ def test_acknowledged_rows_survive_kill_9(tmp_path: Path) -> None:
         assert len(known) == acknowledged == 250
 
 
+KILLED_AT_THE_END_OF_A_FLUSH = """
+    import os, signal, sys
+    from milvus_lite.storage.manifest import Manifest
+    from milvus_coop.store import Store
+    from tests.contract.store_samples import SPEC, make_rows
+
+    save, saves = Manifest.save, 0
+
+    def save_and_die(manifest):
+        global saves
+        save(manifest)
+        saves += 1
+        if saves == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Manifest.save = save_and_die
+    rows = make_rows(200)
+    with Store(sys.argv[1]) as store:
+        collection = store.create("images", SPEC)
+        for start in range(0, 200, 20):
+            collection.upsert(rows[start : start + 20])
+            collection.flush()
+"""
+
+
+@pytest.mark.parametrize("saves", [4, 5])
+def test_a_process_that_was_killed_at_the_end_of_a_flush_leaves_no_row_twice(tmp_path: Path, saves: int) -> None:
+    """Milvus Lite saves its manifest and then removes the log. If the fourth log is left, it would have these rows twice."""
+    path = tmp_path / "lite.db"
+    command = [sys.executable, "-c", textwrap.dedent(KILLED_AT_THE_END_OF_A_FLUSH), str(path), str(saves)]
+    assert subprocess.run(command, timeout=60).returncode == -9
+    assert list(path.rglob("wal_*"))
+    with Store(path) as store:
+        collection = store.open("images")
+        found = [candidate.id for candidate in collection.search(unit_vectors(1), 200)[0]]
+        assert sorted(found) == sorted(row.id for row in make_rows(20 * (saves - 1)))
+        assert collection.count() == len(found)
+
+
 def test_an_interrupted_create_is_completed(tmp_path: Path) -> None:
     from milvus_coop.store.schema import HEADER, Header, collection_schema
 

@@ -173,6 +173,18 @@ def test_forms_that_do_not_fit(taking: TestClient, parts: list[Any], data: dict[
     assert said in refused.json()["detail"]
 
 
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_service(taking: TestClient, tmp_path: Path) -> None:
+    """A full disk gives the same answer. Nothing is kept, and the next upload succeeds."""
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / "images").touch()
+    answer = taking.post("/v1/items", files=files(DOG))
+    assert answer.status_code == 507
+    assert "cannot be kept" in answer.json()["detail"]
+    assert str(tmp_path) not in answer.text
+    (tmp_path / "uploads" / "images").unlink()
+    assert taking.post("/v1/items", files=files(DOG)).json()["added"] == 1
+
+
 def test_uploads_are_off_by_default(client: TestClient) -> None:
     refused = client.post("/v1/items", files=files(DOG))
     assert refused.status_code == 403

@@ -7,19 +7,14 @@ exists, so that it can be made as slow as a test wants.
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
-import tritonclient.grpc
 
 from milvus_coop import Bundle, CoopIngest, CoopSearch, SearchResult, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER, TEXT_ENCODER
@@ -34,97 +29,19 @@ from milvus_coop.errors import (
 )
 from milvus_coop.models.backends import open_backend
 from milvus_coop.models.backends.triton.backend import CHECK_EVERY_S
-from milvus_coop.serving.triton import Tuning
-from milvus_coop.serving.triton.config import model_config
-from tests.servers.triton import TritonForTests
+from tests.servers.triton import PATIENT, BreakableTriton
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.triton
 
 PICTURES = sorted((Path(__file__).parent.parent.parent / "examples" / "images").glob("*.jpg"))[:24]
 QUERIES = ["a red apple", "two dogs on a beach", "猫", "🚲 in the rain", "an old stone bridge over a small river in autumn"]
-PATIENT = Tuning(queue_timeout_us=60_000_000)
-"""A busy machine fails no test that is not about queues."""
 LONG_S = 60.0
 """The limit of a client's calls where the server must be what decides, also on a busy machine."""
 SHORT_S = 3.0
 """The limit of a client's calls where the limit must be what decides."""
 SOON_S = 8.0
 """How long an error may take that must come at once, or at `SHORT_S`: less than the 10 s that calls have unless told otherwise."""
-
-
-class BreakableTriton(TritonForTests):
-    """A server whose models can be unloaded, slowed down, changed and killed."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, tuning=PATIENT, arguments=["--model-control-mode=explicit", "--load-model=*"])
-        self._gate, self._arrived = folder / "gate", folder / "arrived"
-        script = self.repository / CROSS_ENCODER / "1" / "model.py"
-        start = "        responses: list[Any] ="
-        wait = (
-            f"        import time\n        while Path({str(self._gate)!r}).exists():\n"
-            f"            Path({str(self._arrived)!r}).touch()\n            time.sleep(0.005)\n"
-        )
-        lines = script.read_text(encoding="utf-8").replace(start, wait + start)
-        assert "time.sleep" in lines
-        script.unlink()
-        script.write_text(lines, encoding="utf-8")
-
-    def _admin(self, action: Callable[[tritonclient.grpc.InferenceServerClient], None]) -> None:
-        client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{self.endpoints.grpc}")
-        try:
-            action(client)
-        finally:
-            client.close()
-
-    def load(self, model: str) -> None:
-        """Load a model, or load it again if its files have changed."""
-        self._admin(lambda client: client.load_model(model, client_timeout=60))
-
-    def unload(self, model: str) -> None:
-        self._admin(lambda client: client.unload_model(model, client_timeout=60))
-        wait_until(lambda: not self.is_ready(model))
-
-    def configure(self, model: str, tuning: Tuning = PATIENT, **changes: str) -> None:
-        """Write a model's configuration anew; `load` makes it count."""
-        spec = load_bundle("coop-small").spec
-        text = model_config(spec, spec.graph(model), "python", tuning)
-        for old, new in changes.items():
-            text = text.replace(getattr(spec, old), new)
-        (self.repository / model / "config.pbtxt").write_text(text, encoding="utf-8")
-
-    @contextmanager
-    def slow_cross_encoder(self) -> Iterator[Callable[[], None]]:
-        """The cross-encoder does not answer inside this context, or until what is given is called."""
-        self._arrived.unlink(missing_ok=True)
-        self._gate.touch()
-        try:
-            yield lambda: self._gate.unlink(missing_ok=True)
-        finally:
-            self._gate.unlink(missing_ok=True)
-
-    def wait_until_asked(self) -> None:
-        """Wait until a run of the slow cross-encoder has begun."""
-        wait_until(self._arrived.exists)
-
-    def kill_process_of(self, model: str) -> None:
-        """Kill the Python process of one model."""
-        for process in psutil.Process(self.pid).children(recursive=True):
-            if process.status() != psutil.STATUS_ZOMBIE and any(model in argument for argument in process.cmdline()):
-                process.kill()
-
-    def kill(self) -> None:
-        os.kill(self.pid or 0, signal.SIGKILL)
-        self.stop()
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """A server that is there and answers nothing."""
-        os.kill(self.pid or 0, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.pid or 0, signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         (502, "Milvus, a model server or an object store refused the request."),
         (503, "Milvus or the models cannot be reached."),
         (504, "Milvus, the models, an object store or the request took too long."),
+        (507, "The service cannot keep uploads: its disk is full, for example."),
     )
 }
 

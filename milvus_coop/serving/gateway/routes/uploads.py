@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.errors import InvalidArgumentError, MilvusCoopError, reason_of
 from milvus_coop.serving.gateway.bodies import media_type
 from milvus_coop.serving.gateway.facts import facts_of
 from milvus_coop.serving.gateway.problems import RefusedError, problems
@@ -67,7 +67,7 @@ def router(service: Service) -> APIRouter:
     @routes.post(
         "/v1/items",
         response_model=UploadResponse,
-        responses=problems(400, 403, 409, 413, 415, 502, 503, 504),
+        responses=problems(400, 403, 409, 413, 415, 502, 503, 504, 507),
         openapi_extra=UPLOAD_BODY,
         summary="Upload images into a collection",
     )
@@ -97,7 +97,18 @@ def router(service: Service) -> APIRouter:
 
 
 def _run(service: Service, uploads: list[Upload], collection: str) -> UploadResponse:
-    report, items, failures = ingest_uploads(uploads, Path(service.options.uploads), collection, service.store(), service.models)
+    try:
+        report, items, failures = ingest_uploads(
+            uploads, Path(service.options.uploads), collection, service.store(), service.models
+        )
+    except MilvusCoopError:  # some of them are OSErrors too
+        raise
+    except OSError as exc:
+        raise RefusedError(
+            HTTPStatus.INSUFFICIENT_STORAGE,
+            f"the uploads cannot be kept: {reason_of(exc)}",
+            expected="room, file descriptors and permissions for the service's folder of uploads",
+        ) from exc
     service.metrics.ingested(report)
     if not items:
         reasons = "; ".join(f"{failure.file}: {failure.reason}" for failure in failures[:5])

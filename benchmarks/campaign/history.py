@@ -1,0 +1,117 @@
+"""A history: every call of every client and every fault of a run, one JSON object per line, in a file that is only appended to.
+
+Times are seconds of the machine's monotonic clock, which all processes share and which no change of the date moves.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from milvus_coop import errors
+
+LONGEST_MESSAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a client."""
+
+    client: str
+    op: str
+    """`search`, `write` or `state`."""
+    start: float
+    end: float
+    arguments: Mapping[str, Any]
+    answer: Any = None
+    error: Mapping[str, str] | None = None
+    """`type` and `message` of the error that the client got instead of an answer."""
+
+    @property
+    def took_ms(self) -> float:
+        """Time from the call to its answer or error."""
+        return 1000 * (self.end - self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The beginning or the repair of a fault, or another change of the world."""
+
+    name: str
+    phase: str
+    """`fault`, `repair` or `note`."""
+    at: float
+
+
+@dataclass(slots=True)
+class Record:
+    """What was read from a file."""
+
+    calls: list[Call] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+
+class History:
+    """Appends to one file. Safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("a", encoding="utf-8")
+        self._lock = threading.Lock()
+
+    def call(self, client: str, op: str, arguments: Mapping[str, Any], function: Callable[[], Any]) -> Call:
+        """Run a function, and record its answer or its error, which is not raised."""
+        start = time.monotonic()
+        answer, error = None, None
+        try:
+            answer = function()
+        except Exception as exc:  # whatever a client gets is judged later
+            error = {"type": _public_name(exc), "message": str(exc)[:LONGEST_MESSAGE]}
+        made = Call(client, op, start, time.monotonic(), arguments, answer, error)
+        self._append({"call": asdict(made)})
+        return made
+
+    def event(self, name: str, phase: str) -> Event:
+        """Record an event that happens now."""
+        made = Event(name, phase, time.monotonic())
+        self._append({"event": asdict(made)})
+        return made
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+
+def _public_name(exc: Exception) -> str:
+    """The class of an error; of the package's own errors, the nearest one that its users know."""
+    known = (kind for kind in type(exc).__mro__ if kind.__module__ == errors.__name__)
+    return next(known, type(exc)).__name__
+
+
+def read(path: Path) -> Record:
+    """All calls and events, by the time at which they began."""
+    record = Record()
+    for line in _lines(path):
+        if "call" in line:
+            record.calls.append(Call(**line["call"]))
+        else:
+            record.events.append(Event(**line["event"]))
+    record.calls.sort(key=lambda call: call.start)
+    record.events.sort(key=lambda event: event.at)
+    return record
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)

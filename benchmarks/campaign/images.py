@@ -1,0 +1,56 @@
+"""A folder of images that changes, and a list of the same images, with the versions that an ingest of either must store."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from milvus_coop.ingest.items import Item
+from tests.toy_bundle import draw
+
+
+class Images:
+    """Images by name, each drawn from a version."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.list = self.folder.with_suffix(".jsonl")
+        self.versions: dict[str, int] = {}
+        self._gone: set[str] = set()
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.png"
+
+    def id(self, name: str) -> str:
+        """The id of the item in a collection."""
+        return Item(self.path(name).as_posix()).id
+
+    def draw(self, versions: dict[str, int]) -> None:
+        """Draw new images, and new versions of known ones."""
+        for name, version in versions.items():
+            path = draw(self.path(name), version)
+            # Two versions may have the same size and be drawn within one tick of the file system's clock.
+            os.utime(path, ns=(10**18 + version, 10**18 + version))
+        self.versions |= versions
+        self._gone -= set(versions)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove images; `gone` then has them."""
+        for name in names:
+            self.path(name).unlink()
+            del self.versions[name]
+            self._gone.add(name)
+
+    def write_list(self) -> Path:
+        """Write the list anew, and return its path."""
+        lines = [json.dumps({"path": str(self.path(name)), "n": version}) + "\n" for name, version in self.versions.items()]
+        self.list.write_text("".join(lines), encoding="utf-8")
+        return self.list
+
+    def arguments(self, *, prune: bool = False) -> dict[str, object]:
+        """What an ingest of the folder or the list writes, as the arguments of a call."""
+        items = {self.id(name): version for name, version in self.versions.items()}
+        return {"items": items, "gone": sorted(map(self.id, self._gone)) if prune else []}
