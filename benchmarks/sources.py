@@ -6,12 +6,12 @@
     python benchmarks/sources.py --small --out sources.json                  all steps in a few minutes; the figures mean little
 
 It needs the extras `ray` and `dev`. Each ingest has a process, and a Ray, of its own. The S3 store is moto's server on this
-machine, and the Milvus server that of the wheel `milvus`, if it is installed. The images are the JPEGs of `--images`, and crops of them if
-there are too few; `--work` keeps them.
+machine, and the Milvus server that of the wheel `milvus`, if it is installed. The images are the JPEGs of `--images`, and crops of
+them if there are too few; `--work` keeps them.
 
 equality  `--items` images through a folder, an S3 prefix, tar shards and Parquet files, with the local engine and with Ray. All
-          rows are compared with the names and contents of the files, between the engines, and between the sources; so are the hits of 20
-          queries.
+          rows are compared with the names and contents of the files, between the engines, and between the sources; so are the
+          hits of 20 queries.
 rates     `--rate-items` images of a folder into Milvus Lite: the local engine with two threads, and Ray with one and with two
           workers of one thread. They take turns. The steady rate leaves out the start of Ray and of the models and the last chunks.
 memory    the driver with 5,000 and with 50,000 items of 32 x 32 pixels and a bundle of a few kilobytes.
@@ -25,6 +25,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -421,6 +422,7 @@ def main(
     earlier: Path | None,
 ) -> None:
     """Measure sources and engines; see the top of this file."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no ingest and no server stays
     if earlier is not None:
         show(json.loads(earlier.read_text("utf-8")))
         return
