@@ -125,7 +125,7 @@ def equality(plan: Plan, work: Path, images: Path, say: Say) -> Record:
                 states.append(State.load(kept))
                 problems = against_truth(states[-1], truth)
                 if engine == "ray":
-                    problems += [f"not as local: {text}" for text in same_source(*states, spec)]
+                    problems += [f"not as local: {text}" for text in same_source(states[0], states[1], spec)]
                 if first is not None:
                     problems += [f"not as the folder: {text}" for text in across_sources(first, states[-1], spec)]
                 first = first or states[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -217,7 +218,7 @@ def _start_ray(job: Job) -> None:
     import ray
 
     hook: dict[str, Any] = {} if job.sleep_ms is None else {"runtime_env": {"worker_process_setup_hook": install}}
-    ray.init(address="local", num_cpus=job.workers + 2, include_dashboard=False, logging_level="warning", **hook)
+    ray.init(address="local", num_cpus=job.workers + 2, include_dashboard=False, logging_level=logging.WARNING, **hook)
 
 
 if __name__ == "__main__":
