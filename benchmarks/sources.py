@@ -16,7 +16,8 @@ rates     `--rate-items` images of a folder into Milvus Lite: the local engine w
           workers of one thread. They take turns. The steady rate leaves out the start of Ray and of the models and the last chunks.
 memory    the driver with 5,000 and with 50,000 items of 32 x 32 pixels and a bundle of a few kilobytes.
 scaling   workers of Ray that read and decode such items and sleep instead of encoding: with a growing number of workers, the rate
-          follows their number until something else is the limit. The driver's share of a core is that of its process.
+          follows their number until something else is the limit. The last two runs of each Milvus have workers that hardly sleep.
+          The driver's share of a core is that of its process; where it is far below one, the CPU of the driver is not the limit.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def stores(work: Path, wanted: Sequence[str], say: Say) -> Iterator[dict[str, Ca
         if "server" in wanted:
             try:
                 server()
+                stack.close()  # until it is measured
                 found[f"Milvus server {version('milvus')}"] = server
             except (OSError, RuntimeError, PackageNotFoundError) as exc:
                 say(f"no Milvus server: {exc}")
@@ -207,7 +209,11 @@ def simulated(
 
 
 def limit(rows: Sequence[Record]) -> Record:
-    """The driver's share of a core as a sum of three: always, for each chunk, and for each image; and where it is a whole one."""
+    """The driver's share of a core as a sum of three: always, for each chunk, and for each image; and where it is a whole one.
+
+    This is an upper bound of the rate: the driver also waits, for Milvus and for Ray. The runs with workers that hardly sleep show
+    the rate that was reached.
+    """
     known = [row for row in rows if row["driver_share"] is not None]
     causes = np.array([[1.0, row["chunks_per_s"], row["steady_per_s"]] for row in known]).reshape(-1, 3)
     shares = np.array([row["driver_share"] for row in known])
@@ -387,8 +393,8 @@ def show_scaling(found: Record) -> None:
             spent = (
                 f"{at['idle_share']:.2f} of a core, {at['chunk_ms']:.1f} ms for a chunk and {at['image_ms']:.3f} ms for an image"
             )
-            most = f"with chunks of {at['chunk']} it is the limit at {number(at['per_s'])} images/s (extrapolated)"
-            print(f"\n{store}: the driver spends {spent}; {most}")
+            most = f"with chunks of {at['chunk']} that is a whole core at {number(at['per_s'])} images/s"
+            print(f"\n{store}: the driver's CPU takes {spent}; {most} (extrapolated; waiting is not in it)")
 
 
 @click.command()
