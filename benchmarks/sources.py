@@ -13,7 +13,7 @@ equality  `--items` images through a folder, an S3 prefix, tar shards and Parque
           rows are compared with the names and contents of the files, between the engines, and between the sources; so are the
           hits of 20 queries.
 rates     `--rate-items` images of a folder into Milvus Lite: the local engine with two threads, and Ray with one and with two
-          workers of one thread. They take turns. The steady rate leaves out the start of Ray and of the models and the last chunks.
+          workers of one thread. They take turns. The steady rate leaves out the start of Ray and of the models and the last parts.
 memory    the driver with 5,000 and with 50,000 items of 32 x 32 pixels and a bundle of a few kilobytes.
 scaling   workers of Ray that read and decode such items and sleep instead of encoding: with a growing number of workers, the rate
           follows their number until something else is the limit. The last two runs of each Milvus have workers that hardly sleep.
@@ -54,8 +54,8 @@ from tests.toy_bundle import make_bundle
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUERIES = 20
-CHUNK = 512
-"""Maximum number of items of a chunk, and the engine's default."""
+LENGTH = 512
+"""Maximum number of items of a part, and the engine's default."""
 WORKER_PER_S = 16.0
 """Images per second of a worker in the simulation: a slow core. A faster worker would stand for several of them."""
 KEEP_FREE_GB = 6.0
@@ -115,7 +115,7 @@ def equality(plan: Plan, work: Path, images: Path, say: Say) -> Record:
     folder, queries = pool(work, images, n), (EXAMPLES / "captions.txt").read_text("utf-8").splitlines()[:QUERIES]
     digests, rows, first = contents(folder), [], None
     for source, hold in SOURCES.items():
-        with s3.running() as address, environment({**s3.KEYS, "AWS_ENDPOINT_URL": address}), stores(work, (), say) as empty:
+        with s3.S3Server() as server, environment(server.environment), stores(work, (), say) as empty:
             held = hold(folder)
             truth = {hash_of((uri := held.uri(name)).encode()): (uri, digest) for name, digest in digests.items()}
             states = []
@@ -123,7 +123,7 @@ def equality(plan: Plan, work: Path, images: Path, say: Say) -> Record:
                 say(f"equality: {n:,} images, {source}, {engine}")
                 kept = work / "state.json"
                 uri = empty["Milvus Lite"]()
-                done = run(Job(engine, held.address, uri, chunk=chunk_for(n, 2), state=str(kept), queries=queries), work)
+                done = run(Job(engine, held.address, uri, length=length_for(n, 2), state=str(kept), queries=queries), work)
                 states.append(State.load(kept))
                 problems = against_truth(states[-1], truth)
                 if engine == "ray":
@@ -132,12 +132,12 @@ def equality(plan: Plan, work: Path, images: Path, say: Say) -> Record:
                     problems += [f"not as the folder: {text}" for text in across_sources(first, states[-1], spec)]
                 first = first or states[-1]
                 rows.append({"source": source, "engine": engine, "rows": len(states[-1].facts), **done, "differences": problems})
-    return {"queries": QUERIES, "workers": 2, "chunk": chunk_for(n, 2), "runs": rows}
+    return {"queries": QUERIES, "workers": 2, "length": length_for(n, 2), "runs": rows}
 
 
 def rates(plan: Plan, work: Path, images: Path, say: Say) -> Record:
     """Measure the engines in turns."""
-    n, chunk = plan.rate_items, chunk_for(plan.rate_items, 2)
+    n, length = plan.rate_items, length_for(plan.rate_items, 2)
     folder = pool(work, images, n)
     ways: dict[str, tuple[Literal["local", "ray"], int]] = {
         "local, 2 threads": ("local", 2),
@@ -151,9 +151,9 @@ def rates(plan: Plan, work: Path, images: Path, say: Say) -> Record:
             taken = {}
             for name in rotated(list(ways), turn):
                 engine, workers = ways[name]
-                taken[name] = run(Job(engine, str(folder), empty["Milvus Lite"](), workers=workers, chunk=chunk), work)
+                taken[name] = run(Job(engine, str(folder), empty["Milvus Lite"](), workers=workers, length=length), work)
             turns.append(taken)
-    return {"items": n, "chunk": chunk, "ways": list(ways), "turns": turns}
+    return {"items": n, "length": length, "ways": list(ways), "turns": turns}
 
 
 def memory(plan: Plan, work: Path, images: Path, say: Say) -> Record:
@@ -164,33 +164,33 @@ def memory(plan: Plan, work: Path, images: Path, say: Say) -> Record:
             for engine in ENGINES:
                 for n in plan.memory_items:
                     say(f"memory: {n:,} items, {store}, {engine}")
-                    job = Job(engine, str(tiny(work, n)), new(), bundle, chunk=CHUNK)
+                    job = Job(engine, str(tiny(work, n)), new(), bundle, length=LENGTH)
                     rows.append({"store": store, "engine": engine, **run(job, work)})
-    return {"chunk": CHUNK, "runs": rows}
+    return {"length": LENGTH, "runs": rows}
 
 
 def scaling(plan: Plan, work: Path, images: Path, say: Say) -> Record:
-    """Measure how much of a core the driver takes for chunks and for images, and whether sleeping workers reach their rate."""
+    """Measure how much of a core the driver takes for parts and for images, and whether sleeping workers reach their rate."""
     bundle, rows = toy(work), []
-    # Chunks of one batch make the driver's work for chunks large; long ones, with quick workers, that for images.
+    # Parts of one batch make the driver's work for parts large; long ones, with quick workers, that for images.
     cases = [(workers, 16, WORKER_PER_S) for workers in plan.sleepers]
     cases += [(plan.sleepers[min(1, len(plan.sleepers) - 1)], 256, 4 * WORKER_PER_S), (2, 256, 2000.0), (2, 16, 2000.0)]
     with stores(work, ("server",), say) as empty:
         for store, new in empty.items():
-            for workers, chunk, per_s in cases:
-                rows.append({"store": store, **simulated(plan, work, bundle, new, workers, chunk, per_s, say)})
+            for workers, length, per_s in cases:
+                rows.append({"store": store, **simulated(plan, work, bundle, new, workers, length, per_s, say)})
     return {"runs": rows, "limits": {store: limit([row for row in rows if row["store"] == store]) for store in empty}}
 
 
 def simulated(
-    plan: Plan, work: Path, bundle: str, new: Callable[[], str], workers: int, chunk: int, per_s: float, say: Say
+    plan: Plan, work: Path, bundle: str, new: Callable[[], str], workers: int, length: int, per_s: float, say: Say
 ) -> Record:
     """One simulated ingest; with fewer and quicker workers if there is not enough memory."""
     wanted = workers * per_s
-    n = max(4 * chunk * workers, min(50_000, int(plan.simulated_s * wanted)))
+    n = max(4 * length * workers, min(50_000, int(plan.simulated_s * wanted)))
     for processes in sorted({workers, min(workers, FEWER)}, reverse=True):
-        say(f"scaling: {workers} workers of {per_s:g} images/s in {processes} processes, {n:,} items in chunks of {chunk}")
-        job = Job("ray", str(tiny(work, n)), new(), bundle, processes, chunk, min(16, chunk), sleep_ms=1000 * processes / wanted)
+        say(f"scaling: {workers} workers of {per_s:g} images/s in {processes} processes, {n:,} items in parts of {length}")
+        job = Job("ray", str(tiny(work, n)), new(), bundle, processes, length, min(16, length), sleep_ms=1000 * processes / wanted)
         try:
             done = run(job, work, keep_free_gb=KEEP_FREE_GB)
         except NotEnoughMemoryError:
@@ -200,35 +200,35 @@ def simulated(
         return {
             "workers": workers,
             "actors": processes,
-            "chunk": chunk,
+            "length": length,
             "wanted_per_s": wanted,
             **done,
-            "chunks_per_s": steady and steady / chunk,
+            "parts_per_s": steady and steady / length,
         }
     raise NotEnoughMemoryError(f"{KEEP_FREE_GB:g} GB must stay free")
 
 
 def limit(rows: Sequence[Record]) -> Record:
-    """The driver's share of a core as a sum of three: always, for each chunk, and for each image; and where it is a whole one.
+    """The driver's share of a core as a sum of three: always, for each part, and for each image; and where it is a whole one.
 
     This is an upper bound of the rate: the driver also waits, for Milvus and for Ray. The runs with workers that hardly sleep show
     the rate that was reached.
     """
     known = [row for row in rows if row["driver_share"] is not None]
-    causes = np.array([[1.0, row["chunks_per_s"], row["steady_per_s"]] for row in known]).reshape(-1, 3)
+    causes = np.array([[1.0, row["parts_per_s"], row["steady_per_s"]] for row in known]).reshape(-1, 3)
     shares = np.array([row["driver_share"] for row in known])
     if len(known) < causes.shape[1]:
         return {}
     from scipy.optimize import nnls
 
-    (idle, per_chunk, per_image), off = nnls(causes, shares)
-    spent = per_chunk / CHUNK + per_image
+    (idle, per_part, per_image), off = nnls(causes, shares)
+    spent = per_part / LENGTH + per_image
     return {
         "idle_share": idle,
-        "chunk_ms": 1000 * per_chunk,
+        "part_ms": 1000 * per_part,
         "image_ms": 1000 * per_image,
         "off": off,
-        "chunk": CHUNK,
+        "length": LENGTH,
         "per_s": (1 - idle) / spent if spent > 0 else None,
     }
 
@@ -236,9 +236,9 @@ def limit(rows: Sequence[Record]) -> Record:
 STEPS = {"equality": equality, "rates": rates, "memory": memory, "scaling": scaling}
 
 
-def chunk_for(n: int, workers: int) -> int:
-    """A length of chunks with which each worker gets at least eight."""
-    return max(8, min(CHUNK, n // (8 * workers)))
+def length_for(n: int, workers: int) -> int:
+    """A length of parts with which each worker gets at least eight."""
+    return max(8, min(LENGTH, n // (8 * workers)))
 
 
 def rotated(names: list[str], turn: int) -> list[str]:
@@ -359,7 +359,7 @@ def show_rates(found: Record) -> None:
         rows.append((name, steady, over(name, "steady_per_s"), whole, over(name, "per_s"), cpu, later))
     table(head, rows)
     turns = f"median of {len(found['turns'])} turns, with the least and the greatest"
-    print(f"\n{found['items']:,} images in chunks of {found['chunk']}; {turns}")
+    print(f"\n{found['items']:,} images in parts of {found['length']}; {turns}")
 
 
 def show_memory(found: Record) -> None:
@@ -381,19 +381,19 @@ def show_memory(found: Record) -> None:
 
 
 def show_scaling(found: Record) -> None:
-    head = ("Milvus", "workers", "processes", "chunk", "wanted images/s", "reached", "chunks/s", "driver, share of a core", "items")
+    head = ("Milvus", "workers", "processes", "length of a part", "wanted images/s", "reached", "parts/s", "driver, share of a core", "items")
     rows = []
     for row in found["runs"]:
-        where = (row["store"], str(row["workers"]), str(row["actors"]), str(row["chunk"]), number(row["wanted_per_s"]))
-        reached = (number(row["steady_per_s"]), number(row["chunks_per_s"], 1), number(row["driver_share"], 2))
+        where = (row["store"], str(row["workers"]), str(row["actors"]), str(row["length"]), number(row["wanted_per_s"]))
+        reached = (number(row["steady_per_s"]), number(row["parts_per_s"], 1), number(row["driver_share"], 2))
         rows.append((*where, *reached, number(row["items"])))
     table(head, rows)
     for store, at in found["limits"].items():
         if at:
             spent = (
-                f"{at['idle_share']:.2f} of a core, {at['chunk_ms']:.1f} ms for a chunk and {at['image_ms']:.3f} ms for an image"
+                f"{at['idle_share']:.2f} of a core, {at['part_ms']:.1f} ms for a part and {at['image_ms']:.3f} ms for an image"
             )
-            most = f"with chunks of {at['chunk']} that is a whole core at {number(at['per_s'])} images/s"
+            most = f"with parts of {at['length']} that is a whole core at {number(at['per_s'])} images/s"
             print(f"\n{store}: the driver's CPU takes {spent}; {most} (extrapolated; waiting is not in it)")
 
 

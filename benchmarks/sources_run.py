@@ -40,7 +40,7 @@ class Job:
     bundle: str = "coop-small"
     workers: int = 2
     """Of Ray; the local engine has as many threads."""
-    chunk: int = 64
+    length: int = 64
     batch: int = 16
     sleep_ms: float | None = None
     """Time for an image of a backend that only sleeps; None for the models."""
@@ -190,7 +190,7 @@ def ingest(job: Job) -> dict[str, Any]:
             settings=settings,
             address="local",
             workers=job.workers,
-            chunk=job.chunk,
+            length=job.length,
             batch=job.batch,
             on_progress=marks,
         )
