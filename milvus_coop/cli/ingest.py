@@ -16,9 +16,12 @@ from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError, MilvusCoopError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Unpack
 
     from milvus_coop.ingest.options import IngestArguments
+    from milvus_coop.ingest.sink import Progress
     from milvus_coop.types import IngestReport, Kind
 
 SOME_FAILED = 1
@@ -26,6 +29,7 @@ SOME_FAILED = 1
 NOTHING_DONE = 2
 """Exit code when nothing could be done."""
 PROGRESS_EVERY_S = 10.0
+RAY_OPTIONS = "--address, --workers, --gpus-per-worker and --state"
 INTERRUPTED = 130
 """Exit code after Ctrl-C, the same as in shells."""
 
@@ -134,50 +138,52 @@ def ingest(
     )
     from milvus_coop.store import CollectionOptions
 
-    if (sink == "parquet") != bool(out):
-        raise click.UsageError("--sink parquet and --out belong together.")
-    if engine == "local" and (address, workers, gpus_per_worker, state) != (None,) * 4:
-        raise click.UsageError("--address, --workers, --gpus-per-worker and --state need --engine ray.")
-    if retry_failed and state is None:
-        raise click.UsageError("--retry-failed needs the --state of an earlier run.")
-    if engine == "ray" and (options["prune"] or out):
-        raise click.UsageError("--engine ray has no --prune and no --sink parquet: use --engine local for them.")
-    if progress_every is not None and not progress_json:
-        raise click.UsageError("--progress-every needs --progress-json.")
-    if metrics_host is not None and metrics_port is None:
-        raise click.UsageError("--metrics-host needs --metrics-port.")
+    ray = (address, workers, gpus_per_worker, state)
+    for wrong, message in (
+        ((sink == "parquet") != bool(out), "--sink parquet and --out belong together."),
+        (engine == "local" and any(given is not None for given in ray), f"{RAY_OPTIONS} need --engine ray."),
+        (engine == "ray" and (options["prune"] or out), "--engine ray has no --prune and no --sink parquet: use --engine local."),
+        (retry_failed and state is None, "--retry-failed needs the --state of an earlier run."),
+        (progress_every is not None and not progress_json, "--progress-every needs --progress-json."),
+        (metrics_host is not None and metrics_port is None, "--metrics-host needs --metrics-port."),
+    ):
+        if wrong:
+            raise click.UsageError(message)
     check_file(failed)
     kind: Kind = "text" if texts else "image"
     run = IngestOptions(**options)
     collection = CollectionOptions(index=index, build_index=build_index, partition_key=partition_key)
+
+    def ingested(on_progress: Callable[[Progress], None] | None) -> IngestReport:
+        if engine == "ray":
+            with contextlib.redirect_stdout(sys.stderr):  # Ray prints what its workers say; standard output is for the report
+                return ingest_with_ray(
+                    sources,
+                    run,
+                    kind=kind,
+                    collection_options=collection,
+                    settings=settings,
+                    address=address or "auto",
+                    workers=workers,
+                    gpus_per_worker=gpus_per_worker or 0.0,
+                    state=state,
+                    retry_failed=retry_failed,
+                    on_progress=on_progress,
+                )
+        if out:
+            return ingest_to_parquet(
+                sources, out, run, kind=kind, collection_options=collection, settings=settings, on_progress=on_progress
+            )
+        with CoopIngest(settings=settings, kind=kind, options=collection) as ingester:
+            return ingester.run(sources, run, on_progress=on_progress)
+
     interrupted = False
     problem: MilvusCoopError | None = None
     json_every_s = (progress_every or PROGRESS_EVERY_S) if progress_json else None
     metrics = None if metrics_port is None else (metrics_host or "127.0.0.1", metrics_port)
     with ingest_outputs(quiet or as_json, json_every_s, metrics) as on_progress:
         try:
-            if engine == "ray":
-                with contextlib.redirect_stdout(sys.stderr):  # Ray prints what its workers say; standard output is for the report
-                    report = ingest_with_ray(
-                        sources,
-                        run,
-                        kind=kind,
-                        collection_options=collection,
-                        settings=settings,
-                        address=address or "auto",
-                        workers=workers,
-                        gpus_per_worker=gpus_per_worker or 0.0,
-                        state=state,
-                        retry_failed=retry_failed,
-                        on_progress=on_progress,
-                    )
-            elif out:
-                report = ingest_to_parquet(
-                    sources, out, run, kind=kind, collection_options=collection, settings=settings, on_progress=on_progress
-                )
-            else:
-                with CoopIngest(settings=settings, kind=kind, options=collection) as ingester:
-                    report = ingester.run(sources, run, on_progress=on_progress)
+            report = ingested(on_progress)
         except IngestInterrupted as exc:
             report, interrupted = exc.report, True
         except TooManyFailuresError as exc:
@@ -206,5 +212,5 @@ def _exit_code(report: IngestReport, interrupted: bool) -> int:
     if interrupted:
         return INTERRUPTED
     if report.failed:
-        return SOME_FAILED if report.failed < report.seen else NOTHING_DONE
+        return SOME_FAILED if report.failed < report.seen + report.skipped else NOTHING_DONE
     return 0

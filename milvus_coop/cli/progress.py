@@ -43,7 +43,7 @@ def ingest_outputs(
             say(f"metrics of this ingest: {served.url}", err=True)
             shows.append(served.show)
         if json_every_s is not None:
-            lines = JsonLines(lambda value: say_json(value, err=True), json_every_s)
+            lines = ProgressLines(lambda value: say_json(value, err=True), json_every_s)
             stack.callback(lines.end)
             shows.append(lines.show)
         elif bar := stack.enter_context(ingest_progress(quiet)):
@@ -56,7 +56,7 @@ def ingest_outputs(
         yield show if shows else None
 
 
-class JsonLines:
+class ProgressLines:
     """The progress of an ingest as JSON objects, at an interval and at the end.
 
     Args:

@@ -15,7 +15,7 @@ from milvus_coop.ingest.cluster import ingest_with_ray
 from milvus_coop.ingest.coop import CoopIngest
 from milvus_coop.ingest.items import Item
 from milvus_coop.ingest.options import IngestOptions
-from milvus_coop.ingest.pace import Pace, PaceMeter
+from milvus_coop.ingest.pace import IngestPace, PaceMeter
 from milvus_coop.ingest.parquet import ingest_to_parquet
 from milvus_coop.ingest.run import ingest, ingest_items
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink, StageTime, TooManyFailuresError
@@ -24,8 +24,8 @@ __all__ = [
     "CoopIngest",
     "IngestInterrupted",
     "IngestOptions",
+    "IngestPace",
     "Item",
-    "Pace",
     "PaceMeter",
     "Progress",
     "Sink",

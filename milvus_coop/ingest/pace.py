@@ -14,7 +14,7 @@ STEP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class IngestPace:
     """The pace of an ingest. All but `overall_per_s` is about the last half minute."""
 
     items_per_s: float
@@ -37,7 +37,7 @@ class PaceMeter:
     def __init__(self) -> None:
         self._past = deque([Progress(0, 0, 0, 0, 0, 0, None)])
 
-    def pace(self, progress: Progress) -> Pace:
+    def pace(self, progress: Progress) -> IngestPace:
         """The pace at this progress, which is later than those of the calls before."""
         while len(self._past) > 1 and self._past[1].seconds <= progress.seconds - WINDOW_S:
             self._past.popleft()
@@ -46,7 +46,7 @@ class PaceMeter:
             self._past.append(progress)
         rate = _ratio(progress.done - first.done, progress.seconds - first.seconds)
         left = None if progress.total is None else max(0, progress.total - progress.done)
-        return Pace(
+        return IngestPace(
             items_per_s=rate,
             overall_per_s=_ratio(progress.done, progress.seconds),
             eta_s=None if left is None or not rate else left / rate,

@@ -22,11 +22,11 @@ from milvus_coop.models.open import open_models, split_models
 from milvus_coop.models.preprocess.images import ImageInput
 from milvus_coop.search.contents import content_reader
 from milvus_coop.search.options import QueryArguments, QueryOptions, options_of
-from milvus_coop.search.progress import ENCODED, RETRIEVED, Progress
 from milvus_coop.search.queries import check_ids, encode_queries
 from milvus_coop.search.ranking import rank
 from milvus_coop.search.ranking_service import query_string
 from milvus_coop.search.reranking import CandidateReranker, CeScores
+from milvus_coop.search.state import ENCODED, RETRIEVED, SearchState
 from milvus_coop.search.workers import Workers
 from milvus_coop.store import Collection, Fields, Provider, Ranker, RerankService, Store
 from milvus_coop.store.ranker import BATCH_SIZE
@@ -287,22 +287,22 @@ class CoopSearch:
     ) -> list[SearchResult]:
         if (texts is None) != (images is None) and not (texts or images):
             return []
-        deadline, progress = Deadline.after_ms(options.deadline_ms), Progress()
+        deadline, state = Deadline.after_ms(options.deadline_ms), SearchState()
 
         def work() -> None:
-            self._search(texts, images, options, retrieve or self._retrieve, deadline, progress)
+            self._search(texts, images, options, retrieve or self._retrieve, deadline, state)
 
         in_time = True
         if deadline.is_never:
             work()
         else:
             in_time = self._workers.run(work, deadline)
-        if progress.found is None:
-            raise deadline.exceeded(progress.goal)
-        candidates, scores = progress.found
+        if state.found is None:
+            raise deadline.exceeded(state.goal)
+        candidates, scores = state.found
         if not in_time:
             scores = scores.cut(sum(min(options.candidates, len(found)) for found in candidates))
-        timings = progress.timings()
+        timings = state.timings()
         return [
             self._result(found, probability, logit, options, scores.problem, timings)
             for found, probability, logit in zip(candidates, scores.probability, scores.logit, strict=True)
@@ -315,15 +315,15 @@ class CoopSearch:
         options: QueryOptions,
         retrieve: Retrieve,
         deadline: Deadline,
-        progress: Progress,
+        state: SearchState,
     ) -> None:
         with deadline.toward(ENCODED):
             queries = encode_queries(self.encoder, texts, images, self._timeout_s, deadline)
-        progress.encoded()
+        state.encoded()
         with deadline.toward(RETRIEVED):
             candidates = retrieve(queries.embeddings, options, deadline)
         scores = CeScores.none(candidates, options.candidates, None if options.rerank else "reranking was turned off")
-        progress.retrieved(candidates, scores)
+        state.retrieved(candidates, scores)
         if options.rerank:
             self._reranker.score(queries, candidates, scores, deadline)
 

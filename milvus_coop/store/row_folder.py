@@ -34,7 +34,7 @@ PART = re.compile(r"[0-9]{8}-[0-9a-f]{8}\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RowFile:
     """One Parquet file."""
 
     name: str
@@ -56,7 +56,7 @@ class Manifest:
     """The place of the image tokens: in the rows, in the folder `tokens` beside them, or nowhere."""
     partition_key: str = ""
     partition_key_type: KeyType = "text"
-    parts: tuple[Part, ...] = ()
+    parts: tuple[RowFile, ...] = ()
     format: int = FORMAT
 
     @property
@@ -165,7 +165,7 @@ class RowFolder:
                 folder._known[row.id] = (_stamp(row), part.name)
         return folder
 
-    def read(self, part: Part, layout: Layout) -> list[Row]:
+    def read(self, part: RowFile, layout: Layout) -> list[Row]:
         """The rows of one file, for a collection of that layout.
 
         Raises:
@@ -247,18 +247,18 @@ class RowFolder:
             self._waiting, self._waiting_bytes = {}, 0
             self._save((*self.manifest.parts, part))
 
-    def _write_part(self, sized: Sequence[tuple[Record, int]]) -> Part:
+    def _write_part(self, sized: Sequence[tuple[Record, int]]) -> RowFile:
         """Write a file. It is a part of the rows when the manifest names it."""
         content = parquet.write_parquet(sized, self._layout)
         digest = hashlib.sha256(content).hexdigest()
         number = max((int(part.name.partition("-")[0]) for part in self.manifest.parts), default=0) + 1
-        part = Part(f"{number:08}-{digest[:8]}.parquet", len(sized), len(content), digest)
+        part = RowFile(f"{number:08}-{digest[:8]}.parquet", len(sized), len(content), digest)
         self._files.write(part.name, content)
         for record, _ in sized:
             self._known[record["id"]] = (self._known[record["id"]][0], part.name)
         return part
 
-    def _save(self, parts: tuple[Part, ...]) -> None:
+    def _save(self, parts: tuple[RowFile, ...]) -> None:
         self.manifest = dataclasses.replace(self.manifest, parts=parts)
         self._files.write(MANIFEST, (json.dumps(asdict(self.manifest), indent=1) + "\n").encode())
 

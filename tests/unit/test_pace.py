@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from milvus_coop.cli.progress import JsonLines
+from milvus_coop.cli.progress import ProgressLines
 from milvus_coop.ingest import PaceMeter, Progress, StageTime
 from milvus_coop.ingest.pipeline import Counts
 
@@ -73,7 +73,7 @@ def test_counts_of_workers_add_up() -> None:
 
 def test_a_line_at_each_interval_and_at_the_end() -> None:
     lines: list[dict[str, Any]] = []
-    output = JsonLines(lines.append, every_s=10)
+    output = ProgressLines(lines.append, every_s=10)
     for tenth in range(256):
         output.show(at(tenth / 10, tenth, 512))
     assert [line["done"] for line in lines] == [100, 200]
@@ -85,5 +85,5 @@ def test_a_line_at_each_interval_and_at_the_end() -> None:
 
 def test_an_ingest_that_does_not_begin_writes_no_line() -> None:
     lines: list[dict[str, Any]] = []
-    JsonLines(lines.append, every_s=10).end()
+    ProgressLines(lines.append, every_s=10).end()
     assert lines == []

@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Setup:
     """What the processes of a run have to do."""
 
     sources: Sequence[Source]
@@ -149,8 +149,8 @@ def ingest_with_ray(
         finished = ledger.load(retry_failed=retry_failed) if ledger and not options.force else {}
         job = Job(replace(settings, collection=collection.name, threads=threads), kind, work)
         lite = _state(collection) if parse_address(settings.uri).folder else None
-        plan = Plan(opened, finished, length, job, lite, workers, resources)
-        with closing(_results(ray, plan)) as results:
+        setup = Setup(opened, finished, length, job, lite, workers, resources)
+        with closing(_results(ray, setup)) as results:
             report = _gathered(results, collection, ledger, on_progress, options.max_failures)
         _through_outages(collection.flush)
         if collection_options.build_index == "after":
@@ -233,13 +233,13 @@ def _state(collection: Collection) -> Lite:
     return Lite(dict(collection.all_stamps()), collection.layout.partition_key, tokens)
 
 
-def _results(ray: Any, plan: Plan) -> Generator[Result | Rest, None, None]:
+def _results(ray: Any, setup: Setup) -> Generator[Result | Rest, None, None]:
     """The results of all parts, in the order in which they are finished, and the rest of the sources."""
-    kept = ray.put(plan)  # once for all processes
+    kept = ray.put(setup)  # once for all processes
     attempts = ray.remote(num_cpus=0)(Attempts).remote()
 
     def read(_: pyarrow.Table) -> Iterator[pyarrow.Table]:
-        given: Plan = ray.get(kept)
+        given: Setup = ray.get(kept)
         for some in read_parts(given.sources, given.length, given.finished):
             yield packed(some)
 
@@ -258,7 +258,7 @@ def _results(ray: Any, plan: Plan) -> Generator[Result | Rest, None, None]:
 
         def _result(self, part: Part) -> Result:
             if self._worker is None:
-                given: Plan = ray.get(kept)
+                given: Setup = ray.get(kept)
                 self._worker = Worker(given.job, given.lite)
             number, deadly = ray.get(attempts.begin.remote(part.number))
             hold = (lambda uri: ray.get(attempts.hold.remote(part.number, uri))) if number >= CAREFUL else None
@@ -275,7 +275,7 @@ def _results(ray: Any, plan: Plan) -> Generator[Result | Rest, None, None]:
     with ray.data.DataContext.current(context):
         data = ray.data.from_arrow(packed(None)).map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=0)
         data = data.map_batches(
-            Actor, batch_size=1, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=plan.workers), **plan.resources
+            Actor, batch_size=1, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=setup.workers), **setup.resources
         )
         for row in data.iter_rows():
             result = unpacked(row[COLUMN])

@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 
 from milvus_coop.deadline import Deadline
 from milvus_coop.search import CoopSearch
-from milvus_coop.search.progress import ENCODED
+from milvus_coop.search.state import ENCODED
 from milvus_coop.serving.gateway.bodies import media_type, read
 from milvus_coop.serving.gateway.data_uris import image_in, is_data_uri
 from milvus_coop.serving.gateway.facts import facts_of

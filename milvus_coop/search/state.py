@@ -12,7 +12,7 @@ ENCODED, RETRIEVED = "the query was encoded", "candidates were retrieved"
 """The goals that a search must reach to have an answer."""
 
 
-class Progress:
+class SearchState:
     """Written by the thread that searches. If it is late, the thread of the caller takes what is there."""
 
     def __init__(self) -> None:
