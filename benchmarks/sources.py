@@ -381,7 +381,7 @@ def show_memory(found: Record) -> None:
 
 
 def show_scaling(found: Record) -> None:
-    head = ("Milvus", "workers", "processes", "length of a part", "wanted images/s", "reached", "parts/s", "driver, share of a core", "items")
+    head = ("Milvus", "workers", "processes", "part", "wanted images/s", "reached", "parts/s", "driver, share of a core", "items")
     rows = []
     for row in found["runs"]:
         where = (row["store"], str(row["workers"]), str(row["actors"]), str(row["length"]), number(row["wanted_per_s"]))

@@ -128,15 +128,17 @@ def test_a_bundle_of_hard_links(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_broken_graph(bundle: Bundle, tmp_path: Path) -> None:
     file = bundle.spec.graph(CROSS_ENCODER).file
     folder = _copy(bundle, tmp_path)
+    opened = load_bundle(folder)  # which would find the damage
     (folder / file).write_bytes(b"\x07" * bundle.spec.files[file].n_bytes)
     with pytest.raises(BundleInvalidError, match=f"{file} is not a readable ONNX graph"):
-        materialise(load_bundle(folder), CROSS_ENCODER, tmp_path / "plain.onnx")
+        materialise(opened, CROSS_ENCODER, tmp_path / "plain.onnx")
 
 
 def test_weights_outside_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
     file = bundle.spec.graph(TEXT_ENCODER).file
     folder = _copy(bundle, tmp_path)
+    opened = load_bundle(folder)  # which would find the change
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content.replace(b"weights.bin", b"../../shado"))
     with pytest.raises(BundleInvalidError, match=r"'\.\./\.\./shado', which is not a file of the bundle"):
-        materialise(load_bundle(folder), TEXT_ENCODER, tmp_path / "plain.onnx")
+        materialise(opened, TEXT_ENCODER, tmp_path / "plain.onnx")
