@@ -390,9 +390,7 @@ def show_scaling(found: Record) -> None:
     table(head, rows)
     for store, at in found["limits"].items():
         if at:
-            spent = (
-                f"{at['idle_share']:.2f} of a core, {at['part_ms']:.1f} ms for a part and {at['image_ms']:.3f} ms for an image"
-            )
+            spent = f"{at['idle_share']:.2f} of a core, {at['part_ms']:.1f} ms for a part and {at['image_ms']:.3f} ms for an image"
             most = f"with parts of {at['length']} that is a whole core at {number(at['per_s'])} images/s"
             print(f"\n{store}: the driver's CPU takes {spent}; {most} (extrapolated; waiting is not in it)")
 
