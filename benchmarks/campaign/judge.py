@@ -14,7 +14,16 @@ from benchmarks.campaign.history import Call, Record
 from benchmarks.campaign.timeline import Timeline, Version
 from benchmarks.campaign.truth import Truth
 
-OUTAGES = ("BackendUnavailableError", "BackendTimeoutError", "StoreUnavailableError", "StoreTimeoutError", "429", "503", "504")
+OUTAGES = (
+    "BackendUnavailableError",
+    "BackendTimeoutError",
+    "DeadlineExceededError",
+    "StoreUnavailableError",
+    "StoreTimeoutError",
+    "429",
+    "503",
+    "504",
+)
 """Errors that tell a client that a part is away, slow or busy: the types of the SDK, and the statuses of the gateway."""
 DISCONNECTED = ("ConnectError", "RemoteProtocolError", "ReadError", "WriteError", "ReadTimeout", "ConnectTimeout", "WriteTimeout")
 """What a client of a gateway gets while that gateway, or the network to it, is away."""
