@@ -45,6 +45,11 @@ class Bundle:
     folder: Path
     spec: BundleSpec
 
+    @property
+    def is_shipped(self) -> bool:
+        """True if the bundle is a part of the package, which finds it by the name of its folder."""
+        return self.folder.parent == SHIPPED
+
     def path(self, file: str) -> Path:
         """Path of one of the bundle's files."""
         return self.folder / file

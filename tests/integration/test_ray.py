@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from milvus_coop import CoopIngest, CoopSearch, Settings
+from milvus_coop import CoopIngest, CoopSearch, Settings, load_bundle
 from milvus_coop.errors import BackendUnavailableError
 from milvus_coop.ingest import Progress, TooManyFailuresError, ingest_with_ray
 from milvus_coop.store import CollectionOptions, Store
@@ -48,7 +48,8 @@ def _ray(s3_server: str) -> Iterator[None]:
 
 def run(source: str | Path | list[str | Path], uri: str | Path, **options: Any) -> IngestReport:
     options = {"workers": 2, "length": 16, **options}
-    return ingest_with_ray(source, settings=Settings(uri=str(uri), threads=1), **options)
+    settings = Settings(uri=str(uri), threads=1, bundle=options.pop("bundle", "coop-small"))
+    return ingest_with_ray(source, settings=settings, **options)
 
 
 def counts(report: IngestReport) -> tuple[int, int, int, int, int]:
@@ -111,7 +112,8 @@ def copies(folder: Path, n: int) -> Path:
 
 def test_a_folder(tmp_path: Path) -> None:
     progress: list[Progress] = []
-    report = run(SAMPLES, tmp_path / "ray.db", on_progress=progress.append)
+    pinned = f"coop-small@{load_bundle('coop-small').spec.fingerprint}"
+    report = run(SAMPLES, tmp_path / "ray.db", on_progress=progress.append, bundle=pinned)
     assert counts(report) == (N_SAMPLES, 0, 0, 0, 0)
     assert progress[-1].done == N_SAMPLES
     with CoopIngest(uri=tmp_path / "local.db") as ingest:

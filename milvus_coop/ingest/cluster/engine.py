@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from milvus_coop.arguments import one_of, real_number, whole_number
-from milvus_coop.bundle import load_bundle, shipped_bundles
+from milvus_coop.bundle import Bundle, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.cores import available_cores
 from milvus_coop.errors import InvalidArgumentError, MilvusCoopError, MissingPackageError, quoted, reason_of
@@ -123,7 +123,7 @@ def ingest_with_ray(
     """
     ray = _ray()
     one_of("kind", kind, get_args(Kind))
-    settings = _absolute(Settings.of(settings))
+    settings = Settings.of(settings)
     threads = settings.threads or 1
     options = ingest_options(options, changes)
     if options.prune:
@@ -138,7 +138,8 @@ def ingest_with_ray(
     if gpus < 0:
         raise InvalidArgumentError(f"gpus_per_worker is {gpus}", expected="0 or more GPUs")
     opened = open_sources(listed(sources), kind, options.reading)
-    spec = load_bundle(settings.bundle).spec
+    bundle = load_bundle(settings.bundle)
+    settings, spec = _absolute(settings, bundle), bundle.spec
     with _cluster(ray, address), Store.from_settings(settings) as store:  # Ray forks, which gRPC's threads would disturb
         resources = {"num_cpus": float(threads), "num_gpus": gpus}
         workers = workers or _fitting(ray, resources)
@@ -167,15 +168,15 @@ def _ray() -> Any:
     return ray
 
 
-def _absolute(settings: Settings) -> Settings:
-    """The settings with paths that workers find, whatever folder they run in."""
+def _absolute(settings: Settings, bundle: Bundle) -> Settings:
+    """The settings with paths that workers find, whatever folder they run in, and with the one bundle that they may open."""
 
     def path(value: str) -> str:
         return value if not value or "://" in value else os.path.abspath(value)  # noqa: PTH100 - links are not followed
 
-    named = settings.bundle in shipped_bundles()
+    place = bundle.folder.name if bundle.is_shipped else path(str(bundle.folder))
     paths = {name: path(getattr(settings, name)) for name in _PATHS}
-    return settings.override(bundle=settings.bundle if named else path(settings.bundle), **paths)
+    return settings.override(bundle=f"{place}@{bundle.spec.fingerprint}", **paths)
 
 
 @contextmanager
