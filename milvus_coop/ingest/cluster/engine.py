@@ -188,7 +188,8 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
     options: dict[str, Any] = {"logging_level": logging.WARNING}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray of our own reports to nobody
-        options |= {"num_cpus": available_cores(), "include_dashboard": False}
+        # Its warning that processes need a token is for people who start them by hand.
+        options |= {"num_cpus": available_cores(), "include_dashboard": False, "logging_level": logging.ERROR}
     try:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError) as exc:
