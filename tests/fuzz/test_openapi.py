@@ -15,9 +15,8 @@ from tests.fuzz.runs import holds, lengths
 from tests.gateway.conftest import client_of, fill
 
 load_all_checks()
-CHECKED: Any = CHECKS.get_by_names(
-    ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
-)
+FAULT = "not_a_server_error"
+CHECKED: Any = CHECKS.get_by_names([FAULT, "status_code_conformance", "content_type_conformance", "response_schema_conformance"])
 """What schemathesis looks at; that unknown methods give 405 and so on is in other tests."""
 
 
@@ -56,7 +55,9 @@ def test_requests_made_from_the_document(api: Any, name: str, mode: GenerationMo
         return  # any text is a valid part of a path, so there is nothing to break
 
     def rule(case: Case[Any]) -> None:
-        case.call_and_validate(headers={"host": "localhost"}, checks=CHECKED)
+        response = case.call(headers={"host": "localhost"})
+        late = response.status_code == 504 and "the deadline came before" in response.text  # as short as the caller wants it
+        case.validate_response(response, checks=[check for check in CHECKED if not (late and check.__name__ == FAULT)])
 
     holds(rule, operation.as_strategy(generation_mode=mode), inputs)
 

@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from milvus_coop.bundle.spec import BundleSpec, GraphSpec
-from milvus_coop.errors import BackendInputError
+from milvus_coop.bundle.spec import BundleSpec, GraphSpec, TensorSpec
+from milvus_coop.errors import BackendError, BackendInputError
 from milvus_coop.types import Array
 
 
@@ -62,15 +62,38 @@ def check_inputs(graph: GraphSpec, inputs: Mapping[str, Array]) -> int:
     batch = len(inputs[graph.inputs[0].name])
     for tensor in graph.inputs:
         array = inputs[tensor.name]
-        fits = array.ndim == len(tensor.shape) + 1 and all(
-            want in (-1, have) for want, have in zip(tensor.shape, array.shape[1:], strict=True)
-        )
-        if str(array.dtype) != tensor.dtype or not fits or len(array) != batch:
+        if not _fits(array, tensor, batch):
             raise BackendInputError(
-                f"{graph.name} got '{tensor.name}' as {array.dtype} of shape {array.shape}",
-                expected=f"{tensor.dtype} of shape ({batch}, {', '.join(map(str, tensor.shape))})",
+                f"{graph.name} got '{tensor.name}' as {array.dtype} of shape {array.shape}", expected=_expected(tensor, batch)
             )
     return batch
+
+
+def check_outputs(graph: GraphSpec, outputs: Mapping[str, Array], batch: int) -> None:
+    """Compare what a run returned with the graph's spec. A graph of a stranger may compute anything.
+
+    Raises:
+        BackendError: an array does not fit; the message names the first one.
+    """
+    for tensor in graph.outputs:
+        array = outputs[tensor.name]
+        if not _fits(array, tensor, batch):
+            raise BackendError(
+                f"{graph.name} returned '{tensor.name}' as {array.dtype} of shape {array.shape}",
+                expected=_expected(tensor, batch),
+                run="another bundle, because the graph of this one is wrong",
+            )
+
+
+def _fits(array: Array, tensor: TensorSpec, batch: int) -> bool:
+    shapes = array.ndim == len(tensor.shape) + 1 and all(
+        want in (-1, have) for want, have in zip(tensor.shape, array.shape[1:], strict=True)
+    )
+    return shapes and str(array.dtype) == tensor.dtype and len(array) == batch
+
+
+def _expected(tensor: TensorSpec, batch: int) -> str:
+    return f"{tensor.dtype} of shape ({', '.join(map(str, (batch, *tensor.shape)))})"
 
 
 def run_in_batches(
@@ -87,7 +110,7 @@ def run_in_batches(
         graph: the spec of the graph.
         inputs: arrays of shape (batch, ...); arrays that are not inputs of the graph are ignored.
         batch: number of rows; 0 gives empty outputs without a run.
-        run: the function that runs one part.
+        run: the function that runs one part. What it returns is checked.
         map_parts: the function that applies `run` to all parts and returns the results in order.
     """
     wanted = {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
@@ -95,6 +118,8 @@ def run_in_batches(
         return {t.name: np.empty((0, *(max(n, 0) for n in t.shape)), dtype=t.dtype) for t in graph.outputs}
     starts = range(0, batch, graph.max_batch)
     parts = list(map_parts(run, [{name: array[i : i + graph.max_batch] for name, array in wanted.items()} for i in starts]))
+    for start, part in zip(starts, parts, strict=True):
+        check_outputs(graph, part, min(graph.max_batch, batch - start))
     if len(parts) == 1:
         return parts[0]
     return {t.name: np.concatenate([part[t.name] for part in parts]) for t in graph.outputs}
