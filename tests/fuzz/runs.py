@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -18,8 +19,10 @@ Value = TypeVar("Value")
 
 LONGEST_MESSAGE = 1000
 """Maximum number of characters of a message, whatever was given."""
-SHORTER_THAN = 600
-"""Number of inputs from which on each run tries other inputs."""
+FULL = os.environ.get("MILVUS_COOP_FUZZ") == "full"
+"""If true, long runs have their whole length, and each run tries other inputs."""
+PART = 4
+"""Otherwise, the part of it that long runs have."""
 MAX_SECONDS = 30.0
 """Maximum time of one input. Any input takes far less than a second, unless other programs use all cores."""
 MAX_GROWTH_MB = 512
@@ -39,7 +42,8 @@ ran = Ran()
 
 
 def lengths(short: int, long: int) -> pytest.MarkDecorator:
-    """Run a test with a small number of inputs, the same each time, and with a large number of other ones (`more`)."""
+    """Run a test with a small number of inputs, and with a large one (`more`), which MILVUS_COOP_FUZZ=full makes larger."""
+    long = long if FULL else max(short, long // PART)
     return pytest.mark.parametrize(
         "inputs",
         [pytest.param(short, id="short"), pytest.param(long, id="long", marks=(pytest.mark.more, pytest.mark.timeout(1800)))],
@@ -53,7 +57,7 @@ def holds(rule: Callable[[Value], None], values: SearchStrategy[Value], inputs: 
         max_examples=inputs,
         deadline=None,
         database=None,
-        derandomize=inputs < SHORTER_THAN,
+        derandomize=not FULL,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
