@@ -1,7 +1,7 @@
 """Faults during an ingest on Ray, at random moments: a worker, the driver, Milvus or the object store dies and comes back.
 
 Each scenario ends in the true state: every item once, and a ledger that spares the next run all of the work. The variable
-MILVUS_COOP_FAULT_RUNS is the number of times that each scenario runs, with another seed each time; default 1.
+MILVUS_COOP_FAULT_RUNS is the number of times that each scenario runs, with another seed each time. Without it, none does.
 """
 
 from __future__ import annotations
