@@ -237,8 +237,12 @@ def _state(collection: Collection) -> Lite:
 
 def _results(ray: Any, setup: Setup) -> Generator[Result | Rest, None, None]:
     """The results of all parts, in the order in which they are finished, and the rest of the sources."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     kept = ray.put(setup)  # once for all processes
-    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    # On the driver's node, because the run must survive the death of every other one.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    attempts = ray.remote(num_cpus=0, scheduling_strategy=here)(Attempts).remote()
 
     def read(_: pyarrow.Table) -> Iterator[pyarrow.Table]:
         given: Setup = ray.get(kept)
