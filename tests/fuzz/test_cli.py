@@ -146,7 +146,7 @@ def test_command_lines(inputs: int) -> None:
 
     assert set(COMMANDS) >= PARSED_ONLY
     holds(rule, command_lines(), inputs)
-    assert inputs // 50 < answered < inputs
+    assert 0 < answered < inputs
 
 
 BYTES = [b"\xff", b"caf\xe9.jpg", b"\xff\xfe\x00x".replace(b"\0", b""), b"\xed\xa0\x80", "naïve".encode("latin-1"), b"\x1b[2J\xff"]
