@@ -13,7 +13,7 @@ from milvus_coop.errors import BundleError, InvalidArgumentError, quoted
 
 @dataclass(slots=True)
 class Verified:
-    """What was found in a bundle. It is whole and allowed if there are no `problems`."""
+    """The result of checking a bundle. The bundle is whole and allowed if there are no `problems`."""
 
     folder: str
     label: str = ""

@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the processes of a run have to do."""
+    """The work of a run, which its driver gives to all of its processes."""
 
     sources: Sequence[Source]
     finished: Mapping[str, Finished]

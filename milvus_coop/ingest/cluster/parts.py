@@ -49,7 +49,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What the sources hold apart from the parts of a run."""
+    """The counts of everything in the sources that is in no part of this run."""
 
     passed: Mapping[str, int] = field(default_factory=dict)
     """The number of images, columns, ... that were passed over, by kind."""

@@ -45,7 +45,7 @@ LOST = (*LOST_STORE, TokenStoreError, BackendUnavailableError, BackendTimeoutErr
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a part."""
+    """The outcome of a part: its counts, and its rows if the driver has to write them."""
 
     part: Part
     """The part, without its items."""
