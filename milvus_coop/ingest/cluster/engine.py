@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,7 +20,7 @@ from milvus_coop.arguments import one_of, real_number, whole_number
 from milvus_coop.bundle import Bundle, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.cores import available_cores
-from milvus_coop.errors import InvalidArgumentError, MilvusCoopError, MissingPackageError, quoted, reason_of
+from milvus_coop.errors import InvalidArgumentError, MilvusCoopError, MissingPackageError, StoreError, quoted, reason_of
 from milvus_coop.ingest.cluster.attempts import CAREFUL, Attempts
 from milvus_coop.ingest.cluster.ledger import Ledger
 from milvus_coop.ingest.cluster.parts import LENGTH, Finished, Part, Rest, read_parts
@@ -325,13 +325,16 @@ def _gathered(
             if on_progress:
                 on_progress(counts.progress(None))
             counts.check(max_failures)
+        if ledger:
+            _through_outages(ledger.save)
     except HopelessError as exc:
         raise TooManyFailuresError(exc.args[0], report()) from None
     except KeyboardInterrupt:
         raise IngestInterrupted(report()) from None
     finally:
         if ledger:
-            ledger.save()
+            with suppress(StoreError):  # the first error is the one to raise; without the last lines, parts are looked at again
+                ledger.save()
     if writing > SLOW * (time.monotonic() - start):
         _log.warning(
             "the driver was writing into Milvus Lite for %.0f of %.0f s, which limits the rate; a Milvus server takes rows from all"
