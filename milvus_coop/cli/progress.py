@@ -61,7 +61,7 @@ class ProgressLines:
 
     Args:
         write: called with each object.
-        every_s: the interval in seconds. The time is that of the progresses, so nothing is written while there are none.
+        every_s: the interval in seconds. Nothing is written while no progress is reported.
     """
 
     def __init__(self, write: Callable[[dict[str, object]], None], every_s: float) -> None:

@@ -10,7 +10,7 @@ from milvus_coop.ingest.sink import Progress, Stage
 
 WINDOW_S = 30.0
 STEP_S = 1.0
-"""Minimum time between two progresses that are kept for the window."""
+"""Minimum time between two `Progress` objects that are kept for the window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class IngestPace:
 
 
 class PaceMeter:
-    """Measures the pace of one ingest. The clock is that of the progresses."""
+    """Measures the pace of one ingest. It has no clock of its own: each `Progress` says when it was."""
 
     def __init__(self) -> None:
         self._past = deque([Progress(0, 0, 0, 0, 0, 0, None)])
 
     def pace(self, progress: Progress) -> IngestPace:
-        """The pace at this progress, which is later than those of the calls before."""
+        """The pace at this progress. Calls come in the order of time."""
         while len(self._past) > 1 and self._past[1].seconds <= progress.seconds - WINDOW_S:
             self._past.popleft()
         first = self._past[0]
