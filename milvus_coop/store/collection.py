@@ -200,7 +200,8 @@ class Collection:
             return found
         (name,) = self._content_fields
         filter = among_any(name, keys, numeric=False)
-        rows = self._query(filter, (name,), consistency_level="Session") if filter else []
+        level = self._connection.consistency(self.name)
+        rows = self._query(filter, (name,), consistency_level=level) if filter else []
         named = {row[name] for row in rows}
         return [None if isinstance(content, TokenFile) and content.key not in named else content for content in found]
 

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import grpc
 from pymilvus import MilvusClient
 
 from milvus_coop.certificates import check_certificates
@@ -19,6 +18,8 @@ from milvus_coop.errors import InvalidArgumentError, StoreError, StoreTimeoutErr
 from milvus_coop.store import lite
 from milvus_coop.store.address import Address
 from milvus_coop.store.failures import CONNECT, Attempt, translate
+from milvus_coop.store.handler import handler_of, report_errors_at_once
+from milvus_coop.store.own_writes import OWN_WRITES
 
 RETRY_AFTER_S = 0.1
 NEVER_MS = 2**31 - 1
@@ -26,11 +27,6 @@ NEVER_MS = 2**31 - 1
 FLUSH_TIMEOUT_S = 120.0
 SHORTEST_SECRET = 6
 """Minimum length of a password in Milvus."""
-OWN_WRITE_S = 10.0
-"""Time after a write of this process for which it reads with Milvus' level Session. Bounded may be behind by less: by 5 s."""
-
-_last_write_s: dict[tuple[str, str], float] = {}
-"""When this process last wrote into a collection of a server, by address and name: the value of `time.monotonic()`."""
 
 
 @cache
@@ -67,6 +63,7 @@ class Connection:
         _mute()
         self.address = address
         self.timeout_s = timeout_s
+        self.own_writes = OWN_WRITES
         self._server = lite.acquire(address.folder, wait_s) if address.folder is not None else None
         try:
             self._client: MilvusClient | None = self._connect(ca_file)
@@ -106,7 +103,7 @@ class Connection:
 
     def wrote(self, collection: str, rows: int, n_bytes: int) -> None:
         """Record a write, and flush Milvus Lite if too much is not flushed yet. Servers flush by themselves."""
-        _last_write_s[self.address.label, collection] = time.monotonic()
+        self.own_writes.note(self.address.label, collection)
         if self._server is not None:
             backlog = self._server.backlogs[collection]
             backlog.rows += rows
@@ -115,13 +112,8 @@ class Connection:
                 self.flush(collection)
 
     def consistency(self, collection: str) -> str:
-        """The level for reads that must be fast: Session soon after a write of this process, which they must see, else Bounded.
-
-        Both cost nothing in ordinary times. For a process that has not written, Session means no guarantee at all: while a server
-        that was restarted reads its log again, searches would find nothing and report no error.
-        """
-        fresh = time.monotonic() - _last_write_s.get((self.address.label, collection), -OWN_WRITE_S) < OWN_WRITE_S
-        return "Session" if fresh else "Bounded"
+        """The level for reads that must be fast; see `OwnWrites.level`."""
+        return self.own_writes.level(self.address.label, collection)
 
     def before_search(self, collection: str) -> None:
         """Flush Milvus Lite if the search gains more time than the flush takes."""
@@ -173,15 +165,15 @@ class Connection:
     def start_import(self, collection: str, file: str) -> int:
         """Let a server read a file of its own storage into a collection, and return the number of that task.
 
-        MilvusClient has no method for it. It is not repeated, because the rows would be there twice.
+        It is not repeated, because the rows would be there twice.
         """
         attempt = self._attempt("bulk import", self.timeout_s, collection)
-        return int(self._run(attempt, lambda c: c._handler.do_bulk_insert(collection, "", [file], timeout=self.timeout_s)))
+        return int(self._run(attempt, lambda c: handler_of(c).do_bulk_insert(collection, "", [file], timeout=self.timeout_s)))
 
     def import_state(self, collection: str, task: int) -> Any:
         """The state of an import, as pymilvus describes it."""
         attempt = self._attempt("bulk import", self.timeout_s, collection)
-        return self._run(attempt, lambda c: c._handler.get_bulk_insert_state(task, timeout=self.timeout_s))
+        return self._run(attempt, lambda c: handler_of(c).get_bulk_insert_state(task, timeout=self.timeout_s))
 
     def close(self) -> None:
         """Close the connection. With Milvus Lite, also free the folder's lock if no other store uses it."""
@@ -215,7 +207,7 @@ class Connection:
             )
         except Exception as exc:  # as in _run
             raise translate(exc, self._attempt(CONNECT, self.timeout_s)) from exc
-        client._handler._on_rpc_error = _do_not_reconnect
+        report_errors_at_once(client)
         return client
 
     def _attempt(self, call: str, timeout_s: float, collection: str = "", filter: str = "") -> Attempt:
@@ -227,16 +219,3 @@ class Connection:
         server, self._server = self._server, None
         if server is not None:
             lite.release(server)
-
-
-def _do_not_reconnect(error: Exception) -> bool:
-    """Report a failed request at once. pymilvus calls this after each failed request, to decide whether to try again.
-
-    If a server cannot be reached, pymilvus would reconnect under a lock of the whole process. Each waiting thread in turn would do
-    so for as long as connecting may take, beyond the timeout of the request, and then repeat the request until its timeout. That is
-    not needed, because gRPC reconnects by itself. No public setting of pymilvus 3.0 turns it off: this call comes before all of
-    them, and `retry_times` only counts for calls without a timeout.
-    """
-    if isinstance(error, grpc.RpcError):
-        raise error
-    return False
