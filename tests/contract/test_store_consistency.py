@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -33,10 +32,11 @@ class Clock:
 
 
 @pytest.fixture(scope="module")
-def relay(store: Store) -> Iterator[Relay]:
+def relay(store: Store, store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
     """A relay to the store's Milvus, with two collections in it: one with rows, and one whose tokens are in files."""
     store.create("levels", SPEC).upsert(make_rows(20))
-    store.create("levels_in_files", replace(SPEC, tokens=replace(SPEC.tokens, keep="store")))
+    with Store(store_uri, timeout_s=20, token_store=tmp_path_factory.mktemp("tokens")) as another:
+        another.create("levels_in_files", replace(SPEC, tokens=replace(SPEC.tokens, keep="store")))
     server = store._connection._server
     endpoint = store._connection.address.endpoint if server is None else server.endpoint
     with Relay(urlsplit(endpoint).netloc) as relay:
@@ -49,9 +49,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def opened(relay: Relay, clock: Clock, tmp_path: Path) -> Iterator[Callable[[str], Collection]]:
+def opened(relay: Relay, clock: Clock) -> Iterator[Callable[[str], Collection]]:
     """Opens a collection through the relay, as a process does that has not written yet."""
-    with Store(relay.uri, timeout_s=20, token_store=tmp_path) as through:
+    with Store(relay.uri, timeout_s=20) as through:
         through._connection.own_writes = OwnWrites(clock)
         yield through.open
 
