@@ -14,6 +14,7 @@ from typing import Any
 
 from milvus_coop.bundle.spec import BundleSpec
 from milvus_coop.config import Settings
+from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import (
     BundleMismatchError,
     CollectionExistsError,
@@ -285,13 +286,14 @@ class Store:
                 raise
             return found
 
-    def resolve(self, name: str) -> str:
+    def resolve(self, name: str, deadline: Deadline = NEVER) -> str:
         """The name of the collection that a name or an alias stands for now.
 
         Raises:
             CollectionNotFoundError: there is none.
+            StoreTimeoutError: the deadline or the time limit came before the answer.
         """
-        return str(self._describe(check_name(name))["collection_name"])
+        return str(self._describe(check_name(name), deadline)["collection_name"])
 
     def ping(self) -> None:
         """Send a small request to Milvus, to check that it answers.
@@ -380,8 +382,9 @@ class Store:
             return False
         return True
 
-    def _describe(self, name: str) -> Mapping[str, Any]:
-        description: Mapping[str, Any] = self._connection.call("describe_collection", collection=name)
+    def _describe(self, name: str, deadline: Deadline = NEVER) -> Mapping[str, Any]:
+        limit_s = deadline.within(self._connection.timeout_s)
+        description: Mapping[str, Any] = self._connection.call("describe_collection", collection=name, timeout_s=limit_s)
         return description
 
     def _index(self, name: str, field: str = "") -> Mapping[str, Any]:

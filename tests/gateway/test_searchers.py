@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +15,12 @@ import pytest
 
 from milvus_coop import CoopIngest, FakeBackend, load_bundle
 from milvus_coop.config import Settings
-from milvus_coop.errors import CollectionNotFoundError
-from milvus_coop.serving.gateway.searchers import Searchers
+from milvus_coop.deadline import Deadline
+from milvus_coop.errors import CollectionNotFoundError, DeadlineExceededError
+from milvus_coop.serving.gateway.searchers import OPENING, Searchers
 from milvus_coop.store import Store
 from tests.gateway.conftest import EXAMPLES, MakeClient
+from tests.waiting import Gate
 
 
 class Opened:
@@ -30,14 +34,14 @@ class Opened:
         self.closed += 1
 
 
-def searchers(limit: int, made: list[Opened]) -> Searchers:
+def searchers(limit: int, made: list[Opened], clock: Callable[[], float] = time.monotonic) -> Searchers:
     def open(name: str) -> Any:
         if name == "none":
             raise CollectionNotFoundError("there is no collection 'none'")
         made.append(Opened(name))
         return made[-1]
 
-    return Searchers(open, limit)
+    return Searchers(open, limit, clock)
 
 
 def use(some: Searchers, name: str) -> None:
@@ -69,6 +73,47 @@ def test_what_is_in_use_is_closed_afterwards() -> None:
         some.close()
         assert not made[0].closed
     assert [opened.closed for opened in made] == [1, 1, 1]
+
+
+def test_what_nobody_uses_any_more_is_closed() -> None:
+    made: list[Opened] = []
+    now_s = [0.0]
+    some = searchers(9, made, clock=lambda: now_s[0])
+    for name in "abc":
+        use(some, name)
+    with some.using("c"):
+        now_s[0] = 11.0
+        use(some, "d")
+        some.close_idle(10, keep="a")
+        assert [(opened.name, opened.closed) for opened in made] == [("a", 0), ("b", 1), ("c", 0), ("d", 0)]
+    some.close_idle(10, keep="a")
+    assert [opened.closed for opened in made] == [0, 1, 0, 0]  # c was in use until now
+    use(some, "b")
+    assert len(made) == 5
+    some.close()
+    assert {opened.closed for opened in made} == {1}
+
+
+def test_an_opening_that_hangs_holds_up_nobody_else() -> None:
+    gate, made = Gate(), list[Opened]()
+
+    def open(name: str) -> Any:
+        if name.startswith("slow"):
+            gate.wait()
+        made.append(Opened(name))
+        return made[-1]
+
+    some = Searchers(open, 99)
+    for name in ("slow", *(f"slow {i}" for i in range(OPENING))):
+        with pytest.raises(DeadlineExceededError, match="before the collection was open"), some.using(name, Deadline(0.05)):
+            pass
+    assert gate.arrived == OPENING  # the last one was never begun
+    assert gate.passed == 0
+    gate.open()
+    use(some, "slow")
+    some.close()
+    assert len(made) == len({opened.name for opened in made}) == OPENING
+    assert {opened.closed for opened in made} == {1}
 
 
 def test_what_cannot_be_opened() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 import milvus_coop
+from milvus_coop.errors import MilvusCoopError
 from milvus_coop.serving.gateway import problems
 from milvus_coop.serving.gateway.front import FrontDoor
 from milvus_coop.serving.gateway.openai import openai_form, openai_router
@@ -28,7 +30,9 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(service.warm_up)
+        closing = asyncio.create_task(_close_idle(service))
         yield
+        closing.cancel()
         await run_in_threadpool(service.close)
 
     prefix = service.options.root_path
@@ -59,6 +63,14 @@ def create_app(service: Service) -> FastAPI:
     if prefix:
         app.add_middleware(PathPrefix, prefix=prefix)
     return app
+
+
+async def _close_idle(service: Service) -> None:
+    """Close collections that nobody uses any more, until the task is cancelled."""
+    while True:
+        await asyncio.sleep(service.options.idle_s / 2)
+        with suppress(MilvusCoopError):
+            await run_in_threadpool(service.close_idle)
 
 
 def _form(path: str) -> ErrorForm:

@@ -1,18 +1,30 @@
-"""Filters of API keys: a JSON object that maps the SHA-256 of each key to the filter that limits what the key may read."""
+"""Filters of API keys: a JSON object that maps the SHA-256 of each key to the filter that limits what the key may read.
+
+A filter that only compares fields with values, such as `tenant == 'a'`, also says what metadata an upload with the key gets.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from milvus_coop.errors import FilterError, InvalidArgumentError, quoted, reason_of
 from milvus_coop.store.filters import check_whole
+from milvus_coop.store.metadata import is_taken
 
 FORM = 'a JSON object such as {"<SHA-256 of the key>": "tenant == \'a\'"}, or the path of a file with one'
 HASH = "printf %s KEY | sha256sum"
+_AND = re.compile(r"\s+(?:and|AND)\s+|\s*&&\s*")
+_EQUALITY = re.compile(
+    r"""(?P<name>[A-Za-z_]\w*)\s*==\s*(?:"(?P<double>[^"\\]*)"|'(?P<single>[^'\\]*)'|(?P<json>0|-?[1-9]\d{0,17}|true|false))""",
+    re.ASCII,
+)
+_NAME = re.compile(r""""((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^\W\d]\w*)""")
+"""A text or a word of a filter; either may name a field, as in `$meta["tenant"]`."""
 
 
 def read_key_filters(given: str, keys: Iterable[str]) -> Mapping[str, str]:
@@ -43,6 +55,35 @@ def read_key_filters(given: str, keys: Iterable[str]) -> Mapping[str, str]:
     if missing := sorted(set(hashes) - set(content)):
         raise _wrong(f"the API key with the hash {missing[0][:12]}... has no entry", "one for each key; null if it sees all items")
     return {hashes[name]: filter or "" for name, filter in content.items()}
+
+
+def fixed_metadata(filter: str) -> dict[str, Any] | None:
+    """The metadata that a row needs so that the filter leaves it, if the filter is one or more equalities joined by `and`.
+
+    Returns:
+        None for any other filter.
+    """
+    fixed: dict[str, Any] = {}
+    place = 0
+    filter = filter.strip()
+    while found := _EQUALITY.match(filter, place):
+        name = found["name"]
+        if is_taken(name) or name in fixed:
+            return None
+        texts = [text for text in (found["double"], found["single"]) if text is not None]
+        fixed[name] = texts[0] if texts else json.loads(found["json"])
+        if found.end() == len(filter):
+            return fixed
+        joined = _AND.match(filter, found.end())
+        if joined is None:
+            return None
+        place = joined.end()
+    return None
+
+
+def named_fields(filters: Iterable[str]) -> frozenset[str]:
+    """Every name that these filters may read: all of their words and texts, which are too many rather than too few."""
+    return frozenset("".join(found) for whole in filters for found in _NAME.findall(whole))
 
 
 def _content(given: str) -> dict[str, Any]:

@@ -76,6 +76,8 @@ class GatewayOptions:
     """Maximum number of images of one upload."""
     max_collections: int = 32
     """Maximum number of collections that stay open at the same time; the one that was not used for the longest time is closed."""
+    idle_s: float = 600.0
+    """Time after which a collection that nobody uses is closed, in seconds. The one that the settings name stays open."""
     max_body_mb: int = 64
     """Maximum size of one request's body, in MiB."""
     shutdown_s: float = 30.0
@@ -178,7 +180,7 @@ class GatewayOptions:
         self.filters()
         if real_number("rate_limit", self.rate_limit, RATE, maximum=LARGEST) < 0:
             raise InvalidArgumentError(f"rate_limit is {self.rate_limit:g}", expected=RATE)
-        for name in ("timeout_s", "shutdown_s"):
+        for name in ("timeout_s", "shutdown_s", "idle_s"):
             real_number(name, getattr(self, name), "a finite number above 0", above=0)
         for name in ("max_k", "max_documents", "max_files", "max_collections", "max_body_mb"):
             whole_number(name, getattr(self, name), 1, LARGEST)

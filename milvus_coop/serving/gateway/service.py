@@ -22,7 +22,7 @@ from milvus_coop.serving.gateway.logs import log
 from milvus_coop.serving.gateway.metrics import Metrics
 from milvus_coop.serving.gateway.options import GatewayOptions
 from milvus_coop.serving.gateway.pool import BusyError, Pool
-from milvus_coop.serving.gateway.searchers import Searchers
+from milvus_coop.serving.gateway.searchers import OPEN, Searchers
 from milvus_coop.serving.gateway.tracing import Tracing
 from milvus_coop.store import Store
 from milvus_coop.store.address import parse_address
@@ -111,7 +111,7 @@ class Service:
             self.metrics.refused.inc()
             raise
 
-    def search(self, collection: str | None, action: Callable[[CoopSearch], T], *, within: str) -> T:
+    def search(self, collection: str | None, action: Callable[[CoopSearch], T], *, within: str, deadline: Deadline = NEVER) -> T:
         """Run `action` with the search of a collection, which is opened on first use.
 
         If the collection was dropped and created again, or if the name is an alias that was moved, it is opened again.
@@ -120,27 +120,32 @@ class Service:
             collection: name of the collection; None means the one that the settings name.
             action: the function to run.
             within: the filter of the caller's key, `Facts.filter`; '' if the caller sees all items.
+            deadline: the moment by which the collection has to be open; the action has a deadline of its own.
 
         Raises:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
             StoreError: Milvus cannot be reached or refuses the request.
+            DeadlineExceededError: the deadline came before the collection was open.
         """
         self._check_database()
         name = collection or self.settings.collection
-        with self._searchers.using(name) as searcher:
+        if deadline.is_never:  # the client gets no answer after this time
+            deadline = Deadline(self.options.timeout_s)
+        with self._searchers.using(name, deadline) as searcher:
             with contextlib.suppress(CollectionNotFoundError):
-                if self._is_current(name, searcher):
+                if self._is_current(name, searcher, deadline):
                     return action(searcher.within(within) if within else searcher)
             self._searchers.forget(searcher)
-        with self._searchers.using(name) as searcher:
+        with self._searchers.using(name, deadline) as searcher:
             return action(searcher.within(within) if within else searcher)
 
-    def _is_current(self, name: str, searcher: CoopSearch) -> bool:
+    def _is_current(self, name: str, searcher: CoopSearch, deadline: Deadline) -> bool:
         """False if the name is an alias that was moved to another collection. Milvus is asked once in two seconds."""
         now_s = time.monotonic()
         asked_s, resolved = self._resolved.get(name, (0.0, ""))
         if not resolved or now_s - asked_s > FOLLOW_S:
-            resolved = self.store().resolve(name)
+            with deadline.toward(OPEN):
+                resolved = self.store().resolve(name, deadline)
             self._resolved[name] = (now_s, resolved)
         return resolved == searcher.collection.name
 
@@ -201,6 +206,13 @@ class Service:
             except MilvusCoopError as exc:
                 found[name] = exc.given
         return found
+
+    def close_idle(self) -> None:
+        """Close the collections that nobody has used for the options' `idle_s`, with their connections to Milvus.
+
+        The collection of the settings stays open, and so does the connection of `store`, which all lookups share.
+        """
+        self._searchers.close_idle(self.options.idle_s, keep=self.settings.collection)
 
     def close(self) -> None:
         """Wait for running requests, then free the models and connections."""

@@ -7,13 +7,14 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from milvus_coop.errors import ImageError, InvalidArgumentError
+from milvus_coop.errors import CollectionNotFoundError, ImageError, InvalidArgumentError
 from milvus_coop.ingest import Item, ingest_items
+from milvus_coop.ingest.items import hash_of_metadata
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.open import Models
 from milvus_coop.serving.gateway.schemas import UploadedItem, UploadFailure
@@ -49,27 +50,59 @@ class Upload:
         return self.name[:SHOWN_NAME] or "file"
 
 
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """The caller of an upload whose key has a filter."""
+
+    filter: str
+    fixed: Mapping[str, Any]
+    """The metadata that each of its items gets, so that the filter leaves it."""
+    guarded: Set[str]
+    """Names of metadata that filters of keys read, and that the upload may therefore not set."""
+
+    @property
+    def folder(self) -> str:
+        """The name of its own folder of uploads. The same image of another tenant is another file there, and so another item."""
+        return "tenant-" + hash_of_metadata(self.fixed)
+
+    def refusal(self, metadata: Mapping[str, Any]) -> str:
+        """The reason why it may not upload an image with this metadata; '' if it may."""
+        for name, value in metadata.items():
+            own = name in self.fixed and type(value) is type(self.fixed[name]) and value == self.fixed[name]
+            if name in self.guarded and not own:
+                return f"this API key may not set the metadata '{name[:SHOWN_NAME]}'"
+        return ""
+
+
 def ingest_uploads(
-    uploads: Sequence[Upload], folder: Path, collection: str, store: Store, models: Models
+    uploads: Sequence[Upload], folder: Path, collection: str, store: Store, models: Models, tenant: Tenant | None = None
 ) -> tuple[IngestReport, list[UploadedItem], list[UploadFailure]]:
     """Keep images in `folder/COLLECTION` and ingest them into the collection, which is created if it does not exist.
 
     An image that is uploaded again is the same item. Its metadata stays, unless the upload has metadata, which replaces it.
+    A tenant's images have a folder of their own in there, and it cannot create a collection.
 
     Raises:
+        CollectionNotFoundError: there is no such collection, and the caller is a tenant.
         StoreError, BackendError: Milvus or the encoder failed; the call may be repeated.
         OSError: a file cannot be written.
     """
     start = time.monotonic()
-    place = folder.resolve() / check_name(collection)
+    place = folder.resolve() / check_name(collection) / (tenant.folder if tenant else "")
     opened = store.open_if_there(collection, models.encoder.spec, "image")  # first, so that a failure leaves no files behind
-    kept, failures = _check(uploads, place, models.encoder)
+    if tenant and opened is None:
+        raise CollectionNotFoundError(
+            f"there is no collection '{collection}'", expected="one that exists, because this API key cannot create one"
+        )
+    kept, failures = _check(uploads, place, models.encoder, tenant)
+    if tenant and opened:
+        failures += _drop_foreign(kept, opened, tenant)
     if not kept:
         return IngestReport(0, 0, 0, 0, (), time.monotonic() - start), [], failures
     new = _write_new(kept)
     try:
         opened = opened or store.open_or_create(collection, models.encoder.spec, "image")
-        report = ingest_items(_items(kept, opened), sink=opened, encoder=models.encoder, tokens=opened.tokens)
+        report = ingest_items(_items(kept, opened, tenant), sink=opened, encoder=models.encoder, tokens=opened.tokens)
         opened.flush()
     except BaseException:
         _remove(new)
@@ -85,7 +118,9 @@ def ingest_uploads(
     return report, items, failures
 
 
-def _check(uploads: Sequence[Upload], place: Path, encoder: Encoder) -> tuple[dict[Path, Upload], list[UploadFailure]]:
+def _check(
+    uploads: Sequence[Upload], place: Path, encoder: Encoder, tenant: Tenant | None
+) -> tuple[dict[Path, Upload], list[UploadFailure]]:
     """The uploads that can be kept, by path, and the failures of the others.
 
     If two images are equal, the last one that has metadata counts.
@@ -95,7 +130,7 @@ def _check(uploads: Sequence[Upload], place: Path, encoder: Encoder) -> tuple[di
     for upload in uploads:
         try:
             path = place / _file_name(upload.content, encoder)
-            _check_metadata(upload)
+            _check_metadata(upload, tenant)
         except (ImageError, InvalidArgumentError) as exc:
             failures.append(UploadFailure(file=upload.shown, reason=str(exc)))
             continue
@@ -104,8 +139,21 @@ def _check(uploads: Sequence[Upload], place: Path, encoder: Encoder) -> tuple[di
     return kept, failures
 
 
-def _check_metadata(upload: Upload) -> None:
-    """Check that the collection can hold the metadata of an upload.
+def _drop_foreign(kept: dict[Path, Upload], collection: Collection, tenant: Tenant) -> list[UploadFailure]:
+    """Remove the uploads that would replace an item which the tenant does not see, and return their failures.
+
+    Such an item has the uri of the tenant's file, because somebody else ingested that file or changed the item's metadata.
+    """
+    ids = {Item(path.as_posix()).id: path for path in kept}
+    foreign = set(collection.stamps(ids)) - set(collection.within(tenant.filter).stamps(ids))
+    return [
+        UploadFailure(file=kept.pop(ids[id]).shown, reason="an item that this API key does not see has this id")
+        for id in sorted(foreign)
+    ]
+
+
+def _check_metadata(upload: Upload, tenant: Tenant | None) -> None:
+    """Check that the collection can hold the metadata of an upload, and that the caller may set it.
 
     Raises:
         InvalidArgumentError: it cannot.
@@ -119,24 +167,33 @@ def _check_metadata(upload: Upload) -> None:
     if "path" in upload.metadata:
         raise InvalidArgumentError("the name 'path' is taken, because lists of images use it", expected="another name")
     plain_metadata(upload.metadata)
+    if tenant:
+        if problem := tenant.refusal(upload.metadata):
+            raise InvalidArgumentError(problem, expected="metadata that no filter of a key reads")
+        plain_metadata({**upload.metadata, **tenant.fixed})
 
 
-def _items(kept: dict[Path, Upload], collection: Collection) -> list[Item]:
+def _items(kept: dict[Path, Upload], collection: Collection, tenant: Tenant | None) -> list[Item]:
     """The items to ingest. The metadata of a known item is None, which leaves it as it is, if the upload has no metadata."""
     known = collection.stamps([Item(path.as_posix()).id for path in kept])
     items = []
     for path, upload in kept.items():
         item = Item(path.as_posix(), path)
         if upload.metadata or item.id not in known:
-            item = Item(path.as_posix(), path, metadata=_with_name(upload))
+            item = Item(path.as_posix(), path, metadata=_with_name(upload, tenant))
         items.append(item)
     return items
 
 
-def _with_name(upload: Upload) -> dict[str, Any]:
-    """The metadata of an upload with the client's name of the file, unless the metadata has that field or no room for it."""
+def _with_name(upload: Upload, tenant: Tenant | None) -> dict[str, Any]:
+    """The metadata of an upload with that of its key, and with the client's name of the file if there is room for it.
+
+    The name is left out if the metadata has that field, or if a filter of a key reads it.
+    """
     given = {name: value for name, value in (upload.metadata or {}).items() if value is not None}
-    named = {UPLOADED_AS: upload.name[:SHOWN_NAME], **given} if upload.name else given
+    given |= tenant.fixed if tenant else {}
+    nameless = not upload.name or (tenant is not None and UPLOADED_AS in tenant.guarded)
+    named = given if nameless else {UPLOADED_AS: upload.name[:SHOWN_NAME], **given}
     return named if plain_metadata(given)[1] + len(UPLOADED_AS) + 6 * SHOWN_NAME < VARCHAR_BYTES else given
 
 

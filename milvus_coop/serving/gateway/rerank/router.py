@@ -135,7 +135,7 @@ def _score(service: Service, ask: Ask, collection: str, within: str, deadline: D
         return score_documents(service.models, ask.query, ask.documents, opened.collection, deadline)
 
     if collection:
-        return service.search(collection, score_rows, within=within)
+        return service.search(collection, score_rows, within=within, deadline=deadline)
     return score_documents(service.models, ask.query, ask.documents, None, deadline)
 
 

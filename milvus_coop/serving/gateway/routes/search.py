@@ -141,7 +141,7 @@ def router(service: Service) -> APIRouter:
 
         name = asked.collection or service.settings.collection
         within = facts_of(request).filter
-        result, kind = await service.run(lambda: service.search(name, run, within=within), deadline)
+        result, kind = await service.run(lambda: service.search(name, run, within=within, deadline=deadline), deadline)
         service.metrics.searched(result, rerank=asked.rerank)
         service.tracing.searched(result.timings)
         facts_of(request).logged.update(

@@ -16,11 +16,12 @@ from starlette.datastructures import FormData, UploadFile
 from milvus_coop.errors import InvalidArgumentError, MilvusCoopError, reason_of
 from milvus_coop.serving.gateway.bodies import media_type
 from milvus_coop.serving.gateway.facts import facts_of
+from milvus_coop.serving.gateway.key_filters import fixed_metadata, named_fields
 from milvus_coop.serving.gateway.problems import RefusedError, problems
 from milvus_coop.serving.gateway.routes.search import FORM
 from milvus_coop.serving.gateway.schemas import UploadResponse
 from milvus_coop.serving.gateway.service import Service
-from milvus_coop.serving.gateway.uploads import Upload, ingest_uploads
+from milvus_coop.serving.gateway.uploads import Tenant, Upload, ingest_uploads
 from milvus_coop.store.metadata import DEEPEST
 
 NOT_JSON = "the metadata is not JSON"
@@ -63,11 +64,22 @@ UPLOAD_BODY: dict[str, Any] = {
 def router(service: Service) -> APIRouter:
     """The route for a service."""
     routes = APIRouter(tags=["items"])
+    guarded = named_fields(service.options.filters().values())
+
+    def tenant_of(filter: str) -> Tenant | None:
+        fixed = fixed_metadata(filter)
+        if filter and fixed is None:
+            raise RefusedError(
+                HTTPStatus.FORBIDDEN,
+                "this API key has a filter that does not say what metadata an upload gets, so it may only read",
+                expected="a filter such as tenant == 'a', or a key that sees whole collections",
+            )
+        return Tenant(filter, fixed, guarded) if fixed else None
 
     @routes.post(
         "/v1/items",
         response_model=UploadResponse,
-        responses=problems(400, 403, 409, 413, 415, 502, 503, 504, 507),
+        responses=problems(400, 403, 404, 409, 413, 415, 502, 503, 504, 507),
         openapi_extra=UPLOAD_BODY,
         summary="Upload images into a collection",
     )
@@ -81,25 +93,22 @@ def router(service: Service) -> APIRouter:
             raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body is of type '{kind}'", expected=FORM)
         if not service.options.uploads:
             raise RefusedError(HTTPStatus.FORBIDDEN, "this service takes no uploads", run="milvus-coop serve --uploads FOLDER")
-        if facts_of(request).filter:
-            raise RefusedError(
-                HTTPStatus.FORBIDDEN, "this API key has a filter and may only read", expected="a key that sees whole collections"
-            )
+        tenant = tenant_of(facts_of(request).filter)
         max_files = max(MAX_PARTS, service.options.max_files + 1)
         # No part can be larger than the body, whose limit the service has checked.
         async with request.form(max_files=max_files, max_fields=FORM_FIELDS, max_part_size=sys.maxsize) as form:
             uploads, name = await _uploads_of(form, service.options.max_files)
-        done = await service.run_upload(lambda: _run(service, uploads, name or service.settings.collection))
+        done = await service.run_upload(lambda: _run(service, uploads, name or service.settings.collection, tenant))
         facts_of(request).logged.update(collection=done.collection, added=done.added, updated=done.updated, failed=done.failed)
         return done
 
     return routes
 
 
-def _run(service: Service, uploads: list[Upload], collection: str) -> UploadResponse:
+def _run(service: Service, uploads: list[Upload], collection: str, tenant: Tenant | None) -> UploadResponse:
     try:
         report, items, failures = ingest_uploads(
-            uploads, Path(service.options.uploads), collection, service.store(), service.models
+            uploads, Path(service.options.uploads), collection, service.store(), service.models, tenant
         )
     except MilvusCoopError:  # some of them are OSErrors too
         raise
