@@ -54,6 +54,19 @@ def test_it_answers_and_ends_well(database: Path) -> None:
         assert httpx.get(f"{address}/readyz", timeout=60).status_code == 200
 
 
+def test_it_listens_on_loopback_of_ipv6(database: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with serving("--uri", database, "--host", "::1") as (address, _):
+        assert address.startswith("http://[::1]:")
+        own_page = {"origin": address}
+        answer = httpx.post(f"{address}/v1/search", json={"text": "a cat", "limit": 1}, headers=own_page, timeout=60)
+        assert answer.json()["hits"][0]["uri"].endswith("cat.jpg")
+        assert httpx.get(address, timeout=60).status_code == 200
+
+
 def test_what_runs_is_finished_first(tmp_path: Path) -> None:
     pictures = sorted((EXAMPLES / "images").glob("*.jpg"))
     done: list[int] = []

@@ -27,13 +27,14 @@ def serve(service: Service, *, on_ready: Callable[[str], None]) -> None:
         InvalidArgumentError: the service cannot listen on the address.
     """
     options = service.options
+    host = f"[{options.host}]" if ":" in options.host else options.host
     try:
         listener = _listen(options.host, options.port)
     except OSError as exc:
         service.close()
         raise InvalidArgumentError(
-            f"cannot listen on {options.host}:{options.port}: {exc.strerror}",
-            expected="a free port of this machine",
+            f"cannot listen on {host}:{options.port}: {exc.strerror}",
+            expected="an address of this machine, such as 127.0.0.1 or ::1, and a free port",
             run="--port 0",
         ) from exc
     config = uvicorn.Config(
@@ -47,7 +48,6 @@ def serve(service: Service, *, on_ready: Callable[[str], None]) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(options.shutdown_s)),
     )
-    host = f"[{options.host}]" if ":" in options.host else options.host
     server = _Server(config, lambda: on_ready(f"http://{host}:{listener.getsockname()[1]}"))
     with contextlib.closing(listener), contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean shutdown
         server.run(sockets=[listener])
@@ -67,11 +67,13 @@ class _Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    """A socket that listens on an address of IPv4 or IPv6, or on the first address of a name; those of IPv4 come first."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    listener = socket.socket(family, kind)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        listener.bind(address)
         listener.listen(BACKLOG)
     except BaseException:
         listener.close()

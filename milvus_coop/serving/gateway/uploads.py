@@ -145,7 +145,7 @@ def _drop_foreign(kept: dict[Path, Upload], collection: Collection, tenant: Tena
     Such an item has the uri of the tenant's file, because somebody else ingested that file or changed the item's metadata.
     """
     ids = {Item(path.as_posix()).id: path for path in kept}
-    foreign = set(collection.stamps(ids)) - set(collection.within(tenant.filter).stamps(ids))
+    foreign = set(collection.stamps(list(ids))) - set(collection.within(tenant.filter).stamps(list(ids)))
     return [
         UploadFailure(file=kept.pop(ids[id]).shown, reason="an item that this API key does not see has this id")
         for id in sorted(foreign)
