@@ -102,7 +102,8 @@ def test_an_item_that_is_another_tenants_now_is_not_replaced(client: TestClient,
         row = collection.rows([item["id"]])[item["id"]]
         collection.upsert([replace(row, metadata={"tenant": "b", "paid": True})])
     assert item["id"] in seen(client, "b")
-    for metadata in ({}, {"year": 2025}):
+    some: list[dict[str, Any]] = [{}, {"year": 2025}]
+    for metadata in some:
         done = upload(client, "a", DOG, CAT, **metadata).json()
         assert [failure["reason"] for failure in done["failures"]] == ["an item that this API key does not see has this id"]
         assert seen(client, "b")[item["id"]] == {"tenant": "b", "paid": True}
