@@ -5,6 +5,7 @@ schema      the fields of a collection, and its header        layout      the fi
 rows        rows as Milvus stores them                        metadata    the metadata that Milvus can hold
 address     a folder of Milvus Lite, or a server              connection  every call to Milvus goes through it
 failures    errors of Milvus become errors of this package    lite        Milvus Lite servers of this process
+handler     the private parts of pymilvus                     own_writes  what this process wrote, and its level of reads
 ranker      rerank services that Milvus calls                 token_files, token_store   image tokens in files
 """
 
