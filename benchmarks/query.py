@@ -143,7 +143,7 @@ def main(items: int, queries: int, k: int, uri: str | None, as_json: bool) -> No
     bundle = load_bundle("coop-small")
     with tempfile.TemporaryDirectory() as folder:
         target = uri or str(Path(folder, "lite.db"))
-        with filled(target, bundle, items), CoopSearch(COLLECTION, uri=target) as search:
+        with filled(target, bundle, items), CoopSearch(COLLECTION, uri=target, remembered_texts=0) as search:
             client = MilvusClient(target)
             result = measure({"CoopSearch.query": coop_query(search, k), "bare parts": bare_query(bundle, client, k)}, queries)
             client.close()

@@ -46,7 +46,8 @@ def open_models(settings: Settings, backend: Backend | None = None) -> Models:
             f"the backend runs {opened.spec.label} ({opened.spec.fingerprint})",
             expected=f"{bundle.spec.label} ({bundle.spec.fingerprint})",
         )
-    return Models(opened, open_encoder(bundle, opened, settings.max_pixels), Reranker(opened), owned=backend is None)
+    encoder = open_encoder(bundle, opened, settings.max_pixels, settings.remembered_texts)
+    return Models(opened, encoder, Reranker(opened), owned=backend is None)
 
 
 def split_models(
@@ -63,8 +64,9 @@ def split_models(
     return Settings.of(settings).override(collection=collection, models=named, **overrides), backend
 
 
-def open_encoder(bundle: Bundle, backend: Backend, max_pixels: int = MAX_PIXELS) -> Encoder:
-    """The bi-encoder of a bundle on a backend, with the bundle's tokenizers; see `decode` for `max_pixels`."""
+def open_encoder(bundle: Bundle, backend: Backend, max_pixels: int = MAX_PIXELS, remembered_texts: int = 0) -> Encoder:
+    """The bi-encoder of a bundle on a backend, with the bundle's tokenizers; for the other arguments, see `Encoder`."""
     spec = bundle.spec
     ce_tokenizer = None if spec.ce_text is None else Tokenizer(bundle.path(CE_TOKENIZER), spec.ce_text)
-    return Encoder(backend, Tokenizer(bundle.path(TOKENIZER), spec.text), ce_tokenizer, max_pixels=max_pixels)
+    tokenizer = Tokenizer(bundle.path(TOKENIZER), spec.text)
+    return Encoder(backend, tokenizer, ce_tokenizer, max_pixels=max_pixels, remembered_texts=remembered_texts)
