@@ -120,17 +120,20 @@ def measure(runs: dict[str, Callable[[str], dict[str, float]]], queries: int) ->
 
 
 @contextmanager
-def filled(uri: str, bundle: Bundle, items: int) -> Iterator[None]:
+def filled(uri: str, bundle: Bundle, items: int, *, keep: bool = False) -> Iterator[None]:
+    """A collection with items, which is dropped at the end unless it is to be kept."""
     with Store(uri, timeout_s=60) as store:
         if COLLECTION in {info.name for info in store.list()}:
             store.drop(COLLECTION)
         collection = store.create(COLLECTION, bundle.spec)
         for batch in rows(bundle, items):
             collection.upsert(batch)
+        collection.flush()
         try:
             yield
         finally:
-            store.drop(COLLECTION)
+            if not keep:
+                store.drop(COLLECTION)
 
 
 @click.command()

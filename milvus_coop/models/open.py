@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from milvus_coop.bundle.folder import CE_TOKENIZER, TOKENIZER, Bundle, load_bundle
 from milvus_coop.config import Settings
-from milvus_coop.errors import BundleMismatchError, InvalidArgumentError, quoted
+from milvus_coop.errors import BundleMismatchError, InvalidArgumentError, MilvusCoopError, quoted
 from milvus_coop.models.backends import Backend, open_backend
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.preprocess.images import MAX_PIXELS
@@ -48,6 +50,25 @@ def open_models(settings: Settings, backend: Backend | None = None) -> Models:
         )
     encoder = open_encoder(bundle, opened, settings.max_pixels, settings.remembered_texts)
     return Models(opened, encoder, Reranker(opened), owned=backend is None)
+
+
+@contextmanager
+def loading(backend: Backend, graphs: Sequence[str]) -> Iterator[None]:
+    """Load graphs while the `with` block does something else, such as connecting to Milvus. ONNX Runtime leaves a core to it.
+
+    It raises nothing by itself: a graph that cannot be loaded raises its error when it is loaded again.
+    """
+
+    def load() -> None:
+        with suppress(MilvusCoopError):
+            backend.load(graphs)
+
+    thread = threading.Thread(target=load, name="milvus-coop-load", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def split_models(

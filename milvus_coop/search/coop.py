@@ -18,7 +18,7 @@ from milvus_coop.deadline import Deadline
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, InvalidArgumentError, quoted
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.encoder import Encoder
-from milvus_coop.models.open import open_models, split_models
+from milvus_coop.models.open import loading, open_models, split_models
 from milvus_coop.models.preprocess.images import ImageInput
 from milvus_coop.search.contents import content_reader
 from milvus_coop.search.options import QueryArguments, QueryOptions, options_of
@@ -81,8 +81,9 @@ class CoopSearch:
         self._workers = Workers()
         self._models = open_models(settings, backend)
         try:
-            self._store = Store.from_settings(settings, must_exist=True)
-            self._collection = self._store.open(settings.collection, self.encoder.spec, fields=fields)
+            with loading(self._models.backend, (TEXT_ENCODER,)):
+                self._store = Store.from_settings(settings, must_exist=True)
+                self._collection = self._store.open(settings.collection, self.encoder.spec, fields=fields)
             self._models.backend.load(_ENCODERS[self._collection.kind])
             with suppress(BackendUnavailableError, BackendTimeoutError):  # a search then returns the BE order and the reason
                 self._models.backend.load((CROSS_ENCODER,))
