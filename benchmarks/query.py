@@ -120,17 +120,20 @@ def measure(runs: dict[str, Callable[[str], dict[str, float]]], queries: int) ->
 
 
 @contextmanager
-def filled(uri: str, bundle: Bundle, items: int) -> Iterator[None]:
+def filled(uri: str, bundle: Bundle, items: int, *, keep: bool = False) -> Iterator[None]:
+    """A collection with items, which is dropped at the end unless it is to be kept."""
     with Store(uri, timeout_s=60) as store:
         if COLLECTION in {info.name for info in store.list()}:
             store.drop(COLLECTION)
         collection = store.create(COLLECTION, bundle.spec)
         for batch in rows(bundle, items):
             collection.upsert(batch)
+        collection.flush()
         try:
             yield
         finally:
-            store.drop(COLLECTION)
+            if not keep:
+                store.drop(COLLECTION)
 
 
 @click.command()
@@ -143,7 +146,7 @@ def main(items: int, queries: int, k: int, uri: str | None, as_json: bool) -> No
     bundle = load_bundle("coop-small")
     with tempfile.TemporaryDirectory() as folder:
         target = uri or str(Path(folder, "lite.db"))
-        with filled(target, bundle, items), CoopSearch(COLLECTION, uri=target) as search:
+        with filled(target, bundle, items), CoopSearch(COLLECTION, uri=target, remembered_texts=0) as search:
             client = MilvusClient(target)
             result = measure({"CoopSearch.query": coop_query(search, k), "bare parts": bare_query(bundle, client, k)}, queries)
             client.close()

@@ -16,6 +16,9 @@ from milvus_coop.errors import InvalidArgumentError, quoted
 PREFIX = "MILVUS_COOP_"
 MAX_TIMEOUT_S = 86_400.0
 MAX_IMAGE_PIXELS = 10**10
+MAX_REMEMBERED_TEXTS = 10**6
+_LIMITS = {"threads": (0, MAX_THREADS), "max_pixels": (1, MAX_IMAGE_PIXELS), "remembered_texts": (0, MAX_REMEMBERED_TEXTS)}
+"""The bounds of the settings that are whole numbers."""
 YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -54,6 +57,9 @@ class Settings:
     max_pixels: int = 89_478_485
     """Maximum number of pixels of an image that is decoded at full size (268 MB as RGB). Larger images are refused before they are
     decoded, except for JPEG files that are decoded at a reduced size."""
+    remembered_texts: int = 256
+    """Number of query texts whose encodings an open search remembers; 0: none. A text that is asked again, for another page or with
+    another filter, is not encoded again."""
     triton_token: str = field(default="", repr=False)
     """Bearer token for a gateway in front of Triton."""
     triton_headers: str = field(default="", repr=False)
@@ -82,8 +88,7 @@ class Settings:
                 expected = f"{least} and at most {MAX_TIMEOUT_S:,.0f} seconds"
                 checked = real_number(item.name, value, expected, above=above, maximum=MAX_TIMEOUT_S)
             else:
-                low, high = (0, MAX_THREADS) if item.name == "threads" else (1, MAX_IMAGE_PIXELS)
-                checked = whole_number(item.name, value, low, high)
+                checked = whole_number(item.name, value, *_LIMITS[item.name])
             object.__setattr__(self, item.name, checked)
 
     @classmethod
@@ -141,6 +146,7 @@ class SettingsArguments(ModelArguments, total=False):
     wait_s: float | None
     ca_file: str | Path | None
     token_store: str | Path | None
+    remembered_texts: int | None
     bundle: str | Path | None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from milvus_coop.ingest.sources import RemoteFile
+    from milvus_coop.models.backends import Backend
     from milvus_coop.search.options import QueryArguments
 
 
@@ -92,21 +94,23 @@ def query(
     """
     from milvus_coop.cli.inputs import image_elsewhere
     from milvus_coop.cli.tables import hit_lines, print_result, why_not_reranked
-    from milvus_coop.search import CoopSearch
-    from milvus_coop.search.options import QueryOptions
 
     check_file(html)
     prefixes = _prefixes(roots, html)
     content = None if image is None else image_elsewhere(image, allow_http=allow_http)
-    options = QueryOptions(**changes)  # type: ignore[arg-type]
-    limit = options.limit
-    if html is not None:  # a page shows the bi-encoder's order as well
-        if options.offset:
-            raise InvalidArgumentError("--html is given with --offset", expected="one of them: a page starts with the best hit")
-        options = options.change(limit=options.retrieve, k=options.candidates)
-    with CoopSearch(settings=settings) as search:
-        found = search.query(text, image=image if content is None else content, options=options)
-        info = None if html is None else search.info()
+    with _opening_models(settings, by_text=image is None) as backend:
+        from milvus_coop.search import CoopSearch
+        from milvus_coop.search.options import QueryOptions
+
+        options = QueryOptions(**changes)  # type: ignore[arg-type]
+        limit = options.limit
+        if html is not None:  # a page shows the bi-encoder's order as well
+            if options.offset:
+                raise InvalidArgumentError("--html is given with --offset", expected="one of them: a page starts with the best hit")
+            options = options.change(limit=options.retrieve, k=options.candidates)
+        with CoopSearch(settings=settings, models=backend) as search:
+            found = search.query(text, image=image if content is None else content, options=options)
+            info = None if html is None else search.info()
     result = replace(found, hits=found.hits[:limit])
     if as_json:
         for line in hit_lines(result):
@@ -121,6 +125,20 @@ def query(
         asked = text or content or Path(image or "")
         write_file(html, render(found, asked, info, limit=limit, filter=options.filter, prefixes=prefixes, name=image or ""))
         say(f"Written: {html}", err=as_json)
+
+
+@contextmanager
+def _opening_models(settings: Settings, *, by_text: bool) -> Iterator[Backend]:
+    """The models, which begin to load the encoder of the query. It takes as long as the import of pymilvus; both go on together."""
+    from milvus_coop.bundle import IMAGE_ENCODER, TEXT_ENCODER, load_bundle
+    from milvus_coop.models.backends import open_backend
+    from milvus_coop.models.open import loading
+
+    with (
+        closing(open_backend(settings, load_bundle(settings.bundle))) as backend,
+        loading(backend, (TEXT_ENCODER if by_text else IMAGE_ENCODER,)),
+    ):
+        yield backend
 
 
 def _prefixes(roots: Sequence[str], html: Path | None) -> list[RemoteFile]:

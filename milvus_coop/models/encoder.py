@@ -24,6 +24,7 @@ from milvus_coop.bundle.spec import (
 from milvus_coop.models.backends.base import Backend
 from milvus_coop.models.preprocess.images import MAX_PIXELS, ImageInput, decode, format_of, normalise, patch_mask, to_pixels
 from milvus_coop.models.preprocess.texts import Tokenizer
+from milvus_coop.models.text_memory import TextMemory
 from milvus_coop.models.tokens import quantise
 from milvus_coop.types import Array
 
@@ -68,12 +69,27 @@ class EncodedImages:
 
 
 class Encoder:
-    """Runs the two encoders of a backend's bundle. Safe to share between threads."""
+    """Runs the two encoders of a backend's bundle. Safe to share between threads.
+
+    Args:
+        backend: runs the graphs.
+        tokenizer: the bi-encoder's.
+        ce_tokenizer: the cross-encoder's, if it has its own.
+        max_pixels: see `decode`.
+        remembered_texts: maximum number of texts that `encode_query_texts` remembers.
+    """
 
     def __init__(
-        self, backend: Backend, tokenizer: Tokenizer, ce_tokenizer: Tokenizer | None = None, *, max_pixels: int = MAX_PIXELS
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        ce_tokenizer: Tokenizer | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        remembered_texts: int = 0,
     ) -> None:
         self._backend = backend
+        self._memory = TextMemory(backend.spec.graph(TEXT_ENCODER), remembered_texts)
         self._max_pixels = max_pixels
         self._tokenizer = tokenizer
         self._ce_tokenizer = ce_tokenizer
@@ -90,7 +106,20 @@ class Encoder:
             BackendError: the backend failed; see `Backend.run`.
         """
         inputs = self.tokenise(texts)
-        outputs = self._backend.run(TEXT_ENCODER, inputs, timeout_s=timeout_s)
+        return self._encoded(inputs, self._backend.run(TEXT_ENCODER, inputs, timeout_s=timeout_s))
+
+    def encode_query_texts(self, texts: Iterable[str], *, timeout_s: float | None = None) -> EncodedTexts:
+        """As `encode_texts`. The texts encoded last are remembered, since a page, a filter or a rerank asks the same one again."""
+        listed = many("texts", texts, "a list of texts")
+        inputs = self.tokenise(listed)
+
+        def run(rows: Sequence[int]) -> dict[str, Array]:
+            some = inputs if len(rows) == len(listed) else {name: array[list(rows)] for name, array in inputs.items()}
+            return self._backend.run(TEXT_ENCODER, some, timeout_s=timeout_s)
+
+        return self._encoded(inputs, self._memory.outputs(listed, inputs["input_ids"].shape[1], run))
+
+    def _encoded(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> EncodedTexts:
         arrays = {**inputs, **outputs}
         return EncodedTexts(outputs["text_embedding"], {name: arrays[name] for name in self.spec.text_side})
 

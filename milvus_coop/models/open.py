@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from milvus_coop.bundle.folder import CE_TOKENIZER, TOKENIZER, Bundle, load_bundle
 from milvus_coop.config import Settings
-from milvus_coop.errors import BundleMismatchError, InvalidArgumentError, quoted
+from milvus_coop.errors import BundleMismatchError, InvalidArgumentError, MilvusCoopError, quoted
 from milvus_coop.models.backends import Backend, open_backend
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.preprocess.images import MAX_PIXELS
@@ -46,7 +48,27 @@ def open_models(settings: Settings, backend: Backend | None = None) -> Models:
             f"the backend runs {opened.spec.label} ({opened.spec.fingerprint})",
             expected=f"{bundle.spec.label} ({bundle.spec.fingerprint})",
         )
-    return Models(opened, open_encoder(bundle, opened, settings.max_pixels), Reranker(opened), owned=backend is None)
+    encoder = open_encoder(bundle, opened, settings.max_pixels, settings.remembered_texts)
+    return Models(opened, encoder, Reranker(opened), owned=backend is None)
+
+
+@contextmanager
+def loading(backend: Backend, graphs: Sequence[str]) -> Iterator[None]:
+    """Load graphs while the `with` block does something else, such as connecting to Milvus. ONNX Runtime leaves a core to it.
+
+    It raises nothing by itself: a graph that cannot be loaded raises its error when it is loaded again.
+    """
+
+    def load() -> None:
+        with suppress(MilvusCoopError):
+            backend.load(graphs)
+
+    thread = threading.Thread(target=load, name="milvus-coop-load", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def split_models(
@@ -63,8 +85,9 @@ def split_models(
     return Settings.of(settings).override(collection=collection, models=named, **overrides), backend
 
 
-def open_encoder(bundle: Bundle, backend: Backend, max_pixels: int = MAX_PIXELS) -> Encoder:
-    """The bi-encoder of a bundle on a backend, with the bundle's tokenizers; see `decode` for `max_pixels`."""
+def open_encoder(bundle: Bundle, backend: Backend, max_pixels: int = MAX_PIXELS, remembered_texts: int = 0) -> Encoder:
+    """The bi-encoder of a bundle on a backend, with the bundle's tokenizers; for the other arguments, see `Encoder`."""
     spec = bundle.spec
     ce_tokenizer = None if spec.ce_text is None else Tokenizer(bundle.path(CE_TOKENIZER), spec.ce_text)
-    return Encoder(backend, Tokenizer(bundle.path(TOKENIZER), spec.text), ce_tokenizer, max_pixels=max_pixels)
+    tokenizer = Tokenizer(bundle.path(TOKENIZER), spec.text)
+    return Encoder(backend, tokenizer, ce_tokenizer, max_pixels=max_pixels, remembered_texts=remembered_texts)

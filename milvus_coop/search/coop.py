@@ -18,11 +18,11 @@ from milvus_coop.deadline import Deadline
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, InvalidArgumentError, quoted
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.encoder import Encoder
-from milvus_coop.models.open import open_models, split_models
+from milvus_coop.models.open import loading, open_models, split_models
 from milvus_coop.models.preprocess.images import ImageInput
 from milvus_coop.search.contents import content_reader
 from milvus_coop.search.options import QueryArguments, QueryOptions, options_of
-from milvus_coop.search.queries import check_ids, encode_queries
+from milvus_coop.search.queries import EncodedQueries, check_ids, encode_queries
 from milvus_coop.search.ranking import rank
 from milvus_coop.search.ranking_service import query_string
 from milvus_coop.search.reranking import CandidateReranker, CeScores
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 _ENCODERS: Mapping[Kind, Sequence[str]] = {"image": (TEXT_ENCODER,), "text": (IMAGE_ENCODER, TEXT_ENCODER)}
 """The graphs that a usual query runs before the cross-encoder, by the kind of the collection."""
 
-Retrieve = Callable[[Array, QueryOptions, Deadline], list[list[Candidate]]]
-"""Retrieves the candidates of each query, from the embeddings of the queries."""
+Retrieve = Callable[[EncodedQueries, QueryOptions, Deadline], list[list[Candidate]]]
+"""Retrieves the candidates of each query."""
 
 
 class CoopSearch:
@@ -81,8 +81,9 @@ class CoopSearch:
         self._workers = Workers()
         self._models = open_models(settings, backend)
         try:
-            self._store = Store.from_settings(settings, must_exist=True)
-            self._collection = self._store.open(settings.collection, self.encoder.spec, fields=fields)
+            with loading(self._models.backend, (TEXT_ENCODER,)):
+                self._store = Store.from_settings(settings, must_exist=True)
+                self._collection = self._store.open(settings.collection, self.encoder.spec, fields=fields)
             self._models.backend.load(_ENCODERS[self._collection.kind])
             with suppress(BackendUnavailableError, BackendTimeoutError):  # a search then returns the BE order and the reason
                 self._models.backend.load((CROSS_ENCODER,))
@@ -203,7 +204,7 @@ class CoopSearch:
             None if text is None else [text],
             None if image is None else [image],
             asked,
-            lambda embeddings, _, deadline: [self._collection.candidates(distinct, embeddings[0], deadline=deadline)],
+            lambda queries, _, deadline: [self._collection.candidates(distinct, queries.embeddings[0], deadline=deadline)],
         )
         unknown = len(distinct) - result.candidates
         if not unknown:
@@ -321,15 +322,20 @@ class CoopSearch:
             queries = encode_queries(self.encoder, texts, images, self._timeout_s, deadline)
         state.encoded()
         with deadline.toward(RETRIEVED):
-            candidates = retrieve(queries.embeddings, options, deadline)
+            candidates = retrieve(queries, options, deadline)
         scores = CeScores.none(candidates, options.candidates, None if options.rerank else "reranking was turned off")
         state.retrieved(candidates, scores)
         if options.rerank:
             self._reranker.score(queries, candidates, scores, deadline)
 
-    def _retrieve(self, embeddings: Array, options: QueryOptions, deadline: Deadline) -> list[list[Candidate]]:
+    def _retrieve(self, queries: EncodedQueries, options: QueryOptions, deadline: Deadline) -> list[list[Candidate]]:
         return self._collection.search(
-            embeddings, options.retrieve, filter=options.filter, output_fields=options.output_fields, deadline=deadline
+            queries.embeddings,
+            options.retrieve,
+            filter=options.filter,
+            output_fields=options.output_fields,
+            with_tokens=options.rerank and queries.kind != self.kind,
+            deadline=deadline,
         )
 
     def _result(

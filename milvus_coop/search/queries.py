@@ -58,7 +58,7 @@ def encode_queries(
     if texts is not None and images is not None:
         raise InvalidArgumentError("the query has a text and an image", expected="one of them")
     if texts is not None:
-        encoded = encoder.encode_texts(texts, timeout_s=deadline.within(timeout_s))
+        encoded = encoder.encode_query_texts(texts, timeout_s=deadline.within(timeout_s))
         return EncodedQueries("text", encoded.embeddings, encoded.text_side)
     decoded = []
     for image in images or ():

@@ -17,7 +17,7 @@ from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import FilterError, ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError, quoted
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.filters import check_whole, within
-from milvus_coop.store.layout import Layout, summary, token_place
+from milvus_coop.store.layout import ContentField, Layout, summary, token_place
 from milvus_coop.store.ranker import Ranker, RerankService, build_ranker
 from milvus_coop.store.rows import Record, among, among_any, literal, records, requests, row_of
 from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, Header, search_params
@@ -122,6 +122,7 @@ class Collection:
         *,
         filter: str = "",
         output_fields: Iterable[str] = (),
+        with_tokens: bool = True,
         timeout_s: float | None = None,
         deadline: Deadline = NEVER,
     ) -> list[list[Candidate]]:
@@ -134,6 +135,7 @@ class Collection:
             k: number of candidates per query, 1 to 16,384.
             filter: a Milvus boolean expression, such as `year > 2020`.
             output_fields: names of metadata for `Candidate.fields`; `*` means all. Fields that a row does not have are left out.
+            with_tokens: False for a search whose hits are not reranked: images then come without their content.
             timeout_s: time limit of each call; default the store's. On Milvus Lite, the first search after many new rows takes up
                 to a second longer.
             deadline: the moment by which all calls have to be done.
@@ -149,16 +151,17 @@ class Collection:
         queries = self._check_queries(embeddings, k)
         names = strings("output_fields", output_fields, "a list of field names")
         whole = within(self._fixed, filter)
+        content = self._layout.content_field if with_tokens or self.kind == "text" else None
         self._connection.before_search(self.name)
         options = {
             "limit": k,
             "anns_field": self._layout.embedding,
-            "output_fields": self._output_fields(names),
+            "output_fields": self._output_fields(names, content),
             "search_params": search_params(self._layout.index_type, self._layout.metric, k),
             "consistency_level": self._connection.consistency(self.name),
         }
         found: list[list[Candidate]] = []
-        for some in self._runs(queries, k):
+        for some in self._runs(queries, k, content):
             with self._connection.reading(deadline.wait_s()), self._own_words(filter):
                 limit_s = deadline.within(self._connection.timeout_s if timeout_s is None else timeout_s)
                 answer = self._connection.call(
@@ -397,7 +400,7 @@ class Collection:
         """
         layout, listed = self._layout, _listed(ids)
         query = self._check_queries(embedding[None], 1)[0]
-        fields = [layout.id, layout.embedding, *self._output_fields(())]
+        fields = [layout.id, layout.embedding, *self._output_fields((), layout.content_field)]
         found: dict[str, Candidate] = {}
         for some in _chunks(listed):
             if filter := among_any(layout.id, some, numeric=layout.numeric_ids):
@@ -532,19 +535,19 @@ class Collection:
         whole_number("k", k, 1, MAX_K)
         return queries
 
-    def _output_fields(self, asked: Sequence[str]) -> list[str]:
-        """The fields to ask Milvus for, always with uri and content. A server ignores `*` if other names are given beside it."""
-        return ["*"] if "*" in asked else list(dict.fromkeys((self._layout.uri, *self._content_fields, *asked)))
+    def _output_fields(self, asked: Sequence[str], content: ContentField | None) -> list[str]:
+        """The fields to ask Milvus for, always with uri. A server ignores `*` if other names are given beside it."""
+        held = () if content is None else (content.name,)
+        return ["*"] if "*" in asked else list(dict.fromkeys((self._layout.uri, *held, *asked)))
 
     @property
     def _content_fields(self) -> tuple[str, ...]:
         field = self._layout.content_field
         return () if field is None else (field.name,)
 
-    def _runs(self, queries: Array, k: int) -> Iterator[list[Array]]:
+    def _runs(self, queries: Array, k: int, content: ContentField | None) -> Iterator[list[Array]]:
         """The queries in parts whose answers stay below the size limit."""
-        field = self._layout.content_field
-        limit = TYPICAL_TEXT_BYTES if self.kind == "text" else 0 if field is None else field.max_bytes
+        limit = TYPICAL_TEXT_BYTES if self.kind == "text" else 0 if content is None else content.max_bytes
         step = max(1, min(MAX_K, ANSWER_BYTES // (k * (limit + ROW_BYTES))))
         for start in range(0, len(queries), step):
             yield list(queries[start : start + step])

@@ -111,6 +111,13 @@ def release(server: LiteServer) -> None:
                 _manager().release_server(str(server.folder))
 
 
+def release_unused_memory() -> None:
+    """Give the memory back that Milvus Lite needed to read rows: 67 MB for 10,000 rows of 7 kB. pyarrow would keep it."""
+    import pyarrow
+
+    pyarrow.default_memory_pool().release_unused()
+
+
 def _manager() -> Any:
     try:
         from milvus_lite.server_manager import server_manager_instance

@@ -25,7 +25,7 @@ from milvus_coop.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from milvus_coop.store import indexing
+from milvus_coop.store import indexing, lite
 from milvus_coop.store.address import parse_address
 from milvus_coop.store.aliases import Aliases
 from milvus_coop.store.collection import Collection
@@ -251,6 +251,8 @@ class Store:
         replicas: dict[str, Any] = {"replica_number": header.replicas} if header is not None and header.replicas > 1 else {}
         self._connection.call("load_collection", collection=name, timeout_s=self._load_timeout_s, **replicas)
         self._connection.flush(name)  # rows that a crash left in the log
+        if self._connection.is_lite:
+            lite.release_unused_memory()
         tokens = None
         if header is not None and header.token_id:
             tokens = open_tokens(self._location(name, header), name, header, lambda: self._count(name) == 0)

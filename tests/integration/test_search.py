@@ -108,6 +108,38 @@ def test_be_order(search: CoopSearch, backend: FakeBackend) -> None:
     assert CROSS_ENCODER not in backend.rows
 
 
+def test_tokens_are_asked_for_only_to_rerank(search: CoopSearch, captions: CoopSearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def watch(of: CoopSearch) -> None:
+        connection = of.collection._connection
+        call = connection.call
+
+        def watched(name: str, **arguments: Any) -> Any:
+            if name == "search":
+                asked.append(arguments["output_fields"])
+            return call(name, **arguments)
+
+        monkeypatch.setattr(connection, "call", watched)
+
+    watch(search)
+    watch(captions)
+    search.query("a red apple", output_fields=["year"])
+    search.query("a red apple", output_fields=["year"], rerank=False)
+    assert not search.query(image=Image.new("RGB", (64, 48))).reranked  # the cross-encoder does not compare two images
+    assert asked == [["uri", "image_tokens", "year"], ["uri", "year"], ["uri"]]
+    assert {hit.text for hit in captions.query(image=Image.new("RGB", (64, 48)), rerank=False)} <= set(CAPTIONS)
+
+
+def test_pages_and_filters_do_not_encode_the_text_again(search: CoopSearch, backend: FakeBackend) -> None:
+    first = search.query("a red apple", limit=5)
+    search.query("a red apple", limit=5, offset=5)
+    search.query("a red apple", filter="year > 2000")
+    search.query_many(["a red apple", "a boat", "a boat"])
+    assert backend.rows[TEXT_ENCODER] == 2
+    assert search.query("a red apple", limit=5).hits == first.hits
+
+
 def test_no_picture_is_opened(search: CoopSearch, folder: Path) -> None:
     before = search.query("a red apple")
     for path in folder.glob("*.png"):
@@ -179,10 +211,11 @@ def test_same_query_same_answer(search: CoopSearch) -> None:
     assert all(search.query("two dogs on a beach").hits == first.hits for _ in range(3))
 
 
-def test_query_many_is_query_for_each(search: CoopSearch, backend: FakeBackend) -> None:
+def test_query_many_is_query_for_each(folder: Path, search: CoopSearch, backend: FakeBackend) -> None:
     singles = [search.query(text, k=20) for text in CAPTIONS]
     backend.rows.clear()
-    together = search.query_many(CAPTIONS, k=20)
+    with CoopSearch("images", uri=folder / "lite.db", models=backend) as other:  # which remembers none of these texts
+        together = other.query_many(CAPTIONS, k=20)
     assert [r.hits for r in together] == [r.hits for r in singles]
     assert all(r.reranked for r in together)
     assert backend.rows == {TEXT_ENCODER: 5, CROSS_ENCODER: 100}
@@ -239,7 +272,7 @@ def test_rerank_what_another_retriever_found(search: CoopSearch, backend: FakeBa
     given = [hit.id for hit in found][::-1]
     backend.rows.clear()
     result = search.rerank("a red apple", ids=given)
-    assert backend.rows == {TEXT_ENCODER: 1, CROSS_ENCODER: 20}
+    assert backend.rows == {CROSS_ENCODER: 20}  # the text is known from the query
     assert (result.reranked, result.reason, result.reranked_count, result.candidates) == (True, None, 20, 20)
     for hit, same in zip(result, found, strict=True):
         assert hit.be_score == pytest.approx(same.be_score, abs=1e-5)
@@ -330,8 +363,9 @@ def test_a_broken_cross_encoder_and_a_failing_encoder_are_errors(search: CoopSea
     with pytest.raises(BackendError, match="nonsense"):
         search.query("a red apple")
     backend.failures = {TEXT_ENCODER: BackendUnavailableError("the server is away")}
+    assert search.query("a red apple").reranked  # a text that is known needs no encoder
     with pytest.raises(BackendUnavailableError):
-        search.query("a red apple")
+        search.query("a green apple")
 
 
 def test_a_deadline_cuts_the_reranking(search: CoopSearch, backend: FakeBackend) -> None:

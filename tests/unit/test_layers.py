@@ -18,7 +18,7 @@ LAYERS = (
     ("cores", "records"),
     ("config", "certificates"),
     ("bundle",),
-    ("models.tokens", "models.preprocess", "models.backends", "store.token_store"),
+    ("models.tokens", "models.text_memory", "models.preprocess", "models.backends", "store.token_store"),
     ("models.encoder", "models.reranker", "store"),
     ("models.open",),
     ("models.scoring", "search", "ingest"),

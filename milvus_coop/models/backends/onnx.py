@@ -12,6 +12,7 @@ from milvus_coop.bundle.spec import BundleSpec
 from milvus_coop.cores import thread_count
 from milvus_coop.errors import BackendError, BackendUnavailableError, BundleInvalidError
 from milvus_coop.models.backends.base import check_inputs, run_in_batches
+from milvus_coop.models.backends.heap import release_free_memory
 from milvus_coop.types import Array
 
 CPU = "CPUExecutionProvider"
@@ -90,6 +91,7 @@ class OnnxBackend:
             raise BundleInvalidError(
                 f"{path} cannot be loaded: {exc}", run=f"milvus-coop bundle verify {self._bundle.folder}"
             ) from exc
+        release_free_memory()
         if session.get_providers()[0] != self._providers[0]:
             raise BackendUnavailableError(f"ONNX Runtime did not turn {self._providers[0]} on", run="milvus-coop doctor")
         return session
