@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,33 @@ class TritonPythonModel:
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [(tensor["name"], [int(n) for n in tensor["dims"]]) for tensor in config["output"]]
         self._max_batch = int(config["max_batch_size"])
+        self._spread = json.loads(parameters.get("spread", "{}"))
+        dtypes = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+        self._dtypes = {tensor.name: dtypes[tensor.type] for tensor in self._session.get_inputs() if tensor.type in dtypes}
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests in their order. Requests with equal shapes are run together. If one fails, the others do not."""
         responses: list[Any] = [None] * len(requests)
         groups: dict[Any, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
         for position, request in enumerate(requests):
-            arrays = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
+            arrays = self._unpack({name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs})
             groups[tuple(array.shape[1:] for array in arrays.values())].append((position, arrays))
         for group in groups.values():
             for position, response in self._answer(group):
                 responses[position] = response
         return responses
+
+    def _unpack(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """The inputs of the graph. Values that were spread over the rows of a request become rows again: see milvus_coop.bundle.wire."""
+        unpacked = {}
+        for name, array in arrays.items():
+            if name in self._spread:
+                shape = [arrays[n].shape[1] if isinstance(n, str) else n for n in self._spread[name]]
+                size, n = math.prod(shape), len(array)
+                rows = array if array.shape[1] >= size else np.broadcast_to(array.reshape(-1)[:size], (n, size))
+                array = rows.reshape(n, *shape)
+            unpacked[name] = array.astype(self._dtypes.get(name, array.dtype), copy=False)
+        return unpacked
 
     def _answer(self, group: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, Any]]:
         try:
