@@ -1,10 +1,10 @@
 """The form in which the inputs of a cross-encoder travel to a Triton server: the text of a request once, and not once per pair.
 
 Triton joins requests along the first axis of their inputs, the pairs, so every input must have one row per pair. A text side of one
-row for k pairs is therefore cut into k equal slices, after padding it with zeros: an array of shape (k, ceil(size / k)). Triton does
-not compare the shapes of such inputs (`allow_ragged_batch`), and puts the values of all requests behind each other. Its batch inputs
+row for k pairs is therefore padded with zeros and cut into k equal slices: an array of shape (k, ceil(size / k)). Triton does not
+compare the shapes of such inputs (`allow_ragged_batch`), and puts the values of all requests behind each other. Its batch inputs
 tell where each request begins, so the server can put the rows together again. If every pair has a text of its own, the slices are
-simply the rows. The pairs of all joined requests still are at most the graph's `max_batch`.
+simply the rows. The pairs of all joined requests are still at most the graph's `max_batch`.
 
 Token ids and masks are small, and travel once per pair: their shape tells the length of the texts, which must be equal in all
 requests that are joined. Masks travel as int8, and the scales of image tokens as float16, in which they are stored.
@@ -155,6 +155,12 @@ def wire_of(graph: GraphSpec) -> Wire | None:
 
 def _is_words(tensor: TensorSpec) -> bool:
     return tensor.dtype == "int64"
+
+
+def served_graph(graph: GraphSpec) -> GraphSpec:
+    """The graph as Triton's own backends run it: with the inputs of joined requests, if they travel in another form."""
+    wire = wire_of(graph)
+    return graph if wire is None else wire.served
 
 
 def wires_of(spec: BundleSpec) -> dict[str, Wire]:

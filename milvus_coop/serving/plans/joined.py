@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from milvus_coop.bundle.spec import TensorSpec
@@ -48,6 +50,13 @@ def join_requests(model: ModelProto, wire: Wire) -> None:
     model.graph.input.extend(inputs)
     model.graph.node.extend(own)
     model.graph.initializer.extend(nodes.constants)
+
+
+def write_joined(source: Path, target: Path, wire: Wire) -> None:
+    """Write the graph in `source` so that it reads the inputs of `wire.served`. Weights in other files stay there."""
+    model = onnx.load(str(source), load_external_data=False)
+    join_requests(model, wire)
+    target.write_bytes(model.SerializeToString())
 
 
 def _gather(nodes: _Nodes, wire: Wire) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from milvus_coop.bundle.spec import CROSS_ENCODER, BundleSpec, GraphSpec, TensorSpec
 from milvus_coop.bundle.wire import Wire, wire_of
 from milvus_coop.errors import MissingPackageError
-from milvus_coop.serving.plans.profiles import profile_of
+from milvus_coop.serving.plans.profiles import served_profile
 
 Platform = Literal["tensorrt", "onnxruntime", "python"]
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
@@ -105,7 +105,7 @@ def _tensor(tensor: TensorSpec, platform: Platform, *, is_ragged: bool = False) 
 
 
 def _batch_inputs(wire: Wire) -> list[Fields]:
-    """The inputs that Triton's own backends add. Its Python backend knows each request, and adds none."""
+    """The inputs that Triton's own backends add. In its Python backend, the model adds them."""
     kind = "BATCH_ACCUMULATED_ELEMENT_COUNT_WITH_ZERO"
     return [
         {"kind": kind, "target_name": [name], "data_type": "TYPE_INT32", "source_input": [source]}
@@ -149,8 +149,7 @@ def _parameters(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning: 
     if platform == "python":
         values |= {"graph": graph.file, "threads": str(tuning.threads)}
         if wire := wire_of(graph):
-            shapes = {one.tensor.name: [one.length_of if n == -1 else n for n in one.tensor.shape] for one in wire.spread}
-            values["spread"] = json.dumps(shapes)
+            values["begins"] = json.dumps(wire.batch_inputs)
     elif platform == "onnxruntime" and not tuning.gpu:
         values["intra_op_thread_count"] = str(tuning.threads)
     return values
@@ -174,6 +173,6 @@ def _optimization(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning
 
 def _profile_shapes(spec: BundleSpec, graph: GraphSpec) -> dict[str, str]:
     """`min`, `opt` and `max` shapes of all inputs in the accelerator's notation: `input_ids:1x8,attention_mask:1x8`."""
-    ranges = profile_of(spec, graph.name).ranges
+    ranges = served_profile(spec, graph.name).ranges
     kinds = {"min": attrgetter("smallest"), "opt": attrgetter("typical"), "max": attrgetter("largest")}
     return {kind: ",".join(f"{r.name}:{'x'.join(map(str, shape(r)))}" for r in ranges) for kind, shape in kinds.items()}

@@ -61,6 +61,7 @@ class TritonBackend:
             options: the address of the server and the options of the connection.
         """
         self._spec = spec
+        self._fingerprint = spec.fingerprint  # it takes milliseconds
         self._wires = wires_of(spec)
         self._options = options
         self._checked_s: dict[str, float] = {}
@@ -125,10 +126,10 @@ class TritonBackend:
         began_s = time.monotonic()
         config = self._call(graph, deadline_s, limit_s, self._client.get_model_config, graph).config
         served = {key: value.string_value for key, value in config.parameters.items()}
-        if served.get("fingerprint") != self._spec.fingerprint:
+        if served.get("fingerprint") != self._fingerprint:
             raise BundleMismatchError(
                 f"Triton at {self._options.address} serves {served.get('bundle', 'another model')} ({served.get('fingerprint')})",
-                expected=f"{self._spec.label} ({self._spec.fingerprint})",
+                expected=f"{self._spec.label} ({self._fingerprint})",
                 run="milvus-coop triton export with this bundle, or --bundle with that one",
             )
         self._checked_s[graph] = began_s
