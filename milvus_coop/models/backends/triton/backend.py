@@ -132,6 +132,13 @@ class TritonBackend:
                 expected=f"{self._spec.label} ({self._fingerprint})",
                 run="milvus-coop triton export with this bundle, or --bundle with that one",
             )
+        wire = self._wires.get(graph)
+        if {tensor.name for tensor in config.input if tensor.allow_ragged_batch} != (wire.is_spread if wire else set()):
+            raise BundleMismatchError(
+                f"Triton at {self._options.address} serves {graph} with inputs of another form",
+                expected="a model repository of this version of milvus-coop",
+                run="milvus-coop triton export",
+            )
         self._checked_s[graph] = began_s
 
     def _infer(self, graph: GraphSpec, arrays: Mapping[str, Array], deadline_s: float, limit_s: float) -> dict[str, Array]:
