@@ -108,7 +108,8 @@ def test_joined_requests_have_the_scores_of_single_ones(
 def test_a_single_row_counts_for_all(backend: OnnxBackend) -> None:
     one = make(backend, 1, 300)
     repeated = {name: np.repeat(array, 300, axis=0) if len(array) == 1 else array for name, array in one.items()}
-    np.testing.assert_array_equal(*(backend.run(CROSS_ENCODER, pairs)["match_probability"] for pairs in (one, repeated)))
+    found, expected = (backend.run(CROSS_ENCODER, pairs)["match_probability"] for pairs in (one, repeated))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(("n", "most"), [(50, 2_700), (64, 2_620), (256, 2_510)])
