@@ -32,6 +32,7 @@ from tritonclient.utils import np_to_triton_dtype
 from milvus_coop import Backend, Bundle, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS
 from milvus_coop.bundle.folder import TOKENIZER
+from milvus_coop.bundle.wire import wire_of
 from milvus_coop.config import Settings
 from milvus_coop.cores import available_cores
 from milvus_coop.models.backends import open_backend
@@ -75,16 +76,18 @@ def pairs(bundle: Bundle, backend: Backend, n: int) -> Inputs:
     rng = np.random.default_rng(0)
     side = Encoder(backend, Tokenizer(bundle.path(TOKENIZER), bundle.spec.text)).encode_texts([TEXT]).text_side
     return {
-        **{name: np.repeat(array, n, axis=0) for name, array in side.items()},
+        **side,
         IMAGE_TOKENS: rng.integers(-127, 127, (n, tokens.count, tokens.dim), dtype=np.int8),
         IMAGE_TOKEN_SCALES: rng.random((n, tokens.count), dtype=np.float32) / 64,
     }
 
 
-def message_bytes(inputs: Inputs) -> dict[str, int]:
+def message_bytes(bundle: Bundle, inputs: Inputs) -> dict[str, int]:
     """The size of the gRPC request in bytes, and the size of each input in it."""
-    parts = []
-    for name, array in inputs.items():
+    parts, n = [], len(inputs[IMAGE_TOKENS])
+    wire = wire_of(bundle.spec.graph(CROSS_ENCODER))
+    sent = wire.pack(inputs, n) if wire else {name: a if len(a) == n else np.repeat(a, n, axis=0) for name, a in inputs.items()}
+    for name, array in sent.items():
         tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
         parts.append(tensor.set_data_from_numpy(array))
     request = _get_inference_request(  # the client itself calls this
@@ -100,7 +103,7 @@ def message_bytes(inputs: Inputs) -> dict[str, int]:
         timeout=None,
         parameters=None,
     )
-    return {"all": request.ByteSize(), **{name: array.nbytes for name, array in inputs.items()}}
+    return {"all": request.ByteSize(), **{name: array.nbytes for name, array in sent.items()}}
 
 
 def take_turns(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
@@ -129,7 +132,9 @@ def compare(bundle: Bundle, local: Backend, served: Backend, batch: int, seconds
     )
     mean = {name: statistics.fmean(values) for name, values in took.items()}
     overhead_s = statistics.median(took["triton"]) - statistics.median(took["local"])
-    return BatchRow(batch, batch / mean["local"], batch / mean["triton"], 1000 * overhead_s, message_bytes(inputs)["all"] / batch)
+    return BatchRow(
+        batch, batch / mean["local"], batch / mean["triton"], 1000 * overhead_s, message_bytes(bundle, inputs)["all"] / batch
+    )
 
 
 def load(backend: Backend, inputs: Inputs, clients: int, seconds: float) -> list[float]:
@@ -214,7 +219,7 @@ def main(name: str, seconds: float, server: str | None, as_json: bool) -> None:
         rows = [compare(bundle, local, next(iter(servers.values())), batch, seconds) for batch in BATCHES]
         one = pairs(bundle, local, 1)
         rates = {clients: concurrency(servers, one, clients, seconds) for clients in CLIENTS}
-        parts = message_bytes(one)
+        parts = message_bytes(bundle, one)
     if as_json:
         print(
             json.dumps(

@@ -69,9 +69,7 @@ class Reranker:
         inputs = {**text_side, **image_side}
         if IMAGE_TOKEN_SCALES in inputs:
             inputs[IMAGE_TOKEN_SCALES] = inputs[IMAGE_TOKEN_SCALES].astype(np.float32)
-        n = max(map(len, inputs.values()))
-        pairs = {name: np.repeat(array, n, axis=0) if len(array) == 1 < n else array for name, array in inputs.items()}
-        outputs = self._backend.run(CROSS_ENCODER, pairs, timeout_s=timeout_s)
+        outputs = self._backend.run(CROSS_ENCODER, inputs, timeout_s=timeout_s)
         probability = outputs[MATCH_PROBABILITY]
         return PairScores(probability, outputs[MATCH_LOGIT] if MATCH_LOGIT in outputs else logit(probability))
 

@@ -34,7 +34,7 @@ def repository(bundle: Bundle, tmp_path: Path) -> Path:
     (tmp_path / RECORD).write_text(spec.to_json())
     facts = {"platform": "tensorrt", "precision": "fp16", "bundle": spec.label, "fingerprint": spec.fingerprint}
     (tmp_path / "repository.json").write_text(json.dumps(facts))
-    materialise(bundle, CROSS_ENCODER, tmp_path / CROSS_ENCODER / "source" / "model.onnx", "fp16")
+    materialise(bundle, CROSS_ENCODER, tmp_path / CROSS_ENCODER / "source" / "model.onnx", "fp16", joined=True)
     return tmp_path
 
 
@@ -98,7 +98,7 @@ def test_a_plan_is_built_again_when_it_no_longer_fits(repository: Path, rtx: Com
 
     assert reason(rtx) == "there is no plan"
     assert reason(dataclasses.replace(rtx, gpu="NVIDIA L4")) == "GPU was any, is NVIDIA L4"
-    materialise(bundle, CROSS_ENCODER, repository / CROSS_ENCODER / "source" / "model.onnx", "fp32")
+    materialise(bundle, CROSS_ENCODER, repository / CROSS_ENCODER / "source" / "model.onnx", "fp32", joined=True)
     assert reason(rtx).startswith("graph was ")
     change_facts(repository, precision="fp32")
     assert reason(rtx) == "precision was fp16, is fp32"

@@ -11,7 +11,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from milvus_coop.bundle import GRAPHS, Bundle, load_bundle
-from milvus_coop.bundle.spec import BundleSpec, Dtype, GraphSpec
+from milvus_coop.bundle.spec import CROSS_ENCODER, BundleSpec, Dtype, GraphSpec
+from milvus_coop.bundle.wire import wire_of
 from milvus_coop.serving.triton.config import DATA_TYPES, PLATFORMS, Platform, Tuning, model_config
 from tests.unit import regenerate_triton_models
 from tests.unit.regenerate_triton_models import FOLDER
@@ -52,7 +53,9 @@ def test_names_shapes_and_limits_are_those_of_the_spec(spec: BundleSpec, platfor
         "onnxruntime": ("", "onnxruntime"),
         "python": ("", "python"),
     }[platform]
-    for tensors, written in ((graph.inputs, config.input), (graph.outputs, config.output)):
+    wire = wire_of(graph)
+    assert (wire is None) == (name != CROSS_ENCODER)
+    for tensors, written in ((wire.inputs if wire else graph.inputs, config.input), (graph.outputs, config.output)):
         assert [t.name for t in written] == [t.name for t in tensors]
         for spec_tensor, tensor in zip(tensors, written, strict=True):
             assert model_config_pb2.DataType.Name(tensor.data_type) == DATA_TYPES[spec_tensor.dtype]
@@ -63,6 +66,11 @@ def test_names_shapes_and_limits_are_those_of_the_spec(spec: BundleSpec, platfor
                 assert tuple(tensor.dims) == (1,)
                 assert tensor.HasField("reshape") == (platform != "python")
                 assert not tensor.reshape.shape
+    assert {t.name for t in config.input if t.allow_ragged_batch} == (wire.is_spread if wire else set())
+    added = {
+        name: source for batch in config.batch_input for name, source in zip(batch.target_name, batch.source_input, strict=True)
+    }
+    assert added == (wire.batch_inputs if wire and platform != "python" else {})
     assert parameters(config)["fingerprint"] == spec.fingerprint
     assert parameters(config)["bundle"] == spec.label
 
@@ -108,11 +116,13 @@ def test_the_warm_up_is_a_request_that_fits(spec: BundleSpec, name: str) -> None
     (warm_up,) = parse(model_config(spec, graph, "python", Tuning())).model_warmup
     assert warm_up.batch_size == 1
     assert set(warm_up.inputs) == {t.name for t in graph.inputs}
-    for tensor in graph.inputs:
+    wire = wire_of(graph)
+    for tensor in wire.inputs if wire else graph.inputs:
         written = warm_up.inputs[tensor.name]
         assert written.zero_data
         assert model_config_pb2.DataType.Name(written.data_type) == DATA_TYPES[tensor.dtype]
-        assert tuple(written.dims) == tuple(8 if n == -1 else n for n in tensor.shape)
+        length = {"text_embedding": spec.dim, "text_tokens": 8 * 96}.get(tensor.name, 8) if wire else 8
+        assert tuple(written.dims) == tuple(length if n == -1 else n for n in tensor.shape)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -124,12 +134,18 @@ def test_the_accelerator_knows_every_shape_that_can_come(spec: BundleSpec, name:
     config = parse(model_config(longer, graph, "onnxruntime", Tuning(gpu=True)))
     (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
     shapes = {kind: dict(_shapes(accelerator.parameters[f"trt_profile_{kind}_shapes"])) for kind in ("min", "opt", "max")}
-    for tensor in graph.inputs:
-        assert shapes["min"][tensor.name] == (1, *(8 if n == -1 else n for n in tensor.shape))
-        assert shapes["max"][tensor.name] == (graph.max_batch, *(max_length if n == -1 else n for n in tensor.shape))
+    wire = wire_of(graph)
+    served = wire.served if wire else graph
+    for tensor in served.inputs:
+        if wire is None or (tensor.name not in wire.is_spread and tensor.name not in wire.batch_inputs):
+            assert shapes["min"][tensor.name] == (1, *(8 if n == -1 else n for n in tensor.shape))
+            assert shapes["max"][tensor.name] == (graph.max_batch, *(max_length if n == -1 else n for n in tensor.shape))
         sizes = [shapes[kind][tensor.name] for kind in ("min", "opt", "max")]
         assert all(low <= typical <= high for low, typical, high in zip(*sizes, strict=True))
-    assert all(set(named) == {t.name for t in graph.inputs} for named in shapes.values())
+    assert all(set(named) == {t.name for t in served.inputs} for named in shapes.values())
+    if wire:
+        assert (shapes["min"]["text_tokens"], shapes["max"]["text_tokens"]) == ((8 * 96,), (256 * max_length * 96,))
+        assert (shapes["min"]["pair_begins"], shapes["max"]["pair_begins"]) == ((2,), (257,))
 
 
 def _shapes(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 
 from milvus_coop.bundle import GRAPHS, Bundle, load_bundle
+from milvus_coop.bundle.wire import served_graph
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.serving.triton import PLATFORMS, Platform, Tuning, export_repository
 from milvus_coop.serving.triton.config import model_config
@@ -65,7 +66,7 @@ def test_each_graph_loads_from_where_it_lies(bundle: Bundle, tmp_path: Path, pla
     for graph in bundle.spec.graphs:
         (path,) = (out / graph.name / "1").glob("*.onnx")
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        assert [t.name for t in session.get_inputs()] == [t.name for t in graph.inputs]
+        assert [t.name for t in session.get_inputs()] == [t.name for t in served_graph(graph).inputs]
         assert {t.name for t in graph.outputs} <= {t.name for t in session.get_outputs()}
 
 
@@ -74,7 +75,7 @@ def test_gpu_graphs_are_plain(bundle: Bundle, tmp_path: Path) -> None:
     for graph in bundle.spec.graphs:
         model = onnx.load(str(out / graph.name / "1" / "model.onnx"))
         assert {node.domain for node in model.graph.node} == {""}
-        assert [t.name for t in model.graph.input] == [t.name for t in graph.inputs]
+        assert [t.name for t in model.graph.input] == [t.name for t in served_graph(graph).inputs]
     assert json.loads((out / "repository.json").read_text(encoding="utf-8"))["precision"] == "fp16"
 
 

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from milvus_coop.bundle.spec import BundleSpec, GraphSpec, TensorSpec
+from milvus_coop.bundle.spec import CROSS_ENCODER, BundleSpec, GraphSpec, TensorSpec
 from milvus_coop.errors import BackendError, BackendInputError
 from milvus_coop.types import Array
 
@@ -25,7 +25,8 @@ class Backend(Protocol):
 
         Args:
             graph: name of the graph: `text_encoder`, `image_encoder` or `cross_encoder`.
-            inputs: one array per input of the graph's spec, each of shape (batch, ...).
+            inputs: one array per input of the graph's spec, each of shape (batch, ...). Inputs of the cross-encoder may have a
+                single row, which then belongs to every row of the batch.
             timeout_s: time limit of the whole call; None means the backend's default. In-process backends cannot be interrupted
                 and ignore it.
 
@@ -59,10 +60,12 @@ def check_inputs(graph: GraphSpec, inputs: Mapping[str, Array]) -> int:
     """
     if missing := [t.name for t in graph.inputs if t.name not in inputs]:
         raise BackendInputError(f"{graph.name} got no '{missing[0]}'", expected=", ".join(t.name for t in graph.inputs))
-    batch = len(inputs[graph.inputs[0].name])
+    lengths = [len(inputs[tensor.name]) for tensor in graph.inputs]
+    shares = graph.name == CROSS_ENCODER
+    batch = next((length for length in lengths if length != 1 or not shares), 1)
     for tensor in graph.inputs:
         array = inputs[tensor.name]
-        if not _fits(array, tensor, batch):
+        if not _fits(array, tensor, 1 if shares and len(array) == 1 else batch):
             raise BackendInputError(
                 f"{graph.name} got '{tensor.name}' as {array.dtype} of shape {array.shape}", expected=_expected(tensor, batch)
             )
@@ -103,21 +106,29 @@ def run_in_batches(
     run: Callable[[Mapping[str, Array]], dict[str, Array]],
     *,
     map_parts: Callable[..., Iterable[dict[str, Array]]] = map,
+    repeats: bool = True,
 ) -> dict[str, Array]:
     """Run a batch of any size in parts of at most `graph.max_batch` rows and join the outputs.
 
     Args:
         graph: the spec of the graph.
-        inputs: arrays of shape (batch, ...); arrays that are not inputs of the graph are ignored.
+        inputs: arrays of shape (batch or 1, ...); arrays that are not inputs of the graph are ignored.
         batch: number of rows; 0 gives empty outputs without a run.
         run: the function that runs one part. What it returns is checked.
         map_parts: the function that applies `run` to all parts and returns the results in order.
+        repeats: give `run` a single row as often as the part has rows. If False, it gets the single row.
     """
     wanted = {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
     if batch == 0:
         return {t.name: np.empty((0, *(max(n, 0) for n in t.shape)), dtype=t.dtype) for t in graph.outputs}
     starts = range(0, batch, graph.max_batch)
-    parts = list(map_parts(run, [{name: array[i : i + graph.max_batch] for name, array in wanted.items()} for i in starts]))
+
+    def rows(array: Array, start: int) -> Array:
+        if len(array) == batch:
+            return array[start : start + graph.max_batch]
+        return np.repeat(array, min(graph.max_batch, batch - start), axis=0) if repeats else array
+
+    parts = list(map_parts(run, [{name: rows(array, start) for name, array in wanted.items()} for start in starts]))
     for start, part in zip(starts, parts, strict=True):
         check_outputs(graph, part, min(graph.max_batch, batch - start))
     if len(parts) == 1:

@@ -5,6 +5,7 @@ libraries   TensorRT and TensorRT-RTX, if installed    gpu       the GPU of this
 repository  the sources in a Triton model repository   record    the facts that decide whether a plan must be rebuilt
 check       checks that TensorRT accepts the graphs    build     builds the plans of a repository that are out of date
 cache       a folder of plans for several builders
+joined      the nodes that let a graph read the requests that Triton joined
 """
 
 from __future__ import annotations

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from milvus_coop.bundle.files import hash_file
 from milvus_coop.bundle.spec import GraphSpec
+from milvus_coop.bundle.wire import served_graph
 from milvus_coop.serving.plans.cache import entry_of, keep, take
 from milvus_coop.serving.plans.compiler import Compiler
 from milvus_coop.serving.plans.libraries import open_tensorrt
-from milvus_coop.serving.plans.profiles import Profile, profile_of
+from milvus_coop.serving.plans.profiles import Profile, served_profile
 from milvus_coop.serving.plans.record import PlanRecord, why_due
 from milvus_coop.serving.plans.repository import Repository, read_repository
 
@@ -72,7 +73,7 @@ def _build(
     cache: Path | None,
     on_progress: Callable[[str], None] | None,
 ) -> BuiltPlan:
-    path, profile = repository.plan(graph), profile_of(repository.spec, graph.name)
+    path, profile = repository.plan(graph), served_profile(repository.spec, graph.name)
     facts = _facts(repository, graph, compiler, profile)
     entry = None if cache is None else entry_of(cache, graph.name, facts)
     record = PlanRecord.read(repository.record(graph))
@@ -89,7 +90,7 @@ def _build(
 
 
 def _compile(repository: Repository, graph: GraphSpec, compiler: Compiler, profile: Profile, facts: dict[str, str]) -> PlanRecord:
-    plan = compiler.compile(repository.source(graph), graph, profile, timing_cache=repository.timings)
+    plan = compiler.compile(repository.source(graph), served_graph(graph), profile, timing_cache=repository.timings)
     record = PlanRecord(facts, len(plan.content), plan.layers, round(plan.build_s, 3))
     path = repository.plan(graph)
     path.parent.mkdir(parents=True, exist_ok=True)

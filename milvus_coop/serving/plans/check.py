@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from milvus_coop.bundle.folder import Bundle
 from milvus_coop.bundle.spec import BundleSpec, GraphSpec
+from milvus_coop.bundle.wire import served_graph
 from milvus_coop.errors import PlanError
 from milvus_coop.serving.plans.compiler import Compiler
 from milvus_coop.serving.plans.libraries import TARGET, open_tensorrt_rtx
-from milvus_coop.serving.plans.profiles import profile_of
+from milvus_coop.serving.plans.profiles import served_profile
 from milvus_coop.serving.plans.repository import read_repository
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def check_bundle(
     with tempfile.TemporaryDirectory(prefix="milvus-coop-plans-") as folder:
         for precision in precisions:
             for graph in bundle.spec.graphs:
-                source = materialise(bundle, graph.name, Path(folder, precision, f"{graph.name}.onnx"), precision)
+                source = materialise(bundle, graph.name, Path(folder, precision, f"{graph.name}.onnx"), precision, joined=True)
                 checked.append(_check(compiler, bundle.spec, graph, source, precision, on_progress))
                 source.unlink()
     return tuple(checked)
@@ -87,14 +88,14 @@ def _check(
 ) -> CheckedGraph:
     if on_progress:
         on_progress(f"{graph.name} {precision}")
-    plan = compiler.compile(source, graph, profile_of(spec, graph.name))
+    plan = compiler.compile(source, served_graph(graph), served_profile(spec, graph.name))
     size = sum(path.stat().st_size for path in source.parent.glob(f"{source.name}*"))
     return CheckedGraph(
         graph.name, precision, compiler.compute_capability, plan.layers, size, len(plan.content), plan.parse_s, plan.build_s
     )
 
 
-def _materialiser() -> Callable[[Bundle, str, Path, GraphPrecision], Path]:
+def _materialiser() -> Callable[..., Path]:
     try:
         from milvus_coop.serving.plans.materialise import materialise
     except ModuleNotFoundError as exc:

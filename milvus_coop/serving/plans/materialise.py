@@ -14,7 +14,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from onnx.reference import ReferenceEvaluator
 
 from milvus_coop.bundle.folder import Bundle
+from milvus_coop.bundle.wire import wire_of
 from milvus_coop.errors import BundleInvalidError
+from milvus_coop.serving.plans.joined import join_requests
 from milvus_coop.serving.plans.precision import to_half
 from milvus_coop.types import Array
 
@@ -29,7 +31,13 @@ _RANDOM = {"RandomNormal", "RandomUniform"}  # the operators without inputs whos
 
 
 def materialise(
-    bundle: Bundle, graph: str, out: Path, precision: GraphPrecision = "fp32", *, inline_bytes: int = INLINE_BYTES
+    bundle: Bundle,
+    graph: str,
+    out: Path,
+    precision: GraphPrecision = "fp32",
+    *,
+    inline_bytes: int = INLINE_BYTES,
+    joined: bool = False,
 ) -> Path:
     """Write one graph of a bundle as a plain ONNX file.
 
@@ -39,6 +47,7 @@ def materialise(
         out: the file to write; its folder is created. Weights beyond `inline_bytes` go into `<out>.data` beside it.
         precision: `fp16` computes the heavy layers in half precision. Inputs and outputs are the same in both precisions.
         inline_bytes: see `INLINE_BYTES`.
+        joined: let the graph read the requests that Triton joins; see `joined`.
 
     Returns:
         `out`.
@@ -49,6 +58,8 @@ def materialise(
     model = plain_model(bundle, graph)
     if precision == "fp16":
         to_half(model)
+    if joined and (wire := wire_of(bundle.spec.graph(graph))):
+        join_requests(model, wire)
     out.parent.mkdir(parents=True, exist_ok=True)
     data = out.with_name(f"{out.name}.data")
     data.unlink(missing_ok=True)  # onnx appends to it

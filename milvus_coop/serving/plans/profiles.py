@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from milvus_coop.bundle.spec import BundleSpec, TensorSpec
+from milvus_coop.bundle.wire import wire_of
 from milvus_coop.models.preprocess.texts import padded_length
 
 Shape = tuple[int, ...]
@@ -41,6 +42,26 @@ class Profile:
     def __str__(self) -> str:
         """All ranges, in the order of the graph's inputs."""
         return "; ".join(map(str, self.ranges))
+
+
+def served_profile(spec: BundleSpec, graph: str) -> Profile:
+    """The profile of one graph with the inputs of joined requests (`milvus_coop.bundle.wire.served_graph`).
+
+    Raises:
+        BundleInvalidError: the bundle has no such graph.
+    """
+    profile, found = profile_of(spec, graph), spec.graph(graph)
+    wire = wire_of(found)
+    if wire is None:
+        return profile
+    ranges = {entry.name: entry for entry in profile.ranges}
+    for one in wire.spread:
+        text = spec.text_of(one.tensor.name)
+        smallest, typical, largest = (one.size(padded_length(n, text)) for n in (1, TYPICAL_LENGTH, text.max_length))
+        # A typical run is one request with one text.
+        ranges[one.tensor.name] = InputRange(one.tensor.name, (smallest,), (typical,), (largest * found.max_batch,))
+    begins = {name: InputRange(name, (2,), (2,), (found.max_batch + 1,)) for name in wire.batch_inputs}
+    return Profile(graph, tuple((ranges | begins).values()))
 
 
 def profile_of(spec: BundleSpec, graph: str) -> Profile:

@@ -6,21 +6,30 @@ Configuration", "Batchers" and "Optimization".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal, get_args
 
 from milvus_coop.bundle.spec import CROSS_ENCODER, BundleSpec, GraphSpec, TensorSpec
+from milvus_coop.bundle.wire import Wire, wire_of
 from milvus_coop.errors import MissingPackageError
-from milvus_coop.serving.plans.profiles import profile_of
+from milvus_coop.serving.plans.profiles import served_profile
 
 Platform = Literal["tensorrt", "onnxruntime", "python"]
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 Fields = dict[str, Any]
 """The fields of a protobuf message, by name."""
 
-DATA_TYPES = {"int64": "TYPE_INT64", "int32": "TYPE_INT32", "float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int8": "TYPE_INT8"}
+DATA_TYPES = {
+    "int64": "TYPE_INT64",
+    "int32": "TYPE_INT32",
+    "float32": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "uint8": "TYPE_UINT8",
+    "int8": "TYPE_INT8",
+}
 HEADING = "# Written by `milvus-coop triton export`; change the bundle or the options, not this file.\n"
 PLAN_CACHE = "/var/cache/milvus-coop/tensorrt"
 """Folder in which Triton's ONNX Runtime backend keeps the engines that its TensorRT accelerator builds. Mount a volume there."""
@@ -67,15 +76,18 @@ def model_config(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning:
         from tritonclient.grpc import model_config_pb2
     except ModuleNotFoundError as exc:
         raise MissingPackageError("tritonclient is not installed", run="pip install 'milvus-coop[triton]'") from exc
+    wire = wire_of(graph)
+    inputs = graph.inputs if wire is None else wire.inputs
     fields: Fields = {
         "name": graph.name,
         **({"platform": "tensorrt_plan"} if platform == "tensorrt" else {"backend": platform}),
         "max_batch_size": graph.max_batch,
-        "input": [_tensor(tensor, platform) for tensor in graph.inputs],
+        "input": [_tensor(tensor, platform, is_ragged=wire is not None and tensor.name in wire.is_spread) for tensor in inputs],
+        "batch_input": [] if wire is None or platform == "python" else _batch_inputs(wire),
         "output": [_tensor(tensor, platform) for tensor in graph.outputs],
         "instance_group": [_instances(platform, tuning)],
         "dynamic_batching": _batching(graph, tuning),
-        "model_warmup": [_warm_up(graph)],
+        "model_warmup": [_warm_up(graph, wire)],
         "parameters": {key: {"string_value": value} for key, value in _parameters(spec, graph, platform, tuning).items()},
         "optimization": _optimization(spec, graph, platform, tuning),
         "cc_model_filenames": tuning.plans_by_capability if platform == "tensorrt" else {},
@@ -84,10 +96,21 @@ def model_config(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning:
     return HEADING + str(text_format.MessageToString(config, as_utf8=True, use_short_repeated_primitives=True))
 
 
-def _tensor(tensor: TensorSpec, platform: Platform) -> Fields:
+def _tensor(tensor: TensorSpec, platform: Platform, *, is_ragged: bool = False) -> Fields:
     facts: Fields = {"name": tensor.name, "data_type": DATA_TYPES[tensor.dtype], "dims": list(tensor.shape or (1,))}
+    if is_ragged:
+        facts["allow_ragged_batch"] = True
     # Triton has no tensors without dims, so a scalar per item is sent as one value. Its Python backend ignores `reshape`.
     return facts if tensor.shape or platform == "python" else {**facts, "reshape": {"shape": []}}
+
+
+def _batch_inputs(wire: Wire) -> list[Fields]:
+    """The inputs that Triton's own backends add. In its Python backend, the model adds them."""
+    kind = "BATCH_ACCUMULATED_ELEMENT_COUNT_WITH_ZERO"
+    return [
+        {"kind": kind, "target_name": [name], "data_type": "TYPE_INT32", "source_input": [source]}
+        for name, source in wire.batch_inputs.items()
+    ]
 
 
 def _instances(platform: Platform, tuning: Tuning) -> Fields:
@@ -108,14 +131,15 @@ def _batching(graph: GraphSpec, tuning: Tuning) -> Fields | None:
     return {"max_queue_delay_microseconds": tuning.queue_delay_us, "default_queue_policy": queue}
 
 
-def _warm_up(graph: GraphSpec) -> Fields:
+def _warm_up(graph: GraphSpec, wire: Wire | None) -> Fields:
+    sizes = {} if wire is None else {one.tensor.name: one.size(WARM_UP_LENGTH) for one in wire.spread}
     inputs = {
         tensor.name: {
             "data_type": DATA_TYPES[tensor.dtype],
-            "dims": [WARM_UP_LENGTH if n == -1 else n for n in tensor.shape],
+            "dims": [sizes.get(tensor.name, WARM_UP_LENGTH) if n == -1 else n for n in tensor.shape],
             "zero_data": True,
         }
-        for tensor in graph.inputs
+        for tensor in (graph.inputs if wire is None else wire.inputs)
     }
     return {"name": "zeros", "batch_size": 1, "inputs": inputs}
 
@@ -124,6 +148,8 @@ def _parameters(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning: 
     values = {"bundle": spec.label, "fingerprint": spec.fingerprint}
     if platform == "python":
         values |= {"graph": graph.file, "threads": str(tuning.threads)}
+        if wire := wire_of(graph):
+            values["begins"] = json.dumps(wire.batch_inputs)
     elif platform == "onnxruntime" and not tuning.gpu:
         values["intra_op_thread_count"] = str(tuning.threads)
     return values
@@ -147,6 +173,6 @@ def _optimization(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning
 
 def _profile_shapes(spec: BundleSpec, graph: GraphSpec) -> dict[str, str]:
     """`min`, `opt` and `max` shapes of all inputs in the accelerator's notation: `input_ids:1x8,attention_mask:1x8`."""
-    ranges = profile_of(spec, graph.name).ranges
+    ranges = served_profile(spec, graph.name).ranges
     kinds = {"min": attrgetter("smallest"), "opt": attrgetter("typical"), "max": attrgetter("largest")}
     return {kind: ",".join(f"{r.name}:{'x'.join(map(str, shape(r)))}" for r in ranges) for kind, shape in kinds.items()}

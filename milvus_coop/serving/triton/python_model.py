@@ -29,7 +29,8 @@ class TritonPythonModel:
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [(tensor["name"], [int(n) for n in tensor["dims"]]) for tensor in config["output"]]
-        self._max_batch = int(config["max_batch_size"])
+        self._spread = {tensor["name"] for tensor in config["input"] if tensor.get("allow_ragged_batch")}
+        self._begins = json.loads(parameters.get("begins", "{}"))  # inputs that Triton's other backends add
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests in their order. Requests with equal shapes are run together. If one fails, the others do not."""
@@ -37,7 +38,8 @@ class TritonPythonModel:
         groups: dict[Any, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
         for position, request in enumerate(requests):
             arrays = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
-            groups[tuple(array.shape[1:] for array in arrays.values())].append((position, arrays))
+            shapes = tuple(array.shape[1:] for name, array in arrays.items() if name not in self._spread)
+            groups[shapes].append((position, arrays))
         for group in groups.values():
             for position, response in self._answer(group):
                 responses[position] = response
@@ -45,8 +47,7 @@ class TritonPythonModel:
 
     def _answer(self, group: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, Any]]:
         try:
-            together = {name: np.concatenate([arrays[name] for _, arrays in group]) for name in self._inputs}
-            results = self._run(together)
+            results = self._run([arrays for _, arrays in group])
         except Exception as exc:  # return the error of a single request; if there are several, run each one alone
             if len(group) == 1:
                 error = pb_utils.TritonError(f"{type(exc).__name__}: {exc}")
@@ -61,11 +62,16 @@ class TritonPythonModel:
             start = end
         return answers
 
-    def _run(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        total = len(inputs[self._inputs[0]])
-        names = [name for name, _ in self._outputs]
-        starts = range(0, total, self._max_batch)
-        parts = [self._session.run(names, {k: v[i : i + self._max_batch] for k, v in inputs.items()}) for i in starts]
-        joined = [np.concatenate(columns) for columns in zip(*parts)]  # noqa: B905 - Triton's interpreter may be older than 3.10
+    def _run(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
+        inputs = {}
+        for name in self._inputs:
+            parts = [arrays[name].reshape(-1) if name in self._spread else arrays[name] for arrays in requests]
+            inputs[name] = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        for name, counted in self._begins.items():
+            inputs[name] = np.cumsum([0, *(arrays[counted].size for arrays in requests)], dtype=np.int32)
+        results = self._session.run([name for name, _ in self._outputs], inputs)
         # A scalar per item travels as one value: see config.pbtxt.
-        return {name: a[:, None] if a.ndim == 1 and dims == [1] else a for (name, dims), a in zip(self._outputs, joined)}  # noqa: B905
+        return {
+            name: a[:, None] if a.ndim == 1 and dims == [1] else a
+            for (name, dims), a in zip(self._outputs, results)  # noqa: B905 - Triton's interpreter may be older than 3.10
+        }

@@ -10,6 +10,7 @@ from typing import Literal
 
 from milvus_coop.bundle.folder import RECORD, WEIGHTS, Bundle
 from milvus_coop.bundle.spec import GraphSpec
+from milvus_coop.bundle.wire import wire_of
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.serving.plans.repository import MARK
 from milvus_coop.serving.triton.config import PLATFORMS, Platform, Tuning, model_config
@@ -81,20 +82,29 @@ def _make_room(out: Path) -> None:
 def _write_graph(bundle: Bundle, graph: GraphSpec, folder: Path, platform: Platform, tuning: Tuning, precision: Precision) -> None:
     if platform == "python":
         shutil.copyfile(MODEL_FILE, folder / "model.py")
-        _link_packed(bundle, graph, folder, graph.file)
+        _write_packed(bundle, graph, folder, graph.file)
     elif platform == "onnxruntime" and not tuning.gpu:
-        _link_packed(bundle, graph, folder, "model.onnx")
+        _write_packed(bundle, graph, folder, "model.onnx")
     else:
         from milvus_coop.serving.plans.materialise import materialise
 
         target = folder if platform == "onnxruntime" else folder.parent / "source"
         target.mkdir(exist_ok=True)
-        materialise(bundle, graph.name, target / "model.onnx", precision)
+        materialise(bundle, graph.name, target / "model.onnx", precision, joined=True)
 
 
-def _link_packed(bundle: Bundle, graph: GraphSpec, folder: Path, name: str) -> None:
-    """Put the bundle's own files into a folder. They are linked and not copied if the file system supports it."""
-    _link(bundle.path(graph.file), folder / name)
+def _write_packed(bundle: Bundle, graph: GraphSpec, folder: Path, name: str) -> None:
+    """Put the bundle's own files into a folder. They are linked and not copied if the file system supports it.
+
+    A graph whose inputs travel in another form is written anew; its weights are linked too.
+    """
+    wire = wire_of(graph)
+    if wire is None:
+        _link(bundle.path(graph.file), folder / name)
+    else:
+        from milvus_coop.serving.plans.joined import write_joined
+
+        write_joined(bundle.path(graph.file), folder / name, wire)
     if bundle.path(WEIGHTS).exists():
         _link(bundle.path(WEIGHTS), folder / WEIGHTS)
 

@@ -12,6 +12,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from milvus_coop.bundle.spec import BundleSpec, GraphSpec
+from milvus_coop.bundle.wire import wires_of
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, BundleMismatchError, InvalidArgumentError
 from milvus_coop.models.backends.base import check_inputs, run_in_batches
 from milvus_coop.models.backends.triton.failures import ConnectionLostError, translate
@@ -60,6 +61,8 @@ class TritonBackend:
             options: the address of the server and the options of the connection.
         """
         self._spec = spec
+        self._fingerprint = spec.fingerprint  # it takes milliseconds
+        self._wires = wires_of(spec)
         self._options = options
         self._checked_s: dict[str, float] = {}
         """Time of the last successful check of each model, by `time.monotonic()`."""
@@ -99,9 +102,8 @@ class TritonBackend:
         def run_one(part: Mapping[str, Array]) -> dict[str, Array]:
             return self._twice(deadline_s, lambda: self._infer(spec, part, deadline_s, limit_s))
 
-        if batch <= spec.max_batch:
-            return run_in_batches(spec, inputs, batch, run_one)
-        return run_in_batches(spec, inputs, batch, run_one, map_parts=self._pool.map)
+        map_parts = map if batch <= spec.max_batch else self._pool.map
+        return run_in_batches(spec, inputs, batch, run_one, map_parts=map_parts, repeats=graph not in self._wires)
 
     def load(self, graphs: Sequence[str]) -> None:
         """Check that the server serves these models of this bundle, and run each once; see `run` for the errors.
@@ -124,18 +126,26 @@ class TritonBackend:
         began_s = time.monotonic()
         config = self._call(graph, deadline_s, limit_s, self._client.get_model_config, graph).config
         served = {key: value.string_value for key, value in config.parameters.items()}
-        if served.get("fingerprint") != self._spec.fingerprint:
+        if served.get("fingerprint") != self._fingerprint:
             raise BundleMismatchError(
                 f"Triton at {self._options.address} serves {served.get('bundle', 'another model')} ({served.get('fingerprint')})",
-                expected=f"{self._spec.label} ({self._spec.fingerprint})",
+                expected=f"{self._spec.label} ({self._fingerprint})",
                 run="milvus-coop triton export with this bundle, or --bundle with that one",
+            )
+        wire = self._wires.get(graph)
+        if {tensor.name for tensor in config.input if tensor.allow_ragged_batch} != (wire.is_spread if wire else set()):
+            raise BundleMismatchError(
+                f"Triton at {self._options.address} serves {graph} with inputs of another form",
+                expected="a model repository of this version of milvus-coop",
+                run="milvus-coop triton export",
             )
         self._checked_s[graph] = began_s
 
     def _infer(self, graph: GraphSpec, arrays: Mapping[str, Array], deadline_s: float, limit_s: float) -> dict[str, Array]:
         self._check(graph.name, deadline_s, limit_s)
+        wire = self._wires.get(graph.name)
         inputs = []
-        for name, array in arrays.items():
+        for name, array in (arrays if wire is None else wire.pack(arrays, max(map(len, arrays.values())))).items():
             tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
             inputs.append(tensor.set_data_from_numpy(np.ascontiguousarray(array)))
         result = self._call(graph.name, deadline_s, limit_s, self._client.infer, graph.name, inputs)
