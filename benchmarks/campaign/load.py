@@ -12,6 +12,7 @@ import httpx
 
 from benchmarks.campaign.history import Call, History
 from benchmarks.campaign.judge import is_full
+from benchmarks.campaign.scenario import Options
 from benchmarks.campaign.truth import TEXTS
 from milvus_coop import CoopSearch
 from milvus_coop.types import SearchResult
@@ -59,6 +60,14 @@ def ask_http(url: str) -> Ask:
         return of_http(answer.json())
 
     return ask
+
+
+def clients_of(options: Options, sdk: Ask, url: str) -> list[tuple[str, Ask]]:
+    """The clients that a run asks for: those of the SDK ask one function, those of the gateway have connections of their own."""
+    return [
+        *((f"sdk-{i}", sdk) for i in range(options.sdk_clients)),
+        *((f"http-{i}", ask_http(url)) for i in range(options.http_clients)),
+    ]
 
 
 class Load:

@@ -18,7 +18,8 @@ BUSY_MS = 5000
 def campaign(out: Path, scenario: str, **options: object) -> dict[str, Any]:
     """The report of a run that broke no promise."""
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "benchmarks.campaign", scenario, "--clients", "2", "--grace-ms", str(BUSY_MS), *arguments]
+    clients = ["--sdk-clients", "2", "--http-clients", "2"]
+    command = [sys.executable, "-m", "benchmarks.campaign", scenario, *clients, "--grace-ms", str(BUSY_MS), *arguments]
     done = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
     report: dict[str, Any] = json.loads((out / "report.json").read_text())

@@ -11,16 +11,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.campaign.history import read
 from benchmarks.campaign.images import Images
-from benchmarks.campaign.judge import Verdict, World
-from benchmarks.campaign.load import Ask, Load, ask_http, ask_sdk
+from benchmarks.campaign.judge import Verdict, World, judge
+from benchmarks.campaign.load import Ask, Load, ask_sdk, clients_of
 from benchmarks.campaign.parts import Gateway
 from benchmarks.campaign.proxy import Proxy
 from benchmarks.campaign.scenario import Run
 from benchmarks.campaign.scenarios.search import fill
 from benchmarks.campaign.timeline import Timeline
-from benchmarks.campaign.truth import Truth
+from benchmarks.campaign.truth import Truth, versions_of
 from milvus_coop import CoopSearch
 from milvus_coop.serving.gateway.service import FOLLOW_S
 from milvus_coop.store import Store
@@ -122,10 +121,7 @@ def scenario(campaign: Run) -> Verdict:
             store.aliases.set(ALIAS, first.collection)
             fleet.roll(ALIAS, old_bundle)
             fleet.reopen(ALIAS, old_bundle)
-            clients = [
-                *((f"sdk-{i}", fleet.ask()) for i in range(campaign.options.clients)),
-                *((f"http-{i}", ask_http(f"http://127.0.0.1:{balancer.port}")) for i in range(campaign.options.clients)),
-            ]
+            clients = clients_of(campaign.options, fleet.ask(), f"http://127.0.0.1:{balancer.port}")
             with Load(campaign.history, clients, seed=campaign.options.seed) as load:
                 load.wait_for_recovery(30.0)
                 campaign.restart_clock()
@@ -164,14 +160,14 @@ def _change_bundle(fleet: Fleet, store: Store, bundle: str) -> None:
 
 
 def _judged(campaign: Run, fleet: Fleet) -> Verdict:
-    calls = read(campaign.history.path).calls
-    versions = {version for call in calls for version in call.arguments.get("items", {}).values()}
-    with _truths({generation.bundle for generation in fleet.generations}, versions) as truths:
+    record = campaign.record()
+    calls = record.calls
+    with _truths({generation.bundle for generation in fleet.generations}, versions_of(calls)) as truths:
         worlds = []
         for generation in fleet.generations:
             writes = [replace(call, end=call.start) for call in calls if call.client == generation.collection]
             worlds.append(World(truths[generation.bundle], Timeline(writes), generation.since, generation.until))
-        return campaign.verdict(*worlds)
+        return judge(record, worlds, campaign.rules())
 
 
 @contextmanager
