@@ -24,6 +24,8 @@ class Options:
     """Number of threads that share one `CoopSearch`."""
     http_clients: int = 4
     """Number of clients of a gateway."""
+    pause_ms: float = 50.0
+    """Mean pause of a client between two calls. With many clients, a longer one leaves the servers time for other work."""
     items: int = 400
     grace_ms: float = 250.0
     """See `Rules`."""
@@ -31,6 +33,8 @@ class Options:
     """Part of the name of the faults that are made; '' means all."""
     stores: str = "all"
     """`lite`: the scenario `ingest` leaves out the Milvus server."""
+    old_rev: str = ""
+    """The scenario `upgrade` opens a database that this revision of the repository has written; '' means none."""
     kills: int = 0
     """The scenario `ingest` goes on until so many SIGKILLs have hit a running ingest."""
 

@@ -24,7 +24,7 @@ def flat(_: float) -> float:
 
 
 def run(*, slow: Figure = flat, leak_mb: Figure = flat, kills: tuple[float, ...] = ()) -> Record:
-    """Searches of about 50 ms times `slow`, and a gateway with 100 MB times `leak_mb` of the time since its last start, and some noise."""
+    """Searches of about 50 ms times `slow`, and a gateway of about 100 MB times `leak_mb` of the time since its start."""
     rng = random.Random(1)
     calls = []
     for i in range(SECONDS * PER_S):

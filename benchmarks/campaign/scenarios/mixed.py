@@ -155,7 +155,7 @@ def scenario(campaign: Run) -> Verdict:
         ingester = Ingester(campaign, images, settled, command)
         uploader = Uploader(campaign, gateway.url, uploads.resolve())
         clients = clients_of(campaign.options, ask_sdk(search), gateway.url)
-        with Load(campaign.history, clients, seed=campaign.options.seed) as load:
+        with Load(campaign, clients) as load:
             load.wait_for_recovery(30.0)
             ingester.start()
             uploader.start()

@@ -44,7 +44,7 @@ def scenario(campaign: Run) -> Verdict:
         search = stack.enter_context(CoopSearch("images", uri=uri, bundle=bundle, models=models, timeout_s=TIMEOUT_S))
         clients = clients_of(campaign.options, ask_sdk(search), f"http://127.0.0.1:{to_gateway.port}")
         links = {"Milvus": to_milvus, "Triton": to_triton, "the gateway": to_gateway}
-        with Load(campaign.history, clients, seed=campaign.options.seed, deadlines_ms=DEADLINES_MS) as load:
+        with Load(campaign, clients, deadlines_ms=DEADLINES_MS) as load:
             load.wait_for_recovery(30.0)
             campaign.restart_clock()
             make_faults(campaign, load, [_fault(where, proxy, kind) for where, proxy in links.items() for kind in KINDS])

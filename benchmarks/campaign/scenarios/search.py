@@ -39,7 +39,7 @@ def scenario(campaign: Run) -> Verdict:
         gateway = stack.enter_context(Gateway(where, campaign.folder / "gateway.log", own_clock=True))
         search = stack.enter_context(CoopSearch("images", uri=milvus.uri, bundle=bundle, models=triton.uri, timeout_s=TIMEOUT_S))
         clients = clients_of(campaign.options, ask_sdk(search), gateway.url)
-        with Load(campaign.history, clients, seed=campaign.options.seed, deadlines_ms=DEADLINES_MS) as load:
+        with Load(campaign, clients, deadlines_ms=DEADLINES_MS) as load:
             load.wait_for_recovery(30.0)
             campaign.restart_clock()
             with Sampler(campaign.history, gateway):

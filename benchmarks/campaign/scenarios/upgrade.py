@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks.campaign.earlier import PREFIX, open_earlier
 from benchmarks.campaign.images import Images
 from benchmarks.campaign.judge import Verdict, World, judge
 from benchmarks.campaign.load import Ask, Load, ask_sdk, clients_of
@@ -122,7 +123,7 @@ def scenario(campaign: Run) -> Verdict:
             fleet.roll(ALIAS, old_bundle)
             fleet.reopen(ALIAS, old_bundle)
             clients = clients_of(campaign.options, fleet.ask(), f"http://127.0.0.1:{balancer.port}")
-            with Load(campaign.history, clients, seed=campaign.options.seed) as load:
+            with Load(campaign, clients) as load:
                 load.wait_for_recovery(30.0)
                 campaign.restart_clock()
                 switches = 0
@@ -133,7 +134,11 @@ def scenario(campaign: Run) -> Verdict:
                 _change_bundle(fleet, store, new_bundle)
                 load.wait_for_recovery(30.0)
     campaign.figures |= {"aliases switched": switches, "gateways rolled": fleet.gateways - 1, "bundles replaced": 1}
-    return _judged(campaign, fleet)
+    earlier = open_earlier(campaign) if campaign.options.old_rev else Verdict()
+    verdict = _judged(campaign, fleet)
+    verdict.violations += earlier.violations
+    verdict.figures |= earlier.figures
+    return verdict
 
 
 def _switch(fleet: Fleet, store: Store, bundle: str) -> None:
@@ -161,13 +166,13 @@ def _change_bundle(fleet: Fleet, store: Store, bundle: str) -> None:
 
 def _judged(campaign: Run, fleet: Fleet) -> Verdict:
     record = campaign.record()
-    calls = record.calls
+    calls = [call for call in record.calls if not call.client.startswith(PREFIX)]
     with _truths({generation.bundle for generation in fleet.generations}, versions_of(calls)) as truths:
         worlds = []
         for generation in fleet.generations:
             writes = [replace(call, end=call.start) for call in calls if call.client == generation.collection]
             worlds.append(World(truths[generation.bundle], Timeline(writes), generation.since, generation.until))
-        return judge(record, worlds, campaign.rules())
+        return judge(replace(record, calls=calls), worlds, campaign.rules())
 
 
 @contextmanager
