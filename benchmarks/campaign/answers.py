@@ -9,51 +9,104 @@ from typing import Any
 import numpy as np
 
 from benchmarks.campaign.history import Call
-from benchmarks.campaign.timeline import Version
+from benchmarks.campaign.timeline import Reader, Timeline
 from benchmarks.campaign.truth import Truth
 from milvus_coop.types import Array
 
 TOLERANCE = 1e-4
 """Difference between two runs of the same graph, by ONNX Runtime here and in Triton, and of Milvus' float32 sums."""
 
+NOWHERE = -1
+"""The row of an item that cannot be there."""
+
 Problem = tuple[str, str]
 
 
 class Expected:
-    """The lowest and the highest true scores that each item can have at the time of a search."""
+    """The versions that each item can have at the time of a search; `follow` goes to the time of the next one."""
 
-    def __init__(self, truth: Truth, text: str, possible: Mapping[str, frozenset[Version]]) -> None:
-        cosines, probabilities = truth.scores(text)
-        self.place = {id: i for i, id in enumerate(possible)}
-        """The place of each item in the arrays below."""
-        self.scores: list[list[tuple[float, float]]] = [
-            [(float(cosines[row]), float(probabilities[row])) for row in (truth.row(v) for v in versions if v is not None)]
-            for versions in possible.values()
-        ]
-        """Cosine and match probability of each possible version of each item."""
-        self.certain = np.array([None not in versions for versions in possible.values()], bool)
-        self.cosine = _bounds([[cosine for cosine, _ in each] for each in self.scores])
-        self.probability = _bounds([[probability for _, probability in each] for each in self.scores])
+    def __init__(self, truth: Truth, timeline: Timeline, visible_s: float = 0.0) -> None:
+        self._truth = truth
+        self._reader = Reader(timeline, visible_s)
+        self.ids = list(timeline.writes)
+        self.place = {id: i for i, id in enumerate(self.ids)}
+        """The place of each item in the arrays."""
+        self.certain = np.zeros(len(self.ids), bool)
+        """Whether the item is there."""
+        self._first = np.full(len(self.ids), NOWHERE)
+        """Row of one possible version in the arrays of `Truth.scores`."""
+        self._others: dict[int, list[int]] = {}
+        """Rows of further versions, by place."""
+        self._scores: dict[str, Scores] = {}
+
+    def follow(self, call: Call) -> Scores:
+        """The scores that are possible for the text of a search, at its time."""
+        changes = self._reader.changes(call.start, call.end)
+        for id, versions in changes.items():
+            place = self.place[id]
+            rows = [self._truth.row(version) for version in versions if version is not None]
+            self.certain[place] = None not in versions
+            self._first[place] = rows[0] if rows else NOWHERE
+            self._others.pop(place, None)
+            if len(rows) > 1:
+                self._others[place] = rows[1:]
+        if changes:
+            self._scores.clear()
+        text = call.arguments["text"]
+        if text not in self._scores:
+            self._scores[text] = Scores(self, *self._truth.scores(text))
+        return self._scores[text]
+
+    def rows(self, id: str) -> list[int]:
+        """The rows of the possible versions of an item; empty if it cannot be there."""
+        place = self.place.get(id)
+        if place is None or self._first[place] == NOWHERE:
+            return []
+        return [int(self._first[place]), *self._others.get(place, ())]
+
+    def bounds(self, scores: Array) -> tuple[Array, Array]:
+        """The lowest and the highest score that each item can have."""
+        low = np.where(self._first == NOWHERE, -np.inf, scores[self._first]).astype(np.float64)
+        high = low.copy()
+        for place, rows in self._others.items():
+            low[place] = min(low[place], *scores[rows])
+            high[place] = max(high[place], *scores[rows])
+        return low, high
+
+
+class Scores:
+    """The lowest and the highest true scores that each item can have for one text."""
+
+    def __init__(self, expected: Expected, cosines: Array, probabilities: Array) -> None:
+        self.ids, self.place, self._rows = expected.ids, expected.place, expected.rows
+        self._truth = cosines, probabilities
+        self.certain = expected.certain
+        self.cosine = expected.bounds(cosines)
+        self.probability = expected.bounds(probabilities)
+
+    def of(self, id: str) -> list[tuple[float, float]]:
+        """Cosine and match probability of each possible version of an item."""
+        cosines, probabilities = self._truth
+        return [(float(cosines[row]), float(probabilities[row])) for row in self._rows(id)]
 
     def surely_retrieved(self, k: int) -> Array:
         """Items that are there and that fewer than k others can precede."""
         low, high = self.cosine
-        others = _number_of(high, low - TOLERANCE) - 1
-        return self.certain & (others < k)
+        return self.certain & (low - TOLERANCE >= _largest(high, k + 1))  # one of them is the item itself
 
     def perhaps_retrieved(self, k: int) -> Array:
         """Items that fewer than k others precede for certain."""
         low, high = self.cosine
-        return _number_of(np.where(self.certain, low, -np.inf), high + TOLERANCE) < k
+        return high + TOLERANCE >= _largest(np.where(self.certain, low, -np.inf), k)
 
     def surely_hits(self, k: int, limit: int, *, reranked: bool) -> Array:
         """Items that must be among the first `limit` hits."""
         low, high = self.probability if reranked else self.cosine
         rivals = np.where(self.perhaps_retrieved(k), high, -np.inf)
-        return self.surely_retrieved(k) & (_number_of(rivals, low - TOLERANCE) - 1 < limit)
+        return self.surely_retrieved(k) & (low - TOLERANCE >= _largest(rivals, limit + 1))
 
 
-def check_answer(call: Call, expected: Expected) -> list[Problem]:
+def check_answer(call: Call, expected: Scores) -> list[Problem]:
     """All problems of an answer; empty if it is right."""
     asked, answer = call.arguments, call.answer
     hits = answer["hits"]
@@ -65,15 +118,15 @@ def check_answer(call: Call, expected: Expected) -> list[Problem]:
     ]
 
 
-def _hits(hits: Sequence[Mapping[str, Any]], expected: Expected) -> Iterator[Problem]:
+def _hits(hits: Sequence[Mapping[str, Any]], expected: Scores) -> Iterator[Problem]:
     if twice := [id for id, n in Counter(hit["id"] for hit in hits).items() if n > 1]:
         yield "duplicate", f"hits come twice: {twice[:3]}"
     for hit in hits:
-        place = expected.place.get(hit["id"])
-        if place is None:
+        true = expected.of(hit["id"])
+        if not true:
             yield "ghost", f"the hit {hit['id']} is not in the collection"
-        elif not any(_is_right(hit, cosine, probability) for cosine, probability in expected.scores[place]):
-            yield "wrong score", f"the hit {hit['id']} has {hit['be_score']}, {hit['ce_score']}; true: {expected.scores[place]}"
+        elif not any(_is_right(hit, cosine, probability) for cosine, probability in true):
+            yield "wrong score", f"the hit {hit['id']} has {hit['be_score']}, {hit['ce_score']}; true: {true}"
 
 
 def _is_right(hit: Mapping[str, Any], cosine: float, probability: float) -> bool:
@@ -98,7 +151,7 @@ def _order(hits: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
         yield "wrong order", f"the cosines by be_rank are {scores}"
 
 
-def _honesty(answer: Mapping[str, Any], k: int, expected: Expected) -> Iterator[Problem]:
+def _honesty(answer: Mapping[str, Any], k: int, expected: Scores) -> Iterator[Problem]:
     """Whether `reranked`, `reranked_count` and `reason` say what happened."""
     hits, said = answer["hits"], f"reranked is {answer['reranked']} and the reason {answer['reason']!r}"
     scored = sum(hit["ce_score"] is not None for hit in hits)
@@ -116,13 +169,13 @@ def _honesty(answer: Mapping[str, Any], k: int, expected: Expected) -> Iterator[
         yield "wrong score", f"{scored} hits are reranked, but reranked_count is {answer['reranked_count']}"
 
 
-def _complete(answer: Mapping[str, Any], k: int, limit: int, expected: Expected) -> Iterator[Problem]:
+def _complete(answer: Mapping[str, Any], k: int, limit: int, expected: Scores) -> Iterator[Problem]:
     """Whether the hits are those of an exact search. Answers that are reranked in part are left out: the depth decides."""
     if not answer["reranked"] and answer["reranked_count"]:
         return
     here = {hit["id"] for hit in answer["hits"]}
     sure = expected.surely_hits(k, limit, reranked=answer["reranked"])
-    if missing := [id for id, place in expected.place.items() if sure[place] and id not in here]:
+    if missing := [id for id in (expected.ids[place] for place in np.flatnonzero(sure)) if id not in here]:
         yield "missing hit", f"{len(missing)} of the best {limit} are missing: {missing[:3]}"
     perhaps = expected.perhaps_retrieved(k)
     if odd := [id for id in here if id in expected.place and not perhaps[expected.place[id]]]:
@@ -131,12 +184,6 @@ def _complete(answer: Mapping[str, Any], k: int, limit: int, expected: Expected)
         yield "missing hit", f"{len(here)} hits, where {int(expected.certain.sum())} items are there"
 
 
-def _bounds(values: Sequence[Sequence[float]]) -> tuple[Array, Array]:
-    low = np.array([min(each, default=-np.inf) for each in values], np.float64)
-    high = np.array([max(each, default=-np.inf) for each in values], np.float64)
-    return low, high
-
-
-def _number_of(values: Array, bounds: Array) -> Array:
-    """For each bound, the number of values above it."""
-    return len(values) - np.searchsorted(np.sort(values), bounds, side="right")
+def _largest(values: Array, n: int) -> float:
+    """The n-th largest value; minus infinity if there are fewer."""
+    return float(np.partition(values, len(values) - n)[len(values) - n]) if n <= len(values) else -np.inf

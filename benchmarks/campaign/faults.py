@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 
-from benchmarks.campaign.history import History
+from benchmarks.campaign.clock import JUMPS_S, Clock
+from benchmarks.campaign.judge import Rules
 from benchmarks.campaign.load import Load
 from benchmarks.campaign.parts import wait_until
+from benchmarks.campaign.scenario import Run
 from milvus_coop.bundle import CROSS_ENCODER
 from milvus_coop.errors import StoreError
 from milvus_coop.store import Store
 from tests.servers.milvus import MilvusServer
-from tests.servers.triton import BreakableTriton
+from tests.servers.triton import PATIENT, BreakableTriton
 
 Action = Callable[[], object]
 
@@ -66,13 +68,30 @@ class Slowed:
 
 
 def triton_faults(triton: BreakableTriton) -> list[Fault]:
-    """Triton killed, stopped, slowed, and without its cross-encoder."""
-    slowed = Slowed(lambda: triton.pid or 0)
+    """Triton killed, stopped, slowed, with a full queue, and without its cross-encoder or without the process of that."""
+    slowed, held = Slowed(lambda: triton.pid or 0), ExitStack()
+
+    def fill_queue() -> None:
+        triton.configure(CROSS_ENCODER, replace(PATIENT, queue_size=1))
+        triton.load(CROSS_ENCODER)
+        held.enter_context(triton.slow_cross_encoder())
+
+    def empty_queue() -> None:
+        held.close()
+        triton.configure(CROSS_ENCODER)
+        triton.load(CROSS_ENCODER)
+
+    def load_again() -> None:
+        triton.unload(CROSS_ENCODER)  # to load what has not changed does nothing, whatever became of its process
+        triton.load(CROSS_ENCODER)
+
     return [
         Fault("Triton killed", triton.kill, triton.start),
         Fault("Triton stopped", triton.freeze, triton.thaw),
         Fault("Triton slowed", slowed.begin, slowed.end),
         Fault("cross-encoder unloaded", lambda: triton.unload(CROSS_ENCODER), lambda: triton.load(CROSS_ENCODER)),
+        Fault("Triton's queue full", fill_queue, empty_queue),
+        Fault("process of Triton's cross-encoder killed", lambda: triton.kill_process_of(CROSS_ENCODER), load_again),
     ]
 
 
@@ -105,31 +124,26 @@ def _rows_of(milvus: MilvusServer, collection: str) -> int:
     return -1
 
 
-def make_faults(
-    history: History,
-    load: Load,
-    faults: Sequence[Fault],
-    rng: random.Random,
-    *,
-    is_over: Callable[[], bool],
-    recovery_s: float,
-    only: str = "",
-) -> int:
-    """Make faults until the time is over, each at least once; wait for the clients' recovery after each. Returns their number.
+def clock_faults(clock: Clock | None) -> list[Fault]:
+    """Jumps of the wall clock; the repair is the jump back. None: no faults."""
+    if clock is None:
+        return []
+    jumps = {f"clock of the gateway {name}": seconds for name, seconds in JUMPS_S.items()}
+    return [Fault(name, partial(clock.jump, seconds), partial(clock.jump, 0)) for name, seconds in jumps.items()]
 
-    Args:
-        history: where the events are kept.
-        load: the clients.
-        faults: what can happen. All happen in a random order before one happens a second time.
-        rng: decides the order and the times.
-        is_over: whether the time is over.
-        recovery_s: how long clients have to recover; the judge finds those that did not.
-        only: part of the name of the faults to make.
+
+def make_faults(campaign: Run, load: Load, faults: Sequence[Fault]) -> None:
+    """Make faults until the time is over, each at least once if there is time; wait for the clients' recovery after each.
+
+    All happen in a random order before one happens a second time. Before and after each such round there is a calm spell, so that
+    the latency of the beginning and of the end of a long run can be compared.
     """
-    faults = [fault for fault in faults if only in fault.name]
+    history, rng, recovery_s = campaign.history, campaign.rng, Rules().recovery_s
+    faults = [fault for fault in faults if campaign.options.only in fault.name]
     made, waiting = 0, list[Fault]()
-    while not is_over():
+    while not campaign.is_over:
         if not waiting:
+            time.sleep(campaign.calm_s)
             waiting = rng.sample(list(faults), len(faults))
         fault = waiting.pop()
         history.event(fault.name, "fault")
@@ -141,4 +155,5 @@ def make_faults(
         load.wait_for_recovery(recovery_s + 5.0)
         time.sleep(rng.uniform(0.5, 1.5))
         made += 1
-    return made
+    time.sleep(campaign.calm_s)
+    campaign.figures["faults made"] = made

@@ -1,6 +1,7 @@
-"""A history: every call of every client and every fault of a run, one JSON object per line, in a file that is only appended to.
+"""A history: every call of every client, every fault and the memory of the processes, in a file that is only appended to.
 
-Times are seconds of the machine's monotonic clock, which all processes share and which no change of the date moves.
+It has one JSON object per line. Times are seconds of the machine's monotonic clock, which all processes share and which no change
+of the date moves.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class Call:
         return 1000 * (self.end - self.start)
 
 
+CALL = tuple(Call.__dataclass_fields__)
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """The beginning or the repair of a fault, or another change of the world."""
@@ -48,12 +52,23 @@ class Event:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The resident memory of a process at one time."""
+
+    name: str
+    pid: int
+    at: float
+    mb: float
+
+
 @dataclass(slots=True)
 class Record:
     """What was read from a file."""
 
     calls: list[Call] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
 
 class History:
@@ -74,7 +89,7 @@ class History:
         except Exception as exc:  # whatever a client gets is judged later
             error = {"type": _public_name(exc), "message": str(exc)[:LONGEST_MESSAGE]}
         made = Call(client, op, start, time.monotonic(), arguments, answer, error)
-        self._append({"call": asdict(made)})
+        self._append({"call": {name: getattr(made, name) for name in CALL}})
         return made
 
     def event(self, name: str, phase: str) -> Event:
@@ -82,6 +97,10 @@ class History:
         made = Event(name, phase, time.monotonic())
         self._append({"event": asdict(made)})
         return made
+
+    def sample(self, name: str, pid: int, mb: float) -> None:
+        """Record the memory that a process has now."""
+        self._append({"sample": asdict(Sample(name, pid, time.monotonic(), round(mb, 2)))})
 
     def close(self) -> None:
         self._file.close()
@@ -99,11 +118,13 @@ def _public_name(exc: Exception) -> str:
 
 
 def read(path: Path) -> Record:
-    """All calls and events, by the time at which they began."""
+    """All calls, events and samples; calls and events by the time at which they began."""
     record = Record()
     for line in _lines(path):
         if "call" in line:
             record.calls.append(Call(**line["call"]))
+        elif "sample" in line:
+            record.samples.append(Sample(**line["sample"]))
         else:
             record.events.append(Event(**line["event"]))
     record.calls.sort(key=lambda call: call.start)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.campaign.answers import Expected, check_answer
+from benchmarks.campaign.drift import Slope, Thirds, slopes, thirds
 from benchmarks.campaign.history import Call, Record
 from benchmarks.campaign.timeline import Timeline, Version
 from benchmarks.campaign.truth import Truth
@@ -29,6 +32,8 @@ DISCONNECTED = ("ConnectError", "RemoteProtocolError", "ReadError", "WriteError"
 """What a client of a gateway gets while that gateway, or the network to it, is away."""
 BEYOND = "network to the gateway"
 """Part of the names of faults that keep the answers of a gateway from its clients."""
+REASONS, LONGEST_REASON = 12, 120
+"""Number and length of the reasons in the figures."""
 LATE_REASON = "the deadline"
 """How the reason of an answer begins that had no time to rerank everything. A busy machine is enough for that."""
 
@@ -43,6 +48,10 @@ class Rules:
     """How long after a repair answers may still be degraded, or errors."""
     visible_s: float = 0.0
     """How long after its acknowledgement a search may miss a write."""
+    p99_growth: float | None = None
+    """The p99 of the last third may be this many times that of the first; None: any number."""
+    mb_per_1000: float | None = None
+    """How much the memory of a process may grow with 1,000 requests; None: any amount."""
     outages: Sequence[str] = (*OUTAGES, *DISCONNECTED)
     """Types of errors that are allowed during a fault."""
 
@@ -93,10 +102,11 @@ def judge(record: Record, worlds: Sequence[World], rules: Rules | None = None) -
     rules = rules or Rules()
     verdict, beyond = Verdict(), spells(record, BEYOND)
     searches = [call for call in record.calls if call.op == "search"]
+    expected = [Expected(world.truth, world.timeline, rules.visible_s) for world in worlds]
     for call in record.calls:
         found: Iterable[tuple[str, str]] = ()
         if call.op == "search":
-            found = [*_answer(call, worlds, rules), *([] if _is_beyond(call, beyond) else _lateness(call, rules))]
+            found = [*_answer(call, worlds, expected), *([] if _is_beyond(call, beyond) else _lateness(call, rules))]
         elif call.op == "state" and call.error is None:
             found = _state(call, worlds[0])
         elif call.op in ("write", "state") and call.error is not None and call.arguments.get("must", call.op == "state"):
@@ -104,24 +114,66 @@ def judge(record: Record, worlds: Sequence[World], rules: Rules | None = None) -
         verdict.violations += [Violation(rule, call.start, call.client, detail) for rule, detail in found]
     verdict.violations += _outages(searches, record, rules)
     verdict.figures = figures(record, rules)
+    drifts = Drifts.of(record, rules)
+    verdict.violations += drifts.violations(rules)
+    verdict.figures |= drifts.figures()
     return verdict
 
 
-def _answer(call: Call, worlds: Sequence[World], rules: Rules) -> list[tuple[str, str]]:
+@dataclass(frozen=True, slots=True)
+class Drifts:
+    """How a run changed from its beginning to its end."""
+
+    thirds: Thirds | None
+    slopes: Mapping[str, Slope]
+
+    @classmethod
+    def of(cls, record: Record, rules: Rules) -> Drifts:
+        searches = [call for call in record.calls if call.op == "search"]
+        troubles = spells(record)
+        calm = [call for call in searches if is_calm(call, troubles, rules)]
+        return cls(thirds(searches, calm), slopes(record.samples, record.calls))
+
+    def violations(self, rules: Rules) -> Iterator[Violation]:
+        """What grew more than the rules allow, where the run was long enough to tell."""
+        found = self.thirds
+        if rules.p99_growth and found and found.counts and found.ratio > rules.p99_growth:
+            yield Violation("slower", 0.0, "all", f"p99 of the last third: {found.ratio:.2f} times that of the first")
+        for name, slope in self.slopes.items():
+            if rules.mb_per_1000 and slope.counts and slope.mb_per_1000 > rules.mb_per_1000:
+                yield Violation("memory grows", 0.0, name, f"{slope.mb_per_1000:.2f} MB per 1,000 requests")
+
+    def figures(self) -> dict[str, Any]:
+        """The same for the report."""
+        found: dict[str, Any] = {}
+        if self.thirds:
+            found["p99 of the calm searches of the first and the last third"] = {
+                "first_ms": round(self.thirds.first_ms, 1),
+                "last_ms": round(self.thirds.last_ms, 1),
+                "ratio": round(self.thirds.ratio, 2),
+                "searches": list(self.thirds.calls),
+                "enough to judge": self.thirds.counts,
+            }
+        for name, slope in self.slopes.items():
+            found[f"memory slope of the {name}"] = {
+                "mb_per_1000_requests": round(slope.mb_per_1000, 3),
+                "requests": slope.requests,
+                "samples": slope.samples,
+                "enough to judge": slope.counts,
+            }
+        return found
+
+
+def _answer(call: Call, worlds: Sequence[World], expected: Sequence[Expected]) -> list[tuple[str, str]]:
     """The problems of one answer in the world where it has the fewest."""
     if call.error is not None:
         return []
-    here = [world for world in worlds if world.since <= call.end and world.until >= call.start]
-    found = [check_answer(call, _expected(call, world, rules)) for world in here]
+    here = [of for world, of in zip(worlds, expected, strict=True) if world.since <= call.end and world.until >= call.start]
+    found = [check_answer(call, of.follow(call)) for of in here]
     best = min(found, key=len, default=[("ghost", "no collection could answer at that time")])
     if best and len(worlds) > 1 and any(problem[0] in ("ghost", "wrong score") for problem in best):
         return [("mixed", f"in no one of {len(here)} worlds right: {best[0][1]}"), *best]
     return best
-
-
-def _expected(call: Call, world: World, rules: Rules) -> Expected:
-    possible = world.timeline.between(call.start, call.end, rules.visible_s)
-    return Expected(world.truth, call.arguments["text"], possible)
 
 
 def _is_beyond(call: Call, beyond: Sequence[tuple[float, float]]) -> bool:
@@ -178,13 +230,21 @@ def _outages(searches: Sequence[Call], record: Record, rules: Rules) -> Iterator
             yield Violation("not recovered" if troubles else "failed search", call.start, call.client, said)
         elif call.error is not None and call.error["type"] not in rules.outages:
             yield Violation("unexpected error", call.start, call.client, said)
-    for client in sorted({call.client for call in searches}):
-        own = [call for call in searches if call.client == client]
+    for client, own in _by_client(searches).items():
+        starts = [call.start for call in own]
         for _, end in troubles:
             following = min((start for start, later in troubles if later > end), default=np.inf)
-            after = [call for call in own if end <= call.start < following]
+            after = own[bisect_left(starts, end) : bisect_left(starts, following)]
             if not any(is_full(call) for call in after) and any(call.start > end + rules.recovery_s for call in after):
                 yield Violation("not recovered", end, client, "no full answer between this repair and the next fault")
+
+
+def _by_client(calls: Sequence[Call]) -> dict[str, list[Call]]:
+    """The calls of each client, by the time at which they began."""
+    found: dict[str, list[Call]] = {}
+    for call in calls:
+        found.setdefault(call.client, []).append(call)
+    return dict(sorted(found.items()))
 
 
 def spells(record: Record, name: str = "") -> list[tuple[float, float]]:
@@ -201,21 +261,26 @@ def spells(record: Record, name: str = "") -> list[tuple[float, float]]:
     return sorted([*troubles, *((start, float(np.inf)) for start in broken.values())])
 
 
+def is_calm(call: Call, troubles: Sequence[tuple[float, float]], rules: Rules) -> bool:
+    """True for a call with which no fault can have interfered."""
+    return not any(call.end >= start and call.start <= end + rules.recovery_s for start, end in troubles)
+
+
 def figures(record: Record, rules: Rules) -> dict[str, Any]:
     """Counts and latencies, in good times and during faults."""
     troubles = spells(record)
-
-    def is_calm(call: Call) -> bool:
-        return not any(call.end >= start and call.start <= end + rules.recovery_s for start, end in troubles)
-
-    searches = [call for call in record.calls if call.op == "search"]
+    kinds: dict[str, list[Call]] = {"calm": [], "faults": []}
+    for call in record.calls:
+        if call.op == "search":
+            kinds["calm" if is_calm(call, troubles, rules) else "faults"].append(call)
+    searches = [*kinds["calm"], *kinds["faults"]]
     found: dict[str, Any] = {
         "calls": dict(Counter(call.op for call in record.calls)),
         "faults": dict(Counter(event.name for event in record.events if event.phase == "fault")),
     }
-    for name, some in (("calm", [c for c in searches if is_calm(c)]), ("faults", [c for c in searches if not is_calm(c)])):
-        if some:
-            found[f"searches, {name}"] = _described(some)
+    found |= {f"searches, {name}": _described(some) for name, some in kinds.items() if some}
+    if degraded := Counter(_reason(call) for call in searches if call.error is None and not call.answer["reranked"]):
+        found["degraded answers by reason"] = dict(degraded.most_common(REASONS))
     if repaired := _recoveries(searches, troubles):
         found["seconds from a repair to the first full answer of each client"] = {
             "median": round(float(np.median(repaired)), 2),
@@ -224,14 +289,17 @@ def figures(record: Record, rules: Rules) -> dict[str, Any]:
     return found
 
 
+def _reason(call: Call) -> str:
+    """The reason of a degraded answer without its numbers."""
+    return re.sub(r"[\d.,:]*\d", "#", str(call.answer["reason"]))[:LONGEST_REASON]
+
+
 def _recoveries(searches: Sequence[Call], troubles: Sequence[tuple[float, float]]) -> list[float]:
     took = []
-    for _, end in troubles:
-        first: dict[str, float] = {}
-        for call in searches:
-            if call.start >= end and is_full(call):
-                first.setdefault(call.client, call.end - end)
-        took += list(first.values())
+    for own in _by_client([call for call in searches if is_full(call)]).values():
+        own.sort(key=lambda call: call.start)
+        starts = [call.start for call in own]
+        took += [own[first].end - end for _, end in troubles if (first := bisect_left(starts, end)) < len(own)]
     return took
 
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import httpx
 
-from benchmarks.campaign.history import Call, History
+from benchmarks.campaign.history import Call
 from benchmarks.campaign.judge import is_full
+from benchmarks.campaign.scenario import Options, Run
 from benchmarks.campaign.truth import TEXTS
 from milvus_coop import CoopSearch
 from milvus_coop.types import SearchResult
 
-PAUSE_S = 0.05
-"""Mean pause of a client between two calls, so that the clients leave the machine some time for the servers."""
 CLIENT_TIMEOUT_S = 30.0
 HIT = ("id", "rank", "score", "be_rank", "be_score", "ce_score")
 FACTS = ("reranked", "reranked_count", "candidates", "reason")
@@ -61,34 +60,43 @@ def ask_http(url: str) -> Ask:
     return ask
 
 
+def clients_of(options: Options, sdk: Ask, url: str) -> list[tuple[str, Ask]]:
+    """The clients that a run asks for: those of the SDK ask one function, those of the gateway have connections of their own."""
+    return [
+        *((f"sdk-{i}", sdk) for i in range(options.sdk_clients)),
+        *((f"http-{i}", ask_http(url)) for i in range(options.http_clients)),
+    ]
+
+
 class Load:
     """Threads that search until they are stopped.
 
     Args:
-        history: where the calls are kept.
+        campaign: keeps the calls; its options decide the texts and the pauses.
         clients: the name and the function of each client.
-        seed: decides the texts and the pauses.
         limit, k: of every search.
         deadlines_ms: the deadlines among which each call chooses; None: none.
     """
 
     def __init__(
         self,
-        history: History,
+        campaign: Run,
         clients: Sequence[tuple[str, Ask]],
         *,
-        seed: int,
         limit: int = 5,
         k: int = 20,
         deadlines_ms: Sequence[float | None] = (None,),
     ) -> None:
-        self._history = history
+        self._history = campaign.history
+        self._pause_s = campaign.options.pause_ms / 1000
         self._asked = {"limit": limit, "k": k}
         self._deadlines_ms = deadlines_ms
         self._stop = threading.Event()
         self._full_s: dict[str, float] = {}
         self._threads = [
-            threading.Thread(target=self._run, args=(name, ask, random.Random(f"{seed} {i}")), name=f"campaign-{name}")
+            threading.Thread(
+                target=self._run, args=(name, ask, random.Random(f"{campaign.options.seed} {i}")), name=f"campaign-{name}"
+            )
             for i, (name, ask) in enumerate(clients)
         ]
         self._names = [name for name, _ in clients]
@@ -112,7 +120,7 @@ class Load:
             call: Call = self._history.call(name, "search", asked, lambda asked=asked: ask(asked))  # type: ignore[misc]
             if is_full(call):
                 self._full_s[name] = max(self._full_s.get(name, 0.0), call.start)
-            self._stop.wait(rng.uniform(0, 2 * PAUSE_S))
+            self._stop.wait(rng.uniform(0, 2 * self._pause_s))
 
     def __enter__(self) -> Load:
         for thread in self._threads:

@@ -8,20 +8,26 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
+from benchmarks.campaign.clock import Clock
+from benchmarks.campaign.history import History
 from milvus_coop.store import Collection, Store
 from tests.servers.milvus import free_ports
 
 COMMAND = (sys.executable, "-m", "milvus_coop")
 READY_S = 60.0
 PATIENCE_S = 120.0
+SAMPLE_S = 1.0
+"""Time between two samples of memory."""
 
 Limits = Mapping[int, int]
 """Resource limits of a process, by number (`resource.RLIMIT_NOFILE`, ...)."""
@@ -31,7 +37,12 @@ class RunError(Exception):
     """A command ended with an exit code that is not 0, or was killed."""
 
 
-def start(arguments: Sequence[object], limits: Limits | None = None, output: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+def start(
+    arguments: Sequence[object],
+    limits: Limits | None = None,
+    output: Any = subprocess.PIPE,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
     """Start milvus-coop with one thread for models."""
 
     def limit() -> None:
@@ -44,7 +55,7 @@ def start(arguments: Sequence[object], limits: Limits | None = None, output: Any
         stderr=output,
         stdin=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MILVUS_COOP_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MILVUS_COOP_THREADS": "1", **(environment or {})},
         preexec_fn=limit if limits else None,
     )
 
@@ -69,9 +80,16 @@ def run(arguments: Sequence[object], *, kill_after_s: float | None = None, limit
 
 
 class Gateway:
-    """`milvus-coop serve` on a port of its own, which it keeps when it is started again."""
+    """`milvus-coop serve` on a port of its own, which it keeps when it is started again.
 
-    def __init__(self, arguments: Sequence[object], log: Path) -> None:
+    Args:
+        arguments: further arguments of the command.
+        log: the file for what it prints.
+        own_clock: let the campaign move its wall clock, if this machine has a C compiler.
+    """
+
+    def __init__(self, arguments: Sequence[object], log: Path, *, own_clock: bool = False) -> None:
+        self.clock = Clock(log.parent) if own_clock and Clock.is_possible() else None
         (self.port,) = free_ports(1)
         self.arguments = ("serve", "--port", self.port, "--log", "json", *arguments)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -83,15 +101,10 @@ class Gateway:
         assert self._process is not None
         return self._process.pid
 
-    @property
-    def memory_mb(self) -> float:
-        """Resident memory."""
-        return float(psutil.Process(self.pid).memory_info().rss) / 1e6
-
     def start(self) -> None:
         """Start it, and wait until it is ready."""
         with self._log.open("a") as log:
-            self._process = start(self.arguments, output=log)
+            self._process = start(self.arguments, output=log, environment=self.clock.environment if self.clock else None)
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
@@ -121,6 +134,30 @@ class Gateway:
 
     def __exit__(self, *exc_info: object) -> None:
         self.kill()
+
+
+class Sampler:
+    """Records the memory of a gateway and of this process, which is that of the SDK, all through a `with` block."""
+
+    def __init__(self, history: History, gateway: Gateway) -> None:
+        self._history = history
+        self._gateway = gateway
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="campaign-sampler")
+
+    def _run(self) -> None:
+        while not self._stop.wait(SAMPLE_S):
+            for name, pid in (("gateway", self._gateway.pid), ("SDK process", os.getpid())):
+                with suppress(psutil.Error):  # it is being killed
+                    self._history.sample(name, pid, psutil.Process(pid).memory_info().rss / 1e6)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop.set()
+        self._thread.join()
 
 
 def rows_of(collection: Collection) -> dict[str, Any]:

@@ -7,19 +7,29 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.campaign.history import Call
 from milvus_coop.config import Settings
 from milvus_coop.ingest.items import hash_of
-from milvus_coop.models.encoder import join_pixels
+from milvus_coop.models.encoder import EncodedImages, join_pixels
 from milvus_coop.models.open import open_models
 from milvus_coop.types import Array
 from tests.toy_bundle import WORDS, draw
 
 TEXTS = tuple(f"{a} {b} {c} the {d}" for a in ("a", "red") for b in WORDS[3:6] for c in WORDS[6:9] for d in ("beach", "cat", "dog"))
+
+
+def versions_of(calls: Iterable[Call]) -> set[int]:
+    """All versions that calls have written."""
+    return {version for call in calls for version in call.arguments.get("items", {}).values()}
+
+
+BATCH = 1000
+"""Number of images that are encoded at once."""
 
 
 class Truth:
@@ -39,24 +49,25 @@ class Truth:
 
     def add(self, versions: Iterable[int]) -> None:
         """Make versions known."""
-        with self._lock, tempfile.TemporaryDirectory() as folder:
+        with self._lock:
             new = [version for version in dict.fromkeys(versions) if version not in self._rows]
-            if not new:
+            parts = [self._encode(new[start : start + BATCH]) for start in range(0, len(new), BATCH)]
+            if not parts:
                 return
-            pixels = []
-            for version in new:
+            self._rows |= {version: len(self._rows) + i for i, version in enumerate(new)}
+            self._embeddings = np.concatenate([self._embeddings, *(part.embeddings for part in parts)])
+            sides = [*([self._side] if self._side else []), *(part.image_side for part in parts)]
+            self._side, self._scores = {name: np.concatenate([side[name] for side in sides]) for name in sides[0]}, {}
+
+    def _encode(self, versions: Sequence[int]) -> EncodedImages:
+        pixels = []
+        with tempfile.TemporaryDirectory() as folder:
+            for version in versions:
                 content = draw(Path(folder, "image.png"), version).read_bytes()
                 self._digests[hash_of(content)] = version
                 images = [self._models.encoder.decode(content)]
                 pixels.append({**self._models.encoder.pixels(images), **self._models.encoder.ce_pixels(images)})
-            encoded = self._models.encoder.encode_pixels(join_pixels(pixels))
-            self._rows |= {version: len(self._rows) + i for i, version in enumerate(new)}
-            self._embeddings = np.concatenate([self._embeddings, encoded.embeddings])
-            joined = {
-                name: np.concatenate([self._side[name], array]) if self._side else array
-                for name, array in encoded.image_side.items()
-            }
-            self._side, self._scores = joined, {}
+        return self._models.encoder.encode_pixels(join_pixels(pixels))
 
     def version_of(self, digest: str) -> int | None:
         """The version whose file has this content hash; None if there is none."""

@@ -45,6 +45,8 @@ _READS = ("search", "query")
 """Calls whose arguments are the user's: a filter, names of fields, numbers of hits."""
 _AUTH_SIGNS = ("auth check failure", "unauthenticated", "privilege", "permission deny")
 _UNAVAILABLE_SIGNS = ("closed channel", "not ready", "no available", "node offline", "channel not available", "not healthy")
+_LATE_SIGNS = ("retry timeout", "context deadline exceeded", "context canceled")
+"""The last two are a server's, which may answer with them at the moment when its client's time limit ends."""
 _LONGEST_MESSAGE = 500
 _WORDS = ("and", "or", "not", "exists", "like", "in", "is", "null", "true", "false", "interval", "iso")
 """Words of Milvus' filters, which are no names of fields there."""
@@ -148,7 +150,7 @@ def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCo
         )
     if exc.code == _CONNECT_FAILED or any(sign in lower for sign in _UNAVAILABLE_SIGNS):
         return _unreachable(attempt, message)
-    if "retry timeout" in lower:
+    if any(sign in lower for sign in _LATE_SIGNS):
         return _late(attempt)
     if attempt.call == "create_collection" and ("already exist" in lower or "duplicate collection" in lower):
         return CollectionExistsError(f"the collection '{attempt.collection}' exists in {attempt.address}")

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.campaign.clock import Clock
+
 ROOT = Path(__file__).parents[2]
 BUSY_MS = 5000
 """How late an answer may be here, where other tests use the same cores. `python -m benchmarks.campaign` alone allows 250 ms."""
@@ -18,7 +20,8 @@ BUSY_MS = 5000
 def campaign(out: Path, scenario: str, **options: object) -> dict[str, Any]:
     """The report of a run that broke no promise."""
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "benchmarks.campaign", scenario, "--clients", "2", "--grace-ms", str(BUSY_MS), *arguments]
+    clients = ["--sdk-clients", "2", "--http-clients", "2"]
+    command = [sys.executable, "-m", "benchmarks.campaign", scenario, *clients, "--grace-ms", str(BUSY_MS), *arguments]
     done = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
     report: dict[str, Any] = json.loads((out / "report.json").read_text())
@@ -42,13 +45,22 @@ def test_search(tmp_path: Path) -> None:
 
 @pytest.mark.server
 @pytest.mark.triton
+@pytest.mark.skipif(not Clock.is_possible(), reason="needs a C compiler")
+def test_jumps_of_the_clock(tmp_path: Path) -> None:
+    figures = campaign(tmp_path, "search", seconds=8, items=200, only="clock")
+    assert figures["faults made"] >= 1
+
+
+@pytest.mark.server
+@pytest.mark.triton
 def test_network(tmp_path: Path) -> None:
     assert campaign(tmp_path, "network", seconds=15, items=200)["faults made"] >= 1
 
 
 @pytest.mark.server
 def test_upgrade(tmp_path: Path) -> None:
-    figures = campaign(tmp_path, "upgrade", seconds=5, items=200)
+    earlier = {"old-rev": "HEAD"} if (ROOT / ".git").exists() else {}
+    figures = campaign(tmp_path, "upgrade", seconds=5, items=200, **earlier)
     assert (figures["aliases switched"], figures["bundles replaced"]) == (1, 1)
     assert figures["searches, calm"]["errors"] == {}
 

@@ -123,6 +123,8 @@ def test_each_class(kind: type[Exception]) -> None:
         (2, "Fail connecting to server", StoreUnavailableError),
         (grpc.StatusCode.UNAVAILABLE, "Retry run out of 75 retry times", StoreUnavailableError),
         (1, "Retry timeout: 2s", StoreTimeoutError),
+        (65535, "failed to search/query delegator 1: worker(1) query failed: context canceled", StoreTimeoutError),
+        (65535, "failed to search/query delegator 1: worker(1) query failed: context deadline exceeded", StoreTimeoutError),
         (1, "Unexpected error, message=<Cannot invoke RPC on closed channel!>", StoreUnavailableError),
         (65535, "something else", StoreError),
     ],

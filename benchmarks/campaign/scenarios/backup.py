@@ -26,7 +26,7 @@ from benchmarks.campaign.load import ask_sdk
 from benchmarks.campaign.parts import rows_of
 from benchmarks.campaign.scenario import Run
 from benchmarks.campaign.timeline import Timeline
-from benchmarks.campaign.truth import TEXTS, Truth
+from benchmarks.campaign.truth import TEXTS, Truth, versions_of
 from benchmarks.campaign.writer import COLLECTION
 from milvus_coop import CoopSearch
 from tests.toy_bundle import make_bundle
@@ -62,7 +62,7 @@ def scenario(campaign: Run) -> Verdict:
             time.sleep(campaign.rng.uniform(0, 2 * BETWEEN_S))
             copies.append(_copy(campaign.folder, len(copies), pid if len(copies) % 2 == 0 else None))
     writes = read(campaign.folder / "writer.jsonl").calls
-    truth = Truth(bundle, {version for call in writes for version in call.arguments["items"].values()})
+    truth = Truth(bundle, versions_of(writes))
     verdict, wrong = Verdict(), 0
     for copy in copies:
         found = _check(campaign, copy, bundle, truth, writes)

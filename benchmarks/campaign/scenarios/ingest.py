@@ -9,13 +9,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from benchmarks.campaign.history import Record, read
+from benchmarks.campaign.history import Record
 from benchmarks.campaign.images import Images
 from benchmarks.campaign.judge import Verdict, World, judge
 from benchmarks.campaign.parts import run, state
 from benchmarks.campaign.scenario import Run
 from benchmarks.campaign.timeline import Timeline
-from benchmarks.campaign.truth import Truth
+from benchmarks.campaign.truth import Truth, versions_of
 from tests.servers.milvus import MilvusServer
 from tests.toy_bundle import make_bundle
 
@@ -61,7 +61,7 @@ def scenario(campaign: Run) -> Verdict:
             _first_run(campaign, target)
         campaign.restart_clock()
         kills = rounds = 0
-        while not campaign.is_over or rounds < len(targets):
+        while not campaign.is_over or rounds < len(targets) or kills < campaign.options.kills:
             kills += _round(campaign, targets[rounds % len(targets)], version=1_000_000 * (rounds + 1))
             rounds += 1
     campaign.figures |= {"rounds": rounds, "SIGKILLs that hit a running ingest": kills, "items per target": campaign.options.items}
@@ -119,12 +119,10 @@ def _look(campaign: Run, target: Target) -> None:
 
 
 def _judged(campaign: Run, targets: list[Target]) -> Verdict:
-    campaign.history.close()
-    record, verdict = read(campaign.history.path), Verdict()
+    record, verdict = campaign.record(), Verdict()
     for target in targets:
         calls = [call for call in record.calls if call.client == target.name]
-        versions = {version for call in calls for version in call.arguments.get("items", {}).values()}
-        truth = Truth(target.bundle, versions)
+        truth = Truth(target.bundle, versions_of(calls))
         found = judge(Record(calls), [World(truth, Timeline(calls))])
         truth.close()
         verdict.violations += found.violations

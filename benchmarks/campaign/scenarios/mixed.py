@@ -15,22 +15,23 @@ import signal
 import subprocess
 import threading
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-from benchmarks.campaign.faults import Fault, make_faults
-from benchmarks.campaign.history import Record, read
-from benchmarks.campaign.images import Images
-from benchmarks.campaign.judge import Rules, Verdict, World, judge
-from benchmarks.campaign.load import CLIENT_TIMEOUT_S, Load, StatusError, ask_http, ask_sdk
-from benchmarks.campaign.parts import Gateway, Limits, run, state, wait_until
+from benchmarks.campaign.faults import Fault, clock_faults, make_faults
+from benchmarks.campaign.history import Record
+from benchmarks.campaign.images import Images, Settled
+from benchmarks.campaign.judge import Verdict, World, judge
+from benchmarks.campaign.load import CLIENT_TIMEOUT_S, Load, StatusError, ask_sdk, clients_of
+from benchmarks.campaign.parts import Gateway, Limits, Sampler, run, state, wait_until
 from benchmarks.campaign.scenario import Run
 from benchmarks.campaign.scenarios.search import TIMEOUT_S, fill
 from benchmarks.campaign.timeline import Timeline
-from benchmarks.campaign.truth import Truth
+from benchmarks.campaign.truth import Truth, versions_of
 from milvus_coop import CoopSearch
 from milvus_coop.ingest.items import Item
 from tests.servers.milvus import MilvusServer
@@ -43,10 +44,12 @@ CHANGED = 20
 PAUSE_S = 0.3
 VISIBLE_S = 3.0
 """How long a search may miss a write of another process."""
-DISK = "1m"
-"""Size of the file system of the uploads."""
+DISK_KB, DISK_KB_PER_S = 1024, 64
+"""Size of the file system of the uploads, which are kept, and what each second of the run adds to it."""
 SMALL_FILES: Limits = {resource.RLIMIT_FSIZE: 20_000}
 """A limit below the size of the files of Milvus Lite."""
+KILLED_AT = (0.3, 1.0)
+"""When a run is killed, as a share of the time of a whole one."""
 RUN_S = 60.0
 """Time within which the next ingest has ended."""
 LITE_ITEMS = 2000
@@ -57,7 +60,7 @@ LITTLE_MEMORY: Limits = {resource.RLIMIT_AS: 600 * 2**20}
 class Ingester(threading.Thread):
     """Changes the folder and ingests it, again and again. Every run that nothing disturbs must succeed."""
 
-    def __init__(self, campaign: Run, images: Images, command: list[object]) -> None:
+    def __init__(self, campaign: Run, images: Images, settled: Settled, command: list[object]) -> None:
         super().__init__(name="campaign-ingester")
         self._campaign, self._images, self._command = campaign, images, command
         self._rng = random.Random(campaign.options.seed + 1)
@@ -66,6 +69,9 @@ class Ingester(threading.Thread):
         """Limits of the next run; with limits, a run may fail."""
         self.kill_after_s: float | None = None
         self.runs = 0
+        self._settled = settled
+        self.whole_s = 0.0
+        """Time of the last run that nothing disturbed."""
         self.disturbed = 0
         """Number of runs that ended after they were killed or limited."""
 
@@ -84,11 +90,14 @@ class Ingester(threading.Thread):
     def ingest(self, *, limits: Limits | None = None, kill_after_s: float | None = None) -> None:
         """One run of `milvus-coop ingest`."""
         disturbed = limits is not None or kill_after_s is not None
-        arguments = {"must": not disturbed, **self._images.arguments(prune=True)}
-        self._campaign.history.call(
+        arguments = {"must": not disturbed, **self._settled.changes(self._images.arguments(prune=True))}
+        call = self._campaign.history.call(
             "ingest", "write", arguments, lambda: run(self._command, kill_after_s=kill_after_s, limits=limits)
         )
+        self._settled.add(call)
         self.disturbed += disturbed
+        if not disturbed:
+            self.whole_s = call.end - call.start
 
 
 class Uploader(threading.Thread):
@@ -134,50 +143,36 @@ def scenario(campaign: Run) -> Verdict:
     uploads = campaign.folder / "uploads"
     uploads.mkdir()
     with ExitStack() as stack:
-        full = _small_disk(stack, uploads)
+        full = _small_disk(stack, uploads, int(DISK_KB + DISK_KB_PER_S * campaign.options.seconds))
         milvus = stack.enter_context(MilvusServer())
-        images = fill(campaign, milvus.uri, bundle)
+        images = Images(campaign.folder / "images")
+        images.draw({f"{i:05}": i for i in range(campaign.options.items)})
+        settled = Settled(fill(campaign, milvus.uri, bundle, images=images))
         where = ["--uri", milvus.uri, "--bundle", bundle, "--models", "onnx", "--timeout", TIMEOUT_S]
-        gateway = stack.enter_context(Gateway((*where, "--uploads", uploads), campaign.folder / "gateway.log"))
+        gateway = stack.enter_context(Gateway((*where, "--uploads", uploads), campaign.folder / "gateway.log", own_clock=True))
         search = stack.enter_context(CoopSearch("images", uri=milvus.uri, bundle=bundle, models="onnx", threads=1))
         command = ["ingest", images.folder, "--uri", milvus.uri, "--bundle", bundle, "--models", "onnx", "--prune", "--json"]
-        ingester = Ingester(campaign, images, command)
+        ingester = Ingester(campaign, images, settled, command)
         uploader = Uploader(campaign, gateway.url, uploads.resolve())
-        clients = [
-            *((f"sdk-{i}", ask_sdk(search)) for i in range(campaign.options.clients)),
-            *((f"http-{i}", ask_http(gateway.url)) for i in range(campaign.options.clients)),
-        ]
-        with Load(campaign.history, clients, seed=campaign.options.seed) as load:
+        clients = clients_of(campaign.options, ask_sdk(search), gateway.url)
+        with Load(campaign, clients) as load:
             load.wait_for_recovery(30.0)
             ingester.start()
             uploader.start()
             campaign.restart_clock()
-            memory = [gateway.memory_mb]
             try:
-                made = make_faults(
-                    campaign.history,
-                    load,
-                    [*_faults(gateway, ingester, campaign.rng), *full],
-                    campaign.rng,
-                    is_over=lambda: campaign.is_over,
-                    recovery_s=Rules().recovery_s,
-                    only=campaign.options.only,
-                )
+                with Sampler(campaign.history, gateway):
+                    make_faults(campaign, load, [*_faults(gateway, ingester, campaign.rng), *full, *clock_faults(gateway.clock)])
             finally:
                 uploader.stop.set()
                 ingester.stop.set()
                 uploader.join()
                 ingester.join()
-            memory.append(gateway.memory_mb)
         ingester.ingest()
         campaign.history.call("ingest", "state", {}, lambda: state(milvus.uri, "images"))
         if campaign.options.items <= LITE_ITEMS:
             _lite(campaign, images, bundle)
-    campaign.figures |= {
-        "faults made": made,
-        "ingests": ingester.runs,
-        "memory of the gateway at the start and the end, MB": [round(value) for value in memory],
-    }
+    campaign.figures["ingests"] = ingester.runs
     return _judged(campaign, bundle)
 
 
@@ -202,14 +197,15 @@ def _faults(gateway: Gateway, ingester: Ingester, rng: random.Random) -> list[Fa
             limit_files,
             lambda: resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (4096, 4096)),
         ),
-        Fault("ingest killed", lambda: disturb(kill_after_s=rng.uniform(1.0, 3.0)), undisturb),
+        Fault("ingest killed", lambda: disturb(kill_after_s=rng.uniform(*KILLED_AT) * (ingester.whole_s or 3.0)), undisturb),
         Fault("ingest with little memory", lambda: disturb(LITTLE_MEMORY), undisturb),
     ]
 
 
-def _small_disk(stack: ExitStack, folder: Path) -> list[Fault]:
+def _small_disk(stack: ExitStack, folder: Path, size_kb: int) -> list[Fault]:
     """A fault that fills the disk of the uploads; none where no file system may be mounted."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)], check=False, capture_output=True)
+    options = ["-t", "tmpfs", "-o", f"size={size_kb}k"]
+    mounted = subprocess.run(["mount", *options, "tmpfs", str(folder)], check=False, capture_output=True)
     if mounted.returncode != 0:
         return []
     stack.callback(lambda: subprocess.run(["umount", "-l", str(folder)], check=False))
@@ -242,12 +238,11 @@ def _lite(campaign: Run, images: Images, bundle: str) -> None:
 
 
 def _judged(campaign: Run, bundle: str) -> Verdict:
-    campaign.history.close()
-    record = read(campaign.history.path)
-    truth = Truth(bundle, {version for call in record.calls for version in call.arguments.get("items", {}).values()})
+    record = campaign.record()
+    truth = Truth(bundle, versions_of(record.calls))
     lite = [call for call in record.calls if call.client == "lite"]
-    rest = Record([call for call in record.calls if call.client != "lite"], record.events)
-    rules = Rules(grace_ms=campaign.options.grace_ms, visible_s=VISIBLE_S)
+    rest = replace(record, calls=[call for call in record.calls if call.client != "lite"])
+    rules = campaign.drift_rules(visible_s=VISIBLE_S)
     verdict = judge(rest, [World(truth, Timeline(rest.calls))], rules)
     verdict.violations += judge(Record(lite), [World(truth, Timeline(lite))], rules).violations
     truth.close()

@@ -8,8 +8,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from benchmarks.campaign.faults import Fault, make_faults
-from benchmarks.campaign.judge import Rules, Verdict
-from benchmarks.campaign.load import Load, ask_http, ask_sdk
+from benchmarks.campaign.judge import Verdict
+from benchmarks.campaign.load import Load, ask_sdk, clients_of
 from benchmarks.campaign.parts import Gateway
 from benchmarks.campaign.proxy import Network, Proxy
 from benchmarks.campaign.scenario import Run
@@ -42,25 +42,13 @@ def scenario(campaign: Run) -> Verdict:
         gateway = stack.enter_context(Gateway(where, campaign.folder / "gateway.log"))
         to_gateway = stack.enter_context(Proxy(gateway.port, 3))
         search = stack.enter_context(CoopSearch("images", uri=uri, bundle=bundle, models=models, timeout_s=TIMEOUT_S))
-        clients = [
-            *((f"sdk-{i}", ask_sdk(search)) for i in range(campaign.options.clients)),
-            *((f"http-{i}", ask_http(f"http://127.0.0.1:{to_gateway.port}")) for i in range(campaign.options.clients)),
-        ]
+        clients = clients_of(campaign.options, ask_sdk(search), f"http://127.0.0.1:{to_gateway.port}")
         links = {"Milvus": to_milvus, "Triton": to_triton, "the gateway": to_gateway}
-        with Load(campaign.history, clients, seed=campaign.options.seed, deadlines_ms=DEADLINES_MS) as load:
+        with Load(campaign, clients, deadlines_ms=DEADLINES_MS) as load:
             load.wait_for_recovery(30.0)
             campaign.restart_clock()
-            made = make_faults(
-                campaign.history,
-                load,
-                [_fault(where, proxy, kind) for where, proxy in links.items() for kind in KINDS],
-                campaign.rng,
-                is_over=lambda: campaign.is_over,
-                recovery_s=Rules().recovery_s,
-                only=campaign.options.only,
-            )
-        campaign.figures["faults made"] = made
-    return verdict(campaign, bundle)
+            make_faults(campaign, load, [_fault(where, proxy, kind) for where, proxy in links.items() for kind in KINDS])
+    return verdict(campaign, bundle, campaign.rules())
 
 
 def _fault(where: str, proxy: Proxy, kind: str) -> Fault:

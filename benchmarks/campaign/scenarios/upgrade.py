@@ -11,16 +11,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.campaign.history import read
+from benchmarks.campaign.earlier import PREFIX, open_earlier
 from benchmarks.campaign.images import Images
-from benchmarks.campaign.judge import Verdict, World
-from benchmarks.campaign.load import Ask, Load, ask_http, ask_sdk
+from benchmarks.campaign.judge import Verdict, World, judge
+from benchmarks.campaign.load import Ask, Load, ask_sdk, clients_of
 from benchmarks.campaign.parts import Gateway
 from benchmarks.campaign.proxy import Proxy
 from benchmarks.campaign.scenario import Run
 from benchmarks.campaign.scenarios.search import fill
 from benchmarks.campaign.timeline import Timeline
-from benchmarks.campaign.truth import Truth
+from benchmarks.campaign.truth import Truth, versions_of
 from milvus_coop import CoopSearch
 from milvus_coop.serving.gateway.service import FOLLOW_S
 from milvus_coop.store import Store
@@ -122,11 +122,8 @@ def scenario(campaign: Run) -> Verdict:
             store.aliases.set(ALIAS, first.collection)
             fleet.roll(ALIAS, old_bundle)
             fleet.reopen(ALIAS, old_bundle)
-            clients = [
-                *((f"sdk-{i}", fleet.ask()) for i in range(campaign.options.clients)),
-                *((f"http-{i}", ask_http(f"http://127.0.0.1:{balancer.port}")) for i in range(campaign.options.clients)),
-            ]
-            with Load(campaign.history, clients, seed=campaign.options.seed) as load:
+            clients = clients_of(campaign.options, fleet.ask(), f"http://127.0.0.1:{balancer.port}")
+            with Load(campaign, clients) as load:
                 load.wait_for_recovery(30.0)
                 campaign.restart_clock()
                 switches = 0
@@ -137,7 +134,11 @@ def scenario(campaign: Run) -> Verdict:
                 _change_bundle(fleet, store, new_bundle)
                 load.wait_for_recovery(30.0)
     campaign.figures |= {"aliases switched": switches, "gateways rolled": fleet.gateways - 1, "bundles replaced": 1}
-    return _judged(campaign, fleet)
+    earlier = open_earlier(campaign) if campaign.options.old_rev else Verdict()
+    verdict = _judged(campaign, fleet)
+    verdict.violations += earlier.violations
+    verdict.figures |= earlier.figures
+    return verdict
 
 
 def _switch(fleet: Fleet, store: Store, bundle: str) -> None:
@@ -164,14 +165,14 @@ def _change_bundle(fleet: Fleet, store: Store, bundle: str) -> None:
 
 
 def _judged(campaign: Run, fleet: Fleet) -> Verdict:
-    calls = read(campaign.history.path).calls
-    versions = {version for call in calls for version in call.arguments.get("items", {}).values()}
-    with _truths({generation.bundle for generation in fleet.generations}, versions) as truths:
+    record = campaign.record()
+    calls = [call for call in record.calls if not call.client.startswith(PREFIX)]
+    with _truths({generation.bundle for generation in fleet.generations}, versions_of(calls)) as truths:
         worlds = []
         for generation in fleet.generations:
             writes = [replace(call, end=call.start) for call in calls if call.client == generation.collection]
             worlds.append(World(truths[generation.bundle], Timeline(writes), generation.since, generation.until))
-        return campaign.verdict(*worlds)
+        return judge(replace(record, calls=calls), worlds, campaign.rules())
 
 
 @contextmanager

@@ -69,8 +69,8 @@ class Pool:
         try:
             return await asyncio.wait_for(asyncio.shield(answer), min(self._timeout_s, deadline.remaining() + GRACE_S))
         except (TimeoutError, asyncio.TimeoutError) as exc:
-            if job.done():
-                raise  # an error of the function itself
+            if job.done() and not job.cancelled():  # it ended before the busy loop noticed
+                return job.result()
             if deadline.remaining() <= 0:
                 raise deadline.exceeded("the request was answered") from exc
             raise LateError from exc
