@@ -6,11 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from milvus_coop.bundle.spec import IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TokenSpec
+from milvus_coop.bundle.text_states import MASK, text_states
 from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import InvalidArgumentError, TokensError, TokenStoreError
 from milvus_coop.models.encoder import Encoder, join_pixels
 from milvus_coop.models.preprocess.texts import check_text
+from milvus_coop.models.text_states import unpack_states
 from milvus_coop.models.tokens import arrange, decode
 from milvus_coop.search.images import ImageOpener
 from milvus_coop.store.token_store import TokenStore
@@ -66,21 +70,45 @@ def content_reader(encoder: Encoder, kind: Kind | None, tokens: TokenStore | Non
 
 
 class TextReader:
-    """Encodes the texts that rows hold."""
+    """Reads the states of texts that rows hold, and encodes the texts without states and those with damaged ones."""
 
     lack = NOTHING
     n_bytes = 0
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
+        self._states = text_states(encoder.spec)
 
     def read(self, contents: Sequence[Content | None], timeout_s: float, deadline: Deadline = NEVER) -> ReadContents:
         """See `ContentReader.read`."""
-        texts = {i: c.text for i, c in enumerate(contents) if isinstance(c, StoredText) and _is_readable(c.text)}
+        texts = {i: c for i, c in enumerate(contents) if isinstance(c, StoredText) and _is_readable(c.text)}
         if not texts:
             return ReadContents()
-        encoded = self._encoder.encode_texts(list(texts.values()), timeout_s=deadline.within(timeout_s))
-        return ReadContents(encoded.text_side, list(texts))
+        inputs = self._encoder.tokenise([content.text for content in texts.values()])
+        strings = [content.states for content in texts.values()]
+        return ReadContents(self._side(inputs, strings, deadline.within(timeout_s)), list(texts))
+
+    def _side(self, inputs: Mapping[str, Array], strings: Sequence[str], timeout_s: float) -> Mapping[str, Array]:
+        n, length = inputs[MASK].shape
+        lengths = inputs[MASK].sum(axis=1).tolist()
+        found = [unpack_states(self._states, *pair) for pair in zip(strings, lengths, strict=True)]
+        stored = {row: states for row, states in enumerate(found) if states is not None}
+        rest = [row for row in range(n) if row not in stored]
+        if len(rest) == n:
+            return self._encoder.text_side(inputs, timeout_s=timeout_s)
+        side = {name: inputs[name] for name in self._encoder.spec.text_side if name in inputs}
+        for state in self._states:
+            shape = (state.rows(length), state.dim) if state.count else (state.dim,)
+            array = side[state.name] = np.zeros((n, *shape), np.float32)
+            for row, states in stored.items():
+                array[row][: len(states[state.name])] = states[state.name]
+        if rest:
+            encoded = self._encoder.text_side({name: array[rest] for name, array in inputs.items()}, timeout_s=timeout_s)
+            if any(encoded[state.name].shape[1:] != side[state.name].shape[1:] for state in self._states):
+                return self._encoder.text_side(inputs, timeout_s=timeout_s)  # no ingest made states for such a text encoder
+            for state in self._states:
+                side[state.name][rest] = encoded[state.name]
+        return side
 
 
 class TokenReader:

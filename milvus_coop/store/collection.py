@@ -112,7 +112,8 @@ class Collection:
     def info(self) -> CollectionInfo:
         """Kind, bundle, dimension, number of rows and index of the collection."""
         layout = self._layout
-        place = token_place(self._header, layout.keep, self.tokens and self.tokens.location)
+        states = layout.content_field is not None and layout.content_field.states_bytes > 0
+        place = token_place(self._header, layout.keep, self.tokens and self.tokens.location, states)
         return summary(self.name, self._header, layout.dim, layout.index_type, layout.metric, self.count(), place)
 
     def search(
@@ -188,7 +189,7 @@ class Collection:
         return build_ranker(service, query, field.name, version=version, collection=read_by)
 
     def content_of(self, string: str) -> Content | None:
-        """The content that a string in the content field of a row stands for; None if the collection has no such field."""
+        """The content that a string in the content field of a row stands for, without states; None without such a field."""
         field = self._layout.content_field
         return None if field is None else field.holds(string)
 
@@ -198,7 +199,7 @@ class Collection:
         keys = [content.key for content in found if isinstance(content, TokenFile)]
         if not (self._fixed and keys):
             return found
-        (name,) = self._content_fields
+        name = self._content_fields[0]
         filter = among_any(name, keys, numeric=False)
         rows = self._query(filter, (name,), consistency_level="Session") if filter else []
         named = {row[name] for row in rows}
@@ -351,7 +352,7 @@ class Collection:
     def all_rows(self) -> Iterator[list[Row]]:
         """The whole rows in pages, by ascending id. Rows that are written or deleted meanwhile may be missing or present."""
         layout = self._own()
-        content_bytes = 0 if layout.content_field is None else layout.content_field.max_bytes
+        content_bytes = 0 if layout.content_field is None else sum(layout.content_field.limits.values())
         step = max(1, min(ROWS_PER_PAGE, ANSWER_BYTES // (content_bytes + ROW_BYTES + 4 * layout.dim)))
         for page in self._pages(("*",), step):
             yield [row_of(record, layout) for record in page]
@@ -538,12 +539,12 @@ class Collection:
     @property
     def _content_fields(self) -> tuple[str, ...]:
         field = self._layout.content_field
-        return () if field is None else (field.name,)
+        return () if field is None else tuple(field.limits)
 
     def _runs(self, queries: Array, k: int) -> Iterator[list[Array]]:
         """The queries in parts whose answers stay below the size limit."""
         field = self._layout.content_field
-        limit = TYPICAL_TEXT_BYTES if self.kind == "text" else 0 if field is None else field.max_bytes
+        limit = 0 if field is None else TYPICAL_TEXT_BYTES + field.states_bytes if self.kind == "text" else field.max_bytes
         step = max(1, min(MAX_K, ANSWER_BYTES // (k * (limit + ROW_BYTES))))
         for start in range(0, len(queries), step):
             yield list(queries[start : start + step])

@@ -136,7 +136,7 @@ def _encode(models: Models, query: str, timeout_s: float) -> EncodedQuery:
         values, scales = arrange([raw], tokens)
         return EncodedQuery("image", {IMAGE_TOKENS: values, IMAGE_TOKEN_SCALES: scales})
     check_text(query)
-    return EncodedQuery("text", models.encoder.encode_texts([query], timeout_s=timeout_s).text_side)
+    return EncodedQuery("text", models.encoder.text_side(models.encoder.tokenise([query]), timeout_s=timeout_s))
 
 
 def _kind_of_documents(query: EncodedQuery, collection: Collection | None) -> Kind:
