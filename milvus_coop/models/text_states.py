@@ -51,30 +51,50 @@ def pack_states(states: Sequence[StateSpec], text_side: Mapping[str, Array]) -> 
     return [base64.b64encode(raw).decode("ascii") if fits else NONE for raw, fits in zip(raws, sound.tolist(), strict=True)]
 
 
-def unpack_states(states: Sequence[StateSpec], string: str, length: int) -> dict[str, Array] | None:
-    """The states of a text of `length` tokens by name: float32 vectors of shape (dim,) and rows of shape (rows, dim).
+def unpack_states(states: Sequence[StateSpec], strings: Sequence[str], mask: Array) -> tuple[dict[str, Array], Array]:
+    """The states of n texts.
+
+    Args:
+        states: the states of the bundle, at least one.
+        strings: what the rows of the texts hold; anything may stand there.
+        mask: 1 for the tokens of the texts and 0 for padding, of shape (n, length).
 
     Returns:
-        None if the string is not base64, does not have the size that the bundle gives such a text, or holds infinite numbers.
+        The states by name: float32 arrays of shape (n, dim) or (n, rows, dim), with zeros for padding. And a bool array of shape
+        (n,), which is False for a text whose string is not base64, does not have the size that the bundle gives such a text, or
+        holds infinite numbers. The states of such a text are zeros or not finite.
     """
+    n, longest = mask.shape
+    lengths = mask.sum(axis=1).tolist()
+    raws = [_decoded(string, state_bytes(states, length)) for string, length in zip(strings, lengths, strict=True)]
+    decoded = np.array([raw is not None for raw in raws], bool)
+    known = [(raw, length) for raw, length in zip(raws, lengths, strict=True) if raw is not None]
+    arrays, sound, starts = {}, decoded.copy(), [0] * len(known)
+    for state in states:
+        int8s, float16s = [], []
+        for number, (raw, length) in enumerate(known):
+            start = starts[number]
+            middle = start + state.rows(length) * state.dim  # a vector has no rows
+            end = starts[number] = start + state.n_bytes(length)
+            int8s.append(raw[start:middle])
+            float16s.append(raw[middle:end])
+        numbers = np.frombuffer(b"".join(float16s), "<f2").astype(np.float32)
+        shape = (n, state.rows(longest), state.dim) if state.count else (n, state.dim)
+        array = arrays[state.name] = np.zeros(shape, np.float32)
+        if state.count == 0:
+            array[decoded] = numbers.reshape(-1, state.dim)
+        else:
+            present = decoded[:, None] & (mask.astype(bool) if state.count < 0 else np.ones(shape[:2], bool))
+            with np.errstate(invalid="ignore"):
+                array[present] = np.frombuffer(b"".join(int8s), np.int8).reshape(-1, state.dim) * numbers[:, None]
+        sound &= np.isfinite(array).reshape(n, -1).all(axis=1)
+    return arrays, sound
+
+
+def _decoded(string: str, n_bytes: int) -> bytes | None:
+    """The bytes of a string; None if it is not base64 of that many bytes."""
     try:
         raw = base64.b64decode(string, validate=True)
     except (binascii.Error, ValueError):
         return None
-    if not raw or len(raw) != state_bytes(states, length):
-        return None
-    found, start = {}, 0
-    for state in states:
-        part = raw[start : start + state.n_bytes(length)]
-        found[state.name] = _restored(state, part, state.rows(length))
-        start += len(part)
-    return found if all(np.isfinite(array).all() for array in found.values()) else None
-
-
-def _restored(state: StateSpec, raw: bytes, rows: int) -> Array:
-    if state.count == 0:
-        return np.frombuffer(raw, "<f2").astype(np.float32)
-    values = np.frombuffer(raw, np.int8, rows * state.dim).reshape(rows, state.dim)
-    scales = np.frombuffer(raw, "<f2", rows, rows * state.dim).astype(np.float32)
-    with np.errstate(invalid="ignore"):
-        return values * scales[:, None]
+    return raw if len(raw) == n_bytes else None

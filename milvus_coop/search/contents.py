@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from milvus_coop.bundle.spec import IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TokenSpec
 from milvus_coop.bundle.text_states import MASK, text_states
 from milvus_coop.deadline import NEVER, Deadline
@@ -89,26 +87,17 @@ class TextReader:
         return ReadContents(self._side(inputs, strings, deadline.within(timeout_s)), list(texts))
 
     def _side(self, inputs: Mapping[str, Array], strings: Sequence[str], timeout_s: float) -> Mapping[str, Array]:
-        n, length = inputs[MASK].shape
-        lengths = inputs[MASK].sum(axis=1).tolist()
-        found = [unpack_states(self._states, *pair) for pair in zip(strings, lengths, strict=True)]
-        stored = {row: states for row, states in enumerate(found) if states is not None}
-        rest = [row for row in range(n) if row not in stored]
-        if len(rest) == n:
+        if not self._states or not any(strings):
             return self._encoder.text_side(inputs, timeout_s=timeout_s)
-        side = {name: inputs[name] for name in self._encoder.spec.text_side if name in inputs}
-        for state in self._states:
-            shape = (state.rows(length), state.dim) if state.count else (state.dim,)
-            array = side[state.name] = np.zeros((n, *shape), np.float32)
-            for row, states in stored.items():
-                array[row][: len(states[state.name])] = states[state.name]
-        if rest:
-            encoded = self._encoder.text_side({name: array[rest] for name, array in inputs.items()}, timeout_s=timeout_s)
-            if any(encoded[state.name].shape[1:] != side[state.name].shape[1:] for state in self._states):
+        stored, sound = unpack_states(self._states, strings, inputs[MASK])
+        if not sound.all():
+            rest = {name: array[~sound] for name, array in inputs.items()}
+            encoded = self._encoder.text_side(rest, timeout_s=timeout_s)
+            if any(encoded[name].shape[1:] != array.shape[1:] for name, array in stored.items()):
                 return self._encoder.text_side(inputs, timeout_s=timeout_s)  # no ingest made states for such a text encoder
-            for state in self._states:
-                side[state.name][rest] = encoded[state.name]
-        return side
+            for name, array in stored.items():
+                array[~sound] = encoded[name]
+        return {name: stored[name] if name in stored else inputs[name] for name in self._encoder.spec.text_side}
 
 
 class TokenReader:
