@@ -69,9 +69,11 @@ def unpack_states(states: Sequence[StateSpec], strings: Sequence[str], mask: Arr
     raws = [_decoded(string, state_bytes(states, length)) for string, length in zip(strings, lengths, strict=True)]
     decoded = np.array([raw is not None for raw in raws], bool)
     known = [(raw, length) for raw, length in zip(raws, lengths, strict=True) if raw is not None]
-    arrays, sound, starts = {}, decoded.copy(), [0] * len(known)
+    arrays: dict[str, Array] = {}
+    sound, starts = decoded.copy(), [0] * len(known)
     for state in states:
-        int8s, float16s = [], []
+        int8s: list[bytes] = []
+        float16s: list[bytes] = []
         for number, (raw, length) in enumerate(known):
             start = starts[number]
             middle = start + state.rows(length) * state.dim  # a vector has no rows
