@@ -21,6 +21,9 @@ class StoredText:
     """A text that its row holds."""
 
     text: str
+    states: str = ""
+    """base64 of what the cross-encoder reads of the encoded text; see `models.text_states`. '' if the row holds nothing of it: the
+    text is then encoded for every query that needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,8 @@ class CollectionInfo:
     index: str
     """Type and metric of the index, for example `HNSW COSINE`."""
     tokens: str = ""
-    """The place where the cross-encoder finds the image tokens; '' for collections of texts."""
+    """The place where the cross-encoder finds the image tokens, or the states of texts. '' for a collection that keeps no states of
+    its texts: because the bundle has none, or because an earlier version made the collection."""
 
 
 @dataclass(frozen=True, slots=True)

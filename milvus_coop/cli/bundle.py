@@ -65,6 +65,7 @@ def show(name_or_folder: str, as_json: bool) -> None:
         "kind": spec.kind,
         "embedding": f"{spec.dim} x float32",
         "image tokens": tokens,
+        "text states": _states(spec),
         "ranks by": "match logit + cosine" if spec.score == "sum" else "match probability",
         "image": f"{spec.image.size} px, {spec.image.fit}, {spec.image.resampling}",
         "text": f"up to {spec.text.max_length} tokens",
@@ -103,6 +104,20 @@ def verify(name_or_folder: str, fingerprint: str, as_json: bool) -> None:
         problems = ((f"problem {number}", text) for number, text in enumerate(found.problems, 1))
         print_pairs("", [("bundle", found.label), ("fingerprint", found.fingerprint), *files, *operators, *problems])
     raise click.exceptions.Exit(int(bool(found.problems)))
+
+
+def _states(spec: BundleSpec) -> str:
+    """What a collection of texts keeps of each text for the cross-encoder."""
+    from milvus_coop.bundle.text_states import reads_text_encoder, state_bytes, text_states
+
+    if not reads_text_encoder(spec):
+        return "none: the cross-encoder reads the texts themselves"
+    if not (states := text_states(spec)):
+        return "none: texts are encoded again for every query"
+    longest = state_bytes(states, spec.text.max_length)
+    per_token = state_bytes(states, 1) - state_bytes(states, 0)
+    each = f"{state_bytes(states, 0):,} bytes per text and {per_token:,} per token, at most {longest:,}" if per_token else ""
+    return f"{each or f'{longest:,} bytes per text'}, in the collection"
 
 
 def _own_ways(spec: BundleSpec) -> dict[str, str]:

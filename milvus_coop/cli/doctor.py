@@ -58,6 +58,7 @@ def doctor(settings: Settings, as_json: bool) -> None:
         _attempt("bundle", lambda: _bundle(settings)),
         _attempt("backend", lambda: _backend(settings)),
         _attempt("milvus", lambda: _milvus(settings)),
+        *_outdated(settings),
         *(_optional(name, package, f"'milvus-coop[{name}]'") for name, package in EXTRAS.items()),
         *(_optional(name, package, package) for name, package in DRIVERS.items()),
     ]
@@ -130,3 +131,25 @@ def _milvus(settings: Settings) -> str:
         return f"Milvus Lite; {settings.uri} will be made by the first ingest"
     with Store.from_settings(settings) as store:
         return f"{settings.uri}: {len(store.list())} collections"
+
+
+def _outdated(settings: Settings) -> list[Check]:
+    """A check for each collection of this bundle's texts that lacks their states. Nothing if the bundle or Milvus is broken."""
+    from pathlib import Path
+
+    from milvus_coop.bundle import load_bundle
+    from milvus_coop.bundle.text_states import text_states
+    from milvus_coop.store import Store
+
+    if "://" not in settings.uri and not Path(settings.uri).exists():
+        return []
+    try:
+        spec = load_bundle(settings.bundle).spec
+        with Store.from_settings(settings) as store:
+            infos = store.list() if text_states(spec) else []
+    except MilvusCoopError:
+        return []
+    found = [info.name for info in infos if info.kind == "text" and info.fingerprint == spec.fingerprint and not info.tokens]
+    detail = "keeps no states of its texts, as an earlier version made it: an image query encodes each candidate again"
+    run = "to upgrade, ingest the texts into a new collection: milvus-coop ingest SOURCES --texts --collection NAME"
+    return [Check("text states", "off", f"'{name}' {detail}", run) for name in found]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from milvus_coop.bundle.text_states import text_states
 from milvus_coop.errors import ImageError, InvalidArgumentError, reason_of
 from milvus_coop.ingest.images import HALF, NO_VERSION, StoredImage, read, stored
 from milvus_coop.ingest.items import Item, checked, hash_of, hash_of_metadata
@@ -13,6 +14,7 @@ from milvus_coop.ingest.outages import may_pass
 from milvus_coop.models.encoder import EncodedImages, Encoder, Pixels, join_pixels
 from milvus_coop.models.preprocess.images import name_in_errors
 from milvus_coop.models.preprocess.texts import check_text
+from milvus_coop.models.text_states import pack_states
 from milvus_coop.models.tokens import pack, to_bytes
 from milvus_coop.store.schema import VARCHAR_BYTES
 from milvus_coop.store.token_store import TokenStore, token_key
@@ -132,6 +134,7 @@ class TextWork:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
+        self._states = text_states(encoder.spec)
 
     def prepare(self, item: Item, stamp: Stamp | None, force: bool) -> Ready | Failure | None:
         """See `Work.prepare`."""
@@ -154,8 +157,8 @@ class TextWork:
     def encode(self, batch: Sequence[Ready]) -> list[Row]:
         """See `Work.encode`."""
         encoded = self._encoder.encode_texts(texts := [ready.item.text or "" for ready in batch])
-        parts = zip(batch, encoded.embeddings, texts, strict=True)
-        return [_row(ready, embedding, StoredText(text)) for ready, embedding, text in parts]
+        contents = map(StoredText, texts, pack_states(self._states, encoded.text_side))
+        return [_row(*parts) for parts in zip(batch, encoded.embeddings, contents, strict=True)]
 
 
 def _row(ready: Ready, embedding: Array, content: Content) -> Row:

@@ -21,6 +21,7 @@ from milvus_coop.bundle.spec import (
     BundleSpec,
     TensorSpec,
 )
+from milvus_coop.bundle.text_states import reads_text_encoder
 from milvus_coop.models.backends.base import Backend
 from milvus_coop.models.preprocess.images import MAX_PIXELS, ImageInput, decode, format_of, normalise, patch_mask, to_pixels
 from milvus_coop.models.preprocess.texts import Tokenizer
@@ -122,6 +123,23 @@ class Encoder:
     def _encoded(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> EncodedTexts:
         arrays = {**inputs, **outputs}
         return EncodedTexts(outputs["text_embedding"], {name: arrays[name] for name in self.spec.text_side})
+
+    def text_side(self, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
+        """The cross-encoder's inputs for tokenised texts, for callers that need no embeddings.
+
+        The text encoder runs only if the cross-encoder reads its outputs.
+
+        Args:
+            inputs: the result of `tokenise`.
+            timeout_s: time limit of the run.
+
+        Raises:
+            BackendError: the backend failed; see `Backend.run`.
+        """
+        arrays = dict(inputs)
+        if reads_text_encoder(self.spec):
+            arrays |= self._backend.run(TEXT_ENCODER, inputs, timeout_s=timeout_s)
+        return {name: arrays[name] for name in self.spec.text_side}
 
     def tokenise(self, texts: Iterable[str]) -> dict[str, Array]:
         """The text inputs of the bundle's graphs by name, each int64 of shape (n, length).

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from milvus_coop.bundle.spec import IMAGE_TOKEN_SCALES, IMAGE_TOKENS, TokenSpec
+from milvus_coop.bundle.text_states import MASK, text_states
 from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import InvalidArgumentError, TokensError, TokenStoreError
 from milvus_coop.models.encoder import Encoder, join_pixels
 from milvus_coop.models.preprocess.texts import check_text
+from milvus_coop.models.text_states import unpack_states
 from milvus_coop.models.tokens import arrange, decode
 from milvus_coop.search.images import ImageOpener
 from milvus_coop.store.token_store import TokenStore
@@ -66,21 +68,36 @@ def content_reader(encoder: Encoder, kind: Kind | None, tokens: TokenStore | Non
 
 
 class TextReader:
-    """Encodes the texts that rows hold."""
+    """Reads the states of texts that rows hold, and encodes the texts without states and those with damaged ones."""
 
     lack = NOTHING
     n_bytes = 0
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
+        self._states = text_states(encoder.spec)
 
     def read(self, contents: Sequence[Content | None], timeout_s: float, deadline: Deadline = NEVER) -> ReadContents:
         """See `ContentReader.read`."""
-        texts = {i: c.text for i, c in enumerate(contents) if isinstance(c, StoredText) and _is_readable(c.text)}
+        texts = {i: c for i, c in enumerate(contents) if isinstance(c, StoredText) and _is_readable(c.text)}
         if not texts:
             return ReadContents()
-        encoded = self._encoder.encode_texts(list(texts.values()), timeout_s=deadline.within(timeout_s))
-        return ReadContents(encoded.text_side, list(texts))
+        inputs = self._encoder.tokenise([content.text for content in texts.values()])
+        strings = [content.states for content in texts.values()]
+        return ReadContents(self._side(inputs, strings, deadline.within(timeout_s)), list(texts))
+
+    def _side(self, inputs: Mapping[str, Array], strings: Sequence[str], timeout_s: float) -> Mapping[str, Array]:
+        if not self._states or not any(strings):
+            return self._encoder.text_side(inputs, timeout_s=timeout_s)
+        stored, sound = unpack_states(self._states, strings, inputs[MASK])
+        if not sound.all():
+            rest = {name: array[~sound] for name, array in inputs.items()}
+            encoded = self._encoder.text_side(rest, timeout_s=timeout_s)
+            if any(encoded[name].shape[1:] != array.shape[1:] for name, array in stored.items()):
+                return self._encoder.text_side(inputs, timeout_s=timeout_s)  # no ingest made states for such a text encoder
+            for name, array in stored.items():
+                array[~sound] = encoded[name]
+        return {name: stored[name] if name in stored else inputs[name] for name in self._encoder.spec.text_side}
 
 
 class TokenReader:

@@ -17,10 +17,10 @@ from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import FilterError, ForeignCollectionError, InvalidArgumentError, StoreError, TokenStoreError, quoted
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.filters import check_whole, within
-from milvus_coop.store.layout import ContentField, Layout, summary, token_place
+from milvus_coop.store.layout import Layout, summary, token_place
 from milvus_coop.store.ranker import Ranker, RerankService, build_ranker
 from milvus_coop.store.rows import Record, among, among_any, literal, records, requests, row_of
-from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, Header, search_params
+from milvus_coop.store.schema import MAX_K, STAMP_FIELDS, TEXT_STATES, Header, search_params
 from milvus_coop.store.token_store import HOUR_S, SweepReport, TokenStore, belongs_to, sweep
 from milvus_coop.types import Array, Candidate, CollectionInfo, Content, Kind, Row, Stamp, TokenFile
 
@@ -112,7 +112,8 @@ class Collection:
     def info(self) -> CollectionInfo:
         """Kind, bundle, dimension, number of rows and index of the collection."""
         layout = self._layout
-        place = token_place(self._header, layout.keep, self.tokens and self.tokens.location)
+        states = layout.content_field is not None and layout.content_field.states_bytes > 0
+        place = token_place(self._header, layout.keep, self.tokens and self.tokens.location, states)
         return summary(self.name, self._header, layout.dim, layout.index_type, layout.metric, self.count(), place)
 
     def search(
@@ -135,7 +136,8 @@ class Collection:
             k: number of candidates per query, 1 to 16,384.
             filter: a Milvus boolean expression, such as `year > 2020`.
             output_fields: names of metadata for `Candidate.fields`; `*` means all. Fields that a row does not have are left out.
-            with_tokens: False for a search whose hits are not reranked: images then come without their content.
+            with_tokens: False for a search whose hits are not reranked: images then come without their content, and texts without
+                their states.
             timeout_s: time limit of each call; default the store's. On Milvus Lite, the first search after many new rows takes up
                 to a second longer.
             deadline: the moment by which all calls have to be done.
@@ -151,17 +153,17 @@ class Collection:
         queries = self._check_queries(embeddings, k)
         names = strings("output_fields", output_fields, "a list of field names")
         whole = within(self._fixed, filter)
-        content = self._layout.content_field if with_tokens or self.kind == "text" else None
+        held = self._held(with_tokens)
         self._connection.before_search(self.name)
         options = {
             "limit": k,
             "anns_field": self._layout.embedding,
-            "output_fields": self._output_fields(names, content),
+            "output_fields": self._output_fields(names, held),
             "search_params": search_params(self._layout.index_type, self._layout.metric, k),
             "consistency_level": self._connection.consistency(self.name),
         }
         found: list[list[Candidate]] = []
-        for some in self._runs(queries, k, content):
+        for some in self._runs(queries, k, sum(held.values())):
             with self._connection.reading(deadline.wait_s()), self._own_words(filter):
                 limit_s = deadline.within(self._connection.timeout_s if timeout_s is None else timeout_s)
                 answer = self._connection.call(
@@ -191,7 +193,7 @@ class Collection:
         return build_ranker(service, query, field.name, version=version, collection=read_by)
 
     def content_of(self, string: str) -> Content | None:
-        """The content that a string in the content field of a row stands for; None if the collection has no such field."""
+        """The content that a string in the content field of a row stands for, without states; None without such a field."""
         field = self._layout.content_field
         return None if field is None else field.holds(string)
 
@@ -201,7 +203,7 @@ class Collection:
         keys = [content.key for content in found if isinstance(content, TokenFile)]
         if not (self._fixed and keys):
             return found
-        (name,) = self._content_fields
+        name = self._content_fields[0]
         filter = among_any(name, keys, numeric=False)
         level = self._connection.consistency(self.name)
         rows = self._query(filter, (name,), consistency_level=level) if filter else []
@@ -355,7 +357,7 @@ class Collection:
     def all_rows(self) -> Iterator[list[Row]]:
         """The whole rows in pages, by ascending id. Rows that are written or deleted meanwhile may be missing or present."""
         layout = self._own()
-        content_bytes = 0 if layout.content_field is None else layout.content_field.max_bytes
+        content_bytes = 0 if layout.content_field is None else sum(layout.content_field.limits.values())
         step = max(1, min(ROWS_PER_PAGE, ANSWER_BYTES // (content_bytes + ROW_BYTES + 4 * layout.dim)))
         for page in self._pages(("*",), step):
             yield [row_of(record, layout) for record in page]
@@ -535,19 +537,26 @@ class Collection:
         whole_number("k", k, 1, MAX_K)
         return queries
 
-    def _output_fields(self, asked: Sequence[str], content: ContentField | None) -> list[str]:
+    def _held(self, with_tokens: bool) -> Mapping[str, int]:
+        """The content fields that a search asks for, with their usual maximum size in bytes."""
+        field = self._layout.content_field
+        if field is None:
+            return {}
+        limits = field.limits | {field.name: TYPICAL_TEXT_BYTES} if self.kind == "text" else field.limits
+        unneeded = () if with_tokens else (TEXT_STATES,) if self.kind == "text" else (field.name,)
+        return {name: limit for name, limit in limits.items() if name not in unneeded}
+
+    def _output_fields(self, asked: Sequence[str], held: Iterable[str]) -> list[str]:
         """The fields to ask Milvus for, always with uri. A server ignores `*` if other names are given beside it."""
-        held = () if content is None else (content.name,)
         return ["*"] if "*" in asked else list(dict.fromkeys((self._layout.uri, *held, *asked)))
 
     @property
     def _content_fields(self) -> tuple[str, ...]:
         field = self._layout.content_field
-        return () if field is None else (field.name,)
+        return () if field is None else tuple(field.limits)
 
-    def _runs(self, queries: Array, k: int, content: ContentField | None) -> Iterator[list[Array]]:
-        """The queries in parts whose answers stay below the size limit."""
-        limit = TYPICAL_TEXT_BYTES if self.kind == "text" else 0 if content is None else content.max_bytes
+    def _runs(self, queries: Array, k: int, limit: int) -> Iterator[list[Array]]:
+        """The queries in parts whose answers stay below the size limit, if each row holds `limit` bytes of content."""
         step = max(1, min(MAX_K, ANSWER_BYTES // (k * (limit + ROW_BYTES))))
         for start in range(0, len(queries), step):
             yield list(queries[start : start + step])

@@ -13,7 +13,17 @@ from pymilvus import DataType
 
 from milvus_coop.bundle.spec import BundleSpec, Keep
 from milvus_coop.errors import ForeignCollectionError, InvalidArgumentError, quoted
-from milvus_coop.store.schema import CONTENT_FIELDS, EMBEDDING, KEY_BYTES_MOST, RESERVED, CollectionOptions, Header, content_bytes
+from milvus_coop.store.schema import (
+    CONTENT_FIELDS,
+    EMBEDDING,
+    KEY_BYTES_MOST,
+    RESERVED,
+    TEXT_STATES,
+    CollectionOptions,
+    Header,
+    content_bytes,
+    states_bytes,
+)
 from milvus_coop.types import CollectionInfo, Content, ImageFile, Kind, Row, StoredText, StoredTokens, TokenFile
 
 _ANY = tuple(DataType)
@@ -40,15 +50,31 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class ContentField:
-    """The VARCHAR field that holds the content of each row."""
+    """The VARCHAR field that holds the content of each row, and a second one for the states of texts if there are any."""
 
     name: str
     holds: type[StoredText] | type[StoredTokens] | type[TokenFile]
     """The type of content that the strings in the field stand for."""
     max_bytes: int
+    states_bytes: int = 0
+    """Maximum size of the states of a text; 0 if the collection has no field for them."""
 
-    def string(self, row: Row) -> str:
-        """The string that the field holds for the content of a row.
+    @property
+    def limits(self) -> dict[str, int]:
+        """The maximum size of each field by name."""
+        return {self.name: self.max_bytes} | ({TEXT_STATES: self.states_bytes} if self.states_bytes else {})
+
+    def content(self, record: Mapping[str, Any]) -> Content | None:
+        """The content of a row, from its fields by name."""
+        string = record.get(self.name)
+        if string is None:
+            return None
+        if self.holds is StoredText and self.states_bytes:
+            return StoredText(string, record.get(TEXT_STATES) or "")
+        return self.holds(string)
+
+    def strings(self, row: Row) -> dict[str, str]:
+        """The strings that the fields hold for the content of a row, by name.
 
         Raises:
             InvalidArgumentError: the content has another type.
@@ -57,7 +83,8 @@ class ContentField:
             raise InvalidArgumentError(
                 f"the content of '{row.uri}' is of type {type(row.content).__name__}", expected=self.holds.__name__
             )
-        return string_of(row.content)
+        states = {TEXT_STATES: row.content.states} if isinstance(row.content, StoredText) and self.states_bytes else {}
+        return {self.name: string_of(row.content), **states}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +117,12 @@ def string_of(content: Content) -> str:
             return ""
 
 
+def content_size(content: Content) -> int:
+    """The size of what a row holds for a content, in bytes."""
+    states = content.states if isinstance(content, StoredText) else ""
+    return len(string_of(content).encode()) + len(states)
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Everything that readers and writers need to know about the fields of a collection."""
@@ -117,9 +150,7 @@ class Layout:
         """The content of a row, from its fields by name."""
         if self.keep == "nowhere":
             return ImageFile(str(record.get(self.uri, "")))
-        field = self.content_field
-        string = None if field is None else record.get(field.name)
-        return None if field is None or string is None else field.holds(string)
+        return None if self.content_field is None else self.content_field.content(record)
 
 
 Description = Mapping[str, Any]
@@ -138,17 +169,18 @@ def bundle_layout(spec: BundleSpec, kind: Kind, options: CollectionOptions) -> L
     keep: Keep = spec.tokens.keep if kind == "image" else "collection"
     n_bytes, content = content_bytes(spec, kind), CONTENT_FIELDS[kind]
     holds = StoredText if kind == "text" else _IMAGE_CONTENTS.get(keep)
+    field = None if holds is None else ContentField(content, holds, n_bytes, states_bytes(spec, kind))
     key = PartitionKey(options.partition_key, options.partition_key_type == "text") if options.partition_key else None
     return Layout(
         kind=kind,
         id="id",
         uri="uri",
         embedding=EMBEDDING,
-        content_field=None if holds is None else ContentField(content, holds, n_bytes),
+        content_field=field,
         dim=spec.dim,
         index_type="",
         metric="",
-        schema_fields=RESERVED - set(CONTENT_FIELDS.values()) | ({content} if holds is not None else set()),
+        schema_fields=RESERVED - {*CONTENT_FIELDS.values(), TEXT_STATES} | set(field.limits if field else ()),
         numeric_ids=False,
         ours=True,
         keep=keep,
@@ -224,9 +256,17 @@ def summary(
     )
 
 
-def token_place(header: Header | None, keep: Keep, location: object) -> str:
-    """The place of a collection's image tokens, for people; '' for texts and for collections that milvus-coop did not make."""
-    if header is None or header.kind == "text":
+def has_states(description: Description) -> bool:
+    """True if a collection has a field for the states of texts."""
+    return any(f["name"] == TEXT_STATES for f in description["fields"])
+
+
+def token_place(header: Header | None, keep: Keep, location: object, states: bool) -> str:
+    """The place of a collection's image tokens or text states, for people.
+
+    It is '' for texts without states, and for collections that milvus-coop did not make.
+    """
+    if header is None or (header.kind == "text" and not states):
         return ""
     places: Mapping[Keep, str] = {
         "collection": "in the collection",
@@ -241,7 +281,8 @@ def _layout(fields: Fields, keep: Keep, description: Description, index: Mapping
     content_field = None
     if fields.content is not None and keep != "nowhere":
         holds = StoredText if fields.kind == "text" else _IMAGE_CONTENTS[keep]
-        content_field = ContentField(fields.content, holds, int(params[fields.content]["max_length"]))
+        states = int(params[TEXT_STATES]["max_length"]) if ours and fields.kind == "text" and has_states(description) else 0
+        content_field = ContentField(fields.content, holds, int(params[fields.content]["max_length"]), states)
     keys = [f for f in description["fields"] if ours and f.get("is_partition_key")]
     key = PartitionKey(keys[0]["name"], keys[0]["type"] == DataType.VARCHAR) if keys else None
     return Layout(

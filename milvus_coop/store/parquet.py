@@ -17,6 +17,7 @@ import numpy as np
 from milvus_coop.errors import MissingPackageError, SourceError
 from milvus_coop.store.layout import Layout
 from milvus_coop.store.rows import Record, row_of
+from milvus_coop.store.schema import TEXT_STATES
 from milvus_coop.types import Array, Row
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def arrow_schema(layout: Layout) -> pyarrow.Schema:
     fields: dict[str, Any] = {"id": pa.string(), "uri": pa.string(), "digest": pa.string(), "size": pa.int64()}
     fields |= {"mtime_ns": pa.int64(), layout.embedding: pa.list_(pa.float32())}
     if layout.content_field is not None:
-        fields[layout.content_field.name] = pa.string()
+        fields |= dict.fromkeys(layout.content_field.limits, pa.string())
     if (key := layout.partition_key) is not None:
         fields[key.name] = pa.string() if key.is_text else pa.int64()
     return pa.schema([*fields.items(), (META, pa.string())])
@@ -76,6 +77,8 @@ def write_parquet(sized: Sequence[tuple[Record, int]], layout: Layout) -> bytes:
 def read_parquet(content: bytes, layout: Layout, source: str) -> list[Row]:
     """The rows of a Parquet file. Columns that the layout does not name become metadata.
 
+    The states of texts may be missing, as in files of earlier versions. They are left out if the layout has no field for them.
+
     Raises:
         SourceError: this is no Parquet file of rows of that layout. The message names the `source`.
     """
@@ -87,7 +90,11 @@ def read_parquet(content: bytes, layout: Layout, source: str) -> list[Row]:
         table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as exc:
         raise SourceError(f"{source} is no Parquet file: {str(exc)[:200]}") from exc
+    states = wanted.pop(TEXT_STATES, None)
+    if states is None and TEXT_STATES in table.schema.names:
+        table = table.drop_columns([TEXT_STATES])
     found = {field.name: field.type for field in table.schema}
+    wanted |= {TEXT_STATES: states} if TEXT_STATES in found else {}
     if different := [f"{name} {kind}" for name, kind in wanted.items() if found.get(name) != kind]:
         raise SourceError(
             f"{source} has no column {different[0]}", expected=", ".join(f"{name} {kind}" for name, kind in wanted.items())

@@ -143,7 +143,7 @@ def _check_text(name: str, text: str, limit_bytes: int, of: str) -> int:
 
 
 def _content(row: Row, field: ContentField | None) -> tuple[Mapping[str, str], int]:
-    """The content field of a row with its value, and its size in bytes."""
+    """The content fields of a row with their values, and their size in bytes."""
     if field is None:
         if row.content != ImageFile(row.uri):
             raise InvalidArgumentError(
@@ -151,11 +151,13 @@ def _content(row: Row, field: ContentField | None) -> tuple[Mapping[str, str], i
                 expected=f"ImageFile('{row.uri}')",
             )
         return {}, 0
-    string = field.string(row)
-    n_bytes = _utf8_size(field.name, string, row.uri)
-    if n_bytes > field.max_bytes:
-        raise InvalidArgumentError(f"the {field.name} of '{row.uri}' takes {n_bytes} bytes", expected=f"at most {field.max_bytes}")
-    return {field.name: string}, n_bytes
+    strings, total = field.strings(row), 0
+    for name, limit in field.limits.items():
+        n_bytes = _utf8_size(name, strings[name], row.uri)
+        if n_bytes > limit:
+            raise InvalidArgumentError(f"the {name} of '{row.uri}' takes {n_bytes} bytes", expected=f"at most {limit}")
+        total += n_bytes
+    return strings, total
 
 
 def _utf8_size(name: str, text: str, of: str) -> int:

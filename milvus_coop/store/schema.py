@@ -13,6 +13,7 @@ from pymilvus.milvus_client import IndexParams
 
 from milvus_coop.arguments import one_of, whole_number
 from milvus_coop.bundle.spec import IMAGE_TOKENS, BundleSpec
+from milvus_coop.bundle.text_states import state_bytes, text_states
 from milvus_coop.errors import InvalidArgumentError, StoreError, quoted
 from milvus_coop.store.token_store import KEY_BYTES
 from milvus_coop.types import Kind
@@ -46,8 +47,10 @@ EMBEDDING = "embedding"
 TEXT = "text"
 CONTENT_FIELDS: Mapping[Kind, str] = {"image": IMAGE_TOKENS, "text": TEXT}
 """The VARCHAR field that holds the content of a row, by the kind of the collection."""
+TEXT_STATES = "text_states"
+"""The VARCHAR field beside `text` for what the cross-encoder reads of the encoded text; only for bundles that have such states."""
 STAMP_FIELDS = ("uri", "digest", "size", "mtime_ns")
-RESERVED = frozenset(("id", *STAMP_FIELDS, EMBEDDING, *CONTENT_FIELDS.values()))
+RESERVED = frozenset(("id", *STAMP_FIELDS, EMBEDDING, *CONTENT_FIELDS.values(), TEXT_STATES))
 """Names that metadata cannot use."""
 
 # The embeddings of texts lie apart from those of images. In a graph of images, the neighbours of a text are therefore harder to
@@ -188,12 +191,21 @@ def content_bytes(spec: BundleSpec, kind: Kind) -> int:
         return VARCHAR_BYTES
     if spec.tokens.keep != "collection":
         return KEY_BYTES if spec.tokens.keep == "store" else 0
-    base64_bytes = -(-spec.tokens.n_bytes // 3) * 4
+    base64_bytes = _base64_bytes(spec.tokens.n_bytes)
     if base64_bytes > VARCHAR_BYTES:
         raise InvalidArgumentError(
             f"the image tokens of bundle {spec.label} take {base64_bytes} bytes", expected=f"at most {VARCHAR_BYTES}, Milvus' limit"
         )
     return base64_bytes
+
+
+def states_bytes(spec: BundleSpec, kind: Kind) -> int:
+    """Maximum size of the field `TEXT_STATES` in bytes; 0 if there is no such field."""
+    return _base64_bytes(state_bytes(text_states(spec), spec.text.max_length)) if kind == "text" else 0
+
+
+def _base64_bytes(n_bytes: int) -> int:
+    return -(-n_bytes // 3) * 4
 
 
 def collection_schema(spec: BundleSpec, kind: Kind, header: Header, options: CollectionOptions = DEFAULTS) -> CollectionSchema:
@@ -211,6 +223,8 @@ def collection_schema(spec: BundleSpec, kind: Kind, header: Header, options: Col
     schema.add_field(EMBEDDING, DataType.FLOAT_VECTOR, dim=spec.dim)
     if n_bytes := content_bytes(spec, kind):
         schema.add_field(CONTENT_FIELDS[kind], DataType.VARCHAR, max_length=n_bytes)
+    if n_bytes := states_bytes(spec, kind):
+        schema.add_field(TEXT_STATES, DataType.VARCHAR, max_length=n_bytes)
     if options.partition_key and options.partition_key_type == "integer":
         schema.add_field(options.partition_key, DataType.INT64, is_partition_key=True)
     elif options.partition_key:

@@ -31,7 +31,17 @@ from milvus_coop.store.aliases import Aliases
 from milvus_coop.store.collection import Collection
 from milvus_coop.store.connection import Connection
 from milvus_coop.store.indexing import POLL_S, STEP_TIMEOUT_S
-from milvus_coop.store.layout import Fields, Layout, foreign_layout, own_keep, own_layout, summary, token_place, vector_dim
+from milvus_coop.store.layout import (
+    Fields,
+    Layout,
+    foreign_layout,
+    has_states,
+    own_keep,
+    own_layout,
+    summary,
+    token_place,
+    vector_dim,
+)
 from milvus_coop.store.schema import (
     DEFAULTS,
     EMBEDDING,
@@ -324,7 +334,8 @@ class Store:
             metric += f", {planned} not built yet"
         place = ""
         if header is not None:
-            place = token_place(header, own_keep(header, description), self._location_label(name, header))
+            location = self._location_label(name, header)
+            place = token_place(header, own_keep(header, description), location, has_states(description))
         return summary(name, header, vector_dim(description), kind, metric, self._count(name), place)
 
     def drop(self, name: str) -> str:

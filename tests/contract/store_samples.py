@@ -10,10 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from milvus_coop.bundle.spec import BundleSpec, GraphSpec, ImageSpec, TextSpec, TokenSpec
+from milvus_coop.bundle.spec import BundleSpec, GraphSpec, ImageSpec, TensorSpec, TextSpec, TokenSpec
 from milvus_coop.types import Array, Row, StoredTokens
 
 DIM = 8
+TEXT_SIDE = (
+    TensorSpec("text_embedding", "float32", (DIM,)),
+    TensorSpec("text_tokens", "float32", (-1, 6)),
+    TensorSpec("attention_mask", "int64", (-1,)),
+)
 SPEC = BundleSpec(
     name="tiny",
     version="1",
@@ -22,7 +27,10 @@ SPEC = BundleSpec(
     image=ImageSpec(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     text=TextSpec(max_length=8),
     tokens=TokenSpec(count=4, dim=6),
-    graphs=(GraphSpec("text_encoder", "text_encoder.onnx", (), ()),),
+    graphs=(
+        GraphSpec("text_encoder", "text_encoder.onnx", (), TEXT_SIDE[:2]),
+        GraphSpec("cross_encoder", "cross_encoder.onnx", TEXT_SIDE, ()),
+    ),
 )
 OTHER_SPEC = replace(SPEC, name="other", tokens=TokenSpec(count=5, dim=6))
 

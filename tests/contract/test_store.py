@@ -23,6 +23,7 @@ from milvus_coop.errors import (
 )
 from milvus_coop.store import Collection, CollectionOptions, Fields, Store
 from milvus_coop.store.collection import ROWS_PER_PAGE
+from milvus_coop.store.schema import states_bytes
 from milvus_coop.types import Array, ImageFile, StoredText, StoredTokens, TokenFile
 from tests.contract.store_samples import DIM, OTHER_SPEC, SPEC, make_row, make_rows, unit_vectors
 
@@ -297,6 +298,16 @@ def test_texts_hold_their_text(texts: Collection) -> None:
     assert texts.info().index == "AUTOINDEX COSINE"
     with pytest.raises(InvalidArgumentError, match="text of"):
         texts.upsert([replace(row, content=StoredText("é" * 32_768))])
+
+
+def test_texts_hold_their_states(texts: Collection) -> None:
+    limit = states_bytes(SPEC, "text")
+    row = make_row(1, unit_vectors(1)[0], content=StoredText("a dog", "x" * limit))
+    texts.upsert([row, make_row(2, -unit_vectors(1)[0], content=StoredText("a cat"))])
+    assert {candidate.content for candidate in texts.search(unit_vectors(1), 2)[0]} == {row.content, StoredText("a cat")}
+    assert [found.content for found in texts.rows([row.id]).values()] == [row.content]
+    with pytest.raises(InvalidArgumentError, match=rf"text_states of .* takes {limit + 1} bytes; expected: at most {limit}"):
+        texts.upsert([replace(row, content=StoredText("a dog", "x" * (limit + 1)))])
 
 
 def test_list_and_describe(store: Store, images: Collection, texts: Collection) -> None:

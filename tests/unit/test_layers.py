@@ -19,7 +19,7 @@ LAYERS = (
     ("config", "certificates"),
     ("bundle",),
     ("models.tokens", "models.text_memory", "models.preprocess", "models.backends", "store.token_store"),
-    ("models.encoder", "models.reranker", "store"),
+    ("models.encoder", "models.reranker", "models.text_states", "store"),
     ("models.open",),
     ("models.scoring", "search", "ingest"),
     ("serving.gallery", "serving.integrations", "serving.plans"),

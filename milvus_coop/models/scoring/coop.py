@@ -188,7 +188,7 @@ class CoopModel:
             if batch.places[-1] >= len(listed):
                 raise lengths_differ(len(listed), f"more than {len(listed):,}")
             row_of = {text: row for row, text in enumerate(dict.fromkeys(listed[place] for place in batch.places))}
-            side = self._models.encoder.encode_texts(list(row_of), timeout_s=self._timeout_s).text_side
+            side = self._models.encoder.text_side(self._models.encoder.tokenise(list(row_of)), timeout_s=self._timeout_s)
             rows = np.array([row_of[listed[place]] for place in batch.places])
             pairs = self._models.reranker.score_rows(side, rows, images.image_side, batch.rows, timeout_s=self._timeout_s)
             scores[batch.places] = pairs.probability

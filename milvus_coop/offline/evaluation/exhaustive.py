@@ -49,7 +49,7 @@ class PairScorer:
         result = np.empty((len(texts), len(images)), dtype=np.float32)
         for start in range(0, len(texts), TEXTS_PER_CALL):
             some = texts[start : start + TEXTS_PER_CALL]
-            side = self._models.encoder.encode_texts([self._texts[n].text for n in some]).text_side
+            side = self._models.encoder.text_side(self._models.encoder.tokenise([self._texts[n].text for n in some]))
             for left in range(0, len(images), self._images_per_call):
                 block = images[left : left + self._images_per_call]
                 pairs = self._models.reranker.score_matrix(side, self._shelf.read(self._reader, block, self._timeout_s))

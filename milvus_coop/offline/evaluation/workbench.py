@@ -20,7 +20,7 @@ from milvus_coop.offline.evaluation.systems import OpenedBundle
 from milvus_coop.search import CoopSearch
 from milvus_coop.search.contents import ContentReader
 from milvus_coop.store import Collection, Store
-from milvus_coop.store.layout import string_of
+from milvus_coop.store.layout import content_size
 from milvus_coop.store.token_store import TokenStore
 from milvus_coop.types import Array, Kind, Row, TokenFile
 
@@ -57,8 +57,8 @@ class Shelf:
 
     @property
     def content_bytes(self) -> float:
-        """Mean size of the rows' content field: image tokens, the name of a token file, or the text."""
-        return float(np.mean([len(string_of(row.content).encode()) for row in self.rows.values()]))
+        """Mean size of the rows' content: image tokens, the name of a token file, or the text and its states."""
+        return float(np.mean([content_size(row.content) for row in self.rows.values()]))
 
 
 class Workbench:
