@@ -58,7 +58,7 @@ INTERRUPTED = 130
     help="Where items go: into a collection, or into Parquet files for `milvus-coop load`.",
 )
 @click.option("--out", help="Folder of the Parquet files: a path, s3://, gs://, az://, ...")
-@click.option("--batch", type=int, default=16, show_default=True, help="Items per run of the encoder.")
+@click.option("--batch", type=int, default=16, show_default=True, help="Items that are encoded at the same time.")
 @click.option("--allow-http", is_flag=True, help="Fetch files at http:// and https:// addresses, but not private ones.")
 @click.option("--image-column", metavar="NAME", help="Column of Parquet SOURCES with images; default image, jpg, png or webp.")
 @click.option(

@@ -71,12 +71,20 @@ class Encoder:
     """Runs the two encoders of a backend's bundle. Safe to share between threads."""
 
     def __init__(
-        self, backend: Backend, tokenizer: Tokenizer, ce_tokenizer: Tokenizer | None = None, *, max_pixels: int = MAX_PIXELS
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        ce_tokenizer: Tokenizer | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        runs: int = 1,
     ) -> None:
         self._backend = backend
         self._max_pixels = max_pixels
         self._tokenizer = tokenizer
         self._ce_tokenizer = ce_tokenizer
+        self.runs = runs
+        """Number of batches to encode at the same time; see `open_models`."""
 
     @property
     def spec(self) -> BundleSpec:

@@ -41,7 +41,7 @@ def backend() -> FakeBackend:
 @pytest.fixture(autouse=True)
 def _no_threads_left() -> Iterator[None]:
     yield
-    stages = ("milvus-coop-decode", "milvus-coop-lookup", "milvus-coop-write", "milvus-coop-count")
+    stages = ("milvus-coop-decode", "milvus-coop-lookup", "milvus-coop-encode", "milvus-coop-write", "milvus-coop-count")
     assert not [t.name for t in threading.enumerate() if t.name.startswith(stages)]
 
 
