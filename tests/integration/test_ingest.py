@@ -495,7 +495,8 @@ def tokens(tmp_path: Path) -> TokenStore:
 def test_token_files_are_written_beside_the_encoder_and_before_their_rows(
     tokens: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, writers, began = pictures(tmp_path / "p", 300), set(), threading.Semaphore(0)
+    folder, began = pictures(tmp_path / "p", 300), threading.Semaphore(0)
+    writers: set[str] = set()
 
     class Eager(FakeBackend):
         def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
