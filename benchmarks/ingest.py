@@ -4,16 +4,18 @@
     python benchmarks/ingest.py --sizes 1000 10000       10 minutes on 2 cores
 
 Images of 1280 x 960 pixels (about 200 kB each) are made from the sample images, decoded, encoded with the bundle and written into a
-new Milvus Lite. Each size runs in its own process, whose peak memory is reported. `--sink none` discards the rows instead, so that
-the memory is that of the pipeline alone: Milvus Lite keeps its rows in memory.
+new Milvus Lite. The ingest of all images runs in its own process, whose peak memory is reported. `--sink none` discards the rows
+instead, so that the memory is that of the pipeline alone: Milvus Lite keeps its rows in memory.
 
-The ratio compares the ingest with the bare image encoder on decoded pixels, in the same process. Both take turns, 200 images at a
-time, and the median of all turns counts. CPU times show the work of each, however busy the machine is.
+The ratio compares the ingest with the bare image encoder on decoded pixels, one batch after the other on all cores. Both take turns
+in another process, 200 images at a time, and the median of all turns counts. CPU times show the work of each, however busy the
+machine is.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -31,6 +33,7 @@ from PIL import Image, ImageOps
 from milvus_coop.bundle.spec import PIXELS
 from milvus_coop.config import Settings
 from milvus_coop.ingest import Sink, ingest
+from milvus_coop.ingest.options import RUNS
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.open import open_models
 from milvus_coop.models.preprocess.images import decode
@@ -103,37 +106,62 @@ def run_ingest(folder: Path, sink: Sink, encoder: Encoder, args: argparse.Namesp
     return report, time.process_time() - cpu
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Measure one size in this process."""
-    encoder = open_models(Settings.from_env().override(bundle=args.bundle)).encoder
-    size = encoder.spec.image.size
-    pixels = encoder.pixels([Image.effect_noise((size, size), 80).convert("RGB")] * args.batch)
+def measure_ratio(args: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Compare the ingest with the bare encoder in this process, in turns."""
+    settings = Settings.from_env().override(bundle=args.bundle)
+    bare, encoder = open_models(settings).encoder, open_models(settings, runs=RUNS).encoder
+    size = bare.spec.image.size
+    pixels = bare.pixels([Image.effect_noise((size, size), 80).convert("RGB")] * args.batch)
+    bare.encode_pixels(pixels)
     encoder.encode_pixels(pixels)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with tempfile.TemporaryDirectory() as scratch, Store(Path(scratch) / "lite.db") as store:
-        lite = args.sink == "lite"
-        sink: Sink = store.open_or_create("images", encoder.spec, "image") if lite else NoSink()
-        turns = []
+    turns = []
+    with _sink(args, encoder) as sink:
         for _ in range(TURNS):
-            bare_s, bare_cpu_s = run_bare(encoder, pixels, DISTINCT)
+            bare_s, bare_cpu_s = run_bare(bare, pixels, DISTINCT)
             report, cpu_s = run_ingest(folder / "000", sink, encoder, args)
             turns.append(
                 [DISTINCT / bare_s, bare_cpu_s / DISTINCT, cpu_s / report.seen, bare_s / report.seconds * report.seen / DISTINCT]
             )
-        bare_per_s, bare_cpu_s, cpu_s, ratio = np.median(turns, axis=0).tolist()
+    bare_per_s, bare_cpu_s, cpu_s, ratio = np.median(turns, axis=0).tolist()
+    return {"bare_per_s": bare_per_s, "ratio": ratio, "cpu_ms": 1000 * cpu_s, "bare_cpu_ms": 1000 * bare_cpu_s}
+
+
+def measure_whole(args: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Ingest everything in this process, twice if the rows are kept."""
+    encoder = open_models(Settings.from_env().override(bundle=args.bundle), runs=RUNS).encoder
+    size = encoder.spec.image.size
+    encoder.encode_images([Image.new("RGB", (size, size))] * args.batch)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with _sink(args, encoder) as sink:
         report, _ = run_ingest(folder, sink, encoder, args)
-        again = ingest([folder], sink=sink, encoder=encoder) if lite else None
+        again = ingest([folder], sink=sink, encoder=encoder) if args.sink == "lite" else None
     return {
         "images": report.seen,
         "ingest_per_s": report.seen / report.seconds,
-        "bare_per_s": bare_per_s,
-        "ratio": ratio,
-        "cpu_ms": 1000 * cpu_s,
-        "bare_cpu_ms": 1000 * bare_cpu_s,
         "unchanged_per_s": again.unchanged / again.seconds if again else 0.0,
         "start_mb": before / 1024,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+PARTS = {"ratio": measure_ratio, "whole": measure_whole}
+
+
+@contextlib.contextmanager
+def _sink(args: argparse.Namespace, encoder: Encoder) -> Iterator[Sink]:
+    if args.sink == "none":
+        yield NoSink()
+        return
+    with tempfile.TemporaryDirectory() as scratch, Store(Path(scratch) / "lite.db") as store:
+        yield store.open_or_create("images", encoder.spec, "image")
+
+
+def _measured(part: str, folder: str) -> dict[str, float]:
+    """The figures of one part, from a process of its own."""
+    command = [sys.executable, *sys.argv, "--folder", folder, "--part", part]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def main() -> None:
@@ -146,20 +174,19 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=960)
     parser.add_argument("--sink", choices=["lite", "none"], default="lite")
-    parser.add_argument(
-        "--folder", type=Path, help=argparse.SUPPRESS
-    )  # measure this folder in this process; used to start each process
+    # Measure a part in this process, on the images in this folder: these two start each process.
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=PARTS, default="whole", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.folder:
-        print(json.dumps(measure(args, args.folder)))
+        print(json.dumps(PARTS[args.part](args, args.folder)))
         return
     print(f"{args.bundle}, batch {args.batch}, {args.width} x {args.height} JPEGs, {len(os.sched_getaffinity(0))} cores")
     print("  images  ingest/s  encoder/s  ratio | CPU ms: ingest  encoder | unchanged/s | MB: before  peak")
     for n in args.sizes:
         with tempfile.TemporaryDirectory() as scratch:
             make_photographs(Path(scratch), n, args.width, args.height)
-            done = subprocess.run([sys.executable, *sys.argv, "--folder", scratch], check=True, stdout=subprocess.PIPE, text=True)
-        m = json.loads(done.stdout.splitlines()[-1])
+            m = _measured("ratio", scratch) | _measured("whole", scratch)
         print(
             f"{m['images']:8,}  {m['ingest_per_s']:8.1f}  {m['bare_per_s']:9.1f}  {m['ratio']:5.2f} |"
             f" {m['cpu_ms']:14.1f}  {m['bare_cpu_ms']:7.1f} | {m['unchanged_per_s']:11,.0f} |"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import click
 
@@ -20,9 +22,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from milvus_coop.ingest.options import IngestArguments
+    from milvus_coop.ingest.options import IngestArguments, IngestOptions
     from milvus_coop.ingest.sink import Progress
+    from milvus_coop.store import CollectionOptions
     from milvus_coop.types import IngestReport, Kind
+
+    OnProgress = Callable[[Progress], None] | None
 
 SOME_FAILED = 1
 """Exit code when some items could not be ingested and the others were."""
@@ -58,7 +63,7 @@ INTERRUPTED = 130
     help="Where items go: into a collection, or into Parquet files for `milvus-coop load`.",
 )
 @click.option("--out", help="Folder of the Parquet files: a path, s3://, gs://, az://, ...")
-@click.option("--batch", type=int, default=16, show_default=True, help="Items per run of the encoder.")
+@click.option("--batch", type=int, default=16, show_default=True, help="Items that are encoded at the same time.")
 @click.option("--allow-http", is_flag=True, help="Fetch files at http:// and https:// addresses, but not private ones.")
 @click.option("--image-column", metavar="NAME", help="Column of Parquet SOURCES with images; default image, jpg, png or webp.")
 @click.option(
@@ -127,15 +132,7 @@ def ingest(
       milvus-coop ingest s3://bucket/photos/ --engine ray --state s3://bucket/state --uri http://milvus:19530
     """
     from milvus_coop.cli.progress import ingest_outputs
-    from milvus_coop.cli.tables import print_report, report_facts
-    from milvus_coop.ingest import (
-        CoopIngest,
-        IngestInterrupted,
-        IngestOptions,
-        TooManyFailuresError,
-        ingest_to_parquet,
-        ingest_with_ray,
-    )
+    from milvus_coop.ingest import IngestOptions
     from milvus_coop.store import CollectionOptions
 
     ray = (address, workers, gpus_per_worker, state)
@@ -150,44 +147,98 @@ def ingest(
         if wrong:
             raise click.UsageError(message)
     check_file(failed)
-    kind: Kind = "text" if texts else "image"
-    run = IngestOptions(**options)
     collection = CollectionOptions(index=index, build_index=build_index, partition_key=partition_key)
-
-    def ingested(on_progress: Callable[[Progress], None] | None) -> IngestReport:
-        if engine == "ray":
-            with contextlib.redirect_stdout(sys.stderr):  # Ray prints what its workers say; standard output is for the report
-                return ingest_with_ray(
-                    sources,
-                    run,
-                    kind=kind,
-                    collection_options=collection,
-                    settings=settings,
-                    address=address or "auto",
-                    workers=workers,
-                    gpus_per_worker=gpus_per_worker or 0.0,
-                    state=state,
-                    retry_failed=retry_failed,
-                    on_progress=on_progress,
-                )
-        if out:
-            return ingest_to_parquet(
-                sources, out, run, kind=kind, collection_options=collection, settings=settings, on_progress=on_progress
-            )
-        with CoopIngest(settings=settings, kind=kind, options=collection) as ingester:
-            return ingester.run(sources, run, on_progress=on_progress)
-
-    interrupted = False
-    problem: MilvusCoopError | None = None
+    job = _Job(sources, IngestOptions(**options), "text" if texts else "image", collection, settings)
+    run: Callable[[OnProgress], IngestReport]
+    if engine == "ray":
+        run = partial(job.on_ray, address or "auto", workers, gpus_per_worker or 0.0, state, retry_failed)
+    else:
+        run = partial(job.to_parquet, out) if out else job.here
     json_every_s = (progress_every or PROGRESS_EVERY_S) if progress_json else None
     metrics = None if metrics_port is None else (metrics_host or "127.0.0.1", metrics_port)
     with ingest_outputs(quiet or as_json, json_every_s, metrics) as on_progress:
-        try:
-            report = ingested(on_progress)
-        except IngestInterrupted as exc:
-            report, interrupted = exc.report, True
-        except TooManyFailuresError as exc:
-            report, problem = exc.report, exc
+        outcome = _outcome(run, on_progress)
+    _tell(outcome, out or settings.collection, failed, as_json)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An ingest, which the options of the command line may give to any engine."""
+
+    sources: tuple[str, ...]
+    options: IngestOptions
+    kind: Kind
+    collection: CollectionOptions
+    settings: Settings
+
+    def here(self, on_progress: OnProgress) -> IngestReport:
+        """Ingest into a collection, in this process."""
+        from milvus_coop.ingest import CoopIngest
+
+        with CoopIngest(settings=self.settings, kind=self.kind, options=self.collection) as ingester:
+            return ingester.run(self.sources, self.options, on_progress=on_progress)
+
+    def to_parquet(self, out: str, on_progress: OnProgress) -> IngestReport:
+        """Ingest into Parquet files, in this process."""
+        from milvus_coop.ingest import ingest_to_parquet
+
+        return ingest_to_parquet(
+            self.sources,
+            out,
+            self.options,
+            kind=self.kind,
+            collection_options=self.collection,
+            settings=self.settings,
+            on_progress=on_progress,
+        )
+
+    def on_ray(
+        self, address: str, workers: int | None, gpus: float, state: str | None, retry_failed: bool, on_progress: OnProgress
+    ) -> IngestReport:
+        """Ingest into a collection, on a Ray cluster."""
+        from milvus_coop.ingest import ingest_with_ray
+
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints what its workers say; standard output is for the report
+            return ingest_with_ray(
+                self.sources,
+                self.options,
+                kind=self.kind,
+                collection_options=self.collection,
+                settings=self.settings,
+                address=address,
+                workers=workers,
+                gpus_per_worker=gpus,
+                state=state,
+                retry_failed=retry_failed,
+                on_progress=on_progress,
+            )
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """The counts of an ingest, and what ended it early."""
+
+    report: IngestReport
+    interrupted: bool = False
+    problem: MilvusCoopError | None = None
+
+
+def _outcome(run: Callable[[OnProgress], IngestReport], on_progress: OnProgress) -> _Outcome:
+    from milvus_coop.ingest import IngestInterrupted, TooManyFailuresError
+
+    try:
+        return _Outcome(run(on_progress))
+    except IngestInterrupted as exc:
+        return _Outcome(exc.report, interrupted=True)
+    except TooManyFailuresError as exc:
+        return _Outcome(exc.report, problem=exc)
+
+
+def _tell(outcome: _Outcome, place: str, failed: Path | None, as_json: bool) -> NoReturn:
+    """Write the failures, print the counts, and end the command."""
+    from milvus_coop.cli.tables import print_report, report_facts
+
+    report, problem = outcome.report, outcome.problem
     if failed is not None:
         try:
             _write_failures(failed, report)
@@ -196,12 +247,12 @@ def ingest(
     if as_json:
         say_json(report_facts(report))
     else:
-        print_report(report, out or settings.collection)
-    if interrupted:
+        print_report(report, place)
+    if outcome.interrupted:
         say("Interrupted. The items counted above are kept; the same command continues from there.", err=True)
     if problem is not None:
         raise problem
-    raise click.exceptions.Exit(_exit_code(report, interrupted))
+    raise click.exceptions.Exit(_exit_code(report, outcome.interrupted))
 
 
 def _write_failures(path: Path, report: IngestReport) -> None:

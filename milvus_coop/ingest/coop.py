@@ -12,7 +12,7 @@ from milvus_coop.arguments import one_of
 from milvus_coop.config import Settings, SettingsArguments
 from milvus_coop.errors import InvalidArgumentError, quoted
 from milvus_coop.ingest.items import Item
-from milvus_coop.ingest.options import IngestArguments, IngestOptions, ingest_options
+from milvus_coop.ingest.options import RUNS, IngestArguments, IngestOptions, ingest_options
 from milvus_coop.ingest.run import ingest, ingest_items
 from milvus_coop.ingest.sink import Progress, Sink
 from milvus_coop.ingest.sources import check_sources, listed
@@ -79,7 +79,7 @@ class CoopIngest:
         self._name = settings.collection
         self._kind = kind
         self._options = options
-        self._models = open_models(settings, backend)
+        self._models = open_models(settings, backend, runs=RUNS)
         try:
             self._store = Store.from_settings(settings)
             self._collection = self._store.open_if_there(self._name, self._models.encoder.spec, kind)

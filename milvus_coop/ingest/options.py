@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 256
 MAX_FAILURES = 2**63 - 1
+RUNS = 2
+"""Number of runs of an encoder in this process at the same time. They share a batch and the cores. In a single run, cores wait for
+each other after every step of the graph, and while the outputs are made ready for the collection."""
 PER_CORE = 4
 """Maximum number of threads per core that read and decode. Threads that read from a network often wait."""
 
@@ -33,7 +36,7 @@ class IngestOptions:
     force: bool = False
     """Encode all items again, even unchanged ones."""
     batch: int = 16
-    """Number of items per run of the encoder, at most 256."""
+    """Number of items that are encoded at the same time, at most 256."""
     threads: int | None = None
     """Number of threads that read and decode, at most four per core; None means one per core, at most 8."""
     allow_http: bool = False

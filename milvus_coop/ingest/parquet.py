@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from milvus_coop.arguments import one_of
 from milvus_coop.config import Settings
-from milvus_coop.ingest.options import IngestArguments, IngestOptions, ingest_options
+from milvus_coop.ingest.options import RUNS, IngestArguments, IngestOptions, ingest_options
 from milvus_coop.ingest.run import ingest
 from milvus_coop.ingest.sink import Progress
 from milvus_coop.ingest.sources import check_sources, listed
@@ -59,7 +59,7 @@ def ingest_to_parquet(
     one_of("kind", kind, get_args(Kind))
     sources, options = listed(sources), ingest_options(options, changes)
     check_sources(sources, kind, options.reading)
-    opened = open_models(Settings.of(settings), models)
+    opened = open_models(Settings.of(settings), models, runs=RUNS)
     try:
         spec = opened.encoder.spec
         layout = bundle_layout(spec, kind, collection_options)

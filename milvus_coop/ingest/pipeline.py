@@ -1,4 +1,4 @@
-"""The three stages of an ingest, which run in parallel: threads read and decode, the calling thread encodes, one thread writes.
+"""The three stages of an ingest, which run in parallel: threads read and decode, threads encode batches, and one thread writes.
 
 The queues between the stages are bounded, so memory does not grow with the number of items.
 """
@@ -17,7 +17,7 @@ from milvus_coop.ingest.images import bytes_held
 from milvus_coop.ingest.items import Entry, Item
 from milvus_coop.ingest.options import IngestOptions
 from milvus_coop.ingest.sink import STAGES, Progress, Sink, Stage, StageTime
-from milvus_coop.ingest.work import Ready, Work
+from milvus_coop.ingest.work import Encoded, Ready, Work
 from milvus_coop.types import Failure, Row, Stamp
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ WRITE = 128
 """Minimum number of rows of one write during an ingest. An ingest that is killed loses at most two writes."""
 
 WRITES_WAITING = 2
+
+SAVES_WAITING = 2
+"""Number of batches whose token files wait to be written."""
 
 REPORT_EVERY_S = 0.1
 
@@ -105,7 +108,10 @@ class Counts:
 
 
 class Pipeline:
-    """One run of an ingest. It owns threads: always call `stop` at the end."""
+    """One run of an ingest. It owns threads: always call `stop` at the end.
+
+    The encoder runs `runs` times at once; the runs share a batch.
+    """
 
     def __init__(
         self,
@@ -114,6 +120,8 @@ class Pipeline:
         options: IngestOptions,
         on_progress: Callable[[Progress], None] | None = None,
         total: Callable[[], int | None] = lambda: None,
+        *,
+        runs: int = 1,
     ) -> None:
         self.counts = Counts()
         self._sink = sink
@@ -121,12 +129,17 @@ class Pipeline:
         self._options = options
         self._on_progress = on_progress
         self._total = total
+        self._runs = runs
+        self._batch = -(-options.batch // runs)
         self._reported = 0.0
         self._decoders = ThreadPoolExecutor(options.decoders, "milvus-coop-decode")
         self._lookup = ThreadPoolExecutor(1, "milvus-coop-lookup")
+        self._encoders = ThreadPoolExecutor(runs, "milvus-coop-encode")
         self._writer = ThreadPoolExecutor(1, "milvus-coop-write")
         self._decoding: deque[tuple[Future[Timed[Ready | Failure | None]], int]] = deque()
         self._held = 0
+        self._encoding: deque[tuple[Future[Timed[Encoded]], list[Ready]]] = deque()
+        self._saving: deque[tuple[Future[Timed[object]], list[tuple[Row, bool]]]] = deque()
         self._writing: deque[tuple[Future[Timed[object]], int, int]] = deque()
         self._ready: list[Ready] = []
         self._rows: list[tuple[Row, bool]] = []
@@ -147,11 +160,21 @@ class Pipeline:
         while self._decoding:
             self._take()
         self._encode()
+        while self._encoding:
+            self._encoded()
         self.flush()
         self.report()
 
     def flush(self) -> None:
-        """Write all encoded rows, and wait until they are written."""
+        """Write all encoded rows, and wait until they are written. Batches that are not begun or cannot be encoded are dropped."""
+        while self._encoding:
+            future, _ = self._encoding[0]
+            if future.cancel() or future.exception() is not None:
+                self._encoding.popleft()
+            else:
+                self._encoded()
+        while self._saving:
+            self._saved()
         self._write(at_least=1)
         while self._writing:
             self._written()
@@ -161,14 +184,15 @@ class Pipeline:
         """Stop the threads. Work that they have not started is dropped."""
         self._decoders.shutdown(cancel_futures=True)
         self._lookup.shutdown(cancel_futures=True)
+        self._encoders.shutdown(cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
 
     def report(self) -> None:
         """Report the progress now."""
         self._reported = time.monotonic()
+        threads: dict[Stage, int] = {"read": self._options.decoders, "encode": self._runs}
         for stage in STAGES:
-            threads = self._options.decoders if stage == "read" else 1
-            self.counts.available_s[stage] = threads * (self._reported - self.counts.started)
+            self.counts.available_s[stage] = threads.get(stage, 1) * (self._reported - self.counts.started)
         if self._on_progress:
             self._on_progress(self.counts.progress(self._total()))
 
@@ -215,18 +239,40 @@ class Pipeline:
             self.counts.failures.append(Failure(result.item.uri, reason))
         else:
             self._ready.append(result)
-            if len(self._ready) >= self._options.batch:
+            if len(self._ready) >= self._batch:
                 self._encode()
         if time.monotonic() - self._reported >= REPORT_EVERY_S:
             self.report()
         self.counts.check(self._options.max_failures)
 
     def _encode(self) -> None:
+        """Hand the items that are ready to the encoder. One part of a batch more than it runs may wait, so that no run does."""
         if not self._ready:
             return
         ready, self._ready = self._ready, []
-        rows = self._spend("encode", timed(self._work.encode, ready))
-        self._rows += [(row, item.known) for row, item in zip(rows, ready, strict=True)]
+        self._encoding.append((self._encoders.submit(timed, self._work.encode, ready), ready))
+        while len(self._encoding) > self._runs or (self._encoding and self._encoding[0][0].done()):
+            self._encoded()
+
+    def _encoded(self) -> None:
+        """Take the rows of the next batch. Those that name token files wait until the files are written."""
+        future, ready = self._encoding[0]
+        encoded = self._spend("encode", future.result())
+        self._encoding.popleft()
+        rows = [(row, item.known) for row, item in zip(encoded.rows, ready, strict=True)]
+        if encoded.save is None:
+            self._rows += rows
+            self._write(at_least=WRITE)
+            return
+        self._saving.append((self._writer.submit(timed, encoded.save), rows))
+        while len(self._saving) > SAVES_WAITING or (self._saving and self._saving[0][0].done()):
+            self._saved()
+
+    def _saved(self) -> None:
+        future, rows = self._saving[0]
+        self._spend("write", future.result())
+        self._saving.popleft()
+        self._rows += rows
         self._write(at_least=WRITE)
 
     def _write(self, at_least: int) -> None:

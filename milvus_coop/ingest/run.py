@@ -74,7 +74,7 @@ def ingest(
     start = time.monotonic()
     opened, seen, passed = open_sources(sources, kind, reading or options.reading), set[str](), PassedOver()
     with _Total(opened, wanted=on_progress is not None) as total:
-        pipeline = Pipeline(sink, work, options, on_progress, total)
+        pipeline = Pipeline(sink, work, options, on_progress, total, runs=encoder.runs)
         _run(pipeline, read_sources(opened, seen, passed, for_gone=options.prune), passed, start)
     removed, broken = 0, pipeline.counts.broken
     if options.prune and pipeline.counts.seen and not broken:  # what was listed a moment ago may be empty now
@@ -103,7 +103,7 @@ def ingest_items(
         raise InvalidArgumentError(f"{for_sources[0]} is an option for sources, and items are given", expected="items without it")
     start = time.monotonic()
     total = len(items) if isinstance(items, Sized) else None
-    pipeline = Pipeline(sink, work, options, on_progress, lambda: total)
+    pipeline = Pipeline(sink, work, options, on_progress, lambda: total, runs=encoder.runs)
     _run(pipeline, items, PassedOver(), start)
     return _report(pipeline.counts, 0, time.monotonic() - start, PassedOver())
 

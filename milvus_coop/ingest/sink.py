@@ -40,7 +40,7 @@ class Sink(Protocol):
 
 Stage = Literal["sources", "lookup", "read", "encode", "write"]
 """A stage of an ingest: `sources` lists folders and reads lists, shards and tables, `lookup` asks the collection for stamps, `read`
-reads and decodes items, `encode` runs the encoder and writes token files, `write` writes rows."""
+reads and decodes items, `encode` runs the encoder, `write` writes token files and rows."""
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from milvus_coop.bundle.text_states import text_states
@@ -35,6 +36,15 @@ class Ready:
     """The inputs of the image encoder for this image; empty for a text."""
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The rows of a batch."""
+
+    rows: list[Row]
+    save: Callable[[], None] | None = None
+    """Writes the token files that the rows name, and has to be called before the rows are written; None if they name none."""
+
+
 class Work(Protocol):
     """The work of an ingest on items of one kind."""
 
@@ -50,12 +60,11 @@ class Work(Protocol):
             The item to encode, a `Failure` if it cannot be read, or None if it is unchanged.
         """
 
-    def encode(self, batch: Sequence[Ready]) -> list[Row]:
-        """Encode a batch. When this returns, the token files that the rows name are written.
+    def encode(self, batch: Sequence[Ready]) -> Encoded:
+        """Encode a batch. This may be called in several threads.
 
         Raises:
             BackendError: the model failed.
-            TokenStoreError: token files could not be written.
         """
 
 
@@ -113,20 +122,21 @@ class ImageWork:
         # The image itself is no longer needed, and a batch of images may be large.
         return Ready(replace(item, image=None), found.digest + metadata, size, mtime_ns, stamp is not None, pixels)
 
-    def encode(self, batch: Sequence[Ready]) -> list[Row]:
+    def encode(self, batch: Sequence[Ready]) -> Encoded:
         """See `Work.encode`."""
         encoded = self._encoder.encode_pixels(join_pixels([ready.pixels for ready in batch]))
-        return [_row(*parts) for parts in zip(batch, encoded.embeddings, self._contents(batch, encoded), strict=True)]
+        contents, save = self._contents(batch, encoded)
+        return Encoded([_row(*parts) for parts in zip(batch, encoded.embeddings, contents, strict=True)], save)
 
-    def _contents(self, batch: Sequence[Ready], encoded: EncodedImages) -> Sequence[Content]:
-        """The contents of the rows, after the token files are written if there are any."""
+    def _contents(self, batch: Sequence[Ready], encoded: EncodedImages) -> tuple[Sequence[Content], Callable[[], None] | None]:
+        """The contents of the rows, and the function that writes the token files if there are any."""
         if self._encoder.spec.tokens.keep == "nowhere":
-            return [ImageFile(ready.item.uri) for ready in batch]
+            return [ImageFile(ready.item.uri) for ready in batch], None
         if self._tokens is None:
-            return [StoredTokens(string) for string in pack(encoded.tokens, encoded.scales)]
+            return [StoredTokens(string) for string in pack(encoded.tokens, encoded.scales)], None
         keys = [token_key(ready.item.id, ready.digest) for ready in batch]
-        self._tokens.write(dict(zip(keys, to_bytes(encoded.tokens, encoded.scales), strict=True)))
-        return [TokenFile(key) for key in keys]
+        files = dict(zip(keys, to_bytes(encoded.tokens, encoded.scales), strict=True))
+        return [TokenFile(key) for key in keys], partial(self._tokens.write, files)
 
 
 class TextWork:
@@ -154,11 +164,11 @@ class TextWork:
             return None
         return Ready(item, digest, len(content), 0, known=stamp is not None)
 
-    def encode(self, batch: Sequence[Ready]) -> list[Row]:
+    def encode(self, batch: Sequence[Ready]) -> Encoded:
         """See `Work.encode`."""
         encoded = self._encoder.encode_texts(texts := [ready.item.text or "" for ready in batch])
         contents = map(StoredText, texts, pack_states(self._states, encoded.text_side))
-        return [_row(*parts) for parts in zip(batch, encoded.embeddings, contents, strict=True)]
+        return Encoded([_row(*parts) for parts in zip(batch, encoded.embeddings, contents, strict=True)])
 
 
 def _row(ready: Ready, embedding: Array, content: Content) -> Row:

@@ -88,12 +88,15 @@ class Encoder:
         *,
         max_pixels: int = MAX_PIXELS,
         remembered_texts: int = 0,
+        runs: int = 1,
     ) -> None:
         self._backend = backend
         self._memory = TextMemory(backend.spec.graph(TEXT_ENCODER), remembered_texts)
         self._max_pixels = max_pixels
         self._tokenizer = tokenizer
         self._ce_tokenizer = ce_tokenizer
+        self.runs = runs
+        """Number of batches to encode at the same time; see `open_models`."""
 
     @property
     def spec(self) -> BundleSpec:

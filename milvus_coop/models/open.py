@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from milvus_coop.bundle.folder import CE_TOKENIZER, TOKENIZER, Bundle, load_bundle
 from milvus_coop.config import Settings
+from milvus_coop.cores import thread_count
 from milvus_coop.errors import BundleMismatchError, InvalidArgumentError, MilvusCoopError, quoted
 from milvus_coop.models.backends import Backend, open_backend
 from milvus_coop.models.encoder import Encoder
@@ -33,8 +34,18 @@ class Models:
             self.backend.close()
 
 
-def open_models(settings: Settings, backend: Backend | None = None) -> Models:
+IN_PROCESS = ("onnx", "onnx:cpu")
+"""The names of the backend whose runs share the cores of this process."""
+
+
+def open_models(settings: Settings, backend: Backend | None = None, *, runs: int = 1) -> Models:
     """Open the bundle that the settings name and run it with `backend`; without one, with the backend that the settings name.
+
+    Args:
+        settings: the settings.
+        backend: the backend, which the caller has to close.
+        runs: number of batches that the caller would encode at the same time. A backend that is opened here, and runs on the cores
+            of this process, divides its threads among them. With any other, `Encoder.runs` is 1.
 
     Raises:
         BundleError: the bundle cannot be used.
@@ -42,13 +53,19 @@ def open_models(settings: Settings, backend: Backend | None = None) -> Models:
         InvalidArgumentError, BackendUnavailableError: see `open_backend`.
     """
     bundle = load_bundle(settings.bundle)
+    if backend is None and settings.models in IN_PROCESS:
+        threads = thread_count(settings.threads)
+        runs = min(runs, threads)
+        settings = settings.override(threads=threads // runs)
+    else:
+        runs = 1
     opened = backend or open_backend(settings, bundle)
     if opened.spec.fingerprint != bundle.spec.fingerprint:
         raise BundleMismatchError(
             f"the backend runs {opened.spec.label} ({opened.spec.fingerprint})",
             expected=f"{bundle.spec.label} ({bundle.spec.fingerprint})",
         )
-    encoder = open_encoder(bundle, opened, settings.max_pixels, settings.remembered_texts)
+    encoder = open_encoder(bundle, opened, settings.max_pixels, settings.remembered_texts, runs)
     return Models(opened, encoder, Reranker(opened), owned=backend is None)
 
 
@@ -85,9 +102,11 @@ def split_models(
     return Settings.of(settings).override(collection=collection, models=named, **overrides), backend
 
 
-def open_encoder(bundle: Bundle, backend: Backend, max_pixels: int = MAX_PIXELS, remembered_texts: int = 0) -> Encoder:
+def open_encoder(
+    bundle: Bundle, backend: Backend, max_pixels: int = MAX_PIXELS, remembered_texts: int = 0, runs: int = 1
+) -> Encoder:
     """The bi-encoder of a bundle on a backend, with the bundle's tokenizers; for the other arguments, see `Encoder`."""
     spec = bundle.spec
     ce_tokenizer = None if spec.ce_text is None else Tokenizer(bundle.path(CE_TOKENIZER), spec.ce_text)
     tokenizer = Tokenizer(bundle.path(TOKENIZER), spec.text)
-    return Encoder(backend, tokenizer, ce_tokenizer, max_pixels=max_pixels, remembered_texts=remembered_texts)
+    return Encoder(backend, tokenizer, ce_tokenizer, max_pixels=max_pixels, remembered_texts=remembered_texts, runs=runs)

@@ -93,6 +93,23 @@ def load_rows(
         StoreError: Milvus or the folder failed.
     """
     start = time.monotonic()
+    folder, collection = _opened(store, source, name, spec, options)
+    if bulk_import is not None:
+        return _import(store, folder, collection, bulk_import, start, on_progress)
+    copy = _Copy(collection, folder.tokens, collection.tokens)
+    for part in folder.manifest.parts:
+        rows = folder.read(part, collection.layout)
+        for i in range(0, len(rows), LOOKUP):
+            copy.take(rows[i : i + LOOKUP])
+            if on_progress is not None:
+                on_progress(len(copy.seen), folder.manifest.rows)
+    collection.settle()
+    collection.flush()
+    return copy.report(0, time.monotonic() - start)
+
+
+def _opened(store: Store, source: str, name: str, spec: BundleSpec, options: CollectionOptions) -> tuple[RowFolder, Collection]:
+    """A folder with rows, and the collection that they are for."""
     files, manifest = RowFolder.find(source)
     if manifest is None:
         raise SourceError(
@@ -103,19 +120,7 @@ def load_rows(
     if not options.partition_key and manifest.partition_key:
         options = options.with_key(manifest.partition_key, manifest.partition_key_type)
     collection = store.open_or_create(name, spec, manifest.kind, options=options)
-    folder = RowFolder(files, manifest, collection.layout)
-    if bulk_import is not None:
-        return _import(store, folder, collection, bulk_import, start, on_progress)
-    copy = _Copy(collection, folder.tokens, collection.tokens)
-    for part in manifest.parts:
-        rows = folder.read(part, collection.layout)
-        for i in range(0, len(rows), LOOKUP):
-            copy.take(rows[i : i + LOOKUP])
-            if on_progress is not None:
-                on_progress(len(copy.seen), manifest.rows)
-    collection.settle()
-    collection.flush()
-    return copy.report(0, time.monotonic() - start)
+    return RowFolder(files, manifest, collection.layout), collection
 
 
 class _Copy:

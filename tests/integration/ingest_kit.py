@@ -106,14 +106,14 @@ def _stamp(row: Row) -> Stamp:
     return Stamp(row.uri, row.digest, row.size, row.mtime_ns)
 
 
-def encoder(backend: FakeBackend, folder: Path) -> Encoder:
+def encoder(backend: FakeBackend, folder: Path, runs: int = 1) -> Encoder:
     """An encoder; its tokenizer is written into the folder."""
     path = folder / ".tokenizer.json"
     model = tokenizers.models.WordLevel({"[UNK]": 0, "a": 1, "dog": 2, "cat": 3}, unk_token="[UNK]")
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save(str(path))
-    return Encoder(backend, Tokenizer(path, SPEC.text))
+    return Encoder(backend, Tokenizer(path, SPEC.text), runs=runs)
 
 
 def picture(path: Path, seed: int = 0, size: int = SIZE) -> Path:

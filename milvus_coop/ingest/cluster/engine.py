@@ -126,17 +126,9 @@ def ingest_with_ray(
     settings = Settings.of(settings)
     threads = settings.threads or 1
     options = ingest_options(options, changes)
-    if options.prune:
-        raise InvalidArgumentError("prune is True, and an ingest on Ray removes nothing", expected="CoopIngest.run for it")
+    gpus = _gpus(gpus_per_worker)
+    _check(options, workers, state, retry_failed, length)
     work = replace(options, threads=options.threads or threads, max_failures=None)
-    whole_number("length", length, 1, LENGTH)
-    if retry_failed and state is None:
-        raise InvalidArgumentError("retry_failed is True, and there is no state of an earlier run", expected="state=")
-    if workers is not None:
-        whole_number("workers", workers, 1, MAX_WORKERS)
-    gpus = real_number("gpus_per_worker", gpus_per_worker, "0 or more GPUs", maximum=MAX_GPUS)
-    if gpus < 0:
-        raise InvalidArgumentError(f"gpus_per_worker is {gpus}", expected="0 or more GPUs")
     opened = open_sources(listed(sources), kind, options.reading)
     bundle = load_bundle(settings.bundle)
     settings, spec = _absolute(settings, bundle), bundle.spec
@@ -157,6 +149,24 @@ def ingest_with_ray(
         if collection_options.build_index == "after":
             store.build_index(collection.name)
     return report
+
+
+def _gpus(number: float) -> float:
+    gpus = real_number("gpus_per_worker", number, "0 or more GPUs", maximum=MAX_GPUS)
+    if gpus < 0:
+        raise InvalidArgumentError(f"gpus_per_worker is {gpus}", expected="0 or more GPUs")
+    return gpus
+
+
+def _check(options: IngestOptions, workers: int | None, state: str | None, retry_failed: bool, length: int) -> None:
+    """Refuse arguments of `ingest_with_ray` that are out of range or exclude each other."""
+    if options.prune:
+        raise InvalidArgumentError("prune is True, and an ingest on Ray removes nothing", expected="CoopIngest.run for it")
+    whole_number("length", length, 1, LENGTH)
+    if retry_failed and state is None:
+        raise InvalidArgumentError("retry_failed is True, and there is no state of an earlier run", expected="state=")
+    if workers is not None:
+        whole_number("workers", workers, 1, MAX_WORKERS)
 
 
 def _ray() -> Any:

@@ -21,7 +21,7 @@ from milvus_coop.errors import (
 )
 from milvus_coop.ingest.cluster.parts import Part, Rest
 from milvus_coop.ingest.items import Entry
-from milvus_coop.ingest.options import IngestOptions
+from milvus_coop.ingest.options import RUNS, IngestOptions
 from milvus_coop.ingest.outages import patiently
 from milvus_coop.ingest.pipeline import Counts, Pipeline
 from milvus_coop.ingest.sources import PassedOver
@@ -97,7 +97,7 @@ class Worker:
 
     def __init__(self, job: Job, lite: Lite | None) -> None:
         self._options = job.options
-        encoder = open_models(job.settings).encoder
+        encoder = open_models(job.settings, runs=RUNS).encoder
         tokens: TokenStore | None
         self._sink: ReturnedRows | RepeatableWrites
         if lite is None:
@@ -106,6 +106,7 @@ class Worker:
             self._sink, tokens = RepeatableWrites(opened), opened.tokens
         else:
             self._sink, tokens = ReturnedRows(lite), None if lite.tokens is None else TokenStore.at(lite.tokens)
+        self._runs = encoder.runs
         self._work = work_for(job.kind, encoder, tokens)
 
     def result(self, part: Part, hold: Callable[[str], object] | None = None, deadly: Set[str] = frozenset()) -> Result:
@@ -135,7 +136,7 @@ class Worker:
         return Result(part.without_items(), counts, self._sink.taken(), self._sink.sample, passed.counts)
 
     def _run(self, entries: Iterable[Entry], counts: Counts) -> None:
-        pipeline = Pipeline(self._sink, self._work, self._options)
+        pipeline = Pipeline(self._sink, self._work, self._options, runs=self._runs)
         try:
             pipeline.run(entries)
         finally:
