@@ -207,6 +207,14 @@ class BundleSpec:
             del parts[key]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
+    @property
+    def served_version(self) -> int:
+        """The version of this bundle's models on a server: the first 15 digits of the fingerprint, plus 1.
+
+        Triton's versions are positive numbers of 64 bits. A request for a version is never answered by a model of another one.
+        """
+        return int(self.fingerprint[:15], 16) + 1
+
     def graph(self, name: str) -> GraphSpec:
         """The graph of that name.
 

@@ -71,6 +71,7 @@ def model_config(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning:
         "name": graph.name,
         **({"platform": "tensorrt_plan"} if platform == "tensorrt" else {"backend": platform}),
         "max_batch_size": graph.max_batch,
+        "version_policy": {"specific": {"versions": [spec.served_version]}},
         "input": [_tensor(tensor, platform) for tensor in graph.inputs],
         "output": [_tensor(tensor, platform) for tensor in graph.outputs],
         "instance_group": [_instances(platform, tuning)],
