@@ -131,17 +131,20 @@ def test_a_bundle_of_any_name_is_served(tmp_path: Path) -> None:
     assert config.parameters["bundle"].string_value == spec.label
 
 
-def test_it_listens_on_ipv6(tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_it_listens_on_ipv6(tmp_path: Path, host: str) -> None:
     with socket.socket(socket.AF_INET6) as probe:
         try:
             probe.bind(("::1", 0))
         except OSError:
             pytest.skip("this machine has no IPv6")
-    with TritonForTests(tmp_path, host="::1") as server:
-        assert server.uri.startswith("triton://[::1]:")
-        backend = open_client(server.uri)
+    with TritonForTests(tmp_path, host=host) as server:
+        assert server.uri.startswith(f"triton://[{host}]:")
+        backend = open_client(server.uri.replace("[::]", "[::1]"))
         encode(backend)
         backend.close()
+        for port in (server.endpoints.http, server.endpoints.metrics):
+            socket.create_connection(("::1", port), timeout=5).close()
 
 
 def test_it_listens_on_the_address_of_a_name(tmp_path: Path) -> None:
@@ -278,7 +281,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class GuardedTriton(TritonForTests):
-    """A server behind TLS, of which all but inference and health is restricted."""
+    """A server behind TLS, of which all but health and metadata is restricted."""
 
     is_mutual = False
 
@@ -292,7 +295,7 @@ def guarded(
         f"--grpc-server-cert={certificates / 'server.pem'}",
         f"--grpc-server-key={certificates / 'server.key'}",
         f"--grpc-root-cert={certificates / 'ca.pem'}",
-        "--grpc-restricted-protocol=shared-memory,model-config,model-repository,statistics,trace,logging:admin-key=s3cret",
+        "--grpc-restricted-protocol=inference,shared-memory,model-config,model-repository,statistics,trace,logging:admin-key=s3cret",
     ]
     server = GuardedTriton(tmp_path_factory.mktemp("guarded"), arguments=arguments)
     server.is_mutual = request.param == "mutual"
