@@ -329,6 +329,32 @@ def test_no_answer_comes_from_another_bundle_while_one_is_swapped(server: Breaka
         assert embedding == pytest.approx(good, abs=1e-5)
 
 
+def test_two_bundles_side_by_side_in_one_repository(server: BreakableTriton, search: CoopSearch) -> None:
+    """Each client is answered by its own: here the other bundle's embeddings point the other way."""
+    other = other_bundle()
+    ours, config = server.folder_of(TEXT_ENCODER), server.repository / TEXT_ENCODER / "config.pbtxt"
+    theirs = ours.with_name(str(other.spec.served_version))
+    shutil.copytree(ours, theirs)
+    script = theirs / "model.py"
+    script.write_text(script.read_text(encoding="utf-8").replace("result[start:end]", "-result[start:end]"), encoding="utf-8")
+    both = f"[{ours.name}, {theirs.name}]"
+    config.write_text(config.read_text(encoding="utf-8").replace(f"[{ours.name}]", both), encoding="utf-8")
+    good = search.encoder.encode_texts([QUERIES[0]]).embeddings
+    server.load(TEXT_ENCODER)
+    backend = open_backend(Settings(models=server.uri, timeout_s=LONG_S), other)
+    try:
+        ids = np.ones((1, 8), dtype=np.int64)
+        inputs = {"input_ids": ids, "attention_mask": ids}
+        ours_now = search.encoder._backend.run(TEXT_ENCODER, inputs)["text_embedding"]
+        assert backend.run(TEXT_ENCODER, inputs)["text_embedding"] == pytest.approx(-ours_now, abs=1e-5)
+        assert search.encoder.encode_texts([QUERIES[0]]).embeddings == pytest.approx(good, abs=1e-5)
+    finally:
+        backend.close()
+        shutil.rmtree(theirs)
+        server.configure(TEXT_ENCODER)
+        server.load(TEXT_ENCODER)
+
+
 def test_a_repository_that_was_made_by_hand(server: BreakableTriton, search: CoopSearch) -> None:
     """Its version 1 is refused, and the message says which name its folder must have."""
     version = search.encoder.spec.served_version
