@@ -48,7 +48,7 @@ def locked(path: Path) -> dict[str, Version]:
     text = path.read_text(encoding="utf-8")
     rest = [line for line in ENTRY.sub("", text).splitlines() if line and not line.startswith("#")]
     assert rest == []
-    found = {}
+    found: dict[str, Version] = {}
     for match in ENTRY.finditer(text):
         requirement = Requirement(match["requirement"])
         (pin,) = requirement.specifier
