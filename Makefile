@@ -5,13 +5,18 @@ DEV := .venv-dev
 LOWEST := .venv-lowest
 LISTED := .venv-listed
 TOOLS := .venv-tools
+LOCKS := deploy/docker/locks
+LOCK = $(TOOLS)/bin/uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make locks" \
+	--constraints constraints.txt --no-emit-package milvus-lite --no-emit-package faiss-cpu
+# Container images have Python 3.11 or newer.
+LOCK_IMAGE = $(LOCK) --python-version 3.11 pyproject.toml
 ARGS ?=
 PHOTOS ?= ../shared/photos
 # A program that ends with make, even if make is killed, where the system can do that; `exec` because make signals only its own children.
 TIED := exec $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig TERM --)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev check format test test-more test-lowest docker-test docker-test-local model triton-models gallery-image docs-figures house bench sbom audit clean
+.PHONY: help install demo dev check format test test-more test-lowest docker-test docker-test-local model triton-models locks gallery-image docs-figures house bench sbom audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +78,15 @@ model: dev ## make coop-small: data, training, export, evaluation, card; PHOTOS=
 triton-models: dev ## write triton_models/ again, after a change of the bundle or of the configurations
 	$(DEV)/bin/python -m tests.unit.regenerate_triton_models
 
+locks: $(TOOLS)/installed ## pin the packages of the container images, with hashes, after a change of dependencies; ARGS=--upgrade: indirect ones too
+	$(LOCK_IMAGE) --extra serve --extra trace --extra triton --no-emit-package pyarrow $(ARGS) -o $(LOCKS)/gateway.txt
+	$(LOCK_IMAGE) --extra triton --no-emit-package pyarrow $(ARGS) -o $(LOCKS)/triton.txt
+	echo prometheus-client | $(LOCK_IMAGE) - --extra triton $(ARGS) -o $(LOCKS)/ingest.txt
+	echo 'prometheus-client ray[default]' | tr ' ' '\n' | $(LOCK_IMAGE) - --extra triton --extra s3 --extra ray $(ARGS) -o $(LOCKS)/ingest-ray.txt
+	echo hatchling | $(LOCK) --python-version 3.11 - $(ARGS) -o $(LOCKS)/build.txt
+	$(PYTHON) -c 'import runpy; print(*runpy.run_path("milvus_coop/serving/triton/install.py")["REQUIREMENTS"], sep="\n")' \
+		| $(subst --constraints constraints.txt,,$(LOCK)) --python-version 3.10 - $(ARGS) -o milvus_coop/serving/triton/requirements.txt
+
 gallery-image: dev ## take docs/gallery.jpg again, after a change of the samples, the bundle or the gallery; needs Chromium (half a minute)
 	$(DEV)/bin/python -m tests.gallery.take_image $(ARGS)
 
@@ -99,7 +113,7 @@ $(LISTED)/installed: pyproject.toml constraints.txt
 
 $(TOOLS)/installed:
 	$(PYTHON) -m venv --clear $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.9
 	@touch $@
 
 sbom: $(LISTED)/installed $(TOOLS)/installed ## write build/sbom.json (CycloneDX) from a new environment with the extras serve, trace, triton

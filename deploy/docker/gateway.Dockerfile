@@ -7,23 +7,20 @@ ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /src
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY pyproject.toml constraints.txt ./
-# First the dependencies are installed with an empty package, so that a change of the code does not install them again. Milvus Lite and its
-# own dependencies, 240 MB, are removed, as a container uses a Milvus server. Behind an index mirror, give pip's configuration as
-# `--secret id=pip.conf,src=...` and certificates as `--secret id=ca.pem,src=...`; the default is pip's own. Secrets stay out of layers.
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_LOCKED="--quiet --no-deps --only-binary=:all: --require-hashes"
+COPY deploy/docker/locks/build.txt deploy/docker/locks/gateway.txt ./
+# Only packages with the hashes of `make locks` are installed, and only wheels, before the code is copied, so that a change of the code does
+# not install them again. Milvus Lite is not among them, as a container uses a Milvus server. Behind an index mirror, give pip's configuration
+# as `--secret id=pip.conf,src=...` and certificates as `--secret id=ca.pem,src=...`; the default is pip's own. Secrets stay out of layers.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
-    && mkdir -p milvus_coop examples/images && touch README.md LICENSE milvus_coop/__init__.py \
-    && python3 -m venv /opt/milvus-coop \
-    && /opt/milvus-coop/bin/pip install --quiet -c constraints.txt '.[serve,trace,triton]' \
-    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu pyarrow
-COPY README.md LICENSE ./
+    && python3 -m venv /opt/build && /opt/build/bin/pip install $PIP_LOCKED -r build.txt \
+    && python3 -m venv /opt/milvus-coop && /opt/milvus-coop/bin/pip install $PIP_LOCKED -r gateway.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY milvus_coop milvus_coop
 COPY examples/images examples/images
-RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
-    if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
-    && /opt/milvus-coop/bin/pip install --quiet --no-deps --force-reinstall . \
+RUN /opt/build/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir /wheels . \
+    && /opt/milvus-coop/bin/pip install --quiet --no-deps --no-index /wheels/*.whl \
     && /opt/milvus-coop/bin/pip uninstall --quiet --yes pip setuptools
 
 FROM ${PYTHON_IMAGE}
@@ -43,6 +40,6 @@ WORKDIR /var/lib/milvus-coop
 USER 10001:10001
 EXPOSE 8080
 # /healthz, not /readyz: some platforms restart unhealthy containers, which does not help if Milvus or Triton is unreachable.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python3", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ.get('MILVUS_COOP_SERVE_PORT') or 8080}/healthz\", timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python3", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://localhost:{os.environ.get('MILVUS_COOP_SERVE_PORT') or 8080}/healthz\", timeout=4)"]
 ENTRYPOINT ["milvus-coop"]
 CMD ["serve"]

@@ -4,31 +4,27 @@
 #
 # With object stores, and for `--engine ray` on Kubernetes, whose jobs need Ray's dashboard:
 #
-#   docker build -f deploy/docker/ingest.Dockerfile -t milvus-coop/ingest-ray:0.1.0 --build-arg EXTRAS=triton,s3,ray --build-arg PACKAGES='ray[default]' .
+#   docker build -f deploy/docker/ingest.Dockerfile -t milvus-coop/ingest-ray:0.1.0 --build-arg LOCK=ingest-ray.txt .
 #
 # The base is pinned by tag, because no image registry could be reached to read the digest.
 ARG PYTHON_IMAGE=python:3.12.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
-# Extras of milvus-coop, and more packages of the index, such as gcsfs.
-ARG EXTRAS=triton
-ARG PACKAGES=
+# A file of deploy/docker/locks/. For other packages, such as gcsfs, make one of your own as `make locks` does.
+ARG LOCK=ingest.txt
 WORKDIR /src
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY pyproject.toml constraints.txt ./
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_LOCKED="--quiet --no-deps --only-binary=:all: --require-hashes"
+COPY deploy/docker/locks/build.txt deploy/docker/locks/${LOCK} ./
 # The install has two steps and optional secrets, as gateway.Dockerfile explains.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
-    && mkdir -p milvus_coop examples/images && touch README.md LICENSE milvus_coop/__init__.py \
-    && python3 -m venv /opt/milvus-coop \
-    && /opt/milvus-coop/bin/pip install --quiet -c constraints.txt ".[${EXTRAS}]" ${PACKAGES} \
-    && /opt/milvus-coop/bin/pip uninstall --quiet --yes milvus-lite faiss-cpu
-COPY README.md LICENSE ./
+    && python3 -m venv /opt/build && /opt/build/bin/pip install $PIP_LOCKED -r build.txt \
+    && python3 -m venv /opt/milvus-coop && /opt/milvus-coop/bin/pip install $PIP_LOCKED -r ${LOCK}
+COPY pyproject.toml README.md LICENSE ./
 COPY milvus_coop milvus_coop
 COPY examples/images examples/images
-RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
-    if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
-    && /opt/milvus-coop/bin/pip install --quiet --no-deps --force-reinstall . \
+RUN /opt/build/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir /wheels . \
+    && /opt/milvus-coop/bin/pip install --quiet --no-deps --no-index /wheels/*.whl \
     && /opt/milvus-coop/bin/pip uninstall --quiet --yes pip setuptools
 
 FROM ${PYTHON_IMAGE}

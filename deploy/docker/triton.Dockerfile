@@ -16,18 +16,23 @@ LABEL org.opencontainers.image.title="milvus-coop triton" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 WORKDIR /opt/milvus-coop/src
-COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY deploy/docker/locks/build.txt deploy/docker/locks/triton.txt pyproject.toml README.md LICENSE ./
 COPY milvus_coop milvus_coop
 COPY examples/images examples/images
 # The packages go into a separate folder, so that those of Triton's Python backends stay unchanged. The secrets are optional; gateway.Dockerfile
-# explains them. The second command adds the Python bindings of exactly the TensorRT that Triton has, as `build-plans` demands.
+# explains them, and the hashes. The last command adds the Python bindings of exactly the TensorRT that Triton has, as `build-plans` demands;
+# this version is known only here, so it has no hash.
 ENV PYTHONPATH=/opt/milvus-coop/packages
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem --mount=type=cache,target=/root/.cache/pip \
     if [ -e /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem; fi \
-    && python3 -m pip install --disable-pip-version-check --quiet --target "$PYTHONPATH" -c constraints.txt '.[triton]' \
+    && export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_LOCKED="--quiet --no-deps --only-binary=:all: --require-hashes" \
+    && python3 -m pip install $PIP_LOCKED --target /tmp/build -r build.txt \
+    && python3 -m pip install $PIP_LOCKED --target /opt/milvus-coop/packages -r triton.txt \
+    && PYTHONPATH=/tmp/build python3 -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir /tmp/wheels . \
+    && python3 -m pip install --quiet --no-deps --no-index --target /opt/milvus-coop/packages /tmp/wheels/*.whl \
     && version="$(python3 -c 'from milvus_coop.serving.plans.libraries import LIBRARY_FOLDERS, library_versions; print(library_versions(LIBRARY_FOLDERS)[-1])')" \
-    && python3 -m pip install --disable-pip-version-check --quiet --target "$PYTHONPATH" "tensorrt==${version}.*" \
-    && rm -r /opt/milvus-coop/src/*
+    && python3 -m pip install --quiet --target /opt/milvus-coop/packages "tensorrt==${version}.*" \
+    && rm -r /opt/milvus-coop/src/* /tmp/build /tmp/wheels
 COPY --chmod=0755 deploy/docker/triton-entrypoint.sh /opt/milvus-coop/
 # The volume with repository and plans gets this owner, the image's own user triton-server.
 RUN install -d -o 1000 -g 1000 /models
@@ -37,5 +42,5 @@ USER 1000:1000
 VOLUME /models
 EXPOSE 8000 8001 8002
 # The period is long because the first start builds plans.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30m CMD ["python3", "-c", "import urllib.request as u; [u.urlopen(f'http://127.0.0.1:8000/v2/models/{m}/ready', timeout=4) for m in ('text_encoder', 'image_encoder', 'cross_encoder')]"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m CMD ["python3", "-c", "import urllib.request as u; [u.urlopen(f'http://localhost:8000/v2/models/{m}/ready', timeout=4) for m in ('text_encoder', 'image_encoder', 'cross_encoder')]"]
 ENTRYPOINT ["/opt/milvus-coop/triton-entrypoint.sh"]

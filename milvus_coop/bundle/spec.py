@@ -49,6 +49,9 @@ Score = Literal["ce", "sum"]
 Dtype = Literal["float32", "int8", "int32", "int64", "uint8"]
 
 FINGERPRINT = "[0-9a-f]{32}"
+WIRE_FORM = 2
+"""The form in which inputs travel to servers (`bundle.wire`), 1 to 7. A change of the form needs another number, so that clients and
+servers of different forms do not misunderstand each other."""
 MAX_GRAPHS = 16
 NAME = r"[^\W_][\w.-]{0,127}"
 NAME_RULE = "a name of letters, digits, '.', '_' and '-'"
@@ -206,6 +209,14 @@ class BundleSpec:
         for key in ("licence", "lineage", "metrics"):
             del parts[key]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def served_version(self) -> int:
+        """The version of this bundle's models on a server: in hexadecimal digits, `WIRE_FORM` and 15 digits of the fingerprint.
+
+        Triton's versions are positive numbers of 64 bits. A request for a version is never answered by a model of another one.
+        """
+        return int(f"{WIRE_FORM}{self.fingerprint[:15]}", 16)
 
     def graph(self, name: str) -> GraphSpec:
         """The graph of that name.

@@ -82,6 +82,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         f"{KEYS},gateway.anonymous=false,uploads.existingClaim=up,pictures.existingClaim=photos,pictures.subPath=year/2026,"
         "gateway.ingress.enabled=true,gateway.ingress.host=search.example.com,gateway.ingress.path=/team/pictures,gateway.ingress.tlsSecret=tls,gateway.ingress.className=nginx,"
         "gateway.tracing.enabled=true,gateway.tracing.endpoint=http://collector:4318,gateway.options.maxK=200,gateway.options.shutdownS=12.5,"
+        "gateway.options.rateLimit=2.5,gateway.options.rateBurst=20,gateway.keyFiltersSecret.name=filters,"
         "gateway.options.maxBodyMb=8,gateway.corsOrigins={https://example.com},gateway.service.type=LoadBalancer,gateway.replicas=2,"
         "image.registry=registry.example.com/team,image.pullSecrets={pull},image.tag=v9,podSecurity.runAsUser=null,"
         "gateway.nodeSelector.disk=ssd,gateway.tolerations[0].key=dedicated,gateway.tolerations[0].operator=Exists,"
@@ -90,6 +91,8 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         + 64 * "a"
         + ",fullnameOverride=pictures,serviceAccount.create=false,serviceAccount.name=robot",
     ),
+    "IPv6": (("gpu",), f"{EXTERNAL},{KEYS},gateway.host=::,triton.host=::"),
+    "IPv6 on CPUs": (("cpu",), "gateway.host=::,triton.host=::"),
     "no policies": (
         ("gpu",),
         f"{EXTERNAL},{KEYS},networkPolicy.enabled=false,podDisruptionBudget.enabled=false,triton.planCache.enabled=false",

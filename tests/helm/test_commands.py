@@ -29,7 +29,7 @@ from milvus_coop.bundle import GRAPHS, TEXT_ENCODER, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.errors import BackendUnavailableError
 from milvus_coop.models.backends import open_backend
-from milvus_coop.serving.triton import export_repository, find_triton
+from milvus_coop.serving.triton import Endpoints, TritonInstall, TritonServer, export_repository, find_triton
 from milvus_coop.store import Store
 from tests.helm.kit import CHART, Manifest, Rendered, expand, render, rendered, values_of
 from tests.helm.test_monitoring import exposed
@@ -329,6 +329,17 @@ def test_the_server_of_a_gpu_pod(secrets: dict[str, str], tmp_path: Path) -> Non
         backend.load(GRAPHS)
         backend.close()
         assert probe(server, "readinessProbe", {"http": http}) == probe(server, "livenessProbe", {"http": http}) == 200
+
+
+def test_the_addresses_of_ipv6_are_those_of_triton_serve() -> None:
+    """`TritonServer` gives Triton the same; tests/integration/test_triton_server.py runs it."""
+    server = TritonServer(TritonInstall(Path("tritonserver"), None, {}), Path("models"), endpoints=Endpoints("::"))
+    server._address = "::"
+    theirs = {argument for argument in server._command() if "-address=" in argument}
+    gpu = container_of(rendered("IPv6"), "Deployment", "-triton", "triton")
+    assert {argument for argument in gpu["args"] if "-address=" in argument} == theirs
+    assert len(theirs) == 3
+    assert "--host=::" in container_of(rendered("IPv6 on CPUs"), "Deployment", "-triton", "triton")["args"]
 
 
 @pytest.mark.parametrize("case", ["gpu", "own bundle"])

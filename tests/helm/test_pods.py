@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import fields
 from typing import Any
 
@@ -17,7 +19,13 @@ READ = {PREFIX + item.name.upper() for item in fields(Settings)} | {
     options.PREFIX + item.name.upper() for item in fields(GatewayOptions)
 }
 STANDARD = {"HOME", "OTEL_EXPORTER_OTLP_ENDPOINT", "RAY_USAGE_STATS_ENABLED", "AWS_SECRET_ACCESS_KEY"}
-SECRETS = {"MILVUS_COOP_TOKEN", "MILVUS_COOP_SERVE_API_KEYS", "MILVUS_COOP_TRITON_TOKEN", "TRITON_KEY"}
+SECRETS = {
+    "MILVUS_COOP_TOKEN",
+    "MILVUS_COOP_SERVE_API_KEYS",
+    "MILVUS_COOP_SERVE_KEY_FILTERS",
+    "MILVUS_COOP_TRITON_TOKEN",
+    "TRITON_KEY",
+}
 
 
 @every_case
@@ -84,10 +92,13 @@ def test_the_code_takes_the_variables(case: str) -> None:
             assert settings.models == "onnx" or settings.models.startswith(("triton", "onnx:cuda"))
             assert settings.timeout_s == 10
     (gateway,) = found.one("Deployment", "-gateway")["spec"]["template"]["spec"]["containers"]
-    environment = found.environment(gateway, {"MILVUS_COOP_SERVE_API_KEYS": "0123456789abcdef,fedcba9876543210"})
+    keys = ("0123456789abcdef", "fedcba9876543210")
+    filters = {hashlib.sha256(key.encode()).hexdigest(): f"tenant == '{key}'" for key in keys}
+    secrets = {"MILVUS_COOP_SERVE_API_KEYS": ",".join(keys), "MILVUS_COOP_SERVE_KEY_FILTERS": json.dumps(filters)}
+    environment = found.environment(gateway, secrets)
     parsed = GatewayOptions.from_env({name: value for name, value in environment.items() if name != "MILVUS_COOP_SERVE_ROOTS"})
     parsed.check()
-    assert (parsed.host, parsed.port) == ("0.0.0.0", 8080)
+    assert (parsed.host, parsed.port) == ("::" if case.startswith("IPv6") else "0.0.0.0", 8080)
     assert bool(parsed.api_keys) != parsed.anonymous
 
 
@@ -96,6 +107,8 @@ def test_options_reach_the_gateway() -> None:
     (gateway,) = found.one("Deployment", "-gateway")["spec"]["template"]["spec"]["containers"]
     parsed = GatewayOptions.from_env(found.environment(gateway))
     assert (parsed.max_k, parsed.shutdown_s, parsed.max_body_mb) == (200, 12.5, 8)
+    assert (parsed.rate_limit, parsed.rate_burst) == (2.5, 20)
+    assert parsed.key_filters == "<MILVUS_COOP_SERVE_KEY_FILTERS>", "from its Secret"
     assert parsed.cors_origins == ("https://example.com",)
     assert parsed.root_path == found.one("Ingress", "-gateway")["spec"]["rules"][0]["http"]["paths"][0]["path"] == "/team/pictures"
     assert "https://search.example.com/team/pictures/v1/search" in found.notes

@@ -26,6 +26,11 @@ RAY = f"{INGEST},ingest.engine=ray"
         ("milvusClient.uri=milvus.db", r"at '/milvusClient/uri': 'milvus.db' does not match pattern"),
         ("gateway.options.max_k=5", r"at '/gateway/options': additional properties 'max_k' not allowed"),
         ("gateway.options.maxK=0", r"at '/gateway/options/maxK': minimum: got 0, want 1"),
+        ("gateway.options.rateLimit=-1", r"at '/gateway/options/rateLimit'"),
+        ("gateway.options.rateBurst=1.5", r"at '/gateway/options/rateBurst'"),
+        ("gateway.keyFiltersSecret.filters=a", r"at '/gateway/keyFiltersSecret': additional properties 'filters' not allowed"),
+        ("triton.host=localhost", r"at '/triton/host': 'localhost' does not match pattern"),
+        ("ingest.progressSeconds=0", r"at '/ingest/progressSeconds': minimum: got 0, want 0.1"),
         ("gateway.image.digest=abc", r"at '/gateway/image/digest': 'abc' does not match pattern"),
         ("image.pullPolicy=Sometimes", r"at '/image/pullPolicy': value must be one of"),
         ("timeoutSeconds=0", r"at '/timeoutSeconds': exclusiveMinimum: got 0, want 0"),
@@ -52,6 +57,10 @@ def test_the_schema_refuses(settings: str, says: str) -> None:
     [
         (KEYS, r"milvusClient.uri is empty; expected: http\(s\)://host:19530.*--set milvus.enabled=true"),
         (EXTERNAL, r"the gateway has no API keys; expected: gateway.apiKeysSecret.name.*--set gateway.anonymous=true"),
+        (
+            f"{EXTERNAL},gateway.anonymous=true,gateway.keyFiltersSecret.name=filters",
+            r"keyFiltersSecret is set, but the gateway has no API keys; expected: gateway.apiKeysSecret.name",
+        ),
         (f"{GOOD},bundle.name=/models/blip", r"bundle.name is /models/blip; expected: .*below /bundles"),
         (f"{GOOD},bundle.name=/bundles/blip", r"together with bundle.existingClaim"),
         (f"{GOOD},tokenStore.uri=/tokens", r"together with tokenStore.existingClaim"),
@@ -183,7 +192,9 @@ def test_options_of_the_schema_are_options_of_the_service() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     given = schema["properties"]["gateway"]["properties"]["options"]["properties"]
     names = {re.sub("[A-Z]", lambda match: f"_{match[0].lower()}", key) for key in given}
-    assert names <= set(GatewayOptions.__dataclass_fields__)
+    elsewhere = {"host", "port", "root_path", "api_keys", "key_filters", "anonymous", "cors_origins", "roots", "uploads"}
+    unneeded = {"allowed_hosts", "models_only"}
+    assert names == set(GatewayOptions.__dataclass_fields__) - elsewhere - unneeded
 
 
 def test_every_value_is_explained() -> None:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from milvus_coop import Bundle, CoopIngest, CoopSearch, SearchResult, load_bundle
-from milvus_coop.bundle import CROSS_ENCODER, TEXT_ENCODER
+from milvus_coop.bundle import CROSS_ENCODER, TEXT_ENCODER, BundleSpec
 from milvus_coop.config import Settings
 from milvus_coop.errors import (
     BackendError,
@@ -28,7 +29,6 @@ from milvus_coop.errors import (
     MilvusCoopError,
 )
 from milvus_coop.models.backends import open_backend
-from milvus_coop.models.backends.triton.backend import CHECK_EVERY_S
 from tests.servers.triton import PATIENT, BreakableTriton
 from tests.waiting import wait_until
 
@@ -276,30 +276,107 @@ def test_a_server_of_another_bundle(server: BreakableTriton) -> None:
 
 
 def test_the_bundle_is_changed_while_the_server_runs(server: BreakableTriton, search: CoopSearch) -> None:
-    """No connection is lost, so only looking again tells: the first query after CHECK_EVERY_S does."""
-    server.configure(TEXT_ENCODER, fingerprint=other_bundle().spec.fingerprint)
+    """No connection is lost, and the very next request is refused."""
+    assert search.query(QUERIES[0]).reranked
+    server.configure(TEXT_ENCODER, spec=other_bundle().spec)
     server.load(TEXT_ENCODER)
     try:
-        time.sleep(CHECK_EVERY_S)
-        assert is_refused(search)
+        assert isinstance(attempt(search), BundleMismatchError)
     finally:
         server.configure(TEXT_ENCODER)
         server.load(TEXT_ENCODER)
 
 
-def is_refused(search: CoopSearch) -> bool:
+def test_no_answer_comes_from_another_bundle_while_one_is_swapped(server: BreakableTriton, search: CoopSearch) -> None:
+    """Requests go on all the time; the other bundle has no answers of its own, so that one from it would be seen."""
+    spec, stop, answers = other_bundle().spec, threading.Event(), list[object]()
+    script = server.folder_of(TEXT_ENCODER) / "model.py"
+    honest = script.read_text(encoding="utf-8")
+    good = search.encoder.encode_texts([QUERIES[0]]).embeddings
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            try:
+                answers.append(search.encoder.encode_texts([QUERIES[0]]).embeddings)
+            except (BackendError, BundleMismatchError) as exc:
+                answers.append(exc)
+
+    def swap(other: BundleSpec | None, text: str) -> None:
+        server.configure(TEXT_ENCODER, spec=other)
+        (path,) = (server.repository / TEXT_ENCODER).glob("*/model.py")
+        path.unlink()
+        path.write_text(text, encoding="utf-8")
+        server.load(TEXT_ENCODER)
+        before = len(answers)
+        wait_until(lambda: len(answers) > before + 20)
+
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(keep_asking) for _ in range(2)]
+        try:
+            for _ in range(3):
+                swap(spec, honest.replace("result[start:end]", "-result[start:end]"))
+                swap(None, honest)
+        finally:
+            stop.set()
+            if not script.is_file():
+                swap(None, honest)
+        for future in running:
+            future.result(timeout=60)
+    embeddings = [answer for answer in answers if isinstance(answer, np.ndarray)]
+    assert len(embeddings) > 20
+    assert sum(isinstance(answer, BundleMismatchError) for answer in answers) > 20
+    for embedding in embeddings:
+        assert embedding == pytest.approx(good, abs=1e-5)
+
+
+def test_two_bundles_side_by_side_in_one_repository(server: BreakableTriton, search: CoopSearch) -> None:
+    """Each client is answered by its own: here the other bundle's embeddings point the other way."""
+    other = other_bundle()
+    ours, config = server.folder_of(TEXT_ENCODER), server.repository / TEXT_ENCODER / "config.pbtxt"
+    theirs = ours.with_name(str(other.spec.served_version))
+    shutil.copytree(ours, theirs)
+    script = theirs / "model.py"
+    script.write_text(script.read_text(encoding="utf-8").replace("result[start:end]", "-result[start:end]"), encoding="utf-8")
+    both = f"[{ours.name}, {theirs.name}]"
+    config.write_text(config.read_text(encoding="utf-8").replace(f"[{ours.name}]", both), encoding="utf-8")
+    good = search.encoder.encode_texts([QUERIES[0]]).embeddings
+    server.load(TEXT_ENCODER)
+    backend = open_backend(Settings(models=server.uri, timeout_s=LONG_S), other)
     try:
-        search.query(QUERIES[0])
-    except BundleMismatchError:
-        return True
-    return False
+        ids = np.ones((1, 8), dtype=np.int64)
+        inputs = {"input_ids": ids, "attention_mask": ids}
+        ours_now = search.encoder._backend.run(TEXT_ENCODER, inputs)["text_embedding"]
+        assert backend.run(TEXT_ENCODER, inputs)["text_embedding"] == pytest.approx(-ours_now, abs=1e-5)
+        assert search.encoder.encode_texts([QUERIES[0]]).embeddings == pytest.approx(good, abs=1e-5)
+    finally:
+        backend.close()
+        shutil.rmtree(theirs)
+        server.configure(TEXT_ENCODER)
+        server.load(TEXT_ENCODER)
+
+
+def test_a_repository_that_was_made_by_hand(server: BreakableTriton, search: CoopSearch) -> None:
+    """Its version 1 is refused, and the message says which name its folder must have."""
+    version = search.encoder.spec.served_version
+    folder, config = server.folder_of(TEXT_ENCODER), server.repository / TEXT_ENCODER / "config.pbtxt"
+    folder.rename(folder.with_name("1"))
+    config.write_text(config.read_text(encoding="utf-8").replace(str(version), "1"), encoding="utf-8")
+    server.load(TEXT_ENCODER)
+    try:
+        error = attempt(search)
+        assert isinstance(error, BundleMismatchError)
+        assert "as version 1 of text_encoder; expected: " in str(error)
+        assert f"as version {version}" in str(error)
+    finally:
+        server.configure(TEXT_ENCODER)
+        server.load(TEXT_ENCODER)
 
 
 def test_the_bundle_is_changed_behind_a_restart(server: BreakableTriton, search: CoopSearch) -> None:
     """The client is idle meanwhile: gRPC reconnects, and no call fails that would tell."""
     assert search.query(QUERIES[0]).reranked
     server.kill()
-    server.configure(TEXT_ENCODER, fingerprint=other_bundle().spec.fingerprint)
+    server.configure(TEXT_ENCODER, spec=other_bundle().spec)
     server.start()
     try:
         answers: list[object] = []

@@ -105,8 +105,9 @@ def test_nothing_is_left_of_a_command_that_was_ended(tmp_path: Path, how: signal
 
 def test_a_command_that_is_killed_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     repository = export_repository(load_bundle("coop-small"), tmp_path / "models", "python")
-    (repository / TEXT_ENCODER / "1" / "model.py").unlink()
-    (repository / TEXT_ENCODER / "1" / "model.py").write_text("import time\ntime.sleep(600)\n", encoding="utf-8")
+    (script,) = (repository / TEXT_ENCODER).glob("*/model.py")
+    script.unlink()
+    script.write_text("import time\ntime.sleep(600)\n", encoding="utf-8")
     grpc, http, metrics = map(str, free_ports(3))
     ports = ["--port", grpc, "--http-port", http, "--metrics-port", metrics]
     command = [sys.executable, "-m", "milvus_coop", "triton", "serve", "--repository", str(repository), *ports]
@@ -123,23 +124,27 @@ def test_a_bundle_of_any_name_is_served(tmp_path: Path) -> None:
     spec = dataclasses.replace(load_bundle("coop-small").spec, name='Tom\'s "best" \\ model\n} ü')
     for graph in spec.graphs:
         text = model_config(spec, graph, "python", Tuning())
+        server.folder_of(graph.name).rename(server.repository / graph.name / str(spec.served_version))
         (server.repository / graph.name / "config.pbtxt").write_text(text, encoding="utf-8")
     with server, tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.endpoints.grpc}") as client:
         config = client.get_model_config(TEXT_ENCODER).config
     assert config.parameters["bundle"].string_value == spec.label
 
 
-def test_it_listens_on_ipv6(tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_it_listens_on_ipv6(tmp_path: Path, host: str) -> None:
     with socket.socket(socket.AF_INET6) as probe:
         try:
             probe.bind(("::1", 0))
         except OSError:
             pytest.skip("this machine has no IPv6")
-    with TritonForTests(tmp_path, host="::1") as server:
-        assert server.uri.startswith("triton://[::1]:")
-        backend = open_client(server.uri)
+    with TritonForTests(tmp_path, host=host) as server:
+        assert server.uri.startswith(f"triton://[{host}]:")
+        backend = open_client(server.uri.replace("[::]", "[::1]"))
         encode(backend)
         backend.close()
+        for port in (server.endpoints.http, server.endpoints.metrics):
+            socket.create_connection(("::1", port), timeout=5).close()
 
 
 def test_it_listens_on_the_address_of_a_name(tmp_path: Path) -> None:
@@ -216,15 +221,16 @@ def test_a_port_in_use_is_named(tmp_path: Path, which: str) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
-        ("cross_encoder/1/model.py", "import nothing_of_that_name\n", "No module named 'nothing_of_that_name'"),
-        ("text_encoder/1/text_encoder.onnx", "this is no graph", "text_encoder.onnx failed"),
+        ("cross_encoder/*/model.py", "import nothing_of_that_name\n", "No module named 'nothing_of_that_name'"),
+        ("text_encoder/*/text_encoder.onnx", "this is no graph", "text_encoder.onnx failed"),
         ("image_encoder/config.pbtxt", 'name: "image_encoder"\nmax_batches: 3\n', 'has no field named "max_batches"'),
     ],
 )
 def test_a_broken_repository_fails_with_tritons_reason(tmp_path: Path, file: str, content: str, reason: str) -> None:
     server = TritonForTests(tmp_path)
-    (server.repository / file).unlink()  # a link to the bundle's file
-    (server.repository / file).write_text(content, encoding="utf-8")
+    (path,) = server.repository.glob(file)
+    path.unlink()  # a link to the bundle's file
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(TritonError, match="Triton stopped while starting: ") as caught:
         server.start()
     assert reason in str(caught.value)
@@ -275,7 +281,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class GuardedTriton(TritonForTests):
-    """A server behind TLS, of which all but inference and health is restricted."""
+    """A server behind TLS, of which all but health and metadata is restricted."""
 
     is_mutual = False
 
@@ -289,7 +295,7 @@ def guarded(
         f"--grpc-server-cert={certificates / 'server.pem'}",
         f"--grpc-server-key={certificates / 'server.key'}",
         f"--grpc-root-cert={certificates / 'ca.pem'}",
-        "--grpc-restricted-protocol=shared-memory,model-config,model-repository,statistics,trace,logging:admin-key=s3cret",
+        "--grpc-restricted-protocol=inference,shared-memory,model-config,model-repository,statistics,trace,logging:admin-key=s3cret",
     ]
     server = GuardedTriton(tmp_path_factory.mktemp("guarded"), arguments=arguments)
     server.is_mutual = request.param == "mutual"

@@ -7,17 +7,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from milvus_coop.bundle import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS, load_bundle
 from milvus_coop.bundle.folder import TOKENIZER
 from milvus_coop.config import Settings
-from milvus_coop.errors import BundleMismatchError
 from milvus_coop.models.backends import Backend, open_backend
 from milvus_coop.models.encoder import Encoder
 from milvus_coop.models.preprocess.texts import Tokenizer
@@ -121,20 +117,3 @@ def test_both_directions_at_once_have_the_scores_in_process(
         found = list(pool.map(lambda sides: Reranker(backend).score_pairs(*sides, timeout_s=60).probability, requests[::-1]))
     for ours, theirs in zip(found[::-1], expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-def test_a_repository_of_another_form_is_refused(tmp_path: Path) -> None:
-    server = TritonForTests(tmp_path)
-    path = server.repository / CROSS_ENCODER / "config.pbtxt"
-    config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    for tensor in config.input:
-        tensor.ClearField("allow_ragged_batch")
-    config.ClearField("model_warmup")  # it would fail
-    path.write_text(text_format.MessageToString(config), encoding="utf-8")
-    with server:
-        backend = open_backend(Settings(models=server.uri), load_bundle("coop-small"))
-        with pytest.raises(
-            BundleMismatchError, match="serves cross_encoder with inputs of another form; expected: a model repository"
-        ):
-            backend.load([CROSS_ENCODER])
-        backend.close()

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import tritonclient.grpc
 
-from milvus_coop.bundle import CROSS_ENCODER, load_bundle
+from milvus_coop.bundle import CROSS_ENCODER, BundleSpec, load_bundle
 from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
 from milvus_coop.serving.triton.config import model_config
 from tests.servers.milvus import free_ports
@@ -40,6 +40,10 @@ class TritonForTests(TritonServer):
         endpoints = Endpoints(host, grpc, http, metrics)
         super().__init__(find_triton(), self.repository, endpoints=endpoints, arguments=arguments)
 
+    def folder_of(self, model: str) -> Path:
+        """The folder of the one version of a model."""
+        return self.repository / model / str(self.bundle.spec.served_version)
+
     @property
     def uri(self) -> str:
         """What `--models` takes."""
@@ -52,7 +56,7 @@ class BreakableTriton(TritonForTests):
     def __init__(self, folder: Path, *, bundle: str | Path = "coop-small") -> None:
         super().__init__(folder, bundle=bundle, tuning=PATIENT, arguments=["--model-control-mode=explicit", "--load-model=*"])
         self._gate, self._arrived = folder / "gate", folder / "arrived"
-        script = self.repository / CROSS_ENCODER / "1" / "model.py"
+        script = self.folder_of(CROSS_ENCODER) / "model.py"
         start = "        responses: list[Any] ="
         wait = (
             f"        import time\n        while Path({str(self._gate)!r}).exists():\n"
@@ -78,12 +82,12 @@ class BreakableTriton(TritonForTests):
         self._admin(lambda client: client.unload_model(model, client_timeout=60))
         wait_until(lambda: not self.is_ready(model))
 
-    def configure(self, model: str, tuning: Tuning = PATIENT, **changes: str) -> None:
-        """Write a model's configuration anew; `load` makes it count."""
-        spec = self.bundle.spec
+    def configure(self, model: str, tuning: Tuning = PATIENT, spec: BundleSpec | None = None) -> None:
+        """Write a model's configuration anew, also for another bundle with the same graphs; `load` makes it count."""
+        spec = spec or self.bundle.spec
+        (folder,) = (path for path in (self.repository / model).iterdir() if path.is_dir())
+        folder.rename(folder.with_name(str(spec.served_version)))
         text = model_config(spec, spec.graph(model), "python", tuning)
-        for old, new in changes.items():
-            text = text.replace(getattr(spec, old), new)
         (self.repository / model / "config.pbtxt").write_text(text, encoding="utf-8")
 
     @contextmanager

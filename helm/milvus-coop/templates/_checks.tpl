@@ -11,6 +11,9 @@
 {{- if not (or $v.gateway.apiKeysSecret.name $v.gateway.anonymous) -}}
 {{- fail "the gateway has no API keys; expected: gateway.apiKeysSecret.name, a Secret with keys separated by commas; or, if anybody may ask, --set gateway.anonymous=true" -}}
 {{- end -}}
+{{- if and $v.gateway.keyFiltersSecret.name (not $v.gateway.apiKeysSecret.name) -}}
+{{- fail "gateway.keyFiltersSecret is set, but the gateway has no API keys; expected: gateway.apiKeysSecret.name, a Secret with the keys that have an entry in the filters" -}}
+{{- end -}}
 {{- if and (hasPrefix "/" $v.bundle.name) (not (and (hasPrefix "/bundles/" $v.bundle.name) $v.bundle.existingClaim)) -}}
 {{- fail (printf "bundle.name is %s; expected: a shipped bundle, or a folder below /bundles together with bundle.existingClaim" $v.bundle.name) -}}
 {{- end -}}

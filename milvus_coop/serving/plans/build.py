@@ -43,7 +43,7 @@ def build_plans(
     compiler: Compiler | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> tuple[BuiltPlan, ...]:
-    """Build `<graph>/1/model.plan` for every graph of a repository, with its record `plan.json` and a shared timing cache.
+    """Build `<graph>/<version>/model.plan` for every graph of a repository, with its record `plan.json` and a shared timing cache.
 
     A plan is built if it is missing, damaged, or was made from another graph, by another TensorRT, for another GPU or other shapes.
     A plan runs only on the same kind of GPU and with the same version of TensorRT, so build it inside the Triton image that serves

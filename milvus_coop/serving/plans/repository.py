@@ -13,8 +13,8 @@ from milvus_coop.errors import PlanError
 MARK = "repository.json"
 """File that marks a folder as a model repository of this package, and names its bundle and platform."""
 SOURCE = Path("source", "model.onnx")
-PLAN = Path("1", "model.plan")
-PLAN_RECORD = Path("1", "plan.json")
+PLAN = "model.plan"
+PLAN_RECORD = "plan.json"
 TIMINGS = "timing.cache"
 """File of kernel timings that all plans of the repository share."""
 
@@ -23,7 +23,7 @@ _EXPORT = "milvus-coop triton export --platform tensorrt"
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """An exported repository; `<graph>/source/model.onnx` is the source of `<graph>/1/model.plan`."""
+    """An exported repository; `<graph>/source/model.onnx` is the source of `<graph>/<version>/model.plan`."""
 
     folder: Path
     spec: BundleSpec
@@ -36,11 +36,14 @@ class Repository:
 
     def plan(self, graph: GraphSpec) -> Path:
         """Path of the plan, which Triton loads."""
-        return self.folder / graph.name / PLAN
+        return self._version(graph) / PLAN
 
     def record(self, graph: GraphSpec) -> Path:
         """Path of the plan's record."""
-        return self.folder / graph.name / PLAN_RECORD
+        return self._version(graph) / PLAN_RECORD
+
+    def _version(self, graph: GraphSpec) -> Path:
+        return self.folder / graph.name / str(self.spec.served_version)
 
     @property
     def timings(self) -> Path:

@@ -82,6 +82,7 @@ def model_config(spec: BundleSpec, graph: GraphSpec, platform: Platform, tuning:
         "name": graph.name,
         **({"platform": "tensorrt_plan"} if platform == "tensorrt" else {"backend": platform}),
         "max_batch_size": graph.max_batch,
+        "version_policy": {"specific": {"versions": [spec.served_version]}},
         "input": [_tensor(tensor, platform, is_ragged=wire is not None and tensor.name in wire.is_spread) for tensor in inputs],
         "batch_input": [] if wire is None or platform == "python" else _batch_inputs(wire),
         "output": [_tensor(tensor, platform) for tensor in graph.outputs],

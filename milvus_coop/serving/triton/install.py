@@ -21,6 +21,8 @@ from milvus_coop.errors import TritonError
 
 REQUIREMENTS = ("nvidia-pytriton==0.7.0", "onnxruntime==1.23.2", "numpy==1.26.4")
 """The packages of the environment. The graphs use ONNX opset 20 or less, which this ONNX Runtime supports."""
+LOCK = Path(__file__).with_name("requirements.txt")
+"""These packages and all that they need, with hashes; made from `REQUIREMENTS` by `make locks`."""
 MARK = "complete.txt"
 
 
@@ -90,7 +92,8 @@ def _install(folder: Path, on_progress: Callable[[str], None]) -> None:
     on_progress(f"installing Triton into {folder} (once, about 500 MB)")
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
-    command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+    command = [str(folder / "bin" / "python"), "-m", "pip", "install", *options, "-r", str(LOCK)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         reason = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), done.stderr[-500:])

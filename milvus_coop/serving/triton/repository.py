@@ -17,8 +17,6 @@ from milvus_coop.serving.triton.config import PLATFORMS, Platform, Tuning, model
 
 KEPT = {"model.plan", "plan.json", "timing.cache"}
 """Files that a new export keeps. Plans take long to build, and `build_plans` checks whether they are up to date."""
-VERSION = "1"
-"""Triton's version folder; a bundle's own version is in the models' parameters."""
 MODEL_FILE = Path(__file__).with_name("python_model.py")
 
 Precision = Literal["fp32", "fp16"]
@@ -49,9 +47,9 @@ def export_repository(
     if platform not in PLATFORMS:
         raise InvalidArgumentError(f"the platform is '{platform}'", expected=f"one of {', '.join(PLATFORMS)}")
     tuning = tuning or Tuning()
-    _make_room(out)
+    _make_room(out, str(bundle.spec.served_version))
     for graph in bundle.spec.graphs:
-        folder = out / graph.name / VERSION
+        folder = out / graph.name / str(bundle.spec.served_version)
         folder.mkdir(parents=True, exist_ok=True)
         (folder.parent / "config.pbtxt").write_text(model_config(bundle.spec, graph, platform, tuning), encoding="utf-8")
         _write_graph(bundle, graph, folder, platform, tuning, precision)
@@ -67,12 +65,14 @@ def export_repository(
     return out
 
 
-def _make_room(out: Path) -> None:
+def _make_room(out: Path, version: str) -> None:
     if out.exists() and not out.is_dir():
         raise InvalidArgumentError(f"{out} is a file", expected="a folder to write the repository to")
     if out.is_dir() and any(out.iterdir()):
         if not (out / MARK).is_file():
             raise InvalidArgumentError(f"{out} holds other files", expected="an empty folder, or an earlier export")
+        for folder in (path for path in out.glob("*/*") if path.is_dir() and path.name != version):  # of another bundle
+            shutil.rmtree(folder)
         for path in out.rglob("*"):
             if path.is_file() and path.name not in KEPT:
                 path.unlink()

@@ -15,15 +15,12 @@ from milvus_coop.bundle.spec import BundleSpec, GraphSpec
 from milvus_coop.bundle.wire import wires_of
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, BundleMismatchError, InvalidArgumentError
 from milvus_coop.models.backends.base import check_inputs, run_in_batches
-from milvus_coop.models.backends.triton.failures import ConnectionLostError, translate
+from milvus_coop.models.backends.triton.failures import ConnectionLostError, NotServedError, translate
 from milvus_coop.models.backends.triton.options import TritonOptions
 from milvus_coop.types import Array
 
 RETRY_AFTER_S = 0.1
 """Pause before a request that found a closed connection is sent a second time. This is safe because inference changes no state."""
-CHECK_EVERY_S = 0.1
-"""Interval between checks that the server still serves the same bundle. gRPC reconnects silently, perhaps to another server, but no
-server starts within this time. A check takes less than a millisecond."""
 PROBE_LENGTH = 8
 """Length of dynamic axes in the trial run of `load`."""
 CHANNEL: dict[str, int | str] = {
@@ -48,9 +45,8 @@ T = TypeVar("T")
 class TritonBackend:
     """Runs a bundle on a Triton server. Safe to share between threads.
 
-    The client checks that the server serves this bundle: when a model is first used, after every loss of the connection, and
-    otherwise every `CHECK_EVERY_S`. If one name stands for several servers, all must serve the same bundle, because each check asks
-    only one of them.
+    Every request names the version of the models (`BundleSpec.served_version`), and a server refuses a version that it does
+    not have. So an answer never comes from another bundle, whatever servers stand behind the address, and whenever they change.
     """
 
     def __init__(self, spec: BundleSpec, options: TritonOptions) -> None:
@@ -61,11 +57,9 @@ class TritonBackend:
             options: the address of the server and the options of the connection.
         """
         self._spec = spec
-        self._fingerprint = spec.fingerprint  # it takes milliseconds
         self._wires = wires_of(spec)
         self._options = options
-        self._checked_s: dict[str, float] = {}
-        """Time of the last successful check of each model, by `time.monotonic()`."""
+        self._version = str(spec.served_version)
         self._is_closed = False
         self._pool = ThreadPoolExecutor(options.in_flight, "milvus-coop-triton")
         try:
@@ -120,35 +114,32 @@ class TritonBackend:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def _check(self, graph: str, deadline_s: float, limit_s: float) -> None:
-        if time.monotonic() - self._checked_s.get(graph, -CHECK_EVERY_S) < CHECK_EVERY_S:
-            return
-        began_s = time.monotonic()
-        config = self._call(graph, deadline_s, limit_s, self._client.get_model_config, graph).config
+    def _mismatch(self, model: str, deadline_s: float, limit_s: float) -> BundleMismatchError | None:
+        """The bundle that the server has instead of this one; None if it has this version by now."""
+        versions = self._call(model, deadline_s, limit_s, self._client.get_model_metadata, model).versions
+        if self._version in versions:
+            return None
+        config = self._call(model, deadline_s, limit_s, self._client.get_model_config, model).config
         served = {key: value.string_value for key, value in config.parameters.items()}
-        if served.get("fingerprint") != self._fingerprint:
-            raise BundleMismatchError(
-                f"Triton at {self._options.address} serves {served.get('bundle', 'another model')} ({served.get('fingerprint')})",
-                expected=f"{self._spec.label} ({self._fingerprint})",
-                run="milvus-coop triton export with this bundle, or --bundle with that one",
-            )
-        wire = self._wires.get(graph)
-        if {tensor.name for tensor in config.input if tensor.allow_ragged_batch} != (wire.is_spread if wire else set()):
-            raise BundleMismatchError(
-                f"Triton at {self._options.address} serves {graph} with inputs of another form",
-                expected="a model repository of this version of milvus-coop",
-                run="milvus-coop triton export",
-            )
-        self._checked_s[graph] = began_s
+        bundle = f"{served.get('bundle', 'another model')} ({served.get('fingerprint', 'no fingerprint')})"
+        return BundleMismatchError(
+            f"Triton at {self._options.address} serves {bundle} as version {', '.join(versions)} of {model}",
+            expected=f"{self._spec.label} ({self._spec.fingerprint}) as version {self._version}",
+            run="milvus-coop triton export with this bundle, or --bundle with that one",
+        )
 
     def _infer(self, graph: GraphSpec, arrays: Mapping[str, Array], deadline_s: float, limit_s: float) -> dict[str, Array]:
-        self._check(graph.name, deadline_s, limit_s)
         wire = self._wires.get(graph.name)
         inputs = []
         for name, array in (arrays if wire is None else wire.pack(arrays, max(map(len, arrays.values())))).items():
             tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
             inputs.append(tensor.set_data_from_numpy(np.ascontiguousarray(array)))
-        result = self._call(graph.name, deadline_s, limit_s, self._client.infer, graph.name, inputs)
+        try:
+            result = self._call(graph.name, deadline_s, limit_s, self._client.infer, graph.name, inputs, self._version)
+        except NotServedError as exc:
+            if mismatch := self._mismatch(graph.name, deadline_s, limit_s):
+                raise mismatch from exc
+            raise
         outputs = {tensor.name: result.as_numpy(tensor.name) for tensor in graph.outputs}
         # A scalar per item travels as one value: see config.pbtxt.
         return {t.name: outputs[t.name] if t.shape else outputs[t.name].reshape(-1) for t in graph.outputs}
@@ -170,10 +161,7 @@ class TritonBackend:
         try:
             return method(*arguments, headers=self._options.metadata, client_timeout=left_s)
         except InferenceServerException as exc:
-            error = translate(exc, self._options.address, model, limit_s)
-            if isinstance(error, ConnectionLostError):
-                self._checked_s.clear()
-            raise error from exc
+            raise translate(exc, self._options.address, model, limit_s) from exc
         except ValueError as exc:  # gRPC raises this for a closed channel
             if self._is_closed:
                 raise BackendUnavailableError(f"the connection to Triton at {self._options.address} was closed here") from exc

@@ -16,6 +16,10 @@ class ConnectionLostError(BackendUnavailableError):
     """No server answered. A second attempt makes sense, and another server may answer it."""
 
 
+class NotServedError(BackendUnavailableError):
+    """The server has no such model, or not in this version."""
+
+
 def status_of(exc: InferenceServerException) -> str:
     """The gRPC status, such as `UNAVAILABLE`."""
     return str(exc.status() or "").removeprefix("StatusCode.")
@@ -29,9 +33,7 @@ def translate(exc: InferenceServerException, address: str, model: str, timeout_s
     if any(words in message.lower() for words in OVERLOADED):
         return BackendUnavailableError(f"{model} on Triton at {address} is overloaded: {message}")
     if status == "NOT_FOUND" or "unknown model" in message.lower() or "no available versions" in message.lower():
-        return BackendUnavailableError(
-            f"Triton at {address} does not serve {model}", expected="the models of `milvus-coop triton export`"
-        )
+        return NotServedError(f"Triton at {address} does not serve {model}", expected="the models of `milvus-coop triton export`")
     if status in ("UNAUTHENTICATED", "PERMISSION_DENIED") or RESTRICTED in message.lower():
         return BackendUnavailableError(
             f"Triton at {address} refuses the request: {message}", run="set MILVUS_COOP_TRITON_TOKEN or MILVUS_COOP_TRITON_HEADERS"
