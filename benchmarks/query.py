@@ -60,7 +60,7 @@ def text_contents(bundle: Bundle, n: int, rng: np.random.Generator) -> list[Cont
     return [StoredText(*pair) for pair in zip(texts, pack_states(states, {**side, **inputs}), strict=True)]
 
 
-def rows(bundle: Bundle, n: int, kind: Kind) -> Iterator[list[Row]]:
+def rows(bundle: Bundle, n: int, kind: Kind = "image") -> Iterator[list[Row]]:
     """`n` random items, in lists of 1,000."""
     rng = np.random.default_rng(0)
     spec, contents_of = bundle.spec, token_contents if kind == "image" else text_contents
