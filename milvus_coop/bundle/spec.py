@@ -50,8 +50,8 @@ Dtype = Literal["float32", "int8", "int32", "int64", "uint8"]
 
 FINGERPRINT = "[0-9a-f]{32}"
 WIRE_FORM = 2
-"""The form in which inputs travel to servers (`bundle.wire`), 1 to 7. A change of the form needs another number, so that clients and
-servers of different forms do not misunderstand each other."""
+"""The form in which inputs travel to servers (`bundle.wire`), 1 to 7. A change of the form needs another number, so that
+clients and servers of different forms do not misunderstand each other."""
 MAX_GRAPHS = 16
 NAME = r"[^\W_][\w.-]{0,127}"
 NAME_RULE = "a name of letters, digits, '.', '_' and '-'"
