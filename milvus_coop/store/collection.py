@@ -153,7 +153,7 @@ class Collection:
         queries = self._check_queries(embeddings, k)
         names = strings("output_fields", output_fields, "a list of field names")
         whole = within(self._fixed, filter)
-        held = self._held(with_tokens)
+        held = self._held(with_tokens=with_tokens)
         self._connection.before_search(self.name)
         options = {
             "limit": k,
@@ -402,7 +402,7 @@ class Collection:
         """
         layout, listed = self._layout, _listed(ids)
         query = self._check_queries(embedding[None], 1)[0]
-        fields = [layout.id, layout.embedding, *self._output_fields((), layout.content_field)]
+        fields = [layout.id, layout.embedding, *self._output_fields((), self._held(with_tokens=True))]
         found: dict[str, Candidate] = {}
         for some in _chunks(listed):
             if filter := among_any(layout.id, some, numeric=layout.numeric_ids):
@@ -537,7 +537,7 @@ class Collection:
         whole_number("k", k, 1, MAX_K)
         return queries
 
-    def _held(self, with_tokens: bool) -> Mapping[str, int]:
+    def _held(self, *, with_tokens: bool) -> Mapping[str, int]:
         """The content fields that a search asks for, with their usual maximum size in bytes."""
         field = self._layout.content_field
         if field is None:
