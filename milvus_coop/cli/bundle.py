@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -72,8 +73,8 @@ def show(name_or_folder: str, as_json: bool) -> None:
         **_own_ways(spec),
         "size": f"{size / 1e6:.1f} MB in {opened.folder}",
         "licence": spec.licence,
-        "lineage": json.dumps(spec.lineage, ensure_ascii=False),
-        "metrics": json.dumps(spec.metrics, ensure_ascii=False),
+        "lineage": _brief(spec.lineage),
+        "metrics": _brief(spec.metrics),
     }
     print_pairs("", facts.items())
 
@@ -118,6 +119,13 @@ def _states(spec: BundleSpec) -> str:
     per_token = state_bytes(states, 1) - state_bytes(states, 0)
     each = f"{state_bytes(states, 0):,} bytes per text and {per_token:,} per token, at most {longest:,}" if per_token else ""
     return f"{each or f'{longest:,} bytes per text'}, in the collection"
+
+
+def _brief(facts: Mapping[str, Any]) -> str:
+    """The facts in one line; those with facts of their own only by name."""
+    whole = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts.items() if not isinstance(value, dict | list)]
+    longer = [name for name, value in facts.items() if isinstance(value, dict | list)]
+    return "; ".join([*whole, *([f"{', '.join(longer)} (with --json)"] if longer else [])])
 
 
 def _own_ways(spec: BundleSpec) -> dict[str, str]:

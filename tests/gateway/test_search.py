@@ -94,7 +94,7 @@ def test_a_failing_cross_encoder_is_told(make_client: MakeClient, tmp_path: Path
     assert [hit["be_rank"] for hit in answer["hits"]] == list(range(1, 11))
     assert 'milvus_coop_searches_total{order="degraded"} 1.0' in client.get("/metrics").text
     backend.failures["text_encoder"] = BackendUnavailableError("the text encoder is away")
-    failed = client.post("/v1/search", json={"text": "a dog"})
+    failed = client.post("/v1/search", json={"text": "a cat"})  # the first text is remembered
     assert (failed.status_code, failed.headers["retry-after"]) == (503, "1")
     assert failed.json()["detail"] == "the text encoder is away"
 
