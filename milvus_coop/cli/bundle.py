@@ -123,7 +123,9 @@ def _states(spec: BundleSpec) -> str:
 
 def _brief(facts: Mapping[str, Any]) -> str:
     """The facts in one line; those with facts of their own only by name."""
-    whole = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts.items() if not isinstance(value, dict | list)]
+    whole = [
+        f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts.items() if not isinstance(value, dict | list)
+    ]
     longer = [name for name, value in facts.items() if isinstance(value, dict | list)]
     return "; ".join([*whole, *([f"{', '.join(longer)} (with --json)"] if longer else [])])
 

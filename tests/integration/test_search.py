@@ -335,7 +335,7 @@ def test_both_directions_agree_on_a_pair(search: CoopSearch, captions: CoopSearc
     forward = next(hit for hit in search.query("a red apple", limit=60, k=60) if hit.uri == uri)
     back = next(hit for hit in captions.query(image=uri) if hit.text == "a red apple")
     assert forward.be_score == pytest.approx(back.be_score, abs=1e-5)
-    assert forward.ce_score == pytest.approx(back.ce_score, abs=1e-5)
+    assert forward.ce_score == pytest.approx(back.ce_score, abs=0.003)  # the states of texts are stored as int8
 
 
 def test_same_kind_is_be_only_and_says_so(search: CoopSearch, captions: CoopSearch, folder: Path) -> None:

@@ -17,7 +17,7 @@ from milvus_coop.errors import (
     InvalidArgumentError,
 )
 from milvus_coop.models.backends import open_backend
-from milvus_coop.models.backends.triton.failures import ConnectionLostError, translate
+from milvus_coop.models.backends.triton.failures import ConnectionLostError, NotServedError, translate
 from milvus_coop.models.backends.triton.options import options_of
 from tests.certificates import make_certificate
 
@@ -124,8 +124,8 @@ def test_nothing_is_sent_when_a_backend_is_made() -> None:
         ("UNAUTHENTICATED", "who are you", BackendUnavailableError, "MILVUS_COOP_TRITON_TOKEN"),
         ("PERMISSION_DENIED", "not you", BackendUnavailableError, "MILVUS_COOP_TRITON_TOKEN"),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", BackendTimeoutError, "within 1.5 s"),
-        ("NOT_FOUND", "Request for unknown model", BackendUnavailableError, "does not serve m"),
-        ("UNAVAILABLE", "Request for unknown model: 'm' has no available versions", BackendUnavailableError, "does not serve m"),
+        ("NOT_FOUND", "Request for unknown model", NotServedError, "does not serve m"),
+        ("UNAVAILABLE", "Request for unknown model: 'm' has no available versions", NotServedError, "does not serve m"),
         ("INVALID_ARGUMENT", "unexpected shape", BackendInputError, "refuses its input: unexpected shape"),
         ("INTERNAL", "Stub process 'm' is not healthy.", BackendUnavailableError, r"failed: Stub .* \(INTERNAL\)"),
         ("UNKNOWN", "what", BackendUnavailableError, r"failed: what \(UNKNOWN\)"),

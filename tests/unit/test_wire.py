@@ -46,7 +46,9 @@ def backend(bundle: Bundle) -> OnnxBackend:
 def served(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
     """The graph that the platform `onnxruntime` runs."""
     out = export_repository(bundle, tmp_path_factory.mktemp("served") / "models", "onnxruntime")
-    return onnxruntime.InferenceSession(str(out / CROSS_ENCODER / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        str(out / CROSS_ENCODER / str(bundle.spec.served_version) / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
 
 
 def make(backend: OnnxBackend, n_texts: int, n_images: int, seed: int = 0) -> Pairs:
