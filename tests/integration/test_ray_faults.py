@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,12 @@ class Ingest:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that encode."""
-        found = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in found if "MapWorker" in " ".join(process.cmdline())]
+        found = []
+        with suppress(psutil.NoSuchProcess):  # the driver has ended
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # also for a process that is dead and not waited for yet
+                    found += [process] if "MapWorker" in " ".join(process.cmdline()) else []
+        return found
 
     def wait_until_it_encodes(self) -> None:
         """Wait until there is a worker."""
@@ -139,7 +143,8 @@ def test_a_worker_dies(album: Path, tmp_path: Path, seed: int) -> None:
 
     def fault() -> None:
         if workers := ingest.workers():  # there is none once the ingest is finished
-            random.Random(seed).choice(workers).kill()
+            with suppress(psutil.NoSuchProcess):
+                random.Random(seed).choice(workers).kill()
 
     with during(ingest, fault, seed):
         report = ingest.report()

@@ -24,9 +24,8 @@ from milvus_coop.errors import InvalidArgumentError, MilvusCoopError, MissingPac
 from milvus_coop.ingest.cluster.attempts import CAREFUL, Attempts
 from milvus_coop.ingest.cluster.ledger import Ledger
 from milvus_coop.ingest.cluster.parts import LENGTH, Finished, Part, Rest, read_parts
-from milvus_coop.ingest.cluster.worker import COLUMN, LOST_STORE, Job, Lite, Result, Worker, packed, unpacked
+from milvus_coop.ingest.cluster.worker import COLUMN, Job, Lite, Result, Worker, packed, through_outages, unpacked
 from milvus_coop.ingest.options import IngestArguments, IngestOptions, ingest_options
-from milvus_coop.ingest.outages import patiently
 from milvus_coop.ingest.pipeline import Counts, HopelessError
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, TooManyFailuresError
 from milvus_coop.ingest.sources import Source, listed, open_sources
@@ -145,9 +144,9 @@ def ingest_with_ray(
         setup = Setup(opened, finished, length, job, lite, workers, resources)
         with closing(_results(ray, setup)) as results:
             report = _gathered(results, collection, ledger, on_progress, options.max_failures)
-        _through_outages(collection.flush)
+        through_outages(collection.flush)
         if collection_options.build_index == "after":
-            store.build_index(collection.name)
+            through_outages(partial(store.build_index, collection.name))
     return report
 
 
@@ -233,11 +232,6 @@ def _check_gpus(ray: Any, gpus: float, address: str) -> None:
 
 def _ledger(state: str, collection: Collection, kind: Kind, fingerprint: str, options: IngestOptions) -> Ledger:
     return Ledger(state, collection, {"kind": kind, "bundle": fingerprint, "image_column": options.image_column})
-
-
-def _through_outages(call: Callable[[], object]) -> None:
-    """Call a function of the store, again after an outage."""
-    patiently(call, lambda exc: isinstance(exc, LOST_STORE))
 
 
 def _state(collection: Collection) -> Lite:
@@ -331,12 +325,12 @@ def _gathered(
             passed.update(result.passed)
             if ledger:
                 finished = (result.part, result.counts.seen, result.counts.failures, result.sample)
-                _through_outages(partial(ledger.add, *finished))
+                through_outages(partial(ledger.add, *finished))
             if on_progress:
                 on_progress(counts.progress(None))
             counts.check(max_failures)
         if ledger:
-            _through_outages(ledger.save)
+            through_outages(ledger.save)
     except HopelessError as exc:
         raise TooManyFailuresError(exc.args[0], report()) from None
     except KeyboardInterrupt:

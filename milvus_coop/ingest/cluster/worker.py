@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from milvus_coop.config import Settings
 from milvus_coop.errors import (
@@ -34,6 +34,8 @@ from milvus_coop.types import Failure, Kind, Row, Stamp
 
 if TYPE_CHECKING:
     import pyarrow
+
+Returned = TypeVar("Returned")
 
 COLUMN = "pickled"
 """The only column of the tables that travel: Python objects as bytes."""
@@ -87,6 +89,11 @@ def unpacked(content: bytes) -> Any:
     return pickle.loads(content)  # noqa: S301
 
 
+def through_outages(call: Callable[[], Returned]) -> Returned:
+    """The result of a call of the store, which is repeated after an outage of Milvus."""
+    return patiently(call, lambda exc: isinstance(exc, LOST_STORE))
+
+
 class Worker:
     """Ingests parts. It opens the models once; and, on a Milvus server, a connection.
 
@@ -101,8 +108,8 @@ class Worker:
         tokens: TokenStore | None
         self._sink: ReturnedRows | RepeatableWrites
         if lite is None:
-            store = Store.from_settings(job.settings)
-            opened = patiently(lambda: store.open(job.settings.collection, encoder.spec), lambda exc: isinstance(exc, LOST_STORE))
+            store = through_outages(lambda: Store.from_settings(job.settings))
+            opened = through_outages(lambda: store.open(job.settings.collection, encoder.spec))
             self._sink, tokens = RepeatableWrites(opened), opened.tokens
         else:
             self._sink, tokens = ReturnedRows(lite), None if lite.tokens is None else TokenStore.at(lite.tokens)
