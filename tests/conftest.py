@@ -28,6 +28,7 @@ MORE = (
     "integration/test_ray",
     "integration/test_triton_failures.py",
     "integration/test_triton_server.py",
+    "integration/test_worker.py",
     "test_readme.py::test_commands[docs/evaluation.md]",
     "test_readme.py::test_commands[docs/pretrained.md]",
     "test_readme.py::test_commands[docs/training.md]",
