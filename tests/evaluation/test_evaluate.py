@@ -13,7 +13,10 @@ import pytest
 
 from milvus_coop import CoopIngest, CoopSearch, FakeBackend, Store, load_bundle
 from milvus_coop.bundle import write_record
+from milvus_coop.bundle.folder import TOKENIZER
+from milvus_coop.bundle.text_states import state_bytes, text_states
 from milvus_coop.errors import BackendError, BackendUnavailableError, DatasetError, InvalidArgumentError
+from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.offline.datasets import Caption
 from milvus_coop.offline.evaluation import BundleChoice, EvaluationOptions, EvaluationProgress, EvaluationReport, evaluate
 from milvus_coop.offline.evaluation.metrics import METRICS, figures
@@ -115,11 +118,15 @@ def test_costs_are_of_the_right_pools_and_pairs(report: EvaluationReport) -> Non
             assert c.encode_ms.p50 + c.ann_ms.p50 < c.total_ms.p50 * 1.5
     assert all(a.recall == {2: 1.0, 5: 1.0, 12: 1.0} for a in report.ann_recall)
     images, texts = report.storage
-    spec = load_bundle("coop-small").spec
+    bundle = load_bundle("coop-small")
+    spec = bundle.spec
     token_bytes = spec.tokens.n_bytes
     assert (images.items, images.embedding_bytes, images.content_bytes) == (N, 4 * spec.dim, 4 * -(-token_bytes // 3))  # base64
     assert (texts.items, texts.kind) == (N, "text")
-    assert texts.content_bytes == np.mean([len(i.captions[0].text) for i in examples(N).test])
+    written = [i.captions[0].text for i in examples(N).test]
+    lengths = Tokenizer(bundle.path(TOKENIZER), spec.text)(written)["attention_mask"].sum(axis=1)
+    states = [4 * -(-state_bytes(text_states(spec), int(length)) // 3) for length in lengths]
+    assert texts.content_bytes == np.mean(states) + np.mean([len(text) for text in written])
 
 
 def test_growth_is_measured_in_parts(report: EvaluationReport) -> None:
