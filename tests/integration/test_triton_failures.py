@@ -64,8 +64,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def search(server: BreakableTriton, database: Path) -> Iterator[CoopSearch]:
-    """One client for all tests: it is never rebuilt, whatever happens to the server."""
-    with CoopSearch("images", uri=database, models=server.uri, timeout_s=LONG_S) as search:
+    """One client for all tests: it is never rebuilt, whatever happens to the server. It remembers no text."""
+    with CoopSearch("images", uri=database, models=server.uri, timeout_s=LONG_S, remembered_texts=0) as search:
         yield search
 
 
@@ -115,7 +115,7 @@ def test_only_the_cross_encoder_is_away(server: BreakableTriton, search: CoopSea
 def test_the_text_encoder_is_away(server: BreakableTriton, search: CoopSearch) -> None:
     server.unload(TEXT_ENCODER)
     try:
-        error = failure(lambda: search.query("a text that no test has asked for"))  # others are remembered
+        error = failure(lambda: search.query(QUERIES[0]))
         assert isinstance(error, BackendUnavailableError)
         assert "does not serve text_encoder" in str(error)
     finally:
