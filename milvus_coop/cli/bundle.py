@@ -108,7 +108,7 @@ def verify(name_or_folder: str, fingerprint: str, as_json: bool) -> None:
 
 
 def _states(spec: BundleSpec) -> str:
-    """What a collection of texts keeps of each text for the cross-encoder."""
+    """The part of each encoded text that a collection keeps for the cross-encoder, for people."""
     from milvus_coop.bundle.text_states import reads_text_encoder, state_bytes, text_states
 
     if not reads_text_encoder(spec):

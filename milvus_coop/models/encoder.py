@@ -78,6 +78,7 @@ class Encoder:
         ce_tokenizer: the cross-encoder's, if it has its own.
         max_pixels: see `decode`.
         remembered_texts: maximum number of texts that `encode_query_texts` remembers.
+        runs: number of batches that a caller may encode at the same time; see `open_models`.
     """
 
     def __init__(
@@ -96,7 +97,6 @@ class Encoder:
         self._tokenizer = tokenizer
         self._ce_tokenizer = ce_tokenizer
         self.runs = runs
-        """Number of batches to encode at the same time; see `open_models`."""
 
     @property
     def spec(self) -> BundleSpec:
