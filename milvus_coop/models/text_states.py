@@ -1,7 +1,7 @@
 """The states of a text as its row keeps them: one base64 string with the vectors and the quantised rows of the text encoder.
 
 Rows of tokens are int8 with a float16 scale each, as image tokens are, and end with the text. A vector has no other rows that
-could average its error out; with int8, it moved match probabilities by up to 0.013, and it is therefore kept as float16.
+could average its error out, and is therefore kept as float16.
 """
 
 from __future__ import annotations
