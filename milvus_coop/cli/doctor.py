@@ -74,8 +74,19 @@ def doctor(settings: Settings, as_json: bool) -> None:
 
 
 def _package(name: str) -> Check:
-    version = _version(name)
-    return Check(name, "ok", version) if version else Check(name, "broken", "not installed", f"pip install {name}")
+    if version := _version(name):
+        return Check(name, "ok", version)
+    if instead := _builds_of(name):
+        return Check(name, "ok", instead)
+    return Check(name, "broken", "not installed", f"pip install {name}")
+
+
+def _builds_of(module: str) -> str:
+    """The packages that install this module under other names, as `onnxruntime-gpu` does, with their versions."""
+    from importlib import metadata
+
+    packages = metadata.packages_distributions().get(module, ())
+    return ", ".join(f"{package} {_version(package)}" for package in dict.fromkeys(packages))
 
 
 def _optional(name: str, package: str, requirement: str) -> Check:

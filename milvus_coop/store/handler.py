@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import grpc
 import pymilvus
 from pymilvus import MilvusClient
+from pymilvus.client.utils import SciPyHelper
 
 from milvus_coop.errors import StoreError
 
+_LOOKING_FOR_SCIPY = threading.Lock()
 _PARTS = ("_on_rpc_error", "do_bulk_insert", "get_bulk_insert_state")
 
 
@@ -44,6 +47,16 @@ def report_errors_at_once(client: MilvusClient) -> None:
         StoreError: this pymilvus has no such handler.
     """
     handler_of(client)._on_rpc_error = _raise
+
+
+def find_scipy() -> None:
+    """Let pymilvus look for SciPy now, whose sparse vectors it accepts.
+
+    It does so at the first vectors of a process, without a lock: of several threads that search first, some would fail with
+    "partially initialized module".
+    """
+    with _LOOKING_FOR_SCIPY:
+        SciPyHelper.is_scipy_sparse(None)
 
 
 def _raise(error: Exception) -> bool:

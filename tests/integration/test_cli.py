@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from packaging.requirements import Requirement
 
-from milvus_coop.cli.doctor import DRIVERS, EXTRAS
+from milvus_coop.cli.doctor import DRIVERS, EXTRAS, Check, _package
 from milvus_coop.cli.main import cli
 from milvus_coop.store.token_store.location import DRIVERS as STORE_DRIVERS
 from tests.lowest import PROJECT
@@ -242,6 +242,17 @@ def test_bundle_and_doctor() -> None:
         said = f"pip install 'milvus-coop[{name}]'" if name in EXTRAS else f"pip install {package}"
         assert (checks[name]["state"], checks[name]["install"]) == (("ok", "") if installed else ("off", said))
         assert installed or f"off     {name:12} no {package}; {said}" in doctor.output
+
+
+def test_the_doctor_knows_packages_that_install_the_same_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime-gpu replaces onnxruntime; the module has the same name."""
+    facts = tmp_path / "runtime_gpu-1.2.3.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: runtime-gpu\nVersion: 1.2.3\n")
+    (facts / "top_level.txt").write_text("some_runtime\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _package("some_runtime") == Check("some_runtime", "ok", "runtime-gpu 1.2.3")
+    assert _package("no_such_runtime").state == "broken"
 
 
 def test_the_doctor_knows_all_extras_and_drivers() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pymilvus
 import pytest
+from pymilvus.client.utils import SciPyHelper
 
 from milvus_coop.errors import StoreError, StoreUnavailableError
 from milvus_coop.store import Store
@@ -22,6 +23,12 @@ def test_the_handler_has_them(tmp_path: Path) -> None:
     with Store(tmp_path / "lite.db") as store:
         handler = handler_of(store._connection._client)
         assert all(callable(getattr(handler, name)) for name in PARTS)
+
+
+def test_scipy_is_found_before_threads_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SciPyHelper, "_checked", False)
+    with Store(tmp_path / "lite.db"):
+        assert SciPyHelper._checked
 
 
 @pytest.mark.parametrize("missing", PARTS)

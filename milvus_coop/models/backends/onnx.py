@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -84,6 +87,8 @@ class OnnxBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         path = self._bundle.path(self.spec.graph(graph).file)
+        if self._providers[0] != CPU:
+            _load_cuda()
         try:
             # By default, a session that fails is opened again with other providers, and a note about it goes to standard output.
             session = onnxruntime.InferenceSession(str(path), options, providers=list(self._providers), enable_fallback=False)
@@ -93,8 +98,18 @@ class OnnxBackend:
             ) from exc
         release_free_memory()
         if session.get_providers()[0] != self._providers[0]:
-            raise BackendUnavailableError(f"ONNX Runtime did not turn {self._providers[0]} on", run="milvus-coop doctor")
+            raise BackendUnavailableError(
+                f"ONNX Runtime cannot use {self._providers[0]} here; it wrote the reason above", run="milvus-coop doctor"
+            )
         return session
+
+
+@functools.cache
+def _load_cuda() -> None:
+    """Load the CUDA libraries that pip installed, if there are any; ONNX Runtime itself only looks for the system's."""
+    if preload := getattr(onnxruntime, "preload_dlls", None):  # since 1.21
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
+            preload()
 
 
 def devices() -> dict[str, str]:
