@@ -11,8 +11,8 @@ Three ways are compared:
     cuda    the bundle as it is, with ONNX Runtime on the GPU          (`--models onnx:cuda`)
     half    the fp16 graphs that `triton export --platform tensorrt` writes, with ONNX Runtime on the GPU
 
-A time is the median of the runs that fit into a second, at least three, after one run of each shape that is not counted. It includes
-the copies to and from the GPU, as in a search.
+A time is the median of the runs that fit into a second, at least three, after one run of each shape that does not count. It
+includes the copies to and from the GPU, as in a search.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from milvus_coop.types import Array  # noqa: E402
 
 IMAGES = sorted((ROOT / "examples" / "images").glob("*.jpg"))
 N_IMAGES = 64
-N_TEXTS = 16
+WAYS = ("cpu", "cuda", "half")
 SIZES = {TEXT_ENCODER: (1, 64), IMAGE_ENCODER: (1, 16, 64), CROSS_ENCODER: (50, 256)}
 """Batch sizes by graph."""
 
@@ -86,14 +86,14 @@ class HalfBackend:
         self._sessions.clear()
 
 
-def images_and_texts() -> tuple[list[Image.Image], list[str]]:
-    """Different crops of the example images, and the words of their file names."""
+def images_and_texts(n_texts: int) -> tuple[list[Image.Image], list[str]]:
+    """Different crops of the example images, and the words of their first file names."""
     found = []
     for number in range(N_IMAGES):
         image = decode(IMAGES[number % len(IMAGES)])
         inset = 1 + 5 * (number // len(IMAGES))
         found.append(image.crop((inset, inset, image.width - inset, image.height - inset)))
-    return found, [path.stem.replace("_", " ") for path in IMAGES[:N_TEXTS]]
+    return found, [path.stem.replace("_", " ") for path in IMAGES[:n_texts]]
 
 
 def median_ms(run: Callable[[], object]) -> float:
@@ -141,7 +141,7 @@ def differences(encoder: Encoder, backends: Mapping[str, Any], images: list[Imag
 
 
 def times(encoder: Encoder, backends: Mapping[str, Any], images: list[Image.Image], texts: list[str]) -> list[dict[str, Any]]:
-    """Milliseconds of one run, by graph, batch size and way."""
+    """Milliseconds of one run, by graph, batch size and way. The text of a search is the first one."""
     stored, asked = encoder.encode_images(images), encoder.encode_texts(texts[:1])
     tokens = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in stored.image_side.items()}
     inputs = {TEXT_ENCODER: encoder.tokenise(texts), IMAGE_ENCODER: encoder.pixels(images), CROSS_ENCODER: tokens}
@@ -185,14 +185,15 @@ def torch_times(checkpoint: Path, texts: list[str], size: int) -> dict[str, floa
     return found
 
 
-def measure(bundle: Bundle, folder: Path) -> dict[str, Any]:
-    """Compare and time one bundle."""
+def measure(bundle: Bundle, folder: Path, n_texts: int, timed: Sequence[str]) -> dict[str, Any]:
+    """Compare one bundle in all ways, and time it in some."""
     cpu = OnnxBackend(bundle)
     cuda = OnnxBackend(bundle, providers=(provider_of("cuda"), CPU))
     backends = {"cpu": cpu, "cuda": cuda, "half": HalfBackend(bundle, folder)}
-    images, texts = images_and_texts()
+    images, texts = images_and_texts(n_texts)
     encoder = open_encoder(bundle, cpu)
-    return {"differences": differences(encoder, backends, images, texts), "times": times(encoder, backends, images, texts)}
+    found = differences(encoder, backends, images, texts)
+    return {"differences": found, "times": times(encoder, {way: backends[way] for way in timed}, images, texts)}
 
 
 def blip_base(folder: Path) -> tuple[Path, Bundle]:
@@ -202,10 +203,10 @@ def blip_base(folder: Path) -> tuple[Path, Bundle]:
     from milvus_coop.offline.convert.parity import Samples
     from tests.convert.checkpoints import blip
 
-    images, texts = images_and_texts()
+    images, texts = images_and_texts(4)
     checkpoint = blip(folder / "checkpoint", base=True)
     one = open_checkpoint(checkpoint)
-    return checkpoint, convert(one, one, folder / "bundle", Samples(images[:4], texts[:4])).bundle
+    return checkpoint, convert(one, one, folder / "bundle", Samples(images[:4], texts)).bundle
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -214,14 +215,14 @@ def show(result: Mapping[str, Any]) -> None:
         print(f"\n{name}: {facts['differences']['bundle']}")
         low, high = facts["differences"]["probability, smallest and largest"]
         print(f"  probabilities on the CPU from {low:.4f} to {high:.4f}")
-        for way in ("cuda", "half"):
+        for way in WAYS[1:]:
             found = ", ".join(f"{key} {value:.6f}" for key, value in facts["differences"][way].items())
             print(f"  {way} against cpu: {found}")
-        heads = "".join(f"{way + ', ms':>12}" for way in ("cpu", "cuda", "half"))
+        heads = "".join(f"{way + ', ms':>12}" for way in WAYS)
         print(f"  {'graph':<16}{'batch':>6}{heads}{'rows/s, half':>15}")
         for row in facts["times"]:
             ms = row["ms"]
-            cells = "".join(f"{ms[way]:>12.2f}" for way in ("cpu", "cuda", "half"))
+            cells = "".join(f"{ms[way]:>12.2f}" if way in ms else f"{'-':>12}" for way in WAYS)
             print(f"  {row['graph']:<16}{row['batch']:>6}{cells}{1000 * row['batch'] / ms['half']:>15,.0f}")
         for key, value in facts.get("torch", {}).items():
             print(f"  PyTorch on the GPU, 50 pairs, {key}: {value:.2f} ms")
@@ -237,13 +238,18 @@ def gpu_name() -> str:
 @click.command()
 @click.option("--bundle", "names", multiple=True, help="A bundle, by name or folder; repeatable. [default: coop-small]")
 @click.option("--blip", "with_blip", is_flag=True, help="Also BLIP base with random weights, and PyTorch.")
+@click.option(
+    "--texts", "n_texts", default=16, show_default=True, help=f"Number of texts that are compared with {N_IMAGES} images."
+)
+@click.option("--no-cpu-times", is_flag=True, help="Do not time the CPU.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as JSON.")
 @click.option("--read", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Only print this result.")
-def main(names: tuple[str, ...], with_blip: bool, out: Path | None, read: Path | None) -> None:
+def main(names: tuple[str, ...], with_blip: bool, n_texts: int, no_cpu_times: bool, out: Path | None, read: Path | None) -> None:
     """Measure a bundle on a GPU; see the top of this file."""
     if read:
         show(json.loads(read.read_text()))
         return
+    timed = WAYS[1:] if no_cpu_times else WAYS
     result: dict[str, Any] = {
         "gpu": gpu_name(),
         "cores": available_cores(),
@@ -254,14 +260,14 @@ def main(names: tuple[str, ...], with_blip: bool, out: Path | None, read: Path |
     with ExitStack() as stack:
         for name in names or ("coop-small",):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="milvus-coop-cuda-")))
-            result["bundles"][name] = measure(load_bundle(name), folder)
+            result["bundles"][name] = measure(load_bundle(name), folder, n_texts, timed)
             if out:
                 out.write_text(json.dumps(result, indent=1))
         if with_blip:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="milvus-coop-cuda-")))
             checkpoint, bundle = blip_base(folder)
-            result["bundles"]["blip"] = measure(bundle, folder / "half")
-            result["bundles"]["blip"]["torch"] = torch_times(checkpoint, images_and_texts()[1], 50)
+            result["bundles"]["blip"] = measure(bundle, folder / "half", n_texts, timed)
+            result["bundles"]["blip"]["torch"] = torch_times(checkpoint, images_and_texts(1)[1], 50)
             if out:
                 out.write_text(json.dumps(result, indent=1))
     show(result)
