@@ -20,7 +20,7 @@ import psutil
 
 from benchmarks.campaign.clock import Clock
 from benchmarks.campaign.history import History
-from milvus_coop.store import Collection, Store
+from milvus_coop.store import CollectionView, Store
 from tests.servers.milvus import free_ports
 
 COMMAND = (sys.executable, "-m", "milvus_coop")
@@ -160,7 +160,7 @@ class Sampler:
         self._thread.join()
 
 
-def rows_of(collection: Collection) -> dict[str, Any]:
+def rows_of(collection: CollectionView) -> dict[str, Any]:
     """All rows, and their number as Milvus counts them."""
     rows = [row for page in collection.all_rows() for row in page]
     listed = [{"id": r.id, "digest": r.digest, "embedding": [round(float(x), 5) for x in r.embedding]} for r in rows]

@@ -28,7 +28,7 @@ from milvus_coop.search.ranking_service import query_string
 from milvus_coop.search.reranking import CandidateReranker, CeScores
 from milvus_coop.search.state import ENCODED, RETRIEVED, SearchState
 from milvus_coop.search.workers import Workers
-from milvus_coop.store import Collection, Fields, Provider, Ranker, RerankService, Store
+from milvus_coop.store import CollectionView, Fields, Provider, Ranker, RerankService, Store
 from milvus_coop.store.ranker import BATCH_SIZE
 from milvus_coop.types import Array, Candidate, CollectionInfo, Kind, SearchResult, Timings
 
@@ -83,7 +83,7 @@ class CoopSearch:
         try:
             with loading(self._models.backend, (TEXT_ENCODER,)):
                 self._store = Store.from_settings(settings, must_exist=True)
-                self._collection = self._store.open(settings.collection, self.encoder.spec, fields=fields)
+                self._collection: CollectionView = self._store.open(settings.collection, self.encoder.spec, fields=fields)
             self._models.backend.load(_ENCODERS[self._collection.kind])
             with suppress(BackendUnavailableError, BackendTimeoutError):  # a search then returns the BE order and the reason
                 self._models.backend.load((CROSS_ENCODER,))
@@ -100,7 +100,7 @@ class CoopSearch:
         return self._models.encoder
 
     @property
-    def collection(self) -> Collection:
+    def collection(self) -> CollectionView:
         """The open collection."""
         return self._collection
 

@@ -1,6 +1,7 @@
 """The connection to Milvus. No other package imports pymilvus.
 
-store       `Store`: opens, creates and drops collections     collection  `Collection`: search, write and list rows
+store       `Store`: opens, creates and drops collections     collection  `Collection`: write rows, and read them as a view
+view        `CollectionView`: search and list rows            hits        answers of a search become candidates
 schema      the fields of a collection, and its header        layout      the fields of collections of any program
 rows        rows as Milvus stores them                        metadata    the metadata that Milvus can hold
 address     a folder of Milvus Lite, or a server              connection  every call to Milvus goes through it
@@ -15,10 +16,12 @@ from milvus_coop.store.ranker import Provider, Ranker, RerankService
 from milvus_coop.store.schema import CollectionOptions, Index
 from milvus_coop.store.store import Store
 from milvus_coop.store.transfer import export_rows, load_rows
+from milvus_coop.store.view import CollectionView
 
 __all__ = [
     "Collection",
     "CollectionOptions",
+    "CollectionView",
     "Fields",
     "Index",
     "Provider",

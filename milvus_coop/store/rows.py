@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from milvus_coop.arguments import many
 from milvus_coop.errors import InvalidArgumentError, StoreError
 from milvus_coop.store.layout import ContentField, Layout
 from milvus_coop.store.metadata import plain_metadata
@@ -17,6 +18,8 @@ from milvus_coop.types import ImageFile, Row
 REQUEST_BYTES = 32 * 2**20
 """Maximum size of one write request in bytes. A server refuses 64 MiB and more; half of that leaves room for protobuf overhead."""
 ROW_OVERHEAD_BYTES = 64
+IDS_PER_CALL = 2000
+"""Maximum number of ids in one `id in [...]`. With Strong consistency, a server takes 0.4 s for 2,000 ids, and also for 6,000."""
 INT64_MAX = 2**63 - 1
 
 _DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
@@ -177,3 +180,14 @@ def _metadata(row: Row) -> tuple[Mapping[str, Any], int]:
         return plain_metadata(row.metadata)
     except InvalidArgumentError as exc:
         raise InvalidArgumentError(f"metadata of {row.uri[:100]!r}: {exc.given}", expected=exc.expected) from exc
+
+
+def distinct(ids: Iterable[str]) -> list[str]:
+    """The ids without repetition, in their order."""
+    return list(dict.fromkeys(many("ids", ids, "a list of ids")))
+
+
+def chunks(ids: Sequence[str], step: int = IDS_PER_CALL) -> Iterator[Sequence[str]]:
+    """The ids in parts."""
+    for start in range(0, len(ids), step):
+        yield ids[start : start + step]

@@ -22,8 +22,8 @@ from milvus_coop.errors import (
     StoreTimeoutError,
 )
 from milvus_coop.store import Collection, CollectionOptions, Fields, Store
-from milvus_coop.store.collection import ROWS_PER_PAGE
 from milvus_coop.store.schema import states_bytes
+from milvus_coop.store.view import ROWS_PER_PAGE
 from milvus_coop.types import Array, ImageFile, StoredText, StoredTokens, TokenFile
 from tests.contract.store_samples import DIM, OTHER_SPEC, SPEC, make_row, make_rows, unit_vectors
 

@@ -160,14 +160,7 @@ def test_views_read_a_part_and_do_not_write(stored: Store) -> None:
     strings = [key_of(row) for row in rows]
     assert collection.contents_of([*strings, "x"]) == [*map(TokenFile, strings), collection.content_of("x")]
     assert view.contents_of([*strings, "x"])[:6] == [TokenFile(key) for key in strings[:2]] + [None] * 4
-    for write in (
-        lambda: view.upsert(rows),
-        lambda: view.insert(rows),
-        lambda: view.delete(ids),
-        lambda: view.sweep(older_than_s=0),
-    ):
-        with pytest.raises(InvalidArgumentError, match="a view of a part"):
-            write()
+    assert not any(hasattr(view, name) for name in ("upsert", "insert", "settle", "delete", "sweep", "flush"))
     for breaking in ("year < 2) or (year >= 0", "(", "'", "year < 9 #", "]"):
         with pytest.raises(FilterError):
             view.search(rows[0].embedding[None], 6, filter=breaking)

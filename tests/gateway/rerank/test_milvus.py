@@ -13,6 +13,7 @@ from pymilvus import Function, FunctionType, MilvusClient, MilvusException
 from milvus_coop import CoopSearch, FakeBackend, SearchResult, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER
 from milvus_coop.errors import BackendError
+from milvus_coop.store import Store
 from milvus_coop.store.layout import string_of
 from milvus_coop.types import Row, StoredTokens
 from tests.gateway.rerank.kit import CAPTIONS, KEY, N, Running, World, make_world, running
@@ -162,14 +163,15 @@ def test_a_wrong_field(client: MilvusClient, images: CoopSearch, service: Runnin
 
 def test_damaged_rows_come_last(tmp_path: Path) -> None:
     world = make_world(tmp_path)
-    with world.search() as search, running(world.bundle) as service:
+    with world.search() as search, running(world.bundle) as service, Store(world.uri) as store:
+        collection = store.open(search.collection.name)
         good = search.query("green", limit=N, k=N)
         rows = search.collection.rows([hit.id for hit in good[:4]])
         damages = ("", "no base64 at all", *(string_of(rows[good[i].id].content)[:-8] for i in (2, 3)))
         for hit, damaged in zip(good[:4], damages, strict=True):
             row: Row = rows[hit.id]
-            search.collection.upsert([replace(row, content=StoredTokens(damaged))])
-        search.collection.flush()
+            collection.upsert([replace(row, content=StoredTokens(damaged))])
+        collection.flush()
         client = MilvusClient(str(world.uri))
         hits = milvus_side(client, search, search.ranker("green", endpoint=service.url), "green", limit=N)
         client.close()

@@ -18,7 +18,7 @@ from milvus_coop.models.tokens import arrange, decode
 from milvus_coop.search.contents import content_reader
 from milvus_coop.serving.gateway.data_uris import is_data_uri
 from milvus_coop.serving.gateway.problems import RefusedError
-from milvus_coop.store import Collection
+from milvus_coop.store import CollectionView
 from milvus_coop.store.schema import CONTENT_FIELDS
 from milvus_coop.types import Array, Content, Kind, StoredText, StoredTokens
 
@@ -62,7 +62,7 @@ class EncodedQuery:
 
 
 def score_documents(
-    models: Models, query: str, documents: Sequence[str | None], collection: Collection | None, deadline: Deadline
+    models: Models, query: str, documents: Sequence[str | None], collection: CollectionView | None, deadline: Deadline
 ) -> DocumentScores:
     """Score documents against a query.
 
@@ -139,7 +139,7 @@ def _encode(models: Models, query: str, timeout_s: float) -> EncodedQuery:
     return EncodedQuery("text", models.encoder.encode_query_texts([query], timeout_s=timeout_s).text_side)
 
 
-def _kind_of_documents(query: EncodedQuery, collection: Collection | None) -> Kind:
+def _kind_of_documents(query: EncodedQuery, collection: CollectionView | None) -> Kind:
     kind: Kind = "image" if query.kind == "text" else "text"
     if collection is not None and collection.kind == query.kind:
         raise InvalidArgumentError(
@@ -150,7 +150,7 @@ def _kind_of_documents(query: EncodedQuery, collection: Collection | None) -> Ki
 
 
 def _contents(
-    documents: Sequence[str | None], kind: Kind, collection: Collection | None, tokens: TokenSpec
+    documents: Sequence[str | None], kind: Kind, collection: CollectionView | None, tokens: TokenSpec
 ) -> list[Content | None]:
     """The content that each document stands for; None if it stands for none. Images, such as data URIs, do not count as texts."""
 
@@ -181,7 +181,7 @@ def _count_tokens(tokens: TokenSpec, text_side: Mapping[str, Array], n: int) -> 
 
 
 def _nothing_readable(
-    documents: Sequence[str | None], query: Kind, kind: Kind, bundle: str, collection: Collection | None
+    documents: Sequence[str | None], query: Kind, kind: Kind, bundle: str, collection: CollectionView | None
 ) -> RefusedError:
     sent = next((document for document in documents if document), "")
     shown = sent[:SHOWN] + ("..." if len(sent) > SHOWN else "")
