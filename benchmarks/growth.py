@@ -17,11 +17,12 @@ easier than among real images. Among 5,354 real clip arts the nearest, 10th and 
 and 0.28 for distractors. The local dimensions are 10 and 16, respectively. A distractor's tokens are those of its first seed. They
 serve to measure cost, not quality, and no quality is reported.
 
-Times are those of `CoopSearch.query`, one query at a time. The contestants take turns, after Milvus has built and loaded all
-indexes. Recall is the share of the exact 10 and 50 nearest items (by numpy) that the product's search parameters find. The
-exhaustive cross-encoder reads every item of the pool for one query, with decoded tokens in memory. "From the images" it also runs
-the image encoder on each item, on pixels in memory, as needed where tokens are not stored. Times above `--longest` are extrapolated
-from the rate of pairs in the same run and marked "~" or hollow.
+Times are those of `CoopSearch.query`, one query at a time, and of `query_many` with 64 texts, divided by 64. "1 %" is a search
+with a filter that leaves every hundredth distractor. No text is remembered. The contestants take turns, after Milvus has built and
+loaded all indexes. Recall is the share of the exact 10, 50 and 200 nearest items (by numpy) that the product's search parameters
+find, also within the filter. The exhaustive cross-encoder reads every item of the pool for one query, with decoded tokens in
+memory. "From the images" it also runs the image encoder on each item, on pixels in memory, as needed where tokens are not
+stored. Times above `--longest` are extrapolated from the rate of pairs in the same run and marked "~" or hollow.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import click
 import numpy as np
@@ -47,8 +49,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.growth_results import Percentiles, PoolTimes, QueryTime, draw, duration, read
-from milvus_coop import CoopIngest, CoopSearch, Store
+from benchmarks.growth_results import COOP, Percentiles, PoolTimes, QueryTime, draw, duration, read
+from milvus_coop import CoopIngest, CoopSearch, QueryOptions, Store
 from milvus_coop.bundle.spec import PIXELS
 from milvus_coop.config import Settings
 from milvus_coop.cores import available_cores
@@ -56,7 +58,7 @@ from milvus_coop.ingest.items import Item, hash_of
 from milvus_coop.ingest.sources import open_sources, read_sources
 from milvus_coop.models.open import Models, open_models
 from milvus_coop.models.tokens import pack
-from milvus_coop.store import Collection
+from milvus_coop.store import CollectionView
 from milvus_coop.types import Array, Row, StoredTokens
 from tests.servers.milvus import MilvusServer
 
@@ -68,8 +70,18 @@ BLOCK = 2_000
 NOISE = 0.4
 """Length of the noise on a mixture of length 1."""
 LIMIT = 10
-KS = (20, 50)
-RECALL_AT = (10, 50)
+KS = (20, 50, 200)
+RECALL_AT = (10, 50, 200)
+FILTER_K = 50
+"""The k of the searches with a filter and of `query_many`."""
+PARTS = 100
+"""Distractor i belongs to part i % PARTS, so a filter for one part leaves 1 % of the items."""
+PART = 7
+FILTER = f"part == {PART}"
+MANY = 64
+"""Number of texts in one call of `query_many`."""
+MANY_EVERY = 10
+"""One call of `query_many` for so many rounds of single queries."""
 WARM_UP = 20
 STAGES = ("encode", "retrieve", "rerank", "total")
 ENCODE_BATCH = 16
@@ -199,11 +211,20 @@ def fill(uri: str, name: str, items: int, world: World, say: Status) -> None:
         began = time.perf_counter()
         for ids, vectors, seeds in world.blocks(written, distractors):
             rows = zip(ids, vectors, seeds, strict=True)
-            collection.upsert([Row(i, f"growth://{i}", i, 1, 0, vector, contents[seed]) for i, vector, seed in rows])
-            done = int(ids[-1].partition("-")[2]) + 1
+            collection.upsert([distractor(i, vector, contents[seed]) for i, vector, seed in rows])
+            done = number_of(ids[-1]) + 1
             rate = (done - written) / (time.perf_counter() - began)
             say(f"{name}: {done:,} of {distractors:,} written, {rate:,.0f} rows/s")
         collection.flush()
+
+
+def number_of(id: str) -> int:
+    """The number of a distractor; -1 for an image."""
+    return int(id.partition("-")[2]) if id.startswith("distractor-") else -1
+
+
+def distractor(id: str, vector: Array, content: StoredTokens) -> Row:
+    return Row(id, f"growth://{id}", id, 1, 0, vector, content, metadata={"part": number_of(id) % PARTS})
 
 
 def settle(uri: str, name: str, say: Status) -> None:
@@ -231,46 +252,61 @@ def release(uri: str, name: str) -> None:
     client.close()
 
 
-def exact(queries: Array, items: int, world: World) -> list[list[str]]:
-    """The ids of the nearest items of each query, nearest first."""
+def exact(queries: Array, items: int, world: World, part: int | None = None) -> list[list[str]]:
+    """The ids of the nearest items of each query, nearest first; with `part`, only of the distractors of that part."""
     depth = max(RECALL_AT)
     best = np.full((len(queries), 0), 0.0, dtype=np.float32)
     names = np.empty((len(queries), 0), dtype=object)
     targets = (world.target_ids, world.targets, world.seeds)
     for ids, vectors, _ in chain([targets], world.blocks(0, items - len(world.targets))):
-        best = np.hstack([best, queries @ vectors.T])
-        names = np.hstack([names, np.broadcast_to(np.array(ids, dtype=object), (len(queries), len(ids)))])
+        kept = [i for i, id in enumerate(ids) if part is None or (number_of(id) >= 0 and number_of(id) % PARTS == part)]
+        best = np.hstack([best, queries @ vectors[kept].T])
+        names = np.hstack([names, np.broadcast_to(np.array([ids[i] for i in kept], dtype=object), (len(queries), len(kept)))])
         order = np.argsort(-best, axis=1)[:, :depth]
         best, names = np.take_along_axis(best, order, 1), np.take_along_axis(names, order, 1)
     return [list(row) for row in names]
 
 
-def recall(collection: Collection, items: int, world: World) -> dict[str, float]:
+def recall(collection: CollectionView, items: int, world: World) -> dict[str, float]:
+    """The recall by `@k`, and within the filter by `@k, 1 %`."""
     queries = world.models.encoder.encode_texts(world.captions).embeddings
-    nearest = exact(queries, items, world)
-    shares = {}
-    for k in RECALL_AT:
-        found = collection.search(queries, k)
-        hits = [len({c.id for c in some} & set(true[:k])) for some, true in zip(found, nearest, strict=True)]
-        shares[f"@{k}"] = sum(hits) / (min(k, items) * len(queries))
-    return shares
+    nearest, within = exact(queries, items, world), exact(queries, items, world, PART)
+    shares = {f"@{k}": recall_at(collection, queries, nearest, k, "") for k in RECALL_AT}
+    return {**shares, f"@{FILTER_K}, 1 %": recall_at(collection, queries, within, FILTER_K, FILTER)}
+
+
+def recall_at(collection: CollectionView, queries: Array, nearest: Sequence[Sequence[str]], k: int, filter: str) -> float:
+    found = collection.search(queries, k, filter=filter, with_tokens=False)
+    hits = [len({c.id for c in some} & set(true[:k])) for some, true in zip(found, nearest, strict=True)]
+    return sum(hits) / sum(len(true[:k]) for true in nearest)
 
 
 def latencies(search: CoopSearch, captions: Sequence[str], queries: int) -> dict[str, dict[str, Percentiles]]:
-    contestants = {"BE": {"k": LIMIT, "rerank": False}, **{f"Coop {k}": {"k": k, "rerank": True} for k in KS}}
+    """Milliseconds per query, by contestant and stage."""
+    contestants: dict[str, QueryOptions] = {
+        "BE": QueryOptions(limit=LIMIT, k=LIMIT, rerank=False),
+        **{f"Coop {k}": QueryOptions(limit=LIMIT, k=k) for k in KS},
+        f"Coop {FILTER_K}, 1 %": QueryOptions(limit=LIMIT, k=FILTER_K, filter=FILTER),
+    }
+    many = QueryOptions(limit=LIMIT, k=FILTER_K)
     samples: dict[str, list[list[float]]] = {name: [] for name in contestants}
+    of_many: list[list[float]] = []
     for i in range(WARM_UP + queries):
         for name, options in contestants.items():
-            result = search.query(captions[i % len(captions)], limit=LIMIT, k=options["k"], rerank=bool(options["rerank"]))
+            result = search.query(captions[i % len(captions)], options=options)
             if i >= WARM_UP:
                 samples[name].append([getattr(result.timings, f"{stage}_ms") for stage in STAGES])
+        if i % MANY_EVERY == 0:
+            timings = search.query_many([captions[(i + j) % len(captions)] for j in range(MANY)], options=many)[0].timings
+            of_many.append([getattr(timings, f"{stage}_ms") / MANY for stage in STAGES])
+    samples[f"Coop {FILTER_K}, {MANY} at once"] = of_many[1:]
     return {name: dict(zip(STAGES, percentiles(taken), strict=True)) for name, taken in samples.items()}
 
 
 def percentiles(samples: Sequence[Sequence[float]]) -> list[Percentiles]:
-    """The p50 and p95 of each column."""
-    p50, p95 = np.percentile(np.asarray(samples), (50, 95), axis=0)
-    return [(float(a), float(b)) for a, b in zip(p50, p95, strict=True)]
+    """The p50 and p99 of each column."""
+    p50, p99 = np.percentile(np.asarray(samples), (50, 99), axis=0)
+    return [(float(a), float(b)) for a, b in zip(p50, p99, strict=True)]
 
 
 class Exhaustive:
@@ -327,7 +363,8 @@ def measure(store: str, uri: str, items: int, queries: int, world: World, longes
         settle(uri, name, say)
     say(f"{name}: loading")
     backend = world.models.backend
-    with Store(uri, timeout_s=TIMEOUT_S) as opened, CoopSearch(name, uri=uri, models=backend, timeout_s=TIMEOUT_S) as search:
+    options: dict[str, Any] = {"uri": uri, "models": backend, "timeout_s": TIMEOUT_S, "remembered_texts": 0}
+    with Store(uri, timeout_s=TIMEOUT_S) as opened, CoopSearch(name, **options) as search:
         if (found := search.info().count) != items:
             raise click.ClickException(f"{name} holds {found:,} items, not {items:,}; remove --work and start again")
         say(f"{name}: searching")
@@ -377,11 +414,11 @@ def cell(p: Percentiles) -> str:
 
 
 def show(pools: Sequence[PoolTimes]) -> None:
-    table = Table(title="milliseconds, p50 (p95); time for one query on everything; ~ extrapolated")
+    table = Table(title="milliseconds, p50 (p99); time for one query on everything; ~ extrapolated")
     table.add_column("pool", justify="right", no_wrap=True)
-    for name in ("store", "BE", "Coop 20", "Coop 50", "encode", "retrieve", "rerank"):
-        table.add_column(name, justify="left" if name == "store" else "right", no_wrap=True)
-    for name in ("recall\n@10", "recall\n@50", "CE\non all", "CE from\nimages"):
+    table.add_column("store", no_wrap=True)
+    contestants, recalls = list(pools[0].latency), [f"recall\n{name}" for name in pools[0].recall]
+    for name in (*(c.replace(", ", "\n") for c in contestants), *STAGES[:-1], *recalls, "CE\non all", "CE from\nimages"):
         table.add_column(name, justify="right", no_wrap=True)
     for pool in pools:
         times = pool.latency
@@ -389,18 +426,18 @@ def show(pools: Sequence[PoolTimes]) -> None:
             f"{pool.items:,}",
             pool.store,
             *(cell(times[name]["total"]) for name in times),
-            *(cell(times[f"Coop {KS[-1]}"][stage]) for stage in STAGES[:-1]),
+            *(cell(times[COOP][stage]) for stage in STAGES[:-1]),
             *(f"{share:.3f}" for share in pool.recall.values()),
             str(pool.exhaustive),
             str(pool.from_images),
         )
-    Console(width=None if sys.stdout.isatty() else 150).print(table)
-    print(f"the stages are those of Coop {KS[-1]}; {platform.machine()}, {available_cores()} cores")
+    Console(width=None if sys.stdout.isatty() else 220).print(table)
+    print(f"the stages are those of {COOP}; {platform.machine()}, {available_cores()} cores")
 
 
 @click.command()
 @click.option("--pools", multiple=True, type=int, default=POOLS, show_default=True, help="Number of items in all; repeatable.")
-@click.option("--queries", default=120, show_default=True, help="Number of queries per contestant and pool.")
+@click.option("--queries", default=300, show_default=True, help="Number of queries per contestant and pool.")
 @click.option("--uri", help="A Milvus server, or a path for Milvus Lite. [default: a server, started here]")
 @click.option("--lite", is_flag=True, help=f"Also measure Milvus Lite, up to {LITE_MOST:,} items.")
 @click.option(

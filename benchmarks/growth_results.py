@@ -22,7 +22,7 @@ LABEL_LINE = 0.048
 """Height of a line of a label, as a share of the plot's height."""
 
 Percentiles = tuple[float, float]
-"""p50 and p95 in milliseconds."""
+"""p50 and p99 in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class PoolTimes:
     latency: Mapping[str, Mapping[str, Percentiles]]
     """Times by contestant and stage."""
     recall: Mapping[str, float]
-    """Mean recall over the queries, by `@10` and `@50`."""
+    """Mean recall over the queries, by `@10`, `@50`, `@200`, and by `@50, 1 %` within the filter."""
     exhaustive: QueryTime
     from_images: QueryTime
 
@@ -81,13 +81,13 @@ def draw(pools: Sequence[PoolTimes], path: Path) -> None:
     set_axes(axes, sizes)
     label_ends(axes, sizes[-1], {name: (costs[-1], colour) for name, (colour, costs) in contestants.items()})
     axes.set_title("Time for one query, by number of items in the collection", loc="left", fontsize=12, fontweight="bold", pad=24)
-    notes = "median, shaded up to p95; filled: measured, hollow: extrapolated from the same run"
+    notes = "median, shaded up to p99; filled: measured, hollow: extrapolated from the same run"
     axes.text(0, 1.03, notes, transform=axes.transAxes, fontsize=9, color=GREY)
     figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def band(axes: Axes, pools: Sequence[PoolTimes], name: str, colour: str) -> list[QueryTime]:
-    """Shade from p50 to p95 of a contestant, and return its medians."""
+    """Shade from p50 to p99 of a contestant, and return its medians."""
     p50, p95 = ([pool.latency[name]["total"][i] / 1000 for pool in pools] for i in (0, 1))
     axes.fill_between([pool.items for pool in pools], p50, p95, color=colour, alpha=0.12, linewidth=0)
     return [QueryTime(seconds, measured=True) for seconds in p50]

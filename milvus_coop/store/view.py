@@ -148,7 +148,9 @@ class CollectionView:
             "limit": k,
             "anns_field": self._layout.embedding,
             "output_fields": self._output_fields(names, held),
-            "search_params": search_params(self._layout.index_type, self._layout.metric, k),
+            "search_params": search_params(
+                self._layout.index_type, self._layout.metric, k, visits_filtered=self._connection.is_lite and bool(whole)
+            ),
             "consistency_level": self._connection.consistency(self.name),
         }
         found: list[list[Candidate]] = []

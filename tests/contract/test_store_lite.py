@@ -14,7 +14,7 @@ import pytest
 
 from milvus_coop.errors import InvalidArgumentError, StoreError, StoreLockedError, StoreUnavailableError
 from milvus_coop.store import Store
-from tests.contract.store_samples import SPEC, make_rows, unit_vectors
+from tests.contract.store_samples import SPEC, make_row, make_rows, unit_vectors
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +29,17 @@ def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def test_a_search_finds_all_rows_that_a_filter_leaves(tmp_path: Path) -> None:
+    """Its index passes the rows that a filter excludes, and stops after a number of rows. It has one once it was opened again."""
+    with Store(tmp_path / "lite.db") as store:
+        rows = [make_row(i, vector, metadata={"part": i % 100}) for i, vector in enumerate(unit_vectors(2000, 1))]
+        store.create("images", SPEC).upsert(rows)
+    with Store(tmp_path / "lite.db") as store:
+        collection, queries = store.open("images"), unit_vectors(5, 2)
+        for found in (*collection.search(queries, 50, filter="part == 7"), *collection.within("part == 7").search(queries, 50)):
+            assert len(found) == 20
 
 
 @pytest.mark.parametrize("name", ["images.db", "folder", "with space.db", "ünïcode"])
