@@ -20,6 +20,9 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     PreTrainedModel,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -28,10 +31,16 @@ from transformers import (
     ViltImageProcessor,
 )
 
-from tests.convert.kit import bert_tokenizer, clip_tokenizer, roberta_tokenizer
+from tests.convert.kit import bert_tokenizer, clip_tokenizer, qwen_tokenizer, roberta_tokenizer
 
 STD = 0.08
 """Of random weights: large enough that outputs differ from image to image, which a parity test needs."""
+QWEN_TOKENS = {
+    "image": "<|image_pad|>",
+    "video": "<|video_pad|>",
+    "vision_start": "<|vision_start|>",
+    "vision_end": "<|vision_end|>",
+}
 TINY: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -131,6 +140,50 @@ def bridgetower(folder: Path, *, base: bool = False) -> Path:
     return _save(folder, BridgeTowerForImageAndTextRetrieval(config), processor)
 
 
+def qwen3_vl(folder: Path, *, base: bool = False, tied: bool = True) -> Path:
+    """Qwen3-VL with the class, the tokenizer's rules and the shape of the 2B models; or with 2 + 4 layers of 32."""
+    tokenizer = qwen_tokenizer(folder)
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in QWEN_TOKENS.items()}
+    vision = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": 2048}
+    text = {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16}
+    tiny_vision = {"depth": 4, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 32}
+    tiny_text = {**TINY, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    config = Qwen3VLConfig(
+        vision_config={
+            **(vision if base else tiny_vision),
+            "deepstack_visual_indexes": [5, 11, 17] if base else [0, 1, 2],
+            "num_position_embeddings": 2304 if base else 36,
+        },
+        text_config={
+            **({**text, "num_key_value_heads": 8, "head_dim": 128} if base else tiny_text),
+            "vocab_size": 151936 if base else len(tokenizer),
+            "max_position_embeddings": 262144,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5000000,
+                "mrope_section": [24, 20, 20] if base else [3, 3, 2],
+                "mrope_interleaved": True,
+            },
+            "tie_word_embeddings": tied,
+        },
+        tie_word_embeddings=tied,
+        **ids,
+    )
+    half = [0.5, 0.5, 0.5]
+    processor = Qwen2VLImageProcessorPil(patch_size=16, min_pixels=4096, max_pixels=1310720, image_mean=half, image_std=half)
+    return _save(folder, Qwen3VLForConditionalGeneration(config), processor)
+
+
+def qwen_embedding(folder: Path, *, base: bool = False) -> Path:
+    """Qwen3-VL-Embedding."""
+    return qwen3_vl(folder, base=base)
+
+
+def qwen_reranker(folder: Path, *, base: bool = False) -> Path:
+    """Qwen3-VL-Reranker, with a head of its own as the 8B model has."""
+    return qwen3_vl(folder, base=base, tied=base)
+
+
 MAKERS: dict[str, Callable[..., Path]] = {
     "blip": blip,
     "blip2": blip2,
@@ -138,4 +191,6 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "siglip": siglip,
     "vilt": vilt,
     "bridgetower": bridgetower,
+    "qwen-embedding": qwen_embedding,
+    "qwen-reranker": qwen_reranker,
 }
