@@ -83,7 +83,7 @@ def convert(
         parts = make_parts(source, other, keep=keep, pool_tokens=pool_tokens)
         text, ce_text = _write_tokenizers(parts, folder, text_length)
         spec = make_spec(parts, name, version, text, ce_text, licence or _licence(be, ce))
-        spec = dataclasses.replace(spec, lineage=_lineage(be, ce, precision, pool_tokens))
+        spec = dataclasses.replace(spec, lineage=_lineage(be, ce, precision, pool_tokens, wishes or Wishes()))
         on_progress("exporting the graphs")
         write_graphs(module_makers(parts), spec, folder, precision)
         on_progress("comparing them with the checkpoint")
@@ -157,9 +157,10 @@ def _licence(be: Checkpoint, ce: Checkpoint) -> str:
     return " and ".join(dict.fromkeys(licence for licence in (be.licence, ce.licence) if licence))
 
 
-def _lineage(be: Checkpoint, ce: Checkpoint, precision: GraphPrecision, pool_tokens: int | None) -> dict[str, Any]:
+def _lineage(be: Checkpoint, ce: Checkpoint, precision: GraphPrecision, pool_tokens: int | None, wishes: Wishes) -> dict[str, Any]:
     origin = {"checkpoint": be.lineage()} if be is ce else {"bi_encoder": be.lineage(), "cross_encoder": ce.lineage()}
-    return {**origin, "precision": precision, **({} if pool_tokens is None else {"pool_tokens": pool_tokens})}
+    asked = {"pool_tokens": pool_tokens, **dataclasses.asdict(wishes)}
+    return {**origin, "precision": precision, **{name: value for name, value in asked.items() if value is not None}}
 
 
 def _metrics(differences: dict[str, Difference]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from milvus_coop.offline.convert.streaming import value_of
+
 _THETA = 10000.0
 """Base of the rotary positions, where the configuration does not state it: the default of transformers' class."""
 
@@ -29,9 +31,9 @@ class Qwen3Vision(nn.Module):
         self.grid = size // config.patch_size
         project = visual.patch_embed.proj
         # An image is a video of two equal frames, so that the kernels of both frames can be added.
-        self.kernel = nn.Buffer(project.weight.detach().sum(2), persistent=False)
-        self.bias = nn.Buffer(project.bias.detach().clone(), persistent=False)
-        self.places = nn.Buffer(self._in_blocks(_resampled(visual.pos_embed.weight.detach(), self.grid)), persistent=False)
+        self.kernel = nn.Buffer(value_of(project.weight).sum(2), persistent=False)
+        self.bias = nn.Buffer(value_of(project.bias).clone(), persistent=False)
+        self.places = nn.Buffer(self._in_blocks(_resampled(value_of(visual.pos_embed.weight), self.grid)), persistent=False)
         self.cos, self.sin = (nn.Buffer(t, persistent=False) for t in self._turns(config))
 
     @property

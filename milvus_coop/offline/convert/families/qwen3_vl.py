@@ -29,10 +29,11 @@ from milvus_coop.offline.convert.families.qwen3_vision import Qwen3Vision
 from milvus_coop.offline.convert.family import CheckpointSource, Grid, Matcher, Retriever, Wishes
 from milvus_coop.offline.convert.preprocessing import patch_spec_of
 from milvus_coop.offline.convert.prompting import Prompt, PromptTokenizer
+from milvus_coop.offline.convert.streaming import rows_of
 
 EMBEDDING_INSTRUCTION = "Represent the user's input."
-"""The default of the authors' code. They recommend an instruction for the task on the side of the queries; here, queries and items go
-through the same graph, and share one."""
+"""The default of the authors' code. They recommend another instruction for queries. Here, queries and items share a graph and one
+instruction."""
 RERANKER_INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
 JUDGE = (
     "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
@@ -86,7 +87,7 @@ class Judge(nn.Module):
 
 def open_qwen3_embedding(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSource:
     """Open a `Qwen3VLModel` as a bi-encoder."""
-    model = checkpoint.model(Qwen3VLModel)
+    model = _opened(checkpoint, Qwen3VLModel)
     language: Any = model.language_model
     width = language.config.hidden_size
     dim = wishes.dim or width
@@ -123,7 +124,7 @@ def open_qwen3_embedding(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSo
 
 def open_qwen3_reranker(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSource:
     """Open a `Qwen3VLForConditionalGeneration` as a cross-encoder."""
-    model = checkpoint.model(Qwen3VLForConditionalGeneration)
+    model = _opened(checkpoint, Qwen3VLForConditionalGeneration)
     language: Any = model.model.language_model
     # The authors' code adds a full stop to the instruction of an embedding, but not to that of a reranking.
     before = (
@@ -133,7 +134,7 @@ def open_qwen3_reranker(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSou
     tokenizer = PromptTokenizer(checkpoint.tokenizer(), Prompt(before, ">:", "\n", f"{document}{_IMAGE}{_UNSEEN}{_ANSWER}"))
     fixed = Fixed(tokenizer.fixed(before), tokenizer.fixed(document), tokenizer.end[len(tokenizer.fixed(document)) + 1 :])
     yes, no = (_word(checkpoint, tokenizer, answer) for answer in ("yes", "no"))
-    head = model.lm_head.weight.detach()
+    head = rows_of(model.lm_head.weight, [yes, no])
     vision = Qwen3Vision(model.model.visual, size := _image_size(checkpoint, wishes))
     sight = fixed.middle + tokenizer.fixed(_IMAGE) * vision.side**2
 
@@ -154,10 +155,20 @@ def open_qwen3_reranker(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSou
             count=vision.sets * vision.side**2,
             dim=language.config.hidden_size,
             tokens=nn.Identity(),
-            match=Judge(Reader(language, fixed, vision.sets), head[yes] - head[no]),
+            match=Judge(Reader(language, fixed, vision.sets), head[0] - head[1]),
             grid=Grid(vision.side, leading=0, sets=vision.sets),
         ),
     )
+
+
+def _opened(checkpoint: Checkpoint, kind: Any) -> Any:
+    """The model, whose weights are read layer by layer."""
+
+    def slim(config: Any) -> None:
+        config.text_config.num_hidden_layers, config.text_config.vocab_size, config.text_config.pad_token_id = 1, 8, None
+        config.vision_config.depth, config.vision_config.deepstack_visual_indexes = 1, []
+
+    return checkpoint.streamed_model(kind, slim)
 
 
 def _punctuated(instruction: str | None) -> str:
