@@ -8,7 +8,7 @@ still tells which weight it stands for.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,11 +46,11 @@ class Stored:
         with safe_open(self.file, "pt") as tensors:
             return tensors.get_tensor(self.key).float()
 
-    def rows(self, numbers: list[int]) -> Tensor:
+    def rows(self, numbers: Sequence[int]) -> Tensor:
         """Some rows of a matrix, float32."""
         with safe_open(self.file, "pt") as tensors:
             table = tensors.get_slice(self.key)
-            return torch.stack([table[number].float() for number in numbers])
+            return torch.stack([table[number : number + 1][0].float() for number in numbers])
 
     def mark(self) -> nn.Parameter:
         """A matrix that stands for the weight: its code in the first row, and a little more in all others."""
@@ -141,13 +141,15 @@ def _read_when_run(module: nn.Module) -> None:
     module.register_forward_hook(empty, always_call=True)
 
 
-def rows_of(parameter: nn.Parameter, numbers: list[int]) -> Tensor:
-    """Some rows of a weight, which may be a mark."""
+def rows_of(parameter: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Some rows of a weight, which may be a mark: (numbers, width)."""
     stored: Stored | None = getattr(parameter, "stored", None)
-    return parameter.detach()[numbers] if stored is None else stored.rows(numbers)
+    if stored is None or not numbers:
+        return parameter.detach()[list(numbers)]
+    return stored.rows(numbers)
 
 
-def value_of(parameter: nn.Parameter) -> Tensor:
+def value_of(parameter: Tensor) -> Tensor:
     """A weight, which may be a mark."""
     stored: Stored | None = getattr(parameter, "stored", None)
     return parameter.detach() if stored is None else stored.read()

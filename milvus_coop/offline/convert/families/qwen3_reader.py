@@ -8,7 +8,6 @@ place is the last position of every row, whatever the padding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,32 +16,19 @@ from torch.nn import functional
 
 from milvus_coop.errors import ConvertError
 from milvus_coop.offline.convert.families.qwen3_vision import turned
+from milvus_coop.offline.convert.streaming import rows_of
 
 _MASKED = -1e9
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Token ids of the fixed parts of a prompt."""
-
-    beginning: tuple[int, ...]
-    middle: tuple[int, ...]
-    end: tuple[int, ...]
 
 
 class Reader(nn.Module):
     """Text and image tokens to the normalised last state of the language model."""
 
-    def __init__(self, language: Any, fixed: Fixed, sets: int) -> None:
+    def __init__(self, decoder: Decoder, middle: tuple[int, ...], end: tuple[int, ...], sets: int) -> None:
         super().__init__()
-        self.embed, self.sets = language.embed_tokens, sets
-        self.decoder = Decoder(language, fixed.beginning)
-        self.start = len(fixed.beginning)
-        with torch.no_grad():
-            self.middle, self.end = (
-                nn.Buffer(self.embed(torch.tensor([ids], dtype=torch.int64)).detach(), persistent=False)
-                for ids in (fixed.middle, fixed.end)
-            )
+        self.decoder, self.embed, self.sets = decoder, decoder.embed, sets
+        self.start = decoder.start
+        self.middle, self.end = (nn.Buffer(rows_of(self.embed.weight, ids)[None], persistent=False) for ids in (middle, end))
 
     def forward(self, input_ids: Tensor | None, attention_mask: Tensor | None, tokens: Tensor | None) -> Tensor:
         """int64 (B, T) twice, image tokens (B, sets * N, W) -> (B, W). Either the text or the image may be missing."""
@@ -69,6 +55,7 @@ class Decoder(nn.Module):
     def __init__(self, language: Any, beginning: tuple[int, ...]) -> None:
         super().__init__()
         config = language.config
+        self.embed: nn.Embedding = language.embed_tokens
         self.layers, self.norm = language.layers, language.norm
         self.head, self.groups = config.head_dim, config.num_key_value_heads
         self.scale = config.head_dim**-0.5

@@ -24,7 +24,7 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLModel
 from milvus_coop.errors import ConvertError
 from milvus_coop.offline.convert.catalogue import QWEN3_VL_EMBEDDING, QWEN3_VL_RERANKER
 from milvus_coop.offline.convert.checkpoint import Checkpoint
-from milvus_coop.offline.convert.families.qwen3_reader import Fixed, Reader
+from milvus_coop.offline.convert.families.qwen3_reader import Decoder, Reader
 from milvus_coop.offline.convert.families.qwen3_vision import Qwen3Vision
 from milvus_coop.offline.convert.family import CheckpointSource, Grid, Matcher, Retriever, Wishes
 from milvus_coop.offline.convert.preprocessing import patch_spec_of
@@ -98,8 +98,9 @@ def open_qwen3_embedding(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSo
     beginning, middle = tokenizer.fixed(before), tokenizer.fixed(f"\n{_SEEN}")
     close = tokenizer.fixed(_UNSEEN)
     vision = Qwen3Vision(model.visual, size := _image_size(checkpoint, wishes))
-    texts = Reader(language, Fixed(beginning, (), tokenizer.end), vision.sets)
-    images = Reader(language, Fixed(beginning, middle, close + tokenizer.end), vision.sets)
+    decoder = Decoder(language, beginning)
+    texts = Reader(decoder, (), tokenizer.end, vision.sets)
+    images = Reader(decoder, middle, close + tokenizer.end, vision.sets)
     sight = middle + tokenizer.fixed(_IMAGE) * vision.side**2 + close
 
     def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -132,14 +133,16 @@ def open_qwen3_reranker(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSou
     )
     document = f"<Document>:{_SEEN}"
     tokenizer = PromptTokenizer(checkpoint.tokenizer(), Prompt(before, ">:", "\n", f"{document}{_IMAGE}{_UNSEEN}{_ANSWER}"))
-    fixed = Fixed(tokenizer.fixed(before), tokenizer.fixed(document), tokenizer.end[len(tokenizer.fixed(document)) + 1 :])
+    beginning, middle = tokenizer.fixed(before), tokenizer.fixed(document)
+    end = tokenizer.end[len(middle) + 1 :]
     yes, no = (_word(checkpoint, tokenizer, answer) for answer in ("yes", "no"))
     head = rows_of(model.lm_head.weight, [yes, no])
     vision = Qwen3Vision(model.model.visual, size := _image_size(checkpoint, wishes))
-    sight = fixed.middle + tokenizer.fixed(_IMAGE) * vision.side**2
+    reader = Reader(Decoder(language, beginning), middle, end, vision.sets)
+    sight = middle + tokenizer.fixed(_IMAGE) * vision.side**2
 
     def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        rows = [fixed.beginning + words + sight + fixed.end for words in _words(inputs)]
+        rows = [beginning + words + sight + end for words in _words(inputs)]
         logits = [_own(model, row, image).logits[0, -1] for row, image in zip(rows, inputs["pixel_values"], strict=True)]
         return {"match_probability": torch.stack([torch.sigmoid(row[yes] - row[no]) for row in logits])}
 
@@ -155,7 +158,7 @@ def open_qwen3_reranker(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSou
             count=vision.sets * vision.side**2,
             dim=language.config.hidden_size,
             tokens=nn.Identity(),
-            match=Judge(Reader(language, fixed, vision.sets), head[0] - head[1]),
+            match=Judge(reader, head[0] - head[1]),
             grid=Grid(vision.side, leading=0, sets=vision.sets),
         ),
     )
