@@ -20,7 +20,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     PreTrainedModel,
-    Qwen2VLImageProcessorPil,
+    Qwen2VLImageProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     SiglipConfig,
@@ -180,7 +180,7 @@ def qwen3_vl(folder: Path, *, shape: str = "tiny", tied: bool = True, dtype: tor
     text["tie_word_embeddings"] = tied
     config = Qwen3VLConfig(vision_config=facts["vision_config"], text_config=text, tie_word_embeddings=tied, **ids)
     half = [0.5, 0.5, 0.5]
-    processor = Qwen2VLImageProcessorPil(patch_size=16, min_pixels=4096, max_pixels=1310720, image_mean=half, image_std=half)
+    processor = Qwen2VLImageProcessor(patch_size=16, min_pixels=4096, max_pixels=1310720, image_mean=half, image_std=half)
     return _save(folder, Qwen3VLForConditionalGeneration(config).to(dtype), processor)
 
 

@@ -22,31 +22,48 @@ _MASKED = -1e9
 
 
 class Reader(nn.Module):
-    """Text and image tokens to the normalised last state of the language model."""
+    """A text, and image tokens if there are any, to the normalised last state of the language model."""
 
     def __init__(self, decoder: Decoder, middle: tuple[int, ...], end: tuple[int, ...], sets: int) -> None:
         super().__init__()
         self.decoder, self.embed, self.sets = decoder, decoder.embed, sets
-        self.start = decoder.start
         self.middle, self.end = (nn.Buffer(rows_of(self.embed.weight, ids)[None], persistent=False) for ids in (middle, end))
 
-    def forward(self, input_ids: Tensor | None, attention_mask: Tensor | None, tokens: Tensor | None) -> Tensor:
-        """int64 (B, T) twice, image tokens (B, sets * N, W) -> (B, W). Either the text or the image may be missing."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """int64 (B, T) twice, image tokens (B, sets * N, W) -> (B, W)."""
         sights = () if tokens is None else tokens.chunk(self.sets, dim=1)
         side = 0 if tokens is None else round((tokens.shape[1] // self.sets) ** 0.5)
         steps = self.decoder.steps(self.middle.shape[1], side, self.end.shape[1])
-        batch = sights[0].shape[0] if input_ids is None else input_ids.shape[0]
-        fixed = [part.expand(batch, -1, -1) for part in (self.middle, self.end)]
-        states = torch.cat([fixed[0], *sights[:1], fixed[1]], dim=1)
-        if input_ids is None or attention_mask is None:
-            return self.decoder(states, self.start + steps[None], None, sights[1:], self.end.shape[1])
+        batch = input_ids.shape[0]
+        states = torch.cat(
+            [self.embed(input_ids), self.middle.expand(batch, -1, -1), *sights[:1], self.end.expand(batch, -1, -1)], dim=1
+        )
         present = attention_mask.float()
-        words = torch.arange(input_ids.shape[1], dtype=torch.float32)[None, :, None] + self.start
-        length = present.sum(1)[:, None, None]
-        places = torch.cat([words.expand(batch, -1, steps.shape[1]), self.start + length + steps[None]], dim=1)
-        states = torch.cat([self.embed(input_ids), states], dim=1)
-        present = functional.pad(present, (0, steps.shape[0]), value=1.0)
-        return self.decoder(states, places, present, sights[1:], self.end.shape[1])
+        words = torch.arange(input_ids.shape[1], dtype=torch.float32)[None, :, None] + self.decoder.start
+        length = present.sum(1)[:, None, None] + self.decoder.start
+        turns = self.decoder.turns(torch.cat([words.expand(batch, -1, steps.shape[1]), length + steps], dim=1))
+        mask = self.decoder.mask(states.shape[1], functional.pad(present, (0, steps.shape[0]), value=1.0))
+        return self.decoder(states, turns, mask, sights[1:], self.end.shape[1])
+
+
+class ImageReader(nn.Module):
+    """Image tokens to the normalised last state of the language model. All positions are constants."""
+
+    def __init__(self, decoder: Decoder, middle: tuple[int, ...], end: tuple[int, ...], sets: int, side: int) -> None:
+        super().__init__()
+        self.decoder, self.sets = decoder, sets
+        weight = decoder.embed.weight
+        self.middle, self.end = (nn.Buffer(rows_of(weight, ids)[None], persistent=False) for ids in (middle, end))
+        steps = decoder.steps(len(middle), side, len(end))
+        self.cos, self.sin = (nn.Buffer(part, persistent=False) for part in decoder.turns(decoder.start + steps[None]))
+        self.mask = nn.Buffer(decoder.mask(len(steps)), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, sets * N, W) -> (B, W)."""
+        sights = tokens.chunk(self.sets, dim=1)
+        middle, end = (part.expand(tokens.shape[0], -1, -1) for part in (self.middle, self.end))
+        states = torch.cat([middle, sights[0], end], dim=1)
+        return self.decoder(states, (self.cos, self.sin), self.mask, sights[1:], self.end.shape[1])
 
 
 class Decoder(nn.Module):
@@ -76,24 +93,39 @@ class Decoder(nn.Module):
         Every frequency reads one of three positions: time, row and column. The three are equal for text. All tokens of an image
         have the same time, and the text after it goes on from its largest row or column (Qwen2-VL, Wang et al. 2024, section 2.1).
         """
-        rows, columns = (part.flatten() for part in torch.meshgrid(*(torch.arange(side),) * 2, indexing="ij"))
-        image = torch.stack([torch.zeros_like(rows), rows, columns], dim=1)[:, self.axes] + before
-        text = [torch.arange(n)[:, None].expand(-1, len(self.axes)) for n in (before, after)]
-        return torch.cat([text[0], image, text[1] + before + side]).float()
+        image = [[before + (0, row, column)[axis] for axis in self.axes] for row in range(side) for column in range(side)]
+        start, end = ([[place] * len(self.axes) for place in places] for places in (range(before), range(after)))
+        # As lists, because an exporter would put the operations on tensors into the graph.
+        return torch.tensor([*start, *image, *([before + side + n for n in row] for row in end)], dtype=torch.float32)
 
-    def forward(self, states: Tensor, places: Tensor, present: Tensor | None, deeper: tuple[Tensor, ...], after: int) -> Tensor:
+    def turns(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, each (B, 1, S, head), for the position of each place and frequency, (B, S, head / 2)."""
+        angles = (places * self.speed).repeat(1, 1, 2)[:, None]
+        return angles.cos(), angles.sin()
+
+    def mask(self, length: int, present: Tensor | None = None) -> Tensor:
+        """What each place must not read, as large negative numbers, (B or 1, 1, S, start + S).
+
+        Args:
+            length: number of places.
+            present: 1 for a token, 0 for padding, (B, S).
+        """
+        order = torch.arange(length)
+        hidden = (order[None, :] > order[:, None]).float()[None]  # (1, S, S)
+        if present is not None:
+            hidden = torch.maximum(hidden, 1.0 - present[:, None])
+        return functional.pad(hidden * _MASKED, (self.start, 0))[:, None]
+
+    def forward(self, states: Tensor, turns: tuple[Tensor, Tensor], mask: Tensor, deeper: tuple[Tensor, ...], after: int) -> Tensor:
         """The state of the last place, normalised.
 
         Args:
             states: (B, S, W).
-            places: position of each place and frequency, (B or 1, S, head / 2).
-            present: 1 for a token, 0 for padding, (B, S).
+            turns: see `turns`.
+            mask: see `mask`.
             deeper: features that are added to the image's states after the first layers, each (B, N, W).
             after: number of places after the image.
         """
-        angles = (places * self.speed).repeat(1, 1, 2)[:, None]  # (B, 1, S, head)
-        turns = angles.cos(), angles.sin()
-        mask = self._mask(states.shape[1], present)
         final = len(self.layers) - 1
         for number, layer in enumerate(self.layers):
             normal = layer.input_layernorm(states)
@@ -104,14 +136,6 @@ class Decoder(nn.Module):
                 states = _added(states, deeper[number], after)
         result: Tensor = self.norm(states[:, -1])
         return result
-
-    def _mask(self, length: int, present: Tensor | None) -> Tensor:
-        """What each place must not read, as large negative numbers, (B or 1, 1, S, start + S)."""
-        order = torch.arange(length)
-        hidden = (order[None, :] > order[:, None]).float()[None]  # (1, S, S)
-        if present is not None:
-            hidden = torch.maximum(hidden, 1.0 - present[:, None])
-        return functional.pad(hidden * _MASKED, (self.start, 0))[:, None]
 
     def _attended(self, number: int, attention: Any, states: Tensor, turns: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         """One layer's attention. The last layer is asked for the last place only."""

@@ -24,7 +24,7 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLModel
 from milvus_coop.errors import ConvertError
 from milvus_coop.offline.convert.catalogue import QWEN3_VL_EMBEDDING, QWEN3_VL_RERANKER
 from milvus_coop.offline.convert.checkpoint import Checkpoint
-from milvus_coop.offline.convert.families.qwen3_reader import Decoder, Reader
+from milvus_coop.offline.convert.families.qwen3_reader import Decoder, ImageReader, Reader
 from milvus_coop.offline.convert.families.qwen3_vision import Qwen3Vision
 from milvus_coop.offline.convert.family import CheckpointSource, Grid, Matcher, Retriever, Wishes
 from milvus_coop.offline.convert.preprocessing import patch_spec_of
@@ -56,19 +56,19 @@ class EmbedTexts(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """int64 (B, T) twice -> unit (B, dim)."""
-        return functional.normalize(self.reader(input_ids, attention_mask, None)[:, : self.dim], dim=-1)
+        return functional.normalize(self.reader(input_ids, attention_mask)[:, : self.dim], dim=-1)
 
 
 class EmbedImages(nn.Module):
     """Image tokens to the image embedding, in the same way."""
 
-    def __init__(self, reader: Reader, dim: int) -> None:
+    def __init__(self, reader: ImageReader, dim: int) -> None:
         super().__init__()
         self.reader, self.dim = reader, dim
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, sets * N, W) -> unit (B, dim)."""
-        return functional.normalize(self.reader(None, None, tokens)[:, : self.dim], dim=-1)
+        return functional.normalize(self.reader(tokens)[:, : self.dim], dim=-1)
 
 
 class Judge(nn.Module):
@@ -87,7 +87,7 @@ class Judge(nn.Module):
 
 def open_qwen3_embedding(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSource:
     """Open a `Qwen3VLModel` as a bi-encoder."""
-    model = _opened(checkpoint, Qwen3VLModel)
+    model = opened(checkpoint, Qwen3VLModel)
     language: Any = model.language_model
     width = language.config.hidden_size
     dim = wishes.dim or width
@@ -100,7 +100,7 @@ def open_qwen3_embedding(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSo
     vision = Qwen3Vision(model.visual, size := _image_size(checkpoint, wishes))
     decoder = Decoder(language, beginning)
     texts = Reader(decoder, (), tokenizer.end, vision.sets)
-    images = Reader(decoder, middle, close + tokenizer.end, vision.sets)
+    images = ImageReader(decoder, middle, close + tokenizer.end, vision.sets, vision.side)
     sight = middle + tokenizer.fixed(_IMAGE) * vision.side**2 + close
 
     def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -125,7 +125,7 @@ def open_qwen3_embedding(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSo
 
 def open_qwen3_reranker(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSource:
     """Open a `Qwen3VLForConditionalGeneration` as a cross-encoder."""
-    model = _opened(checkpoint, Qwen3VLForConditionalGeneration)
+    model = opened(checkpoint, Qwen3VLForConditionalGeneration)
     language: Any = model.model.language_model
     # The authors' code adds a full stop to the instruction of an embedding, but not to that of a reranking.
     before = (
@@ -164,7 +164,7 @@ def open_qwen3_reranker(checkpoint: Checkpoint, wishes: Wishes) -> CheckpointSou
     )
 
 
-def _opened(checkpoint: Checkpoint, kind: Any) -> Any:
+def opened(checkpoint: Checkpoint, kind: Any) -> Any:
     """The model, whose weights are read layer by layer."""
 
     def slim(config: Any) -> None:
