@@ -24,8 +24,8 @@ _SAMPLE_PICTURES = 4
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--be", help="Bi-encoder: a checkpoint of CLIP, SigLIP, SigLIP 2 or BLIP (folder or hub id).")
-@click.option("--ce", help="Cross-encoder: a checkpoint of BLIP, BLIP-2, ViLT or BridgeTower.")
+@click.option("--be", help="Bi-encoder: a checkpoint of CLIP, SigLIP, SigLIP 2, BLIP or Qwen3-VL-Embedding (folder or hub id).")
+@click.option("--ce", help="Cross-encoder: a checkpoint of BLIP, BLIP-2, ViLT, BridgeTower or Qwen3-VL-Reranker.")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The bundle's folder, which is created."
 )
@@ -54,6 +54,10 @@ _SAMPLE_PICTURES = 4
     show_default=True,
     help="Maximum length of a text in tokens; SigLIP has its own.",
 )
+@click.option("--dim", type=click.IntRange(min=1), help="Embeddings of fewer numbers, for Qwen3-VL-Embedding.  [default: all]")
+@click.option("--image-size", type=click.IntRange(min=1), help="Pixels per side, for Qwen3-VL.  [default: 256]")
+@click.option("--instruction", help="Instruction of Qwen3-VL-Reranker.  [default: the published one]")
+@click.option("--be-instruction", help="Instruction of Qwen3-VL-Embedding, for texts and images.  [default: the published one]")
 @click.option("--licence", default="", help="Licence in the bundle's record.  [default: that of the model card]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def convert(
@@ -65,6 +69,10 @@ def convert(
     ce_revision: str | None,
     out: Path,
     as_json: bool,
+    dim: int | None,
+    image_size: int | None,
+    instruction: str | None,
+    be_instruction: str | None,
     **options: Any,
 ) -> None:
     """Make a bundle from pretrained checkpoints: MODEL in both roles, or --be and --ce.
@@ -76,6 +84,7 @@ def convert(
     Examples:
       milvus-coop bundle convert Salesforce/blip-itm-base-coco --out blip
       milvus-coop bundle convert --be google/siglip2-base-patch16-224 --ce dandelin/vilt-b32-finetuned-coco --out siglip-vilt
+      milvus-coop bundle convert --be Qwen/Qwen3-VL-Embedding-2B --ce Qwen/Qwen3-VL-Reranker-2B --precision fp16 --out qwen
       milvus-coop ingest photos/ --bundle blip --collection blip
     """
     _need_torch()
@@ -85,10 +94,14 @@ def convert(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no incomplete files are left
     from milvus_coop.offline.convert.bundle import convert as run
     from milvus_coop.offline.convert.checkpoint import open_checkpoint
+    from milvus_coop.offline.convert.family import Wishes
 
     first = open_checkpoint(model or be or "", revision or be_revision)
     second = first if ce is None else open_checkpoint(ce, ce_revision)
-    converted = run(first, second, out, _samples(), on_progress=lambda message: say(f"{message} ...", err=True), **options)
+    wishes = Wishes(dim, image_size, instruction, be_instruction)
+    converted = run(
+        first, second, out, _samples(), wishes=wishes, on_progress=lambda message: say(f"{message} ...", err=True), **options
+    )
     _print_converted(converted, as_json=as_json)
 
 

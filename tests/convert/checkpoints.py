@@ -20,6 +20,9 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     PreTrainedModel,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -28,10 +31,16 @@ from transformers import (
     ViltImageProcessor,
 )
 
-from tests.convert.kit import bert_tokenizer, clip_tokenizer, roberta_tokenizer
+from tests.convert.kit import bert_tokenizer, clip_tokenizer, qwen_tokenizer, roberta_tokenizer
 
 STD = 0.08
 """Of random weights: large enough that outputs differ from image to image, which a parity test needs."""
+QWEN_TOKENS = {
+    "image": "<|image_pad|>",
+    "video": "<|video_pad|>",
+    "vision_start": "<|vision_start|>",
+    "vision_end": "<|vision_end|>",
+}
 TINY: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -131,6 +140,60 @@ def bridgetower(folder: Path, *, base: bool = False) -> Path:
     return _save(folder, BridgeTowerForImageAndTextRetrieval(config), processor)
 
 
+def _qwen_shape(*, text: tuple[int, ...], vision: tuple[int, ...], vocabulary: int, sections: list[int]) -> dict[str, Any]:
+    """Configurations of both halves. `text` is width, layers, heads, groups, width of a head; `vision` width, layers, heads."""
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+    rope = {"rope_type": "default", "rope_theta": 5000000, "mrope_section": sections, "mrope_interleaved": True}
+    width, layers, heads = vision
+    return {
+        "text_config": {
+            **dict(zip(names, text, strict=True)),
+            "intermediate_size": 3 * text[0],
+            "vocab_size": vocabulary,
+            "max_position_embeddings": 262144,
+            "rope_parameters": rope,
+        },
+        "vision_config": {
+            **{"hidden_size": width, "depth": layers, "num_heads": heads, "intermediate_size": 4 * width},
+            "out_hidden_size": text[0],
+            "deepstack_visual_indexes": [5, 11, 17] if layers == 24 else [0, 1, 2],
+            "num_position_embeddings": 2304 if layers == 24 else 36,
+        },
+    }
+
+
+QWEN_SHAPES = {
+    "tiny": _qwen_shape(text=(32, 4, 4, 2, 16), vision=(32, 4, 2), vocabulary=0, sections=[3, 3, 2]),
+    "sixth": _qwen_shape(text=(1024, 8, 16, 8, 128), vision=(1024, 4, 16), vocabulary=65536, sections=[24, 20, 20]),
+    "2b": _qwen_shape(text=(2048, 28, 16, 8, 128), vision=(1024, 24, 16), vocabulary=151936, sections=[24, 20, 20]),
+}
+"""The shape of the tests, one of a sixth of the size, and that of Qwen3-VL-Embedding-2B and Qwen3-VL-Reranker-2B. The last is put
+together from the models' README, from the metadata of a GGUF of the reranker, and from the class's published configurations."""
+
+
+def qwen3_vl(folder: Path, *, shape: str = "tiny", tied: bool = True, dtype: torch.dtype = torch.float32) -> Path:
+    """Qwen3-VL with the rules of its tokenizer, in one of `QWEN_SHAPES`."""
+    tokenizer = qwen_tokenizer(folder)
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in QWEN_TOKENS.items()}
+    facts = QWEN_SHAPES[shape]
+    text = {**facts["text_config"], "vocab_size": facts["text_config"]["vocab_size"] or len(tokenizer)}
+    text["tie_word_embeddings"] = tied
+    config = Qwen3VLConfig(vision_config=facts["vision_config"], text_config=text, tie_word_embeddings=tied, **ids)
+    half = [0.5, 0.5, 0.5]
+    processor = Qwen2VLImageProcessor(patch_size=16, min_pixels=4096, max_pixels=1310720, image_mean=half, image_std=half)
+    return _save(folder, Qwen3VLForConditionalGeneration(config).to(dtype), processor)
+
+
+def qwen_embedding(folder: Path, *, base: bool = False) -> Path:
+    """Qwen3-VL-Embedding."""
+    return qwen3_vl(folder, shape="2b" if base else "tiny")
+
+
+def qwen_reranker(folder: Path, *, base: bool = False) -> Path:
+    """Qwen3-VL-Reranker, with a head of its own as the 8B model has."""
+    return qwen3_vl(folder, shape="2b" if base else "tiny", tied=base)
+
+
 MAKERS: dict[str, Callable[..., Path]] = {
     "blip": blip,
     "blip2": blip2,
@@ -138,4 +201,6 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "siglip": siglip,
     "vilt": vilt,
     "bridgetower": bridgetower,
+    "qwen-embedding": qwen_embedding,
+    "qwen-reranker": qwen_reranker,
 }

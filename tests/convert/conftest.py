@@ -43,6 +43,8 @@ PAIRS: dict[str, tuple[str, str, Keep | None]] = {
     "siglip+vilt, no tokens": ("siglip", "vilt", "nowhere"),
     "siglip+bridgetower": ("siglip", "bridgetower", None),
     "blip+blip2": ("blip", "blip2", None),
+    "qwen": ("qwen-embedding", "qwen-reranker", None),
+    "clip+qwen, no tokens": ("clip", "qwen-reranker", "nowhere"),
 }
 
 

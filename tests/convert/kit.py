@@ -8,7 +8,15 @@ from typing import Any
 
 import sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import BertTokenizer, CLIPTokenizer, RobertaTokenizer, Siglip2Tokenizer, SiglipTokenizer, XLMRobertaTokenizer
+from transformers import (
+    BertTokenizer,
+    CLIPTokenizer,
+    Qwen2Tokenizer,
+    RobertaTokenizer,
+    Siglip2Tokenizer,
+    SiglipTokenizer,
+    XLMRobertaTokenizer,
+)
 
 CAPTIONS = Path(__file__).parent.parent.parent / "examples" / "captions.txt"
 SIZE = 600
@@ -36,6 +44,22 @@ def roberta_tokenizer(folder: Path) -> Any:
     vocabulary, merges = _bpe(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     tokenizer: Any = RobertaTokenizer
     return _saved(tokenizer(vocab=vocabulary, merges=merges, model_max_length=512), folder)
+
+
+def qwen_tokenizer(folder: Path) -> Any:
+    """Write a Qwen tokenizer into `folder` and return it. Its vocabulary has tokens that join a text with the words around it."""
+    kind: Any = Qwen2Tokenizer
+    rules = kind(vocab={"a": 0}, merges=[]).backend_tokenizer
+    trained = Tokenizer(models.BPE())
+    trained.normalizer, trained.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
+    trainer = trainers.BpeTrainer(vocab_size=SIZE, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    joints = ["<Query>:", ">:(", ">:[", ">:\n", "!\n", ".\n", "\n\n", "?\n", " yes", "yes", "no", "<Document>:"] * 40
+    trained.train_from_iterator([*CAPTIONS.read_text(encoding="utf-8").splitlines(), *joints], trainer)
+    model = json.loads(trained.to_str())["model"]
+    tokenizer = kind(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], eos_token="<|im_end|>")
+    control = ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": control})
+    return _saved(tokenizer, folder)
 
 
 def _bpe(special: list[str], suffix: str | None = None) -> tuple[dict[str, int], list[tuple[str, str]]]:

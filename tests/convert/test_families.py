@@ -21,10 +21,12 @@ from milvus_coop.models.open import open_encoder
 from milvus_coop.models.preprocess.images import decode
 from milvus_coop.models.reranker import Reranker
 from milvus_coop.offline.convert.catalogue import FAMILIES
+from milvus_coop.offline.convert.families.qwen3_vl import IMAGE_SIZE
 from milvus_coop.offline.convert.parity import WITH_TOKENS
 from milvus_coop.serving.plans.check import check_bundle
 from milvus_coop.serving.triton import Endpoints, TritonServer, export_repository, find_triton
 from milvus_coop.types import Array
+from tests.convert import qwen
 from tests.convert.conftest import IMAGES, PAIRS, TEXTS, Pair
 from tests.servers.milvus import free_ports
 
@@ -44,6 +46,8 @@ def own_scores(path: Path, images: list[Image.Image], texts: list[str]) -> Array
     processor = processor_of(path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     kind = transformers.AutoConfig.from_pretrained(path).model_type
+    if kind == "qwen3_vl":
+        return qwen.own_scores(path, images, texts, IMAGE_SIZE)
     classes: dict[str, Any] = {
         "blip": transformers.BlipForImageTextRetrieval,
         "blip-2": transformers.Blip2ForImageTextRetrieval,
@@ -73,6 +77,8 @@ def own_embeddings(path: Path, images: list[Image.Image], texts: list[str]) -> t
     processor = processor_of(path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     kind = transformers.AutoConfig.from_pretrained(path).model_type
+    if kind == "qwen3_vl":
+        return qwen.own_embeddings(path, images, texts, IMAGE_SIZE)
     pixels = processor(images, return_tensors="pt")["pixel_values"]
     padding = "max_length" if kind == "siglip" else True
     words = tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=64)

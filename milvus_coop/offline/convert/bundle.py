@@ -12,11 +12,11 @@ from typing import Any
 
 from milvus_coop.bundle.folder import CE_TOKENIZER, TOKENIZER, Bundle, check_new_bundle, write_record
 from milvus_coop.bundle.spec import Keep, TextSpec
-from milvus_coop.errors import ConvertError, reason_of
+from milvus_coop.errors import ConvertError, quoted, reason_of
 from milvus_coop.offline.convert.card import write_card
 from milvus_coop.offline.convert.checkpoint import Checkpoint
 from milvus_coop.offline.convert.families import open_source
-from milvus_coop.offline.convert.family import CheckpointSource
+from milvus_coop.offline.convert.family import CheckpointSource, Wishes
 from milvus_coop.offline.convert.graphs import EXAMPLE_LENGTH, GraphPrecision, write_graphs
 from milvus_coop.offline.convert.parity import Samples, measure, refuse
 from milvus_coop.offline.convert.parts import Parts, make_parts, make_spec, module_makers
@@ -49,6 +49,7 @@ def convert(
     pool_tokens: int | None = None,
     text_length: int = TEXT_LENGTH,
     licence: str = "",
+    wishes: Wishes | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Converted:
     """Write a bundle. If this fails, nothing is left behind.
@@ -66,6 +67,7 @@ def convert(
         text_length: the maximum text length in tokens, at least 8. A model that was trained on padded texts (SigLIP), or has
             fewer positions, uses its own length.
         licence: the licence in the record; by default that of the checkpoints.
+        wishes: what is asked of the families: length of the embedding, image size, instructions.
         on_progress: called with a description of each step.
 
     Raises:
@@ -75,11 +77,13 @@ def convert(
     _check(out, name, text_length)
     with _workshop(out) as folder:
         on_progress("opening the checkpoint" if be is ce else "opening the checkpoints")
-        source = open_source(be)
-        parts = make_parts(source, source if ce is be else open_source(ce), keep=keep, pool_tokens=pool_tokens)
+        source = open_source(be, "joint" if be is ce else "be", wishes)
+        other = source if be is ce else open_source(ce, "ce", wishes)
+        _check_wishes(wishes or Wishes(), source, other)
+        parts = make_parts(source, other, keep=keep, pool_tokens=pool_tokens)
         text, ce_text = _write_tokenizers(parts, folder, text_length)
         spec = make_spec(parts, name, version, text, ce_text, licence or _licence(be, ce))
-        spec = dataclasses.replace(spec, lineage=_lineage(be, ce, precision, pool_tokens))
+        spec = dataclasses.replace(spec, lineage=_lineage(be, ce, precision, pool_tokens, wishes or Wishes()))
         on_progress("exporting the graphs")
         write_graphs(module_makers(parts), spec, folder, precision)
         on_progress("comparing them with the checkpoint")
@@ -100,6 +104,19 @@ def _check(out: Path, name: str, text_length: int) -> None:
     check_new_bundle(out, name, ConvertError)
     if text_length < EXAMPLE_LENGTH:
         raise ConvertError(f"the text length is {text_length}", expected=f"at least {EXAMPLE_LENGTH}")
+
+
+def _check_wishes(wishes: Wishes, *sources: CheckpointSource) -> None:
+    """Refuse what none of the families can do.
+
+    Raises:
+        ConvertError: a wish has no effect.
+    """
+    for name, value in dataclasses.asdict(wishes).items():
+        if value is not None and not any(name in source.family.wishes for source in sources):
+            option = f"--{name.replace('_', '-')}"
+            names = " and ".join(dict.fromkeys(source.family.name for source in sources))
+            raise ConvertError(f"{names} cannot follow {option} {quoted(value)}", expected=f"no {option}")
 
 
 @contextmanager
@@ -140,9 +157,10 @@ def _licence(be: Checkpoint, ce: Checkpoint) -> str:
     return " and ".join(dict.fromkeys(licence for licence in (be.licence, ce.licence) if licence))
 
 
-def _lineage(be: Checkpoint, ce: Checkpoint, precision: GraphPrecision, pool_tokens: int | None) -> dict[str, Any]:
+def _lineage(be: Checkpoint, ce: Checkpoint, precision: GraphPrecision, pool_tokens: int | None, wishes: Wishes) -> dict[str, Any]:
     origin = {"checkpoint": be.lineage()} if be is ce else {"bi_encoder": be.lineage(), "cross_encoder": ce.lineage()}
-    return {**origin, "precision": precision, **({} if pool_tokens is None else {"pool_tokens": pool_tokens})}
+    asked = {"pool_tokens": pool_tokens, **dataclasses.asdict(wishes)}
+    return {**origin, "precision": precision, **{name: value for name, value in asked.items() if value is not None}}
 
 
 def _metrics(differences: dict[str, Difference]) -> dict[str, Any]:

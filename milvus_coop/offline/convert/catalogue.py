@@ -25,6 +25,8 @@ class Family:
     """The size of the example: parameters, pixels, image tokens."""
     verified: str
     """The checks that were made, and those that were not."""
+    wishes: tuple[str, ...] = ()
+    """The fields of `family.Wishes` that the family can meet."""
 
 
 BLIP = Family(
@@ -87,4 +89,26 @@ BRIDGETOWER = Family(
     verified="ONNX = transformers at base size, random weights; not with the published weights, which are pickles: see --revision",
 )
 
-FAMILIES = (BLIP, CLIP, SIGLIP, BLIP2, VILT, BRIDGETOWER)
+QWEN3_VL_EMBEDDING = Family(
+    name="Qwen3-VL-Embedding",
+    model_types=("qwen3_vl",),
+    role="be",
+    example="Qwen/Qwen3-VL-Embedding-2B",
+    licence="apache-2.0",
+    size="2.1 G parameters, 256 px unless asked otherwise, embeddings of 2048 or fewer numbers",
+    verified="ONNX = transformers at a small size, random weights; not at full size, nor with the published weights",
+    wishes=("dim", "image_size", "be_instruction"),
+)
+
+QWEN3_VL_RERANKER = Family(
+    name="Qwen3-VL-Reranker",
+    model_types=("qwen3_vl",),
+    role="ce",
+    example="Qwen/Qwen3-VL-Reranker-2B",
+    licence="apache-2.0",
+    size="2.1 G parameters, 256 px unless asked otherwise, 4 x 64 image tokens of 2048",
+    verified="ONNX = transformers at a small size, random weights; not at full size, nor with the published weights",
+    wishes=("image_size", "instruction"),
+)
+
+FAMILIES = (BLIP, CLIP, SIGLIP, BLIP2, VILT, BRIDGETOWER, QWEN3_VL_EMBEDDING, QWEN3_VL_RERANKER)

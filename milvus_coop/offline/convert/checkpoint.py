@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_log
 
 from milvus_coop.errors import ConvertError, quoted
+from milvus_coop.offline.convert.streaming import open_streamed
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -78,6 +79,28 @@ class Checkpoint:
             )
         result: Model = model.eval()
         return result
+
+    def streamed_model(self, kind: type[Model], slim: Callable[[Any], None]) -> Model:
+        """The model in eval mode, whose large weights stay in their files until they are needed; see `streaming`.
+
+        Args:
+            kind: the class of the model. Its layers must read their weights in their own forward pass.
+            slim: changes a configuration to one of few layers.
+
+        Raises:
+            ConvertError: see `model`.
+        """
+        try:
+            with _quiet():
+                configs = [kind.config_class.from_pretrained(str(self.folder), local_files_only=True) for _ in range(2)]
+                for config in configs:
+                    config._attn_implementation = "eager"
+                slim(configs[1])
+                return open_streamed(self.name, self.folder, kind, *configs)
+        except ConvertError:
+            raise
+        except Exception as exc:  # see `model`
+            raise ConvertError(f"{self.name} cannot be loaded as {kind.__name__}: {exc}") from exc
 
     def processor(self) -> Any:
         """The checkpoint's image processor on Pillow, which our preprocessing uses too."""

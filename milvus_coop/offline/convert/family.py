@@ -31,6 +31,8 @@ class Grid:
 
     side: int
     leading: int = 1
+    sets: int = 1
+    """Number of such squares, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,20 @@ class Matcher:
     """The score by which the model's authors rank."""
     grid: Grid | None = None
     """The grid of the tokens. None if the tokens cannot be pooled."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user may ask of a family. None is the family's own choice. `Family.wishes` names those that a family can meet."""
+
+    dim: int | None = None
+    """Length of the embedding: its first numbers (Matryoshka)."""
+    image_size: int | None = None
+    """Pixels per side."""
+    instruction: str | None = None
+    """The cross-encoder's instruction."""
+    be_instruction: str | None = None
+    """The bi-encoder's instruction."""
 
 
 @dataclass(frozen=True)

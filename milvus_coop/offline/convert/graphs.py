@@ -16,6 +16,7 @@ from torch import nn
 
 from milvus_coop.bundle.folder import WEIGHTS
 from milvus_coop.bundle.spec import BundleSpec, GraphSpec
+from milvus_coop.offline.convert.streaming import find_stored, read_stored
 from milvus_coop.offline.export.graphs import to_onnx
 from milvus_coop.offline.export.weights import Precision, pack_graphs
 from milvus_coop.types import Array
@@ -43,7 +44,7 @@ def write_graphs(makers: Mapping[str, Callable[[], nn.Module]], spec: BundleSpec
             model = _exported(makers[graph.name](), graph, spec)
             yield graph.file, _quantised(model, folder) if precision == "int8" else model
 
-    pack_graphs(graphs(), folder, WEIGHTS, _policy(precision))
+    pack_graphs(graphs(), folder, WEIGHTS, _policy(precision), read_stored)
 
 
 def _exported(module: nn.Module, graph: GraphSpec, spec: BundleSpec) -> onnx.ModelProto:
@@ -54,12 +55,13 @@ def _exported(module: nn.Module, graph: GraphSpec, spec: BundleSpec) -> onnx.Mod
     lengths = {spec.text_of(t.name).max_length for t in graph.inputs if -1 in t.shape}
     length = torch.export.Dim("length", min=2, max=min(lengths, default=EXAMPLE_LENGTH))
     dynamic = {t.name: {1: length} for t in graph.inputs if t.shape == (-1,)}
-    return to_onnx(module, examples, [t.name for t in graph.outputs], dynamic)
+    return to_onnx(module, examples, [t.name for t in graph.outputs], dynamic, find_stored)
 
 
 def _quantised(model: onnx.ModelProto, beside: Path) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(dir=beside.parent, prefix="int8-") as folder, _without_advice():
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
+        _complete(model)
         onnx.save(model, str(source), save_as_external_data=True, location="float.data")
         quantize_dynamic(
             source,
@@ -72,6 +74,13 @@ def _quantised(model: onnx.ModelProto, beside: Path) -> onnx.ModelProto:
             extra_options={"MatMulConstBOnly": True},
         )
         return onnx.load(str(target))
+
+
+def _complete(model: onnx.ModelProto) -> None:
+    """Put stored weights inside the model."""
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(read_stored(tensor.external_data[0].value), tensor.name))
 
 
 @contextmanager

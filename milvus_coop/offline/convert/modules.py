@@ -101,10 +101,10 @@ class PooledTokens(nn.Module):
         self.pool = nn.AvgPool2d(grid.side // side)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features -> (B, leading + side * side, dim)."""
+        """Features -> (B, leading + sets * side * side, dim)."""
         tokens: Tensor = self.tokens(features)
         leading, patches = tokens[:, : self.grid.leading], tokens[:, self.grid.leading :]
-        square = torch.unflatten(patches.transpose(1, 2), 2, (self.grid.side, self.grid.side))
+        square = torch.unflatten(patches.transpose(1, 2), 2, (self.grid.sets * self.grid.side, self.grid.side))
         return torch.cat([leading, self.pool(square).flatten(2).transpose(1, 2)], dim=1)
 
 

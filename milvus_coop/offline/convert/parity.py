@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,12 +26,15 @@ from milvus_coop.models.backends.onnx import OnnxBackend
 from milvus_coop.models.open import open_encoder
 from milvus_coop.models.preprocess.images import normalise
 from milvus_coop.models.reranker import Reranker
+from milvus_coop.models.tokens import quantise
 from milvus_coop.offline.convert.family import CheckpointSource
 from milvus_coop.offline.convert.graphs import GraphPrecision
 from milvus_coop.offline.convert.modules import verdict
 from milvus_coop.offline.convert.parts import Parts
 from milvus_coop.offline.export.parity import Difference, difference
 from milvus_coop.types import Array
+
+Result = TypeVar("Result")
 
 WITH_TOKENS = "match_probability with stored tokens"
 """The output whose difference includes the effect of storing tokens as int8."""
@@ -56,31 +61,37 @@ def measure(bundle: Bundle, parts: Parts, samples: Samples) -> dict[str, Differe
     `WITH_TOKENS` compares with the model's own forward pass from pixels.
     """
     backend = OnnxBackend(bundle)
+    encoder, run = open_encoder(bundle, backend), partial(_run_alone, backend)
+    decoded = [encoder.decode(image) for image in samples.images]
+    pixels = {**encoder.pixels(decoded), **encoder.ce_pixels(decoded)}
+    words = encoder.tokenise(samples.texts)
+    seen = run(lambda: backend.run(IMAGE_ENCODER, encoder.pixels(decoded)))
+    read = run(lambda: encoder.encode_texts(samples.texts))
+    own = _reference(parts.be, _inputs(parts.be, {**pixels, **words}, ""))
+    found = {
+        "image_embedding": difference(own["image_embedding"], seen["image_embedding"]),
+        "text_embedding": difference(own["text_embedding"], read.embeddings),
+    }
+    inputs = _inputs(parts.ce, {**pixels, **words}, "" if parts.is_joint else CE_PREFIX)
+    theirs = own if parts.is_joint else _reference(parts.ce, inputs)
+    if parts.keep == "nowhere":
+        probability = run(lambda: Reranker(backend).score_pairs(read.text_side, encoder.ce_pixels(decoded)).probability)
+        return found | {MATCH_PROBABILITY: difference(theirs[MATCH_PROBABILITY], probability)}
+    tokens, scales = quantise(seen[IMAGE_TOKENS])
+    probability = run(lambda: Reranker(backend).score(read.text_side, tokens, scales))
+    exact, matched = _by_parts(parts, inputs, tokens, scales)
+    largest = float(np.abs(exact).max()) or 1.0
+    return found | {
+        IMAGE_TOKENS: difference(exact / largest, seen[IMAGE_TOKENS] / largest),
+        MATCH_PROBABILITY: difference(matched, probability),
+        WITH_TOKENS: difference(theirs[MATCH_PROBABILITY], probability),
+    }
+
+
+def _run_alone(backend: OnnxBackend, run: Callable[[], Result]) -> Result:
+    """Run one graph and free its memory, so that at most one is loaded."""
     try:
-        encoder = open_encoder(bundle, backend)
-        decoded = [encoder.decode(image) for image in samples.images]
-        pixels = {**encoder.pixels(decoded), **encoder.ce_pixels(decoded)}
-        texts = encoder.encode_texts(samples.texts)
-        images = encoder.encode_pixels(pixels)
-        arrays = {**pixels, **encoder.tokenise(samples.texts)}
-        own = _reference(parts.be, _inputs(parts.be, arrays, ""))
-        found = {
-            "image_embedding": difference(own["image_embedding"], images.embeddings),
-            "text_embedding": difference(own["text_embedding"], texts.embeddings),
-        }
-        inputs = _inputs(parts.ce, arrays, "" if parts.is_joint else CE_PREFIX)
-        theirs = own if parts.is_joint else _reference(parts.ce, inputs)
-        probability = Reranker(backend).score_pairs(texts.text_side, images.image_side).probability
-        if parts.keep == "nowhere":
-            return found | {MATCH_PROBABILITY: difference(theirs[MATCH_PROBABILITY], probability)}
-        tokens, matched = _by_parts(parts, inputs, images.tokens, images.scales)
-        graph_tokens = backend.run(IMAGE_ENCODER, pixels)[IMAGE_TOKENS]
-        largest = float(np.abs(tokens).max()) or 1.0
-        return found | {
-            IMAGE_TOKENS: difference(tokens / largest, graph_tokens / largest),
-            MATCH_PROBABILITY: difference(matched, probability),
-            WITH_TOKENS: difference(theirs[MATCH_PROBABILITY], probability),
-        }
+        return run()
     finally:
         backend.close()
 

@@ -109,7 +109,7 @@ def _pooled(ce: CheckpointSource, matcher: Matcher, side: int) -> Matcher:
             f"{grid.side} x {grid.side} patches cannot be pooled to {side} x {side}",
             expected=f"one of {', '.join(map(str, divisors))}",
         )
-    count = grid.leading + side * side
+    count = grid.leading + grid.sets * side * side
     return replace(matcher, count=count, tokens=PooledTokens(matcher.tokens, grid, side), grid=None)
 
 

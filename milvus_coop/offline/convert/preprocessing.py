@@ -50,6 +50,34 @@ def image_spec_of(processor: Any, name: str, model_size: int | None = None) -> I
     return spec
 
 
+def patch_spec_of(processor: Any, name: str, size: int) -> ImageSpec:
+    """The `ImageSpec` of a checkpoint that takes images of any size, for squares of `size` pixels.
+
+    A square image of that size goes through the checkpoint's own processor, which must leave its size as it is.
+
+    Raises:
+        ConvertError: the processor does something that `ImageSpec` cannot express, or resizes such squares.
+    """
+    settings: dict[str, Any] = processor.to_dict()
+    mean, std = _normalisation(settings, name)
+    spec = ImageSpec(size, mean, std, resampling=_resampling(settings, name), fit="stretch", full_decode=True)
+    square = np.random.default_rng(0).integers(0, 256, (3, size, size), dtype=np.uint8)
+    try:
+        found = processor(Image.fromarray(square.transpose(1, 2, 0)), return_tensors="np")
+    except Exception as exc:  # any error of the processor's own code
+        raise ConvertError(f"the image processor of '{name}' fails: {exc!r}") from exc
+    grid, patch = found["image_grid_thw"][0], settings["patch_size"]
+    if (grid[1:] * patch).tolist() != [size, size]:
+        raise ConvertError(
+            f"'{name}' makes images of {grid[2] * patch} x {grid[1] * patch} pixels of those of {size} x {size}",
+            expected="an --image-size within the limits of its preprocessor_config.json",
+        )
+    wanted = normalise(square[None], spec)[0]
+    if not math.isclose(found["pixel_values"].sum() / settings["temporal_patch_size"], wanted.sum(), rel_tol=1e-3, abs_tol=1.0):
+        raise ConvertError(f"'{name}' does more to images than resize and normalise them", expected="the processor of Qwen3-VL")
+    return spec
+
+
 def _fit(settings: dict[str, Any], name: str) -> dict[str, Any]:
     """The fields of `ImageSpec` for the size of the resized image and for the part of it that is kept."""
     size = _edges(settings.get("size"))

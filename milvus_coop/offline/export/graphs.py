@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
+import onnx_ir
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -25,14 +27,17 @@ def to_onnx(
     inputs: Mapping[str, Tensor],
     outputs: Sequence[str],
     dynamic: Mapping[str, Mapping[int, object]] | None = None,
+    stored: Callable[[Array], str | None] | None = None,
 ) -> onnx.ModelProto:
-    """Export `module` with the dynamo exporter. The weights stay inside the returned model.
+    """Export `module` with the dynamo exporter. The weights stay inside the returned model, except those that are stored elsewhere.
 
     Args:
         module: the module in eval mode. It is called with `inputs` by position.
         inputs: example tensors by name. Use a batch of 2 or more, since the exporter takes a size of 1 for a constant.
         outputs: output names. The name `embedding` collides with the graph node of the first `nn.Embedding`.
         dynamic: dynamic axes by input name, as axis -> `torch.export.Dim`. Axis 0 is the batch and always dynamic.
+        stored: a function that names the weight that a constant stands for, or returns None. The model then has the name as the
+            location of an external tensor; see `pack_graphs`.
     """
     extra = dynamic or {}
     shapes = tuple({0: BATCH, **extra.get(name, {})} for name in inputs)
@@ -52,9 +57,18 @@ def to_onnx(
         )
     if program is None:
         raise RuntimeError("the exporter returned no model")
+    if stored is not None:
+        _leave_out(program.model.graph.initializers, stored)
     model: onnx.ModelProto = program.model_proto
     _drop_debug_text(model)
     return model
+
+
+def _leave_out(constants: Mapping[str, Any], stored: Callable[[Array], str | None]) -> None:
+    for name, constant in constants.items():
+        tensor = constant.const_value
+        if tensor is not None and (location := stored(tensor.numpy())) is not None:
+            constant.const_value = onnx_ir.ExternalTensor(location, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
 
 
 def _drop_debug_text(model: onnx.ModelProto) -> None:

@@ -27,7 +27,13 @@ _GROUP = 64  # halves the error of one scale per channel, for 6 % more bytes
 _INLINE_BYTES = 1024  # smaller tensors stay inside the graph file
 
 
-def pack_graphs(models: Iterable[tuple[str, onnx.ModelProto]], folder: Path, weights_file: str, policy: Policy) -> None:
+def pack_graphs(
+    models: Iterable[tuple[str, onnx.ModelProto]],
+    folder: Path,
+    weights_file: str,
+    policy: Policy,
+    read: Callable[[str], Array] | None = None,
+) -> None:
     """Write `<name>` for every model and one `weights_file` beside them.
 
     Args:
@@ -35,14 +41,11 @@ def pack_graphs(models: Iterable[tuple[str, onnx.ModelProto]], folder: Path, wei
         folder: where the files go.
         weights_file: name of the shared external-data file.
         policy: (initialiser name, values) -> how to store that float32 initialiser.
+        read: reads a weight that a model names as the location of an external tensor. Such weights are read one at a time.
     """
     store = _SharedFile(folder / weights_file)
     for file_name, model in models:
-        _shrink(model.graph, policy)
-        for tensor in model.graph.initializer:
-            raw = numpy_helper.to_array(tensor).tobytes()
-            if len(raw) > _INLINE_BYTES:
-                _point_to(tensor, weights_file, store.add(raw), len(raw))
+        _shrink(model.graph, policy, weights_file, store, read)
         onnx.save(model, str(folder / file_name))
     store.close()
 
@@ -68,31 +71,49 @@ def quantise_in_groups(values: Array, axis: int) -> tuple[Array, Array]:
     return np.clip(np.rint(grouped / scales), -127, 127).astype(np.int8), scales
 
 
-def _shrink(graph: onnx.GraphProto, policy: Policy) -> None:
-    """Replace initialisers by smaller ones and a Cast (and Mul) that gives the old name its value back."""
+def _shrink(
+    graph: onnx.GraphProto, policy: Policy, weights_file: str, store: _SharedFile, read: Callable[[str], Array] | None
+) -> None:
+    """Move initialisers to the file, smaller where the policy says so, with nodes that give the old name its value back."""
     kept, nodes = [], []
+
+    def keep(values: Array, name: str) -> None:
+        if values.nbytes <= _INLINE_BYTES:
+            kept.append(numpy_helper.from_array(values, name))
+            return
+        kept.append(TensorProto(name=name, dims=values.shape, data_type=helper.np_dtype_to_tensor_dtype(values.dtype)))
+        _point_to(kept[-1], weights_file, store.add(values), values.nbytes)
+
     for tensor in graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        precision = policy(tensor.name, values) if values.dtype == np.float32 else "fp32"
+        name, values = tensor.name, _values(tensor, read)
+        tensor.ClearField("raw_data")
+        precision = policy(name, values) if values.dtype == np.float32 else "fp32"
         if precision == "fp32":
-            kept.append(tensor)
+            keep(values, name)
         elif precision == "fp16":
-            kept.append(numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.half"))
-            nodes.append(helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT))
+            keep(values.astype(np.float16), f"{name}.half")
+            nodes.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
         else:
             matrix = values.reshape(len(values), -1)  # the weights of a convolution become one row per output channel
-            small, scales = quantise_in_groups(matrix, _channel_axis(graph, tensor.name))
-            shape = np.array(values.shape, np.int64)
-            parts = {"int8": small, "scale": scales, "shape": shape}
-            kept.extend(numpy_helper.from_array(part, f"{tensor.name}.{name}") for name, part in parts.items())
-            wide, scaled = f"{tensor.name}.wide", f"{tensor.name}.scaled"
-            nodes.append(helper.make_node("Cast", [f"{tensor.name}.int8"], [wide], to=TensorProto.FLOAT))
-            nodes.append(helper.make_node("Mul", [wide, f"{tensor.name}.scale"], [scaled]))
-            nodes.append(helper.make_node("Reshape", [scaled, f"{tensor.name}.shape"], [tensor.name]))
+            small, scales = quantise_in_groups(matrix, _channel_axis(graph, name))
+            parts = {"int8": small, "scale": scales, "shape": np.array(values.shape, np.int64)}
+            for part, content in parts.items():
+                keep(content, f"{name}.{part}")
+            wide, scaled = f"{name}.wide", f"{name}.scaled"
+            nodes.append(helper.make_node("Cast", [f"{name}.int8"], [wide], to=TensorProto.FLOAT))
+            nodes.append(helper.make_node("Mul", [wide, f"{name}.scale"], [scaled]))
+            nodes.append(helper.make_node("Reshape", [scaled, f"{name}.shape"], [name]))
     body = list(graph.node)
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend(kept)
     graph.node.extend([*nodes, *body])
+
+
+def _values(tensor: TensorProto, read: Callable[[str], Array] | None) -> Array:
+    if read is None or tensor.data_location != TensorProto.EXTERNAL:
+        values: Array = numpy_helper.to_array(tensor)
+        return values
+    return read(next(entry.value for entry in tensor.external_data if entry.key == "location"))
 
 
 def _channel_axis(graph: onnx.GraphProto, name: str) -> int:
@@ -101,22 +122,20 @@ def _channel_axis(graph: onnx.GraphProto, name: str) -> int:
 
 
 def _point_to(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    tensor.ClearField("raw_data")
-    tensor.ClearField("float_data")
-    del tensor.external_data[:]
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)
 
 
 class _SharedFile:
-    """Appends byte strings at aligned offsets. A string that was added before is not written again."""
+    """Appends arrays at aligned offsets. Bytes that were added before are not written again."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
         self._offsets: dict[str, int] = {}
 
-    def add(self, raw: bytes) -> int:
+    def add(self, values: Array) -> int:
+        raw = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
         digest = hashlib.sha256(raw).hexdigest()
         if digest not in self._offsets:
             end = self._file.tell()
