@@ -79,7 +79,8 @@ class Decoder(nn.Module):
         self.head, self.groups = config.head_dim, config.num_key_value_heads
         self.scale = config.head_dim**-0.5
         self.start = len(beginning)
-        rope = getattr(config, "rope_parameters", None) or {}
+        older = {**(getattr(config, "rope_scaling", None) or {}), "rope_theta": getattr(config, "rope_theta", None)}
+        rope = getattr(config, "rope_parameters", None) or older  # transformers 5, or 4
         if rope.get("rope_type", "default") != "default":
             raise ConvertError(f"the positions of the language model are of the type '{rope['rope_type']}'", expected="default")
         half = config.head_dim // 2
