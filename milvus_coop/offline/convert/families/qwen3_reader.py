@@ -18,7 +18,7 @@ from milvus_coop.errors import ConvertError
 from milvus_coop.offline.convert.families.qwen3_vision import turned
 from milvus_coop.offline.convert.streaming import rows_of
 
-_MASKED = -1e9
+_MASKED = -3e4  # within float16, in which a bundle may store the mask
 
 
 class Reader(nn.Module):
