@@ -181,7 +181,8 @@ def qwen3_vl(folder: Path, *, shape: str = "tiny", tied: bool = True, dtype: tor
     config = Qwen3VLConfig(vision_config=facts["vision_config"], text_config=text, tie_word_embeddings=tied, **ids)
     half = [0.5, 0.5, 0.5]
     processor = Qwen2VLImageProcessor(patch_size=16, min_pixels=4096, max_pixels=1310720, image_mean=half, image_std=half)
-    return _save(folder, Qwen3VLForConditionalGeneration(config).to(dtype), processor)
+    model: Any = Qwen3VLForConditionalGeneration(config)
+    return _save(folder, model.to(dtype), processor)
 
 
 def qwen_embedding(folder: Path, *, base: bool = False) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from milvus_coop.bundle import Bundle, load_bundle
@@ -19,6 +20,9 @@ from milvus_coop.models.open import open_encoder
 from milvus_coop.models.preprocess.images import decode
 from milvus_coop.models.reranker import Reranker
 from milvus_coop.models.tokens import quantise
+from milvus_coop.offline.convert.checkpoint import open_checkpoint
+from milvus_coop.offline.convert.families import open_source
+from milvus_coop.offline.convert.family import Wishes
 from milvus_coop.types import Array
 from tests.convert import qwen
 from tests.convert.conftest import IMAGES, Pair
@@ -94,6 +98,26 @@ def test_each_set_of_tokens_has_its_own_scales(pairs: Callable[[str], Pair]) -> 
     values, scales = quantise(sets.transpose(0, 2, 1, 3).reshape(1, 64, 128).astype(np.float32))
     shared = np.abs(values * scales[..., None].astype(np.float32) - sets.transpose(0, 2, 1, 3).reshape(1, 64, 128))
     assert shared.reshape(64, 4, 32)[:, 2].max() > 0.5 * np.abs(sets[:, 2]).max()
+
+
+def test_a_configuration_as_published(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """transformers 4.57 wrote the published ones: with `rope_theta` and `rope_scaling`, and another type of the vision tower."""
+    for file in checkpoint("qwen-reranker").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    record = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    rope = record["text_config"].pop("rope_parameters")
+    record["text_config"] |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+    record["vision_config"] = {key: value for key, value in record["vision_config"].items() if "rope" not in key}
+    record["vision_config"]["model_type"] = "qwen3_vl"
+    (tmp_path / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    found = []
+    for folder in (checkpoint("qwen-reranker"), tmp_path):
+        source = open_source(open_checkpoint(folder), "ce", Wishes(image_size=64))
+        pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32))
+        assert source.matcher is not None
+        with torch.no_grad():
+            found.append(source.matcher.match(torch.tensor([[1, 2]]), torch.ones(1, 2).long(), source.vision(pixels)))
+    assert torch.equal(*found)
 
 
 @pytest.fixture(scope="module")

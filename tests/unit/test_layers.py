@@ -40,7 +40,7 @@ HOMES = {
     "onnxruntime": {"models.backends", "offline.export", "offline.convert", "serving.triton"},
     "msgspec": {"records", "bundle", "offline.training"},
     "accelerate": {"offline.training"},
-    "safetensors": {"offline.training"},
+    "safetensors": {"offline.training", "offline.convert"},
     "tokenizers": {"models.preprocess", "offline.convert", "offline.training"},
     "huggingface_hub": {"offline.convert"},
     "tritonclient": {"models.backends", "serving.triton"},

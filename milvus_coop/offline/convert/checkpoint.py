@@ -92,7 +92,8 @@ class Checkpoint:
         """
         try:
             with _quiet():
-                configs = [kind.config_class.from_pretrained(str(self.folder), local_files_only=True) for _ in range(2)]
+                known: Any = kind.config_class
+                configs = [known.from_pretrained(str(self.folder), local_files_only=True) for _ in range(2)]
                 for config in configs:
                     config._attn_implementation = "eager"
                 slim(configs[1])

@@ -45,7 +45,7 @@ class PromptTokenizer:
         self._control = tuple(token["content"] for token in record["added_tokens"])
         record["added_tokens"], record["post_processor"] = [], None
         self.backend_tokenizer = Backend.from_str(json.dumps(record))
-        steps = [normalizers.Prepend(prompt.left)] if prompt.left else []
+        steps: list[Any] = [normalizers.Prepend(prompt.left)] if prompt.left else []
         steps += [normalizers.Replace(Regex(r"\z"), prompt.right)] if prompt.right else []
         first = self.backend_tokenizer.normalizer
         self.backend_tokenizer.normalizer = normalizers.Sequence([*([first] if first else []), *steps])

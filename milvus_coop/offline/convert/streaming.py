@@ -44,7 +44,8 @@ class Stored:
     def read(self) -> Tensor:
         """The weight, float32."""
         with safe_open(self.file, "pt") as tensors:
-            return tensors.get_tensor(self.key).float()
+            value: Tensor = tensors.get_tensor(self.key).float()
+        return value
 
     def rows(self, numbers: Sequence[int]) -> Tensor:
         """Some rows of a matrix, float32."""
@@ -81,7 +82,7 @@ def open_streamed(checkpoint: str, folder: Path, kind: type[Model], config: Any,
     """
     files = dict(_keys(checkpoint, folder))
     with torch.device("meta"):
-        model = kind(config)
+        model: Any = kind(config)
     buffers = dict(kind(slim).named_buffers())
     lacking = []
     for path, module in model.named_modules():
@@ -105,7 +106,8 @@ def open_streamed(checkpoint: str, folder: Path, kind: type[Model], config: Any,
             f"{checkpoint} lacks {len(lacking)} weights of a {kind.__name__}, such as {lacking[0]}",
             expected="a checkpoint that was trained for retrieval",
         )
-    return model.eval()
+    opened: Model = model.eval()
+    return opened
 
 
 def _keys(checkpoint: str, folder: Path) -> Iterator[tuple[str, tuple[Path, tuple[int, ...]]]]:
@@ -128,7 +130,7 @@ def _find(files: dict[str, tuple[Path, tuple[int, ...]]], name: str, model: Any)
 
 
 def _read_when_run(module: nn.Module) -> None:
-    marks = {name: parameter for name, parameter in module._parameters.items() if hasattr(parameter, "stored")}
+    marks: dict[str, Any] = {name: mark for name, mark in module._parameters.items() if hasattr(mark, "stored")}
 
     def fill(_module: nn.Module, _inputs: Any) -> None:
         if not torch.compiler.is_compiling():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -135,7 +135,7 @@ class _SharedFile:
         self._offsets: dict[str, int] = {}
 
     def add(self, values: Array) -> int:
-        raw = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+        raw: Any = np.ascontiguousarray(values).reshape(-1).view(np.uint8)  # also for scalars, and without a copy
         digest = hashlib.sha256(raw).hexdigest()
         if digest not in self._offsets:
             end = self._file.tell()

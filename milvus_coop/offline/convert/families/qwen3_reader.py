@@ -18,7 +18,7 @@ from milvus_coop.errors import ConvertError
 from milvus_coop.offline.convert.families.qwen3_vision import turned
 from milvus_coop.offline.convert.streaming import rows_of
 
-_MASKED = -1e9
+_MASKED = -3e4  # within float16, in which a bundle may store the mask
 
 
 class Reader(nn.Module):
@@ -43,7 +43,8 @@ class Reader(nn.Module):
         length = present.sum(1)[:, None, None] + self.decoder.start
         turns = self.decoder.turns(torch.cat([words.expand(batch, -1, steps.shape[1]), length + steps], dim=1))
         mask = self.decoder.mask(states.shape[1], functional.pad(present, (0, steps.shape[0]), value=1.0))
-        return self.decoder(states, turns, mask, sights[1:], self.end.shape[1])
+        state: Tensor = self.decoder(states, turns, mask, sights[1:], self.end.shape[1])
+        return state
 
 
 class ImageReader(nn.Module):
@@ -63,7 +64,8 @@ class ImageReader(nn.Module):
         sights = tokens.chunk(self.sets, dim=1)
         middle, end = (part.expand(tokens.shape[0], -1, -1) for part in (self.middle, self.end))
         states = torch.cat([middle, sights[0], end], dim=1)
-        return self.decoder(states, (self.cos, self.sin), self.mask, sights[1:], self.end.shape[1])
+        state: Tensor = self.decoder(states, (self.cos, self.sin), self.mask, sights[1:], self.end.shape[1])
+        return state
 
 
 class Decoder(nn.Module):
@@ -77,15 +79,15 @@ class Decoder(nn.Module):
         self.head, self.groups = config.head_dim, config.num_key_value_heads
         self.scale = config.head_dim**-0.5
         self.start = len(beginning)
-        rope = getattr(config, "rope_parameters", None) or {}
+        older = {**(getattr(config, "rope_scaling", None) or {}), "rope_theta": getattr(config, "rope_theta", None)}
+        rope = getattr(config, "rope_parameters", None) or older  # transformers 5, or 4
         if rope.get("rope_type", "default") != "default":
             raise ConvertError(f"the positions of the language model are of the type '{rope['rope_type']}'", expected="default")
         half = config.head_dim // 2
         self.speed = nn.Buffer(1.0 / rope["rope_theta"] ** (torch.arange(half, dtype=torch.float32) / half), persistent=False)
         self.axes = _axes(half, rope.get("mrope_section", (24, 20, 20)))
         keys, values = _remembered(language, beginning)
-        self.keys = nn.ModuleList(_Constant(key) for key in keys)
-        self.values = nn.ModuleList(_Constant(value) for value in values)
+        self.remembered = nn.ModuleList(_Remembered(*pair) for pair in zip(keys, values, strict=True))
 
     def steps(self, before: int, side: int, after: int) -> Tensor:
         """Positions of middle, image and end, counted from the end of the text, float32 of shape (places, head / 2).
@@ -139,31 +141,34 @@ class Decoder(nn.Module):
 
     def _attended(self, number: int, attention: Any, states: Tensor, turns: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         """One layer's attention. The last layer is asked for the last place only."""
-        batch = states.shape[0]
-        asking = states
-        asking_turns, asking_mask = turns, mask
+        asking, asking_turns, asking_mask = states, turns, mask
         if number == len(self.layers) - 1:
             asking, asking_mask = states[:, -1:], mask[:, :, -1:]
             asking_turns = turns[0][:, :, -1:], turns[1][:, :, -1:]
-        query = attention.q_norm(attention.q_proj(asking).unflatten(2, (-1, self.head))).transpose(1, 2)
-        key = attention.k_norm(attention.k_proj(states).unflatten(2, (-1, self.head))).transpose(1, 2)
-        value = attention.v_proj(states).unflatten(2, (-1, self.head)).transpose(1, 2)
+        query = attention.q_norm(torch.unflatten(attention.q_proj(asking), 2, (-1, self.head))).transpose(1, 2)
+        key = attention.k_norm(torch.unflatten(attention.k_proj(states), 2, (-1, self.head))).transpose(1, 2)
+        value = torch.unflatten(attention.v_proj(states), 2, (-1, self.head)).transpose(1, 2)
         query, key = turned(query, *asking_turns), turned(key, *turns)  # (B, heads, S, head)
-        key, value = (
-            torch.cat([kept.value.expand(batch, -1, -1, -1), part], dim=2)
-            for kept, part in ((self.keys[number], key), (self.values[number], value))
-        )
-        shared = query.unflatten(1, (self.groups, -1))  # (B, groups, heads / groups, S, head)
+        key, value = self.remembered[number](key, value)
+        shared = torch.unflatten(query, 1, (self.groups, -1))  # (B, groups, heads / groups, S, head)
         scores = shared @ key[:, :, None].transpose(3, 4) * self.scale + asking_mask[:, :, None]
         seen = (scores.softmax(-1) @ value[:, :, None]).flatten(1, 2)  # (B, heads, S, head)
         result: Tensor = attention.o_proj(seen.transpose(1, 2).flatten(2))
         return result
 
 
-class _Constant(nn.Module):
-    def __init__(self, value: Tensor) -> None:
+class _Remembered(nn.Module):
+    """Keys and values of the beginning in one layer, each (1, groups, start, head)."""
+
+    def __init__(self, key: Tensor, value: Tensor) -> None:
         super().__init__()
-        self.value = nn.Buffer(value, persistent=False)
+        self.key, self.value = (nn.Buffer(part, persistent=False) for part in (key, value))
+
+    def forward(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Put them before those of what follows, (B, groups, S, head)."""
+        pairs = ((self.key, key), (self.value, value))
+        first, second = (torch.cat([kept.expand(key.shape[0], -1, -1, -1), part], dim=2) for kept, part in pairs)
+        return first, second
 
 
 def _added(states: Tensor, features: Tensor, after: int) -> Tensor:

@@ -27,8 +27,8 @@ class Qwen3Vision(nn.Module):
         config = visual.config
         self.blocks, self.merger, self.deeper = visual.blocks, visual.merger, visual.deepstack_merger_list
         self.indexes: tuple[int, ...] = tuple(config.deepstack_visual_indexes)
-        self.heads, self.merge, self.patch = config.num_heads, config.spatial_merge_size, config.patch_size
-        self.grid = size // config.patch_size
+        self.heads, self.merge, self.patch = int(config.num_heads), int(config.spatial_merge_size), int(config.patch_size)
+        self.grid = size // self.patch
         project = visual.patch_embed.proj
         # An image is a video of two equal frames, so that the kernels of both frames can be added.
         self.kernel = nn.Buffer(value_of(project.weight).sum(2), persistent=False)
@@ -60,7 +60,8 @@ class Qwen3Vision(nn.Module):
 
     def _in_blocks(self, grid: Tensor) -> Tensor:
         """(B, C, grid, grid) -> (B, grid * grid, C), the patches that are merged into one token side by side."""
-        square = grid.unflatten(3, (self.side, self.merge)).unflatten(2, (self.side, self.merge))  # (B, C, side, m, side, m)
+        rows = torch.unflatten(grid, 2, (self.side, self.merge))
+        square = torch.unflatten(rows, 4, (self.side, self.merge))  # (B, C, side, m, side, m)
         return square.permute(0, 2, 4, 3, 5, 1).flatten(1, 4)
 
     def _turns(self, config: Any) -> tuple[Tensor, Tensor]:
@@ -91,10 +92,9 @@ def turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _merged(merger: Any, states: Tensor, merge: int) -> Tensor:
     """Neighbouring patches to one token each: (B, N, C) -> (B, N / merge², width of the language model)."""
-    joined = states.unflatten(1, (-1, merge * merge)).flatten(2)
-    normal = (
-        merger.norm(joined) if merger.use_postshuffle_norm else merger.norm(states).unflatten(1, (-1, merge * merge)).flatten(2)
-    )
+    after = merger.use_postshuffle_norm
+    joined = torch.unflatten(states if after else merger.norm(states), 1, (-1, merge * merge)).flatten(2)
+    normal = merger.norm(joined) if after else joined
     result: Tensor = merger.linear_fc2(merger.act_fn(merger.linear_fc1(normal)))
     return result
 
