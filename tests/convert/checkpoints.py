@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
     Blip2Config,
     Blip2ForImageTextRetrieval,
     BlipConfig,
@@ -16,9 +18,14 @@ from transformers import (
     BridgeTowerConfig,
     BridgeTowerForImageAndTextRetrieval,
     BridgeTowerImageProcessor,
+    ChineseCLIPConfig,
+    ChineseCLIPImageProcessor,
+    ChineseCLIPModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    MetaClip2Config,
+    MetaClip2Model,
     PreTrainedModel,
     SiglipConfig,
     SiglipImageProcessor,
@@ -28,7 +35,7 @@ from transformers import (
     ViltImageProcessor,
 )
 
-from tests.convert.kit import bert_tokenizer, clip_tokenizer, roberta_tokenizer
+from tests.convert.kit import bert_tokenizer, clip_tokenizer, roberta_tokenizer, xlmr_tokenizer
 
 STD = 0.08
 """Of random weights: large enough that outputs differ from image to image, which a parity test needs."""
@@ -86,6 +93,38 @@ def clip(folder: Path, *, base: bool = False) -> Path:
     return _save(folder, CLIPModel(config), processor)
 
 
+SMALL_CLIP: dict[str, Any] = {**TINY, "image_size": 48, "patch_size": 8, "projection_dim": 24}
+SMALL_CLIP_PROCESSOR: dict[str, Any] = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
+
+
+def metaclip2(folder: Path, *, base: bool = False) -> Path:
+    """MetaCLIP 2, always small: 48 px."""
+    tokenizer = xlmr_tokenizer(folder)
+    ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # as published
+    config = MetaClip2Config(
+        text_config={**TINY, "vocab_size": len(tokenizer), "projection_dim": 24, **ends},
+        vision_config=SMALL_CLIP,
+        projection_dim=24,
+    )
+    return _save(folder, MetaClip2Model(config), CLIPImageProcessor(**SMALL_CLIP_PROCESSOR))
+
+
+def altclip(folder: Path, *, base: bool = False) -> Path:
+    """AltCLIP, always small: 48 px, and an XLM-RoBERTa with its own width for the projection."""
+    tokenizer = xlmr_tokenizer(folder)
+    text = {**TINY, "vocab_size": len(tokenizer), "project_dim": 40, "max_position_embeddings": 66}
+    config = AltCLIPConfig(text_config=text, vision_config=SMALL_CLIP, projection_dim=24)
+    return _save(folder, AltCLIPModel(config), CLIPImageProcessor(**SMALL_CLIP_PROCESSOR))
+
+
+def chinese_clip(folder: Path, *, base: bool = False) -> Path:
+    """Chinese-CLIP, always small: images are stretched to 48 px."""
+    tokenizer = bert_tokenizer(folder)
+    config = ChineseCLIPConfig(text_config={**TINY, "vocab_size": len(tokenizer)}, vision_config=SMALL_CLIP, projection_dim=24)
+    processor = ChineseCLIPImageProcessor(size={"height": 48, "width": 48}, do_center_crop=False)
+    return _save(folder, ChineseCLIPModel(config), processor)
+
+
 def siglip(folder: Path, *, base: bool = False) -> Path:
     """SigLIP at 224 px, or 48; with a BERT tokenizer, since the true one is tested in test_tokenizing."""
     tokenizer = bert_tokenizer(folder)
@@ -135,6 +174,9 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "blip": blip,
     "blip2": blip2,
     "clip": clip,
+    "metaclip2": metaclip2,
+    "altclip": altclip,
+    "chinese_clip": chinese_clip,
     "siglip": siglip,
     "vilt": vilt,
     "bridgetower": bridgetower,

@@ -83,8 +83,14 @@ def own_embeddings(path: Path, images: list[Image.Image], texts: list[str]) -> t
             model: Any = blip.eval()
             out: Any = model(pixel_values=pixels, input_ids=ids, attention_mask=mask, use_itm_head=False)
             return unit(model.vision_proj(out.last_hidden_state[:, 0])), unit(model.text_proj(out.question_embeds[:, 0]))
-        both: Any = {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}[kind]
-        extra = {"attention_mask": mask} if kind == "clip" else {}
+        both: Any = {
+            "clip": transformers.CLIPModel,
+            "metaclip_2": transformers.MetaClip2Model,
+            "altclip": transformers.AltCLIPModel,
+            "chinese_clip": transformers.ChineseCLIPModel,
+            "siglip": transformers.SiglipModel,
+        }[kind]
+        extra = {} if kind == "siglip" else {"attention_mask": mask}
         two_towers: Any = both.from_pretrained(path)
         out = two_towers.eval()(pixel_values=pixels, input_ids=ids, **extra)
     return out.image_embeds.numpy(), out.text_embeds.numpy()

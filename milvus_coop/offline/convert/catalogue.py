@@ -47,6 +47,36 @@ CLIP = Family(
     verified="ONNX = transformers at base size, random weights; not with the published weights",
 )
 
+METACLIP2 = Family(
+    name="MetaCLIP 2",
+    model_types=("metaclip_2",),
+    role="be",
+    example="facebook/metaclip-2-worldwide-huge-quickgelu",
+    licence="cc-by-nc-4.0",
+    size="1.9 G parameters, 224 px; texts in many languages",
+    verified="ONNX = transformers at a small size, random weights; not with the published weights",
+)
+
+ALTCLIP = Family(
+    name="AltCLIP",
+    model_types=("altclip",),
+    role="be",
+    example="BAAI/AltCLIP",
+    licence="creativeml-openrail-m",
+    size="224 px; texts in English and Chinese",
+    verified="ONNX = transformers at a small size, random weights; not with the published weights",
+)
+
+CHINESE_CLIP = Family(
+    name="Chinese-CLIP",
+    model_types=("chinese_clip",),
+    role="be",
+    example="OFA-Sys/chinese-clip-vit-base-patch16",
+    licence="unknown",
+    size="224 px; texts in Chinese",
+    verified="ONNX = transformers at a small size, random weights; not with the published weights",
+)
+
 SIGLIP = Family(
     name="SigLIP, SigLIP 2",
     model_types=("siglip",),
@@ -87,4 +117,4 @@ BRIDGETOWER = Family(
     verified="ONNX = transformers at base size, random weights; not with the published weights, which are pickles: see --revision",
 )
 
-FAMILIES = (BLIP, CLIP, SIGLIP, BLIP2, VILT, BRIDGETOWER)
+FAMILIES = (BLIP, CLIP, METACLIP2, ALTCLIP, CHINESE_CLIP, SIGLIP, BLIP2, VILT, BRIDGETOWER)

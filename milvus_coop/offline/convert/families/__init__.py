@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from milvus_coop.errors import ConvertError
-from milvus_coop.offline.convert.catalogue import BLIP, BLIP2, BRIDGETOWER, CLIP, FAMILIES, SIGLIP, VILT, Family
+from milvus_coop.offline.convert.catalogue import (
+    ALTCLIP,
+    BLIP,
+    BLIP2,
+    BRIDGETOWER,
+    CHINESE_CLIP,
+    CLIP,
+    FAMILIES,
+    METACLIP2,
+    SIGLIP,
+    VILT,
+    Family,
+)
 from milvus_coop.offline.convert.checkpoint import Checkpoint
 from milvus_coop.offline.convert.families.blip import open_blip
 from milvus_coop.offline.convert.families.blip2 import open_blip2
 from milvus_coop.offline.convert.families.bridgetower import open_bridgetower
-from milvus_coop.offline.convert.families.clip import open_clip
+from milvus_coop.offline.convert.families.clip import open_altclip, open_chinese_clip, open_clip, open_metaclip2
 from milvus_coop.offline.convert.families.siglip import open_siglip
 from milvus_coop.offline.convert.families.vilt import open_vilt
 from milvus_coop.offline.convert.family import CheckpointSource
@@ -18,6 +30,9 @@ from milvus_coop.offline.convert.family import CheckpointSource
 _OPENERS: dict[Family, Callable[[Checkpoint], CheckpointSource]] = {
     BLIP: open_blip,
     CLIP: open_clip,
+    METACLIP2: open_metaclip2,
+    ALTCLIP: open_altclip,
+    CHINESE_CLIP: open_chinese_clip,
     SIGLIP: open_siglip,
     BLIP2: open_blip2,
     VILT: open_vilt,
