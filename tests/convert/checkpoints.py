@@ -42,7 +42,8 @@ STD = 0.08
 TINY: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def _save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
+def randomise(model: PreTrainedModel) -> None:
+    """Fill a model with random weights, the same each time."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -50,6 +51,10 @@ def _save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
                 value.normal_(0.0, STD if value.shape[-1] < 512 else 0.03, generator=generator)
             elif "bias" in name:
                 value.normal_(0.0, 0.02, generator=generator)
+
+
+def _save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
+    randomise(model)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
