@@ -27,6 +27,9 @@ from transformers import (
     MetaClip2Config,
     MetaClip2Model,
     PreTrainedModel,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    Siglip2Model,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -142,6 +145,14 @@ def siglip(folder: Path, *, base: bool = False) -> Path:
     return _save(folder, SiglipModel(config), SiglipImageProcessor(size={"height": size, "width": size}))
 
 
+def naflex(folder: Path, *, base: bool = False) -> Path:
+    """SigLIP 2 NaFlex, always small: up to 36 patches of 8 px, and learnt positions for 4 x 4."""
+    tokenizer = bert_tokenizer(folder)
+    text = {**TINY, "vocab_size": len(tokenizer), "projection_size": 32, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    config = Siglip2Config(text_config=text, vision_config={**TINY, "patch_size": 8, "num_patches": 16})
+    return _save(folder, Siglip2Model(config), Siglip2ImageProcessor(patch_size=8, max_num_patches=36))
+
+
 def vilt(folder: Path, *, base: bool = False) -> Path:
     """ViLT-B/32 with 384 px on the shorter edge, or 64."""
     tokenizer = bert_tokenizer(folder)
@@ -183,6 +194,7 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "altclip": altclip,
     "chinese_clip": chinese_clip,
     "siglip": siglip,
+    "naflex": naflex,
     "vilt": vilt,
     "bridgetower": bridgetower,
 }

@@ -43,6 +43,8 @@ PAIRS: dict[str, tuple[str, str, Keep | None]] = {
     "siglip+vilt, no tokens": ("siglip", "vilt", "nowhere"),
     "siglip+bridgetower": ("siglip", "bridgetower", None),
     "blip+blip2": ("blip", "blip2", None),
+    "naflex+vilt": ("naflex", "vilt", None),
+    "naflex+vilt, no tokens": ("naflex", "vilt", "nowhere"),
     "metaclip2+blip": ("metaclip2", "blip", None),
     "altclip+vilt": ("altclip", "vilt", None),
     "chinese-clip+vilt": ("chinese_clip", "vilt", None),

@@ -84,7 +84,17 @@ SIGLIP = Family(
     example="google/siglip2-base-patch16-224",
     licence="apache-2.0",
     size="203 M parameters as SigLIP base, 224 px; SigLIP 2 has a larger vocabulary",
-    verified="ONNX = transformers at base size, random weights; not with the published weights, nor SigLIP 2's NaFlex",
+    verified="ONNX = transformers at base size, random weights; not with the published weights",
+)
+
+NAFLEX = Family(
+    name="SigLIP 2 NaFlex",
+    model_types=("siglip2",),
+    role="be",
+    example="google/siglip2-base-patch16-naflex",
+    licence="apache-2.0",
+    size="256 patches of 16 px in the aspect ratio of the image",
+    verified="ONNX = transformers at a small size, random weights; not with the published weights",
 )
 
 BLIP2 = Family(
@@ -117,4 +127,4 @@ BRIDGETOWER = Family(
     verified="ONNX = transformers at base size, random weights; not with the published weights, which are pickles: see --revision",
 )
 
-FAMILIES = (BLIP, CLIP, METACLIP2, ALTCLIP, CHINESE_CLIP, SIGLIP, BLIP2, VILT, BRIDGETOWER)
+FAMILIES = (BLIP, CLIP, METACLIP2, ALTCLIP, CHINESE_CLIP, SIGLIP, NAFLEX, BLIP2, VILT, BRIDGETOWER)

@@ -14,6 +14,7 @@ from milvus_coop.offline.convert.catalogue import (
     CLIP,
     FAMILIES,
     METACLIP2,
+    NAFLEX,
     SIGLIP,
     VILT,
     Family,
@@ -23,6 +24,7 @@ from milvus_coop.offline.convert.families.blip import open_blip
 from milvus_coop.offline.convert.families.blip2 import open_blip2
 from milvus_coop.offline.convert.families.bridgetower import open_bridgetower
 from milvus_coop.offline.convert.families.clip import open_altclip, open_chinese_clip, open_clip, open_metaclip2
+from milvus_coop.offline.convert.families.naflex import open_naflex
 from milvus_coop.offline.convert.families.siglip import open_siglip
 from milvus_coop.offline.convert.families.vilt import open_vilt
 from milvus_coop.offline.convert.family import CheckpointSource
@@ -34,6 +36,7 @@ _OPENERS: dict[Family, Callable[[Checkpoint], CheckpointSource]] = {
     ALTCLIP: open_altclip,
     CHINESE_CLIP: open_chinese_clip,
     SIGLIP: open_siglip,
+    NAFLEX: open_naflex,
     BLIP2: open_blip2,
     VILT: open_vilt,
     BRIDGETOWER: open_bridgetower,
