@@ -38,7 +38,7 @@ from transformers import (
     ViltImageProcessor,
 )
 
-from tests.convert.kit import bert_tokenizer, clip_tokenizer, roberta_tokenizer, xlmr_tokenizer
+from tests.convert.kit import bert_tokenizer, clip_tokenizer, roberta_tokenizer, siglip2_tokenizer, xlmr_tokenizer
 
 STD = 0.08
 """Of random weights: large enough that outputs differ from image to image, which a parity test needs."""
@@ -147,8 +147,8 @@ def siglip(folder: Path, *, base: bool = False) -> Path:
 
 def naflex(folder: Path, *, base: bool = False) -> Path:
     """SigLIP 2 NaFlex, always small: up to 36 patches of 8 px, and learnt positions for 4 x 4."""
-    tokenizer = bert_tokenizer(folder)
-    text = {**TINY, "vocab_size": len(tokenizer), "projection_size": 32, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    tokenizer = siglip2_tokenizer(folder)
+    text = {**TINY, "vocab_size": len(tokenizer), "projection_size": 32, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
     config = Siglip2Config(text_config=text, vision_config={**TINY, "patch_size": 8, "num_patches": 16})
     return _save(folder, Siglip2Model(config), Siglip2ImageProcessor(patch_size=8, max_num_patches=36))
 

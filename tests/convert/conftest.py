@@ -40,7 +40,6 @@ PAIRS: dict[str, tuple[str, str, Keep | None]] = {
     "blip": ("blip", "blip", None),
     "clip+blip": ("clip", "blip", "store"),
     "clip+vilt": ("clip", "vilt", None),
-    "siglip+vilt, no tokens": ("siglip", "vilt", "nowhere"),
     "siglip+bridgetower": ("siglip", "bridgetower", None),
     "blip+blip2": ("blip", "blip2", None),
     "naflex+vilt": ("naflex", "vilt", None),

@@ -48,7 +48,7 @@ def test_every_shape_and_every_batch(source: CheckpointSource) -> None:
 
 
 def test_what_fills_the_empty_places_is_not_seen(source: CheckpointSource) -> None:
-    image = scene(90, 20)
+    image = scene(300, 200)
     mask = torch.from_numpy(patch_mask(image.size, source.image))[None].float()
     pixels = torch.from_numpy(normalise(to_pixels(image, source.image)[None], source.image))
     assert mask.sum(-1).prod() < 36

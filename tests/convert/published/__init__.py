@@ -30,7 +30,7 @@ _WIDTHS = (
     *("hidden_size", "intermediate_size", "encoder_hidden_size", "image_text_hidden_size"),
     *("projection_dim", "project_dim", "projection_size", "contrastive_hidden_size"),
 )
-_HEADS = 4
+_COUNTS = {"num_attention_heads": 4, "num_hidden_layers": 2}
 
 
 def make(folder: Path, record: dict[str, Any]) -> Path:
@@ -83,10 +83,6 @@ def _small(published: dict[str, Any], kind: Any, vocabulary: int) -> dict[str, A
 
 def _sizes(config: Any, vocabulary: int) -> dict[str, Any]:
     """Small sizes for those that a configuration has."""
-    found: dict[str, Any] = {name: value for name in (*_WIDTHS, *_COUNTS) if isinstance(value := getattr(config, name, None), int)}
-    for name in found:
-        found[name] = _COUNTS[name](found[name]) if name in _COUNTS else found[name] // _SHARE
+    found = {name: value // _SHARE for name in _WIDTHS if isinstance(value := getattr(config, name, None), int)}
+    found |= {name: count for name, count in _COUNTS.items() if isinstance(getattr(config, name, None), int)}
     return found | ({"vocab_size": vocabulary} if hasattr(config, "vocab_size") else {})
-
-
-_COUNTS: dict[str, Any] = {"num_attention_heads": lambda _: _HEADS, "num_hidden_layers": lambda layers: min(4, max(2, layers // 6))}

@@ -38,8 +38,9 @@ class NaflexVision(nn.Module):
         states = self.tower.embeddings.patch_embedding(_patches(pixels, self.edge))  # (B, N, W)
         rows, columns = mask.sum(-1, keepdim=True).unbind(1)  # (B, 1)
         number = torch.arange(mask.shape[-1], dtype=mask.dtype)[None]
-        row = torch.minimum(((number + 0.5) / columns).floor(), rows - 1.0)  # of an empty place: the last
-        column = number - ((number + 0.5) / columns).floor() * columns
+        row = ((number + 0.5) / columns).int().float()
+        column = number - row * columns
+        row = torch.minimum(row, rows - 1.0)  # an empty place gets the last row
         states = states + self._positions(row, rows, column, columns)
         empty = (number >= rows * columns).float() * _MASKED  # (B, N)
         states = self.tower.encoder(inputs_embeds=states, attention_mask=empty[:, None, None, :]).last_hidden_state
