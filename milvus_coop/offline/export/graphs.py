@@ -6,12 +6,15 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
 import torch
+from onnxscript import optimizer
 from torch import Tensor, nn
 
+from milvus_coop.bundle.graphs import REARRANGING
 from milvus_coop.types import Array
 
 OPSET = 20
@@ -52,9 +55,23 @@ def to_onnx(
         )
     if program is None:
         raise RuntimeError("the exporter returned no model")
+    _fold(program.model)
     model: onnx.ModelProto = program.model_proto
     _drop_debug_text(model)
     return model
+
+
+def _fold(model: Any) -> None:
+    """Compute what nodes make of weights alone, such as the embeddings of all positions; a bundle may not have such nodes.
+
+    The exporter does this too, but only for weights of up to 8192 values. What packing may rearrange stays as it is.
+    """
+    optimizer.fold_constants(model, output_size_limit=_ANY, should_fold=lambda node: None if node.op_type in _PACKING else True)
+    optimizer.remove_unused_nodes(model)
+
+
+_ANY = 2**31
+_PACKING = frozenset({"Mul", *REARRANGING})
 
 
 def _drop_debug_text(model: onnx.ModelProto) -> None:
