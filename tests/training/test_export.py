@@ -97,7 +97,8 @@ def test_what_is_made_of_weights_alone_is_computed() -> None:
             self.table, self.ids = nn.Embedding(200, 64), nn.Buffer(torch.arange(199, -1, -1)[None])
 
         def forward(self, states: torch.Tensor) -> torch.Tensor:
-            return states + self.table(self.ids)
+            result: torch.Tensor = states + self.table(self.ids)
+            return result
 
     module, states = Positions().eval(), torch.ones(2, 200, 64)
     model = to_onnx(module, {"states": states}, ["result"])

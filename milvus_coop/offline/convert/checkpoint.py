@@ -14,7 +14,6 @@ import huggingface_hub
 import torch
 from huggingface_hub import errors as hub
 from transformers import CONFIG_MAPPING, AutoImageProcessor, AutoTokenizer, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging as transformers_log
 
 from milvus_coop.errors import ConvertError, quoted
@@ -204,7 +203,7 @@ def _most_layers(config: dict[str, Any]) -> int:
 
 def _kind_of_classes(config: dict[str, Any]) -> str:
     """The kind of model by the names of the classes in a configuration, or in one inside it; '' if no family has such classes."""
-    kinds = {str(CONFIG_MAPPING_NAMES[kind]).removesuffix("Config"): kind for family in FAMILIES for kind in family.model_types}
+    kinds = {CONFIG_MAPPING[kind].__name__.removesuffix("Config"): kind for family in FAMILIES for kind in family.model_types}
     parts = [config, *(value for value in config.values() if isinstance(value, dict))]
     names = [str(name) for part in parts if isinstance(part.get("architectures"), list) for name in part["architectures"]]
     found = [prefix for prefix in kinds if any(name.startswith(prefix) for name in names)]
