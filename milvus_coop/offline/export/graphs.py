@@ -66,11 +66,24 @@ def _fold(model: Any) -> None:
 
     The exporter does this too, but only for weights of up to 8192 values. What packing may rearrange stays as it is.
     """
-    optimizer.fold_constants(model, output_size_limit=_ANY, should_fold=lambda node: None if node.op_type in _PACKING else True)
+    optimizer.fold_constants(model, output_size_limit=2**31, should_fold=lambda node: _leads_to_folding(node) or None)
     optimizer.remove_unused_nodes(model)
 
 
-_ANY = 2**31
+def _leads_to_folding(node: Any) -> bool:
+    """True if a node, or one that reads what it makes, makes something of weights alone in a way that a bundle may not have."""
+    if not all(map(_is_constant, node.inputs)):
+        return False
+    return node.op_type not in _PACKING or any(_leads_to_folding(reader) for made in node.outputs for reader in made.consumers())
+
+
+def _is_constant(value: Any) -> bool:
+    if value is None or value.const_value is not None:
+        return True
+    maker = value.producer()
+    return maker is not None and bool(maker.inputs) and all(map(_is_constant, maker.inputs))
+
+
 _PACKING = frozenset({"Mul", *REARRANGING})
 
 
