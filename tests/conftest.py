@@ -21,6 +21,7 @@ MORE = (
     "contract/test_store_scale.py",
     "convert/test_convert_cli.py",
     "convert/test_families.py",
+    "convert/test_published.py::test_it_converts",
     "evaluation/test_evaluate.py",
     "fuzz/test_bundles.py",
     "helm/test_commands.py",

@@ -205,8 +205,8 @@ class _Constants:
         if not all(name in self._counts for name in given):
             return
         operator, shapes = _text(node.op_type), [self._shapes[name] for name in given]
-        if not given or operator not in ("Mul", *_REARRANGING):
-            yield f"{operator} reads weights alone", f"Mul, {', '.join(_REARRANGING)}; other constants are folded by the exporter"
+        if not given or operator not in ("Mul", *REARRANGING):
+            yield f"{operator} reads weights alone", f"Mul, {', '.join(REARRANGING)}; other constants are folded by the exporter"
         shape, count = shapes[0] if operator == "Cast" else None, self._counts[given[0]]
         if operator == "Mul":
             shape = next((one for one in shapes if one is not None and all(_spreads(other, one) for other in shapes)), None)
@@ -218,7 +218,7 @@ class _Constants:
         self._counts.update(dict.fromkeys(node.output, count))
 
 
-_REARRANGING = ("Cast", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+REARRANGING = ("Cast", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
 """Operators whose outputs have no more values together than their first input."""
 
 

@@ -112,8 +112,7 @@ def _words(spec: BundleSpec, prefix: str) -> Forms:
 def _pixels(spec: BundleSpec, prefix: str) -> Forms:
     image = spec.image_of(prefix + PIXELS)
     square = (3, image.size, image.size)
-    side = image.size // image.divisor
-    mask: Forms = {prefix + PATCH_MASK: (("uint8", (side, side)),)} if image.fit == "edge-corner" else {}
+    mask: Forms = {} if image.mask_shape is None else {prefix + PATCH_MASK: (("uint8", image.mask_shape),)}
     return {prefix + PIXELS: (("uint8", square), ("float32", square)), **mask}
 
 

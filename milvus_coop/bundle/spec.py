@@ -106,20 +106,22 @@ class ImageSpec:
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Deviation, Deviation, Deviation]
     resampling: Literal["bilinear", "bicubic"] = "bicubic"
-    fit: Literal["pad", "stretch", "crop", "edge-crop", "edge-corner"] = "pad"
+    fit: Literal["pad", "stretch", "crop", "edge-crop", "edge-corner", "patches"] = "pad"
     """The way to fit an image into the square.
 
-    `pad` adds a letterbox. `stretch` ignores the aspect ratio. `crop` resizes the largest centred square. Two more give the same
+    `pad` adds a letterbox. `stretch` ignores the aspect ratio. `crop` resizes the largest centred square. Three more give the same
     pixels as the image processors of transformers: `edge-crop` resizes the shorter edge to `edge` and then crops the centre;
     `edge-corner` (ViLT) resizes the shorter edge to `edge` and puts the image into the top left corner of the square, with a
-    `patch_mask` that marks the patches inside the image."""
+    `patch_mask` that marks the patches inside the image; `patches` (SigLIP 2 NaFlex) keeps the aspect ratio, cuts the image into
+    patches of `divisor` pixels, as many as the square has room for, and puts them into the square one after the other, with a
+    `patch_mask` of two rows that marks as many places as the image has rows of patches, and columns."""
     background: tuple[Level, Level, Level] = (255, 255, 255)
     """Colour of the letterbox and behind transparent images."""
     edge: Annotated[int, Meta(ge=0, le=2**14)] = 0
     """Length of the shorter edge after resizing, in pixels, for `edge-crop` and `edge-corner`."""
     divisor: Pixels = 1
     """For `edge-crop` and `edge-corner`: both edges are rounded down to multiples of this number, and the longer edge is at most
-    1333 / 800 of `edge`. With 1, neither rule applies."""
+    1333 / 800 of `edge`. With 1, neither rule applies. For `patches`: the edge of a patch."""
     full_decode: bool = False
     """Decode large JPEGs at full size, as other programs do. If False, they are decoded at a fraction of their size, which is
     several times faster."""
@@ -128,6 +130,12 @@ class ImageSpec:
         """Make whole numbers floats, as they are when bundle.json is read again, so that the fingerprint is the same."""
         object.__setattr__(self, "mean", tuple(map(float, self.mean)))
         object.__setattr__(self, "std", tuple(map(float, self.std)))
+
+    @property
+    def mask_shape(self) -> tuple[int, int] | None:
+        """The shape of an image's `patch_mask`. None if this way to fit an image has none."""
+        side = self.size // self.divisor
+        return {"edge-corner": (side, side), "patches": (2, side * side)}.get(self.fit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,3 +344,5 @@ def _contradictions(spec: BundleSpec) -> Iterator[tuple[str, str]]:
     for part, image in (("image", spec.image), ("ce_image", spec.ce_image)):
         if image is not None and image.fit in ("edge-crop", "edge-corner") and not image.edge:
             yield f"{part}.edge is 0 and {part}.fit is '{image.fit}'", "the length of the shorter edge"
+        if image is not None and image.fit == "patches" and image.size % image.divisor:
+            yield f"{part}.size is {image.size} and {part}.divisor {image.divisor}", "a size in whole patches"

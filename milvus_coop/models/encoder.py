@@ -224,7 +224,7 @@ class Encoder:
         for name, tensor in self._pixel_inputs(graph).items():
             spec = self.spec.image_of(name)
             if name.endswith(PATCH_MASK):
-                arrays[name] = np.stack([patch_mask(image.size, spec, tensor.shape[0]) for image in images])
+                arrays[name] = np.stack([patch_mask(image.size, spec) for image in images])
             else:
                 pixels = np.stack([to_pixels(image, spec) for image in images])
                 arrays[name] = pixels if tensor.dtype == "uint8" else normalise(pixels, spec)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
     Blip2Config,
     Blip2ForImageTextRetrieval,
     BlipConfig,
@@ -16,13 +18,21 @@ from transformers import (
     BridgeTowerConfig,
     BridgeTowerForImageAndTextRetrieval,
     BridgeTowerImageProcessor,
+    ChineseCLIPConfig,
+    ChineseCLIPImageProcessor,
+    ChineseCLIPModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    MetaClip2Config,
+    MetaClip2Model,
     PreTrainedModel,
     Qwen2VLImageProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    Siglip2Model,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -31,7 +41,7 @@ from transformers import (
     ViltImageProcessor,
 )
 
-from tests.convert.kit import bert_tokenizer, clip_tokenizer, qwen_tokenizer, roberta_tokenizer
+from tests.convert.kit import bert_tokenizer, clip_tokenizer, qwen_tokenizer, roberta_tokenizer, siglip2_tokenizer, xlmr_tokenizer
 
 STD = 0.08
 """Of random weights: large enough that outputs differ from image to image, which a parity test needs."""
@@ -44,7 +54,8 @@ QWEN_TOKENS = {
 TINY: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def _save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
+def randomise(model: PreTrainedModel) -> None:
+    """Fill a model with random weights, the same each time."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -52,6 +63,10 @@ def _save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
                 value.normal_(0.0, STD if value.shape[-1] < 512 else 0.03, generator=generator)
             elif "bias" in name:
                 value.normal_(0.0, 0.02, generator=generator)
+
+
+def _save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
+    randomise(model)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -95,6 +110,38 @@ def clip(folder: Path, *, base: bool = False) -> Path:
     return _save(folder, CLIPModel(config), processor)
 
 
+SMALL_CLIP: dict[str, Any] = {**TINY, "image_size": 48, "patch_size": 8, "projection_dim": 24}
+SMALL_CLIP_PROCESSOR: dict[str, Any] = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
+
+
+def metaclip2(folder: Path, *, base: bool = False) -> Path:
+    """MetaCLIP 2, always small: 48 px."""
+    tokenizer = xlmr_tokenizer(folder)
+    ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # as published
+    config = MetaClip2Config(
+        text_config={**TINY, "vocab_size": len(tokenizer), "projection_dim": 24, **ends},
+        vision_config=SMALL_CLIP,
+        projection_dim=24,
+    )
+    return _save(folder, MetaClip2Model(config), CLIPImageProcessor(**SMALL_CLIP_PROCESSOR))
+
+
+def altclip(folder: Path, *, base: bool = False) -> Path:
+    """AltCLIP, always small: 48 px, and an XLM-RoBERTa with its own width for the projection."""
+    tokenizer = xlmr_tokenizer(folder)
+    text = {**TINY, "vocab_size": len(tokenizer), "project_dim": 40, "max_position_embeddings": 66}
+    config = AltCLIPConfig(text_config=text, vision_config=SMALL_CLIP, projection_dim=24)
+    return _save(folder, AltCLIPModel(config), CLIPImageProcessor(**SMALL_CLIP_PROCESSOR))
+
+
+def chinese_clip(folder: Path, *, base: bool = False) -> Path:
+    """Chinese-CLIP, always small: images are stretched to 48 px."""
+    tokenizer = bert_tokenizer(folder)
+    config = ChineseCLIPConfig(text_config={**TINY, "vocab_size": len(tokenizer)}, vision_config=SMALL_CLIP, projection_dim=24)
+    processor = ChineseCLIPImageProcessor(size={"height": 48, "width": 48}, do_center_crop=False)
+    return _save(folder, ChineseCLIPModel(config), processor)
+
+
 def siglip(folder: Path, *, base: bool = False) -> Path:
     """SigLIP at 224 px, or 48; with a BERT tokenizer, since the true one is tested in test_tokenizing."""
     tokenizer = bert_tokenizer(folder)
@@ -105,6 +152,14 @@ def siglip(folder: Path, *, base: bool = False) -> Path:
         vision_config={"image_size": size, "patch_size": 16} if base else {**TINY, "image_size": size, "patch_size": 8},
     )
     return _save(folder, SiglipModel(config), SiglipImageProcessor(size={"height": size, "width": size}))
+
+
+def naflex(folder: Path, *, base: bool = False) -> Path:
+    """SigLIP 2 NaFlex, always small: up to 36 patches of 8 px, and learnt positions for 4 x 4."""
+    tokenizer = siglip2_tokenizer(folder)
+    text = {**TINY, "vocab_size": len(tokenizer), "projection_size": 32, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+    config = Siglip2Config(text_config=text, vision_config={**TINY, "patch_size": 8, "num_patches": 16})
+    return _save(folder, Siglip2Model(config), Siglip2ImageProcessor(patch_size=8, max_num_patches=36))
 
 
 def vilt(folder: Path, *, base: bool = False) -> Path:
@@ -199,7 +254,11 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "blip": blip,
     "blip2": blip2,
     "clip": clip,
+    "metaclip2": metaclip2,
+    "altclip": altclip,
+    "chinese_clip": chinese_clip,
     "siglip": siglip,
+    "naflex": naflex,
     "vilt": vilt,
     "bridgetower": bridgetower,
     "qwen-embedding": qwen_embedding,

@@ -40,11 +40,15 @@ PAIRS: dict[str, tuple[str, str, Keep | None]] = {
     "blip": ("blip", "blip", None),
     "clip+blip": ("clip", "blip", "store"),
     "clip+vilt": ("clip", "vilt", None),
-    "siglip+vilt, no tokens": ("siglip", "vilt", "nowhere"),
     "siglip+bridgetower": ("siglip", "bridgetower", None),
     "blip+blip2": ("blip", "blip2", None),
     "qwen": ("qwen-embedding", "qwen-reranker", None),
     "clip+qwen, no tokens": ("clip", "qwen-reranker", "nowhere"),
+    "naflex+vilt": ("naflex", "vilt", None),
+    "naflex+vilt, no tokens": ("naflex", "vilt", "nowhere"),
+    "metaclip2+blip": ("metaclip2", "blip", None),
+    "altclip+vilt": ("altclip", "vilt", None),
+    "chinese-clip+vilt": ("chinese_clip", "vilt", None),
 }
 
 

@@ -124,7 +124,7 @@ def test_files_that_are_not_there_are_not_made_up(clip: Path, pattern: str, mess
 
 def test_a_configuration_that_is_none(clip: Path) -> None:
     (clip / "config.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(ConvertError, match=r"config.json holds no object"):
+    with pytest.raises(ConvertError, match=r"no readable config.json"):
         open_checkpoint(clip)
 
 

@@ -79,8 +79,9 @@ def own_embeddings(path: Path, images: list[Image.Image], texts: list[str]) -> t
     kind = transformers.AutoConfig.from_pretrained(path).model_type
     if kind == "qwen3_vl":
         return qwen.own_embeddings(path, images, texts, IMAGE_SIZE)
-    pixels = processor(images, return_tensors="pt")["pixel_values"]
-    padding = "max_length" if kind == "siglip" else True
+    sight = processor(images, return_tensors="pt")
+    pixels = sight["pixel_values"]
+    padding = "max_length" if kind in ("siglip", "siglip2") else True
     words = tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=64)
     ids, mask = words["input_ids"], words["attention_mask"]
     with torch.no_grad():
@@ -89,10 +90,17 @@ def own_embeddings(path: Path, images: list[Image.Image], texts: list[str]) -> t
             model: Any = blip.eval()
             out: Any = model(pixel_values=pixels, input_ids=ids, attention_mask=mask, use_itm_head=False)
             return unit(model.vision_proj(out.last_hidden_state[:, 0])), unit(model.text_proj(out.question_embeds[:, 0]))
-        both: Any = {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}[kind]
-        extra = {"attention_mask": mask} if kind == "clip" else {}
+        both: Any = {
+            "clip": transformers.CLIPModel,
+            "metaclip_2": transformers.MetaClip2Model,
+            "altclip": transformers.AltCLIPModel,
+            "chinese_clip": transformers.ChineseCLIPModel,
+            "siglip": transformers.SiglipModel,
+            "siglip2": transformers.Siglip2Model,
+        }[kind]
+        extra = {} if kind in ("siglip", "siglip2") else {"attention_mask": mask}
         two_towers: Any = both.from_pretrained(path)
-        out = two_towers.eval()(pixel_values=pixels, input_ids=ids, **extra)
+        out = two_towers.eval()(**(sight if kind == "siglip2" else {"pixel_values": pixels}), input_ids=ids, **extra)
     return out.image_embeds.numpy(), out.text_embeds.numpy()
 
 

@@ -27,7 +27,7 @@ from transformers.image_utils import load_image
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.errors import ConvertError
 from milvus_coop.models.preprocess.images import decode, edge_size, normalise, patch_mask, to_pixels
-from milvus_coop.offline.convert.preprocessing import image_spec_of
+from milvus_coop.offline.convert.preprocessing import image_spec_of, patches_of
 from milvus_coop.types import Array
 
 IMAGES = Path(__file__).parents[2] / "examples" / "images"
@@ -163,7 +163,7 @@ def test_patch_mask_is_vilts_pixel_mask(name: str, size: tuple[int, int]) -> Non
     batch = processor([scene(*size), scene(1000, 500), scene(500, 1000)])
     theirs = np.asarray(batch["pixel_mask"][0])
     assert theirs.shape == (spec.size, spec.size)
-    np.testing.assert_array_equal(patch_mask(size, spec, patches), downsampled(theirs, patches))
+    np.testing.assert_array_equal(patch_mask(size, spec), downsampled(theirs, patches))
     width, height = edge_size(size, spec)
     assert theirs.sum() == width * height
 
@@ -192,12 +192,28 @@ def test_vilt_sees_no_difference_between_their_padding_and_ours() -> None:
     spec = image_spec_of(processor, "vilt", model_size=64)
     image = scene(90, 70)
     text = {"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
-    mask = torch.from_numpy(patch_mask(image.size, spec, 1 + (spec.size - 1) // 32).repeat(32, 0).repeat(32, 1).astype(np.int64))
+    mask = torch.from_numpy(patch_mask(image.size, spec).repeat(32, 0).repeat(32, 1).astype(np.int64))
     with torch.no_grad():
         theirs = model(**text, **processor(image, return_tensors="pt")).pooler_output
         ours = normalise(to_pixels(image, spec)[None], spec)
         padded = model(**text, pixel_values=torch.from_numpy(ours), pixel_mask=mask[None]).pooler_output
     torch.testing.assert_close(padded, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("most", [36, 256, 1024])
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (64, 64), (1, 500), (900, 31), (3, 3), (4000, 3999)])
+def test_patches_are_those_of_naflex(most: int, size: tuple[int, int]) -> None:
+    processor = Siglip2ImageProcessorPil(max_num_patches=most)
+    spec = image_spec_of(processor, "naflex")
+    assert (spec.fit, spec.mask_shape) == ("patches", (2, most))
+    image = scene(*size)
+    theirs = processor(image, do_rescale=False, do_normalize=False)
+    rows, columns = theirs["spatial_shapes"][0]
+    np.testing.assert_array_equal(patch_mask(size, spec).sum(1), [rows, columns])
+    assert patch_mask(size, spec)[0, :rows].all()
+    ours = patches_of(to_pixels(image, spec), spec.divisor)
+    assert theirs["pixel_attention_mask"][0].sum() == rows * columns
+    np.testing.assert_array_equal(ours, theirs["pixel_values"][0])
 
 
 def test_strips_are_cropped_before_they_fill_the_memory() -> None:
@@ -251,7 +267,7 @@ class Upside(BlipImageProcessorPil):
         (CLIPImageProcessorPil(crop_size={"height": 224, "width": 200}), "crops them"),
         (ConvNextImageProcessorPil(), "shortest_edge"),
         (DeiTImageProcessorPil(), "256.*crops them to.*224"),
-        (Siglip2ImageProcessorPil(), "no fixed size"),
+        (Siglip2ImageProcessorPil(max_num_patches=200), "up to 200 patches.*a square number"),
         (LevitImageProcessorPil(), "does more to images"),
         (Upside(), "does more to images"),
         (BridgeTowerImageProcessorPil(crop_size={"height": 288, "width": 288}), "fails: "),

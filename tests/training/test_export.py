@@ -88,6 +88,29 @@ def test_one_tensor_given_twice_stays_two_inputs() -> None:
     assert result.tolist() == [[1.0, 1.0, 1.0]]
 
 
+def test_what_is_made_of_weights_alone_is_computed() -> None:
+    """Position embeddings of CLIP, SigLIP: the exporter leaves large ones as a lookup, which `check_graph` refuses."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start = nn.Parameter(torch.ones(1, 1, 64))
+            self.table, self.ids = nn.Embedding(200, 64), nn.Buffer(torch.arange(199, -1, -1)[None])
+
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            first = self.start + self.table.weight[None, :1]  # as ViLT, in two nodes
+            result: torch.Tensor = states + self.table(self.ids) * first
+            return result
+
+    module, states = Positions().eval(), torch.ones(2, 200, 64)
+    model = to_onnx(module, {"states": states}, ["result"])
+    assert [node.op_type for node in model.graph.node][-1:] == ["Add"]
+    assert not {"Gather", "Slice"} & {node.op_type for node in model.graph.node}
+    assert all(tensor.dims[0] == 1 for tensor in model.graph.initializer)
+    found = run_graph(open_session(model), {"states": states.numpy()})["result"]
+    np.testing.assert_allclose(found, module(states).detach().numpy(), atol=1e-6)
+
+
 def test_difference_finds_the_worst_row() -> None:
     found = difference(np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[1.0, 0.0], [0.0, -2.0]]))
     assert (found.largest, found.smallest_cosine) == (4.0, -1.0)

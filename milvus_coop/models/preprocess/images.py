@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ LONGEST_OF_CROP = 64
 
 LONGEST_NAME = 200
 """Maximum number of characters of a name that errors repeat."""
+
+_SCALE_STEP = 1e-5  # of the search in patch_grid, as in transformers
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -134,6 +137,7 @@ def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
         uint8 array of shape (3, size, size), RGB.
     """
     size, resampling = spec.size, RESAMPLING[spec.resampling]
+    square: Image.Image | Array
     if spec.fit == "stretch":
         square = image.resize((size, size), resampling)
     elif spec.fit == "crop":
@@ -143,6 +147,8 @@ def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
     elif spec.fit == "edge-corner":
         square = Image.new("RGB", (size, size))
         square.paste(image.resize(edge_size(image.size, spec), resampling))
+    elif spec.fit == "patches":
+        square = _patches(image, spec)
     else:
         square = _letterbox(image, size, resampling, spec.background)
     return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
@@ -170,18 +176,43 @@ def edge_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
     return edges if size[0] <= size[1] else (edges[1], edges[0])
 
 
-def patch_mask(size: tuple[int, int], spec: ImageSpec, patches: int) -> Array:
-    """Mask of the patches that lie inside the image in an `edge-corner` square: uint8 of shape (patches, patches).
+def patch_grid(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
+    """Rows and columns of the patches of an image for `patches`: the scale is found by halving, as transformers' NaFlex does it."""
+    width, height = size
+    most = (spec.size // spec.divisor) ** 2
+    low, high = _SCALE_STEP / 10, 100.0
+    while high - low >= _SCALE_STEP:
+        middle = (low + high) / 2
+        rows, columns = (max(1, math.ceil(edge * middle / spec.divisor)) for edge in (height, width))
+        low, high = (middle, high) if rows * columns <= most else (low, middle)
+    return max(1, math.ceil(height * low / spec.divisor)), max(1, math.ceil(width * low / spec.divisor))
+
+
+def patch_mask(size: tuple[int, int], spec: ImageSpec) -> Array:
+    """Mask of an image's patches: uint8 of the shape `spec.mask_shape`; see `ImageSpec.fit`.
 
     Args:
         size: width and height of the image.
-        spec: the preprocessing of the image.
-        patches: number of patches along an edge of the square.
+        spec: the preprocessing of the image, of the fit `edge-corner` or `patches`.
     """
-    width, height = (edge * patches // spec.size for edge in edge_size(size, spec))
-    mask = np.zeros((patches, patches), dtype=np.uint8)
-    mask[:height, :width] = 1
+    mask = np.zeros(spec.mask_shape or (0, 0), dtype=np.uint8)
+    if spec.fit == "patches":
+        for axis, count in enumerate(patch_grid(size, spec)):
+            mask[axis, :count] = 1
+    else:
+        width, height = (edge * len(mask) // spec.size for edge in edge_size(size, spec))
+        mask[:height, :width] = 1
     return mask
+
+
+def _patches(image: Image.Image, spec: ImageSpec) -> Array:
+    """The square with the image's patches, row by row, (size, size, 3). The rest of the square is black."""
+    (rows, columns), edge, side = patch_grid(image.size, spec), spec.divisor, spec.size // spec.divisor
+    pixels = np.asarray(image.resize((columns * edge, rows * edge), RESAMPLING[spec.resampling]))
+    patches = np.zeros((side * side, edge, edge, 3), dtype=np.uint8)
+    patches[: rows * columns] = pixels.reshape(rows, edge, columns, edge, 3).swapaxes(1, 2).reshape(-1, edge, edge, 3)
+    square: Array = patches.reshape(side, side, edge, edge, 3).swapaxes(1, 2).reshape(spec.size, spec.size, 3)
+    return square
 
 
 def _edge_crop(image: Image.Image, spec: ImageSpec) -> Image.Image:

@@ -49,6 +49,36 @@ CLIP = Family(
     verified="ONNX = transformers at base size, random weights; not with the published weights",
 )
 
+METACLIP2 = Family(
+    name="MetaCLIP 2",
+    model_types=("metaclip_2",),
+    role="be",
+    example="facebook/metaclip-2-worldwide-huge-quickgelu",
+    licence="cc-by-nc-4.0",
+    size="1.9 G parameters, 224 px; texts in many languages",
+    verified="ONNX = transformers at a small size, random weights; not with the published weights",
+)
+
+ALTCLIP = Family(
+    name="AltCLIP",
+    model_types=("altclip",),
+    role="be",
+    example="BAAI/AltCLIP",
+    licence="creativeml-openrail-m",
+    size="224 px; texts in English and Chinese",
+    verified="ONNX = transformers at a small size, random weights; not with the published weights",
+)
+
+CHINESE_CLIP = Family(
+    name="Chinese-CLIP",
+    model_types=("chinese_clip",),
+    role="be",
+    example="OFA-Sys/chinese-clip-vit-base-patch16",
+    licence="unknown",
+    size="224 px; texts in Chinese",
+    verified="ONNX = transformers at a small size, random weights; not with the published weights",
+)
+
 SIGLIP = Family(
     name="SigLIP, SigLIP 2",
     model_types=("siglip",),
@@ -56,7 +86,17 @@ SIGLIP = Family(
     example="google/siglip2-base-patch16-224",
     licence="apache-2.0",
     size="203 M parameters as SigLIP base, 224 px; SigLIP 2 has a larger vocabulary",
-    verified="ONNX = transformers at base size, random weights; not with the published weights, nor SigLIP 2's NaFlex",
+    verified="ONNX = transformers at base size, random weights; not with the published weights",
+)
+
+NAFLEX = Family(
+    name="SigLIP 2 NaFlex",
+    model_types=("siglip2",),
+    role="be",
+    example="google/siglip2-base-patch16-naflex",
+    licence="apache-2.0",
+    size="256 patches of 16 px in the aspect ratio of the image",
+    verified="ONNX = transformers at a small size, random weights; not with the published weights",
 )
 
 BLIP2 = Family(
@@ -111,4 +151,17 @@ QWEN3_VL_RERANKER = Family(
     wishes=("image_size", "instruction"),
 )
 
-FAMILIES = (BLIP, CLIP, SIGLIP, BLIP2, VILT, BRIDGETOWER, QWEN3_VL_EMBEDDING, QWEN3_VL_RERANKER)
+FAMILIES = (
+    BLIP,
+    CLIP,
+    METACLIP2,
+    ALTCLIP,
+    CHINESE_CLIP,
+    SIGLIP,
+    NAFLEX,
+    BLIP2,
+    VILT,
+    BRIDGETOWER,
+    QWEN3_VL_EMBEDDING,
+    QWEN3_VL_RERANKER,
+)

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import huggingface_hub
 import torch
 from huggingface_hub import errors as hub
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoImageProcessor, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_log
 
 from milvus_coop.errors import ConvertError, quoted
+from milvus_coop.offline.convert.catalogue import FAMILIES
 from milvus_coop.offline.convert.streaming import open_streamed
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -44,8 +45,8 @@ class Checkpoint:
 
     @property
     def model_type(self) -> str:
-        """The name of this kind of model in transformers: `blip`, `clip`, ..."""
-        return str(self.config.get("model_type", ""))
+        """The name of this kind of model in transformers: `blip`, `clip`, ... BridgeTower is published without it."""
+        return str(self.config.get("model_type") or _kind_of_classes(self.config))
 
     def lineage(self) -> dict[str, Any]:
         """The checkpoint's entry in the lineage of a bundle."""
@@ -103,10 +104,16 @@ class Checkpoint:
         except Exception as exc:  # see `model`
             raise ConvertError(f"{self.name} cannot be loaded as {kind.__name__}: {exc}") from exc
 
-    def processor(self) -> Any:
-        """The checkpoint's image processor on Pillow, which our preprocessing uses too."""
+    def processor(self, **unstated: Any) -> Any:
+        """The checkpoint's image processor on Pillow, which our preprocessing uses too.
+
+        Args:
+            unstated: values of settings that preprocessor_config.json does not state, in place of the defaults of today's class.
+        """
         self._need("image processor", ("preprocessor_config.json", "processor_config.json"))
-        return self._auto(AutoImageProcessor, "image processor", backend="pil")
+        stated = _read_object(self.folder / "preprocessor_config.json") or {}
+        options = {name: value for name, value in unstated.items() if name not in stated}
+        return self._auto(AutoImageProcessor, "image processor", backend="pil", **options)
 
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer. If these files were missing, transformers would make an empty tokenizer."""
@@ -120,7 +127,9 @@ class Checkpoint:
     def _auto(self, kind: Any, what: str, **options: Any) -> Any:
         try:
             with _quiet():
-                return kind.from_pretrained(str(self.folder), trust_remote_code=False, local_files_only=True, **options)
+                config = CONFIG_MAPPING[self.model_type].from_pretrained(str(self.folder), local_files_only=True)
+                options |= {"config": config, "trust_remote_code": False, "local_files_only": True}
+                return kind.from_pretrained(str(self.folder), **options)
         except Exception as exc:  # see `model`
             raise ConvertError(f"the {what} of {self.name} cannot be opened: {exc}") from exc
 
@@ -188,14 +197,9 @@ def _download(name: str, revision: str | None) -> Path:
 
 def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
     path = folder / "config.json"
-    try:
-        # Reading a named pipe would wait forever.
-        text = path.read_text(encoding="utf-8") if path.is_file() and path.stat().st_size <= CONFIG_BYTES else ""
-        config = json.loads(text)
-    except (OSError, ValueError, RecursionError) as exc:
-        raise ConvertError(f"{folder} has no readable config.json", expected="a checkpoint of transformers") from exc
-    if not isinstance(config, dict):
-        raise ConvertError(f"{path} holds no object", expected="the configuration of a model")
+    config = _read_object(path)
+    if config is None:
+        raise ConvertError(f"{folder} has no readable config.json", expected="a checkpoint of transformers")
     if (layers := _most_layers(config)) > MAX_LAYERS:
         raise ConvertError(f"{path} asks for {quoted(layers)} layers", expected=f"at most {MAX_LAYERS}")
     if not any(folder.glob("*.safetensors")):
@@ -203,11 +207,31 @@ def _read(folder: Path, name: str, revision: str | None) -> Checkpoint:
     return Checkpoint(folder, name, revision, config, _licence(folder))
 
 
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file. None if there is no such file, or something else is in it."""
+    try:
+        # Reading a named pipe would wait forever.
+        text = path.read_text(encoding="utf-8") if path.is_file() and path.stat().st_size <= CONFIG_BYTES else ""
+        content = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def _most_layers(config: dict[str, Any]) -> int:
     """The largest number of layers in a configuration, or in one inside it. Transformers would make each layer before it fails."""
     found = [value for key, value in config.items() if "layers" in key and isinstance(value, int)]
     inner = [_most_layers(value) for value in config.values() if isinstance(value, dict)]
     return max(found + inner, default=0)
+
+
+def _kind_of_classes(config: dict[str, Any]) -> str:
+    """The kind of model by the names of the classes in a configuration, or in one inside it; '' if no family has such classes."""
+    kinds = {CONFIG_MAPPING[kind].__name__.removesuffix("Config"): kind for family in FAMILIES for kind in family.model_types}
+    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
+    names = [str(name) for part in parts if isinstance(part.get("architectures"), list) for name in part["architectures"]]
+    found = [prefix for prefix in kinds if any(name.startswith(prefix) for name in names)]
+    return kinds[max(found, key=len)] if found else ""
 
 
 _SAVE_AGAIN = (

@@ -74,7 +74,7 @@ class CheckpointSource:
     family: Family
     checkpoint: Checkpoint
     vision: nn.Module
-    """Normalised float pixels (B, 3, S, S) -> features. With the fit `edge-corner` it also takes a float patch mask (B, G, G)."""
+    """Normalised float pixels (B, 3, S, S) -> features. If the fit has a patch mask, it also takes that, as floats."""
     image: ImageSpec
     tokenizer: Any
     positions: int

@@ -18,9 +18,10 @@ class Sight(nn.Module):
         self.mean = nn.Buffer(torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.std = nn.Buffer(torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
         self.vision = source.vision
+        self.n_inputs = 1 if spec.mask_shape is None else 2
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
-        """uint8 (B, 3, S, S), and a uint8 patch mask (B, G, G) if the image fills only a corner -> features."""
+        """uint8 (B, 3, S, S), and a uint8 patch mask if the fit has one -> features."""
         normal = (pixels.float() / 255.0 - self.mean) / self.std
         features: Tensor = self.vision(normal) if mask is None else self.vision(normal, mask.float())
         return features
@@ -46,9 +47,9 @@ class JointImageEncoder(nn.Module):
         super().__init__()
         self.sight, self.embed, self.tokens = sight, retriever.embed_images, tokens
 
-    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """uint8 (B, 3, S, S) -> unit (B, dim), and image tokens if they are kept."""
-        features = self.sight(pixels)
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """uint8 (B, 3, S, S), and its mask -> unit (B, dim), and image tokens if they are kept."""
+        features = self.sight(pixels, mask)
         return self.embed(features) if self.tokens is None else (self.embed(features), self.tokens(features))
 
 
@@ -59,9 +60,13 @@ class SeparateImageEncoder(nn.Module):
         super().__init__()
         self.sight, self.embed, self.ce_sight, self.tokens = sight, retriever.embed_images, ce_sight, tokens
 
-    def forward(self, pixels: Tensor, ce_pixels: Tensor, ce_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """uint8 pixels for both towers -> unit (B, dim), image tokens."""
-        return self.embed(self.sight(pixels)), self.tokens(self.ce_sight(ce_pixels, ce_mask))
+    def forward(
+        self, first: Tensor, second: Tensor, third: Tensor | None = None, fourth: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The pixels, and the mask if there is one, of the bi-encoder's tower, then of the other -> unit (B, dim), image tokens."""
+        given = [array for array in (first, second, third, fourth) if array is not None]
+        own, others = given[: self.sight.n_inputs], given[self.sight.n_inputs :]
+        return self.embed(self.sight(*own)), self.tokens(self.ce_sight(*others))
 
 
 class TokenCrossEncoder(nn.Module):

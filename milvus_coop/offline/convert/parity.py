@@ -115,7 +115,8 @@ def refuse(differences: Mapping[str, Difference], precision: GraphPrecision) -> 
 
 def _inputs(source: CheckpointSource, arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
     """The inputs of a model under its own names. An input with the prefix takes precedence over one that both models share."""
-    names = [name for name in (PIXELS, PATCH_MASK, "input_ids", "attention_mask") if {prefix + name, name} & set(arrays)]
+    mine = (PIXELS, *(() if source.image.mask_shape is None else (PATCH_MASK,)), "input_ids", "attention_mask")
+    names = [name for name in mine if {prefix + name, name} & set(arrays)]
     found = {name: arrays[prefix + name if prefix + name in arrays else name] for name in names}
     found[PIXELS] = normalise(found[PIXELS], source.image)
     return {name: torch.from_numpy(array) for name, array in found.items()}

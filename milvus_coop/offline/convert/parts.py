@@ -197,5 +197,4 @@ def _words(text: TextSpec, prefix: str) -> tuple[TensorSpec, ...]:
 
 def _pixels(image: ImageSpec, prefix: str) -> tuple[TensorSpec, ...]:
     pixels = TensorSpec(prefix + PIXELS, "uint8", (3, image.size, image.size))
-    side = image.size // image.divisor
-    return (pixels, TensorSpec(prefix + PATCH_MASK, "uint8", (side, side))) if image.fit == "edge-corner" else (pixels,)
+    return (pixels,) if image.mask_shape is None else (pixels, TensorSpec(prefix + PATCH_MASK, "uint8", image.mask_shape))

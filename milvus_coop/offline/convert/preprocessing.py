@@ -14,7 +14,8 @@ from PIL import Image
 
 from milvus_coop.bundle.spec import ImageSpec
 from milvus_coop.errors import ConvertError
-from milvus_coop.models.preprocess.images import LONGEST_OF_EDGE, normalise, to_pixels
+from milvus_coop.models.preprocess.images import LONGEST_OF_EDGE, normalise, patch_grid, to_pixels
+from milvus_coop.types import Array
 
 _RESAMPLING: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _PROBES = ((500, 333), (211, 317), (64, 64))
@@ -80,6 +81,8 @@ def patch_spec_of(processor: Any, name: str, size: int) -> ImageSpec:
 
 def _fit(settings: dict[str, Any], name: str) -> dict[str, Any]:
     """The fields of `ImageSpec` for the size of the resized image and for the part of it that is kept."""
+    if {"patch_size", "max_num_patches"} <= set(settings):
+        return _naflex(settings, name)
     size = _edges(settings.get("size"))
     crop = _edges(settings.get("crop_size")) if settings.get("do_center_crop") else {}
     edges, cut = set(size.values()), set(crop.values())
@@ -97,6 +100,22 @@ def _fit(settings: dict[str, Any], name: str) -> dict[str, Any]:
         f"'{name}' resizes images to {size or 'no fixed size'}" + (f" and crops them to {crop}" if crop else ""),
         expected="a square, or a shorter edge that is then cropped to a square or padded as for ViLT",
     )
+
+
+def _naflex(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """The fields for SigLIP 2 NaFlex, whose patches fill a square one after the other."""
+    edge, most = int(settings["patch_size"]), int(settings["max_num_patches"])
+    side = math.isqrt(most)
+    if side * side != most:
+        raise ConvertError(f"'{name}' makes up to {most} patches of an image", expected="a square number, such as 256 or 1024")
+    return {"size": side * edge, "fit": "patches", "divisor": edge}
+
+
+def patches_of(pixels: Array, edge: int) -> Array:
+    """The patches of a square of pixels (3, size, size), row by row, as SigLIP 2 NaFlex reads them: (n, edge * edge * 3)."""
+    side = pixels.shape[-1] // edge
+    patches: Array = pixels.reshape(3, side, edge, side, edge).transpose(1, 3, 2, 4, 0).reshape(side * side, -1)
+    return patches
 
 
 def _edges(value: Any) -> dict[str, int]:
@@ -138,9 +157,13 @@ def _compare(processor: Any, spec: ImageSpec, name: str) -> None:
         except Exception as exc:  # any error of the processor's own code
             raise ConvertError(f"the image processor of '{name}' fails: {exc!r}") from exc
         ours = normalise(to_pixels(image, spec)[None], spec)[0]
+        spread = np.asarray(spec.std)[:, None, None]
         if spec.fit == "edge-corner":
             ours = ours[:, : theirs.shape[-2], : theirs.shape[-1]]
-        spread = np.asarray(spec.std)[:, None, None]
+        elif spec.fit == "patches":
+            rows, columns = patch_grid(image.size, spec)
+            theirs = theirs[: rows * columns]
+            ours, spread = patches_of(ours, spec.divisor)[: rows * columns], np.tile(spec.std, spec.divisor**2)
         if ours.shape != theirs.shape or np.abs((ours - theirs) * spread).mean() * 255 > _LARGEST_DIFFERENCE:
             raise ConvertError(
                 f"'{name}' does more to images than resize, crop and normalise them ({type(processor).__name__})",

@@ -12,8 +12,10 @@ import onnx
 import onnx_ir
 import onnxruntime
 import torch
+from onnxscript import optimizer
 from torch import Tensor, nn
 
+from milvus_coop.bundle.graphs import REARRANGING
 from milvus_coop.types import Array
 
 OPSET = 20
@@ -57,7 +59,9 @@ def to_onnx(
         )
     if program is None:
         raise RuntimeError("the exporter returned no model")
-    if stored is not None:
+    if stored is None:
+        _fold(program.model)
+    else:  # folding would compute with the stand-ins of stored weights
         _leave_out(program.model.graph.initializers, stored)
     model: onnx.ModelProto = program.model_proto
     _drop_debug_text(model)
@@ -69,6 +73,32 @@ def _leave_out(constants: Mapping[str, Any], stored: Callable[[Array], str | Non
         tensor = constant.const_value
         if tensor is not None and (location := stored(tensor.numpy())) is not None:
             constant.const_value = onnx_ir.ExternalTensor(location, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
+
+
+def _fold(model: Any) -> None:
+    """Compute what nodes make of weights alone, such as the embeddings of all positions; a bundle may not have such nodes.
+
+    The exporter does this too, but only for weights of up to 8192 values. What packing may rearrange stays as it is.
+    """
+    optimizer.fold_constants(model, output_size_limit=2**31, should_fold=lambda node: _leads_to_folding(node) or None)
+    optimizer.remove_unused_nodes(model)
+
+
+def _leads_to_folding(node: Any) -> bool:
+    """True if a node, or one that reads what it makes, makes something of weights alone in a way that a bundle may not have."""
+    if not all(map(_is_constant, node.inputs)):
+        return False
+    return node.op_type not in _PACKING or any(_leads_to_folding(reader) for made in node.outputs for reader in made.consumers())
+
+
+def _is_constant(value: Any) -> bool:
+    if value is None or value.const_value is not None:
+        return True
+    maker = value.producer()
+    return maker is not None and bool(maker.inputs) and all(map(_is_constant, maker.inputs))
+
+
+_PACKING = frozenset({"Mul", *REARRANGING})
 
 
 def _drop_debug_text(model: onnx.ModelProto) -> None:

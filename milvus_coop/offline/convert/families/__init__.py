@@ -6,11 +6,15 @@ from collections.abc import Callable
 
 from milvus_coop.errors import ConvertError
 from milvus_coop.offline.convert.catalogue import (
+    ALTCLIP,
     BLIP,
     BLIP2,
     BRIDGETOWER,
+    CHINESE_CLIP,
     CLIP,
     FAMILIES,
+    METACLIP2,
+    NAFLEX,
     QWEN3_VL_EMBEDDING,
     QWEN3_VL_RERANKER,
     SIGLIP,
@@ -22,7 +26,8 @@ from milvus_coop.offline.convert.checkpoint import Checkpoint
 from milvus_coop.offline.convert.families.blip import open_blip
 from milvus_coop.offline.convert.families.blip2 import open_blip2
 from milvus_coop.offline.convert.families.bridgetower import open_bridgetower
-from milvus_coop.offline.convert.families.clip import open_clip
+from milvus_coop.offline.convert.families.clip import open_altclip, open_chinese_clip, open_clip, open_metaclip2
+from milvus_coop.offline.convert.families.naflex import open_naflex
 from milvus_coop.offline.convert.families.qwen3_vl import open_qwen3_embedding, open_qwen3_reranker
 from milvus_coop.offline.convert.families.siglip import open_siglip
 from milvus_coop.offline.convert.families.vilt import open_vilt
@@ -31,7 +36,11 @@ from milvus_coop.offline.convert.family import CheckpointSource, Wishes
 _OPENERS: dict[Family, Callable[..., CheckpointSource]] = {
     BLIP: open_blip,
     CLIP: open_clip,
+    METACLIP2: open_metaclip2,
+    ALTCLIP: open_altclip,
+    CHINESE_CLIP: open_chinese_clip,
     SIGLIP: open_siglip,
+    NAFLEX: open_naflex,
     BLIP2: open_blip2,
     VILT: open_vilt,
     BRIDGETOWER: open_bridgetower,

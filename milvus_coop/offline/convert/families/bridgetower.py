@@ -96,6 +96,8 @@ def open_bridgetower(checkpoint: Checkpoint) -> CheckpointSource:
     vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     bridges = config.num_hidden_layers
+    # The class cropped to `size` when BridgeTower was published. Now it crops to 288 unless the file states something else.
+    processor = checkpoint.processor(crop_size={"shortest_edge": vision.image_size})
 
     def reference(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         outputs = model(**{name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")})
@@ -105,7 +107,7 @@ def open_bridgetower(checkpoint: Checkpoint) -> CheckpointSource:
         family=BRIDGETOWER,
         checkpoint=checkpoint,
         vision=BridgeTowerVision(model),
-        image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
+        image=image_spec_of(processor, checkpoint.name, vision.image_size),
         tokenizer=checkpoint.tokenizer(),
         positions=config.text_config.max_position_embeddings - 2,  # RoBERTa counts positions from the one after that of the padding
         reference=reference,

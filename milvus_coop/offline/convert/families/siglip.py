@@ -29,7 +29,7 @@ class SiglipEmbedTexts(nn.Module):
         return functional.normalize(self.model(input_ids=input_ids).pooler_output, dim=-1)
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Any:
+def siglip_tokenizer(checkpoint: Checkpoint) -> Any:
     """The checkpoint's own tokenizer. That of SigLIP 2 is made to lower texts, as in training.
 
     Transformers does this for checkpoints of the type `siglip2`. It does not do it for those with a fixed resolution, which are of
@@ -58,7 +58,7 @@ def open_siglip(checkpoint: Checkpoint) -> CheckpointSource:
         checkpoint=checkpoint,
         vision=Pooled(model.vision_model),
         image=image_spec_of(checkpoint.processor(), checkpoint.name, vision.image_size),
-        tokenizer=_tokenizer(checkpoint),
+        tokenizer=siglip_tokenizer(checkpoint),
         positions=text.max_position_embeddings,
         reference=reference,
         retriever=Retriever(vision.hidden_size, UnitLength(), SiglipEmbedTexts(model), masked=False),
