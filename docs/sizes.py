@@ -35,7 +35,7 @@ MEASURED = {
 IMAGE_BYTES = 200_000
 """Size of the images that the rate was measured with (`benchmarks/ingest.py`)."""
 BLOCK_BYTES = 4 * 2**20
-"""Shards are read in blocks of this size (`ingest/sources/remote.py`)."""
+"""Shards are read in blocks of this size (`elsewhere/objects.py`)."""
 PAGE_OBJECTS = 1000
 """Number of objects in one answer to a listing."""
 LINK_BYTES = 2 * 16 * 4

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from milvus_coop.arguments import check_names, real_number, whole_number
+from milvus_coop.arguments import check_names, many, real_number, strings, whole_number
 from milvus_coop.cores import MAX_THREADS
 from milvus_coop.errors import InvalidArgumentError, quoted
 
@@ -19,6 +19,7 @@ MAX_IMAGE_PIXELS = 10**10
 MAX_REMEMBERED_TEXTS = 10**6
 _LIMITS = {"threads": (0, MAX_THREADS), "max_pixels": (1, MAX_IMAGE_PIXELS), "remembered_texts": (0, MAX_REMEMBERED_TEXTS)}
 """The bounds of the settings that are whole numbers."""
+LIST = "a list of folders and addresses"
 YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -71,12 +72,31 @@ class Settings:
     triton_key_file: str = ""
     """PEM file with this client's private key, for mutual TLS."""
 
+    reranker: str = ""
+    """Address of a rerank server that takes the place of the bundle's cross-encoder in searches: `PROTOCOL+https://host/path`,
+    where PROTOCOL is vllm, sglang, nim, jina, cohere or tei. '' means the cross-encoder of the bundle. See docs/rerankers.md."""
+    reranker_model: str = ""
+    """Name of the model that the rerank server runs; '' means the one after `?model=` in the address, if there is one."""
+    reranker_key: str = field(default="", repr=False)
+    """Key of the rerank server. It is sent over https:// and on loopback only."""
+    reranker_ca_file: str = ""
+    """PEM file with the certificate authority of the rerank server; '' means the system's authorities."""
+    reranker_roots: tuple[str, ...] = ()
+    """Folders, and prefixes of object stores such as s3://bucket/photos, whose images may be sent to the rerank server. No other
+    image is, whatever the rows name."""
+
     def __post_init__(self) -> None:
         """Check and convert the values."""
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(item.default, str):
-                checked: Any = os.fspath(value) if isinstance(value, os.PathLike) else value
+            if isinstance(item.default, tuple):
+                checked: Any = tuple(
+                    os.fspath(part) if isinstance(part, os.PathLike) else part for part in many(item.name, value, LIST)
+                )
+                if "" in strings(item.name, checked, LIST):
+                    raise InvalidArgumentError(f"{item.name} has an empty name", expected="folders and addresses")
+            elif isinstance(item.default, str):
+                checked = os.fspath(value) if isinstance(value, os.PathLike) else value
                 if not isinstance(checked, str):
                     # A secret must not appear in a message, whatever its type.
                     raise InvalidArgumentError(
@@ -148,6 +168,11 @@ class SettingsArguments(ModelArguments, total=False):
     token_store: str | Path | None
     remembered_texts: int | None
     bundle: str | Path | None
+    reranker: str | None
+    reranker_model: str | None
+    reranker_key: str | None
+    reranker_ca_file: str | Path | None
+    reranker_roots: Iterable[str | Path] | None
 
 
 def read_environment(settings: type[Any], prefix: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:

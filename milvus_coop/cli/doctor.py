@@ -46,7 +46,7 @@ class Check:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per check and line.")
-@with_settings(models=True)
+@with_settings(models=True, reranker=True)
 def doctor(settings: Settings, as_json: bool) -> None:
     """Check this installation: versions, the bundle, the backend, Milvus, and optional parts with the command that installs each.
 
@@ -58,6 +58,7 @@ def doctor(settings: Settings, as_json: bool) -> None:
         _attempt("bundle", lambda: _bundle(settings)),
         _attempt("backend", lambda: _backend(settings)),
         _attempt("milvus", lambda: _milvus(settings)),
+        *([_attempt("reranker", lambda: _reranker(settings))] if settings.reranker else ()),
         *_outdated(settings),
         *(_optional(name, package, f"'milvus-coop[{name}]'") for name, package in EXTRAS.items()),
         *(_optional(name, package, package) for name, package in DRIVERS.items()),
@@ -131,6 +132,18 @@ def _backend(settings: Settings) -> str:
     return (
         f"{settings.models} encodes a text to {encoded.embeddings.shape[1]} dimensions; in-process devices: {', '.join(devices())}"
     )
+
+
+def _reranker(settings: Settings) -> str:
+    from milvus_coop.deadline import NEVER
+    from milvus_coop.search.remote.address import server_of
+    from milvus_coop.search.remote.client import RerankClient
+
+    server = server_of(settings)
+    assert server is not None  # noqa: S101 - the settings name one
+    found = RerankClient(server, settings.timeout_s).score("a red apple", ["an apple", "a rainy street"], NEVER)
+    named = f" with the model {server.model}" if server.model else ""
+    return f"{server.label}{named} scores two texts: {', '.join(f'{p:.3f}' for p in found.probability)}"
 
 
 def _milvus(settings: Settings) -> str:

@@ -43,8 +43,24 @@ _MODELS = (
 )
 
 
+_RERANKER = (
+    _option(
+        "--reranker",
+        "A rerank server in the place of the bundle's cross-encoder: PROTOCOL+https://host/path?model=NAME, "
+        "with PROTOCOL one of vllm, sglang, nim, jina, cohere, tei. Its key is in MILVUS_COOP_RERANKER_KEY.",
+    ),
+    click.option(
+        "--reranker-root",
+        "reranker_roots",
+        multiple=True,
+        callback=lambda context, parameter, value: value or None,
+        help=f"Folder whose images may be sent to the rerank server, or s3://bucket/prefix; repeatable. [{PREFIX}RERANKER_ROOTS]",
+    ),
+)
+
+
 def with_settings(
-    *, store: bool = True, collection: bool = False, models: bool = False, bundle: bool = False
+    *, store: bool = True, collection: bool = False, models: bool = False, bundle: bool = False, reranker: bool = False
 ) -> Callable[[Command], Command]:
     """Add the options of a Milvus connection to a command, which gets them as one `settings: Settings`.
 
@@ -53,9 +69,10 @@ def with_settings(
         collection: add `--collection`.
         models: add `--bundle`, `--models`, `--threads` and `--max-pixels`.
         bundle: add `--bundle` alone.
+        reranker: add `--reranker` and `--reranker-root`.
     """
     options = (_STORE if store else ()) + _TIMEOUT + (_COLLECTION if collection else ()) + (_MODELS if models else ())
-    options += _MODELS[:1] if bundle else ()
+    options += (_MODELS[:1] if bundle else ()) + (_RERANKER if reranker else ())
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)

@@ -19,7 +19,7 @@ from milvus_coop.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from milvus_coop.ingest.sources import RemoteFile
+    from milvus_coop.elsewhere.objects import RemoteFile
     from milvus_coop.models.backends import Backend
     from milvus_coop.search.options import QueryArguments
 
@@ -69,7 +69,7 @@ def _not(context: click.Context, parameter: click.Parameter, value: bool) -> boo
     multiple=True,
     help="Prefix of an object store whose images --html may read, such as s3://bucket/photos; repeatable.",
 )
-@with_settings(collection=True, models=True)
+@with_settings(collection=True, models=True, reranker=True)
 def query(
     settings: Settings,
     text: str | None,
@@ -91,6 +91,7 @@ def query(
       milvus-coop query --image s3://bucket/photo.jpg
       milvus-coop query "a red apple" --json | jq -r .uri
       milvus-coop query "a red apple" --html apples.html --root s3://bucket/photos
+      milvus-coop query "a red apple" --reranker vllm+https://gpu:8000 --reranker-root photos/
     """
     from milvus_coop.cli.inputs import image_elsewhere
     from milvus_coop.cli.tables import hit_lines, print_result, why_not_reranked
@@ -144,6 +145,6 @@ def _opening_models(settings: Settings, *, by_text: bool) -> Iterator[Backend]:
 def _prefixes(roots: Sequence[str], html: Path | None) -> list[RemoteFile]:
     if roots and html is None:
         raise InvalidArgumentError("--root is given without --html", expected="both: it names images that --html may read")
-    from milvus_coop.ingest.sources import shown_root
+    from milvus_coop.elsewhere.roots import shown_root
 
     return [shown_root(root) for root in roots]

@@ -16,7 +16,7 @@ from milvus_coop.errors import InvalidArgumentError, reason_of
 from milvus_coop.serving.gateway.options import PREFIX
 
 if TYPE_CHECKING:
-    from milvus_coop.ingest.sources import RemoteFile
+    from milvus_coop.elsewhere.objects import RemoteFile
 
 
 def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
@@ -63,7 +63,7 @@ def _option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
 @click.option(
     "--log", "log", type=click.Choice(["json", "text"]), help="Format of the log. The default is text on a terminal, else json."
 )
-@with_settings(collection=True, models=True)
+@with_settings(collection=True, models=True, reranker=True)
 def serve(
     settings: Settings, trace: bool, log: str | None, anonymous: bool, models_only: bool, uploads: Path | None, **given: Any
 ) -> None:

@@ -14,6 +14,7 @@ from typing import IO, Protocol, runtime_checkable
 
 from PIL import Image
 
+from milvus_coop.elsewhere.objects import Version
 from milvus_coop.errors import ImageUnreadableError, InvalidArgumentError
 from milvus_coop.models.encoder import Encoder
 
@@ -22,10 +23,6 @@ HALF = 32
 CHUNK_BYTES = 1 << 20
 NO_VERSION = 0
 """The `mtime_ns` of an item whose content alone shows whether it changed."""
-
-Version = tuple[int, int]
-"""Size in bytes and a number that changes with the content, as collections keep them: the modification time of a file in
-nanoseconds, or 63 bits of a hash of what an object store says of the object's version."""
 
 
 @runtime_checkable

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Protocol
 
 from milvus_coop.bundle.text_states import text_states
+from milvus_coop.elsewhere.outages import may_pass
 from milvus_coop.errors import ImageError, InvalidArgumentError, reason_of
 from milvus_coop.ingest.images import HALF, NO_VERSION, StoredImage, read, stored
 from milvus_coop.ingest.items import Item, checked, hash_of, hash_of_metadata
-from milvus_coop.ingest.outages import may_pass
 from milvus_coop.models.encoder import EncodedImages, Encoder, Pixels, join_pixels
 from milvus_coop.models.preprocess.images import name_in_errors
 from milvus_coop.models.preprocess.texts import check_text

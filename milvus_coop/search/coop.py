@@ -25,7 +25,8 @@ from milvus_coop.search.options import QueryArguments, QueryOptions, options_of
 from milvus_coop.search.queries import EncodedQueries, check_ids, encode_queries
 from milvus_coop.search.ranking import rank
 from milvus_coop.search.ranking_service import query_string
-from milvus_coop.search.reranking import CandidateReranker, CeScores
+from milvus_coop.search.remote.address import RerankServer, server_of
+from milvus_coop.search.reranking import BundleReranker, CandidateReranker, CeScores
 from milvus_coop.search.state import ENCODED, RETRIEVED, SearchState
 from milvus_coop.search.workers import Workers
 from milvus_coop.store import CollectionView, Fields, Provider, Ranker, RerankService, Store
@@ -44,6 +45,8 @@ Retrieve = Callable[[EncodedQueries, QueryOptions, Deadline], list[list[Candidat
 
 class CoopSearch:
     """Searches one collection: Milvus retrieves the best k candidates by ANN search, then the cross-encoder reranks them.
+
+    The cross-encoder is that of the bundle, or a rerank server that `reranker` names; then only `reranker_roots` are read for it.
 
     Safe to share between threads. Close it, or use it as a context manager, to free a Milvus Lite path.
     """
@@ -75,6 +78,7 @@ class CoopSearch:
             BundleError: the bundle cannot be used.
         """
         settings, backend = split_models(settings, collection, models, overrides)
+        server = server_of(settings)
         if fields is not None and not isinstance(fields, Fields):
             raise InvalidArgumentError(f"fields is {quoted(fields)}", expected="a Fields object")
         self._timeout_s = settings.timeout_s
@@ -85,14 +89,22 @@ class CoopSearch:
                 self._store = Store.from_settings(settings, must_exist=True)
                 self._collection: CollectionView = self._store.open(settings.collection, self.encoder.spec, fields=fields)
             self._models.backend.load(_ENCODERS[self._collection.kind])
-            with suppress(BackendUnavailableError, BackendTimeoutError):  # a search then returns the BE order and the reason
-                self._models.backend.load((CROSS_ENCODER,))
+            self._reranker = self._open_reranker(server)
         except BaseException:
             self.close()
             raise
-        kind = self._collection.kind
+
+    def _open_reranker(self, server: RerankServer | None) -> CandidateReranker:
+        """The reranker: that of the server, or else the cross-encoder of the bundle."""
+        kind, spec = self._collection.kind, self.encoder.spec
+        if server is not None:
+            from milvus_coop.search.remote.reranker import RemoteReranker
+
+            return RemoteReranker(server, kind, self._timeout_s)
+        with suppress(BackendUnavailableError, BackendTimeoutError):  # a search then returns the BE order and the reason
+            self._models.backend.load((CROSS_ENCODER,))
         reader = content_reader(self.encoder, kind, self._collection.tokens)
-        self._reranker = CandidateReranker(reader, self._models.reranker, kind, settings.timeout_s)
+        return BundleReranker(reader, self._models.reranker, kind, self._timeout_s, spec.score)
 
     @property
     def encoder(self) -> Encoder:
@@ -204,7 +216,14 @@ class CoopSearch:
             None if text is None else [text],
             None if image is None else [image],
             asked,
-            lambda queries, _, deadline: [self._collection.candidates(distinct, queries.embeddings[0], deadline=deadline)],
+            lambda queries, _, deadline: [
+                self._collection.candidates(
+                    distinct,
+                    queries.embeddings[0],
+                    with_tokens=self._reranker.reads_contents(queries.kind),
+                    deadline=deadline,
+                )
+            ],
         )
         unknown = len(distinct) - result.candidates
         if not unknown:
@@ -334,7 +353,7 @@ class CoopSearch:
             options.retrieve,
             filter=options.filter,
             output_fields=options.output_fields,
-            with_tokens=options.rerank and queries.kind != self.kind,
+            with_tokens=options.rerank and self._reranker.reads_contents(queries.kind),
             deadline=deadline,
         )
 
@@ -357,7 +376,7 @@ class CoopSearch:
             probability,
             options.limit,
             logit=logit,
-            score=options.score or self.encoder.spec.score,
+            score=options.score or self._reranker.default_score,
             offset=options.offset,
             min_ce_score=options.min_score if options.rerank else None,
             min_be_score=None if options.rerank else options.min_score,
@@ -375,6 +394,8 @@ class CoopSearch:
         """Free the connection and the models. Safe to call twice."""
         self._workers.close()
         self._models.close()
+        if hasattr(self, "_reranker"):
+            self._reranker.close()
         if hasattr(self, "_store"):
             self._store.close()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from milvus_coop.arguments import strings
+from milvus_coop.arguments import many, strings
 from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.models.encoder import Encoder
@@ -23,6 +23,8 @@ class EncodedQueries:
     """float32 of shape (n, dim), unit rows."""
     side: Mapping[str, Array]
     """The cross-encoder's inputs for the queries, by name: its text inputs or its image inputs; each array has shape (n, ...)."""
+    sources: Sequence[ImageInput]
+    """The texts; or the images, as paths, bytes or decoded images of Pillow."""
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
@@ -58,11 +60,13 @@ def encode_queries(
     if texts is not None and images is not None:
         raise InvalidArgumentError("the query has a text and an image", expected="one of them")
     if texts is not None:
-        encoded = encoder.encode_query_texts(texts, timeout_s=deadline.within(timeout_s))
-        return EncodedQueries("text", encoded.embeddings, encoded.text_side)
-    decoded = []
+        listed = many("texts", texts, "a list of texts")
+        encoded = encoder.encode_query_texts(listed, timeout_s=deadline.within(timeout_s))
+        return EncodedQueries("text", encoded.embeddings, encoded.text_side, listed)
+    decoded, sources = [], []
     for image in images or ():
         deadline.check("the images were decoded")
         decoded.append(encoder.decode(image))
+        sources.append(decoded[-1] if hasattr(image, "read") else image)  # a file was read to its end
     pixels = encoder.encode_images(decoded, timeout_s=deadline.within(timeout_s))
-    return EncodedQueries("image", pixels.embeddings, pixels.image_side)
+    return EncodedQueries("image", pixels.embeddings, pixels.image_side, sources)

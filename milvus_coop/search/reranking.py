@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
+from milvus_coop.bundle.spec import Score
 from milvus_coop.deadline import Deadline
 from milvus_coop.errors import BackendTimeoutError, BackendUnavailableError, TokenStoreError
 from milvus_coop.models.reranker import PairScores, Reranker
@@ -28,9 +30,9 @@ class CeScores:
     """The cross-encoder's scores of the candidates of n queries, and the reason why some are missing."""
 
     probability: Array
-    """float32 of shape (n, depth): the match probability of each query's candidates in BE order; NaN where there is none."""
+    """float64 of shape (n, depth): the match probability of each query's candidates in BE order; NaN where there is none."""
     logit: Array
-    """float32 of shape (n, depth): see `PairScores.logit`."""
+    """float64 of shape (n, depth): see `PairScores.logit`."""
     problem: str | None = None
     """The reason why scores are missing; None if no score is missing."""
     unreadable: int = 0
@@ -42,7 +44,12 @@ class CeScores:
     def none(cls, candidates: Sequence[Sequence[Candidate]], k: int, problem: str | None = None) -> CeScores:
         """No scores yet of the best `k` candidates of each query."""
         shape = len(candidates), min(k, max(map(len, candidates), default=0))
-        return cls(np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32), problem)
+        return cls(np.full(shape, np.nan), np.full(shape, np.nan), problem)
+
+    @property
+    def count(self) -> int:
+        """Number of candidates that have scores."""
+        return int((~np.isnan(self.probability)).sum())
 
     def put(self, numbers: Array, positions: Array, found: PairScores) -> None:
         """Write the scores of candidate `positions[i]` of query `numbers[i]`, for all i. Scores that are not sound are left out."""
@@ -56,18 +63,19 @@ class CeScores:
         """The scores so far of `total` candidates, if the deadline came. The thread that scores does not write to them any more."""
         with self._writing:
             cut = replace(self, probability=self.probability.copy(), logit=self.logit.copy())
-        cut.problem = cut.problem or _deadline_came(int((~np.isnan(cut.probability)).sum()), total)
+        cut.problem = cut.problem or deadline_came(cut.count, total)
         return cut
 
 
-class CandidateReranker:
+class CandidateReranker(Protocol):
     """Scores the candidates of a batch of queries against their queries. Safe to share between threads."""
 
-    def __init__(self, reader: ContentReader, reranker: Reranker, kind: Kind | None, timeout_s: float) -> None:
-        self._reader = reader
-        self._reranker = reranker
-        self._kind = kind
-        self._timeout_s = timeout_s
+    @property
+    def default_score(self) -> Score:
+        """The score that orders candidates, if the query does not say."""
+
+    def reads_contents(self, query: Kind) -> bool:
+        """True if queries of that kind are scored with the tokens or states of candidates, which have to be fetched for it."""
 
     def score(
         self, queries: EncodedQueries, candidates: Sequence[Sequence[Candidate]], scores: CeScores, deadline: Deadline
@@ -84,6 +92,34 @@ class CandidateReranker:
             BackendError: the backend refused its input or broke. A backend or a token store that cannot be reached in time is no
                 error but a `problem`.
         """
+
+    def close(self) -> None:
+        """End threads. Safe to call twice."""
+
+
+class BundleReranker:
+    """Scores candidates with the cross-encoder of the bundle. Safe to share between threads."""
+
+    def __init__(
+        self, reader: ContentReader, reranker: Reranker, kind: Kind | None, timeout_s: float, default_score: Score = "ce"
+    ) -> None:
+        self._reader = reader
+        self._reranker = reranker
+        self._kind = kind
+        self._timeout_s = timeout_s
+        self.default_score: Score = default_score
+
+    def reads_contents(self, query: Kind) -> bool:
+        """See `CandidateReranker.reads_contents`."""
+        return query != self._kind
+
+    def close(self) -> None:
+        """Nothing is to be ended."""
+
+    def score(
+        self, queries: EncodedQueries, candidates: Sequence[Sequence[Candidate]], scores: CeScores, deadline: Deadline
+    ) -> None:
+        """See `CandidateReranker.score`."""
         lengths = np.array([len(found) for found in candidates], np.int64)
         if queries.kind == self._kind:
             scores.problem = f"the query and the items are both {self._kind}s; the cross-encoder compares a text with an image"
@@ -116,7 +152,7 @@ class CandidateReranker:
             chunk = slice(start, start + size)
             late = deadline.remaining() <= slowest_s
             if late or not self._score_chunk(queries, candidates, numbers[chunk], positions[chunk], deadline, scores):
-                scores.problem = _deadline_came(start, total)
+                scores.problem = deadline_came(start, total)
                 return
             slowest_s = max(slowest_s, time.perf_counter() - began_s)
 
@@ -158,5 +194,6 @@ class CandidateReranker:
         return self._reranker.score_pairs(*sides, timeout_s=timeout_s)
 
 
-def _deadline_came(done: int, total: int) -> str:
+def deadline_came(done: int, total: int) -> str:
+    """The problem of candidates for which there was no time."""
     return f"the deadline came after {done} of {total} candidates"

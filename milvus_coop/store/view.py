@@ -252,12 +252,15 @@ class CollectionView:
         (answer,) = self._query("", ("count(*)",))
         return int(answer["count(*)"])
 
-    def candidates(self, ids: Iterable[str], embedding: Array, *, deadline: Deadline = NEVER) -> list[Candidate]:
+    def candidates(
+        self, ids: Iterable[str], embedding: Array, *, with_tokens: bool = True, deadline: Deadline = NEVER
+    ) -> list[Candidate]:
         """The rows with these ids as candidates of one query, with their content. This is one Milvus call for each 2,000 ids.
 
         Args:
             ids: ids of rows; of repeated ones the first counts.
             embedding: the embedding of the query, float array of shape (dim,), unit length.
+            with_tokens: see `search`.
             deadline: the moment by which all calls have to be done.
 
         Returns:
@@ -269,7 +272,7 @@ class CollectionView:
         """
         layout, listed = self._layout, distinct(ids)
         query = self._check_queries(embedding[None], 1)[0]
-        fields = [layout.id, layout.embedding, *self._output_fields((), self._held(with_tokens=True))]
+        fields = [layout.id, layout.embedding, *self._output_fields((), self._held(with_tokens=with_tokens))]
         found: dict[str, Candidate] = {}
         for some in chunks(listed):
             if filter := among_any(layout.id, some, numeric=layout.numeric_ids):

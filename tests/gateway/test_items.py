@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from milvus_coop import CoopIngest, FakeBackend, load_bundle
 from milvus_coop.config import Settings
-from milvus_coop.serving.gateway.thumbnails import Thumbnails
+from milvus_coop.elsewhere.thumbnails import Thumbnails
 from milvus_coop.store import Store
 from milvus_coop.store.schema import EMBEDDING
 from tests.gateway.conftest import EXAMPLES, MakeClient

@@ -18,10 +18,11 @@ from starlette.testclient import TestClient
 from milvus_coop import CoopIngest
 from milvus_coop.cli.main import cli
 from milvus_coop.config import Settings
+from milvus_coop.elsewhere.objects import RemoteFile
+from milvus_coop.elsewhere.roots import below_root, shown_root
+from milvus_coop.elsewhere.thumbnails import Original, Thumbnails
 from milvus_coop.errors import InvalidArgumentError, SourceError
-from milvus_coop.ingest.sources import RemoteFile, below_root, shown_root
 from milvus_coop.serving.gateway.options import GatewayOptions
-from milvus_coop.serving.gateway.thumbnails import Original, Thumbnails
 from milvus_coop.store import Store
 from tests.gateway.conftest import EXAMPLES, MakeClient
 from tests.servers import s3

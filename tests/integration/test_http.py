@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from milvus_coop.elsewhere.http import Address, is_public
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest import ingest
 from milvus_coop.ingest.sources import Reading, Web
-from milvus_coop.ingest.sources.http import Address, is_public
 from milvus_coop.models.backends.fake import FakeBackend
 from milvus_coop.types import IngestReport
 from tests.certificates import make_certificate
@@ -154,7 +154,7 @@ def test_redirects_are_checked_too(server: Server) -> None:
         asked.append(str(address))
         return len(asked) == 1
 
-    with pytest.raises(OSError, match="which is not public"):
+    with pytest.raises(OSError, match="which is not allowed"):
         Web(only_first).fetch(server.url(f"to/{server.url('a.png')}"))
     assert asked == ["127.0.0.1"] * 2
 

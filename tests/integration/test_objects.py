@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from milvus_coop import CoopIngest, CoopSearch, FakeBackend
+from milvus_coop.elsewhere.objects import remote_file
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest import ingest
 from milvus_coop.ingest.sources import Reading
-from milvus_coop.ingest.sources.remote import remote_file, walk_remote
+from milvus_coop.ingest.sources.remote import walk_remote
 from milvus_coop.types import IngestReport, Kind, Row
 from tests.servers import s3
 

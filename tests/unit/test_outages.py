@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from milvus_coop.ingest.outages import may_pass, patiently
+from milvus_coop.elsewhere.outages import may_pass, patiently
 
 
 @pytest.fixture

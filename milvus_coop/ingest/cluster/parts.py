@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from milvus_coop.elsewhere.objects import RemoteFile, Version
 from milvus_coop.errors import ImageError
-from milvus_coop.ingest.images import HALF, Version, stored
+from milvus_coop.ingest.images import HALF, stored
 from milvus_coop.ingest.items import Entry, Item, hash_of_metadata
-from milvus_coop.ingest.sources import Document, Documents, PassedOver, PassOver, RemoteFile, Source, read_sources
+from milvus_coop.ingest.sources import Document, Documents, PassedOver, PassOver, Source, read_sources
 from milvus_coop.types import Failure
 
 LENGTH = 512

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from milvus_coop.config import Settings
+from milvus_coop.elsewhere.outages import patiently
 from milvus_coop.errors import (
     BackendTimeoutError,
     BackendUnavailableError,
@@ -22,7 +23,6 @@ from milvus_coop.errors import (
 from milvus_coop.ingest.cluster.parts import Part, Rest
 from milvus_coop.ingest.items import Entry
 from milvus_coop.ingest.options import RUNS, IngestOptions
-from milvus_coop.ingest.outages import patiently
 from milvus_coop.ingest.pipeline import Counts, Pipeline
 from milvus_coop.ingest.sources import PassedOver
 from milvus_coop.ingest.work import work_for

@@ -1,7 +1,7 @@
 """Sources of items: what a user names, here or elsewhere.
 
 files      a file that a source names            walk       finds files in folders and globs
-remote     object stores, through fsspec         http       http:// and https:// addresses
+remote     listing of object stores              http       http:// and https:// addresses
 lists      reads JSONL, CSV and text files       tables     reads Parquet files
 shards     reads tar files of WebDataset         documents  sources that are lists, tables and shards
 source     images, folders and prefixes          opening    from what the user names to a source
@@ -11,25 +11,20 @@ from milvus_coop.ingest.sources.documents import Document, Documents
 from milvus_coop.ingest.sources.files import PassedOver, PassOver, Reading
 from milvus_coop.ingest.sources.http import Web
 from milvus_coop.ingest.sources.opening import check_sources, file_elsewhere, how_to_read, listed, open_sources, read_sources
-from milvus_coop.ingest.sources.remote import SHOWN_AT_ONCE, RemoteFile, below_root, shown_root
 from milvus_coop.ingest.sources.source import Source
 
 __all__ = [
-    "SHOWN_AT_ONCE",
     "Document",
     "Documents",
     "PassOver",
     "PassedOver",
     "Reading",
-    "RemoteFile",
     "Source",
     "Web",
-    "below_root",
     "check_sources",
     "file_elsewhere",
     "how_to_read",
     "listed",
     "open_sources",
     "read_sources",
-    "shown_root",
 ]

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from milvus_coop.elsewhere.objects import RemoteFile
+from milvus_coop.elsewhere.outages import may_pass
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest.items import Entry, Item
-from milvus_coop.ingest.outages import may_pass
 from milvus_coop.ingest.sources.files import LocalFile, PassOver, Reading, SourceFile
 from milvus_coop.ingest.sources.lists import LISTS, TEXTS, read_list
-from milvus_coop.ingest.sources.remote import RemoteFile, walk_remote
+from milvus_coop.ingest.sources.remote import walk_remote
 from milvus_coop.ingest.sources.shards import SHARDS, read_shard
 from milvus_coop.ingest.sources.source import Gone, is_below, is_missing
 from milvus_coop.ingest.sources.tables import TABLES, holds_images, read_table

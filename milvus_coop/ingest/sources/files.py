@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,17 +84,3 @@ class PassedOver:
         if name:
             self._seen.add(name)
         self.counts[kind] = self.counts.get(kind, 0) + 1
-
-
-def joined(folder: str, path: str) -> str:
-    """A path relative to a folder of an object store.
-
-    Raises:
-        ValueError: the path is absolute, or leads out of the store.
-    """
-    if path.startswith("/"):
-        raise ValueError("a list in an object store cannot name a file of this machine")
-    key = posixpath.normpath(f"{folder}/{path}") if "/." in f"/{path}" else f"{folder}/{path}"
-    if key.split("/")[0] != folder.split("/")[0]:
-        raise ValueError("the path leads out of the object store")
-    return key

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
+from milvus_coop.elsewhere.objects import is_remote, remote_file
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest.items import Entry, Item, checked, hash_of
 from milvus_coop.ingest.sources.files import Reading, SourceFile
 from milvus_coop.ingest.sources.http import HttpFile, is_http
-from milvus_coop.ingest.sources.remote import is_remote, remote_file
 from milvus_coop.ingest.sources.walk import suffix_of
 from milvus_coop.printable import escaped
 from milvus_coop.store.metadata import is_taken

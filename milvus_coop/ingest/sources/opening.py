@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from milvus_coop.elsewhere.objects import RemoteFile, is_remote, remote_file
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest.items import Entry, Item, hash_of, hash_of_metadata, uri_of
 from milvus_coop.ingest.sources.documents import DOCUMENTS, Documents, document_glob, document_range, has_range, one_document
 from milvus_coop.ingest.sources.files import LocalFile, PassedOver, PassOver, Reading, SourceFile
 from milvus_coop.ingest.sources.http import HttpFile, is_http
 from milvus_coop.ingest.sources.lists import DEFAULT
-from milvus_coop.ingest.sources.remote import RemoteFile, is_remote, remote_file
 from milvus_coop.ingest.sources.source import Folder, Prefix, SingleImage, Source
 from milvus_coop.ingest.sources.tables import TABLES
 from milvus_coop.ingest.sources.walk import is_glob, split_glob, suffix_of

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from milvus_coop.elsewhere.outages import may_pass
 from milvus_coop.ingest.items import Entry, Item, checked
-from milvus_coop.ingest.outages import may_pass
 from milvus_coop.ingest.sources.files import PassOver, SourceFile
 from milvus_coop.ingest.sources.walk import OTHER_IMAGES
 from milvus_coop.models.preprocess.formats import SUFFIXES

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from milvus_coop.elsewhere.objects import RemoteFile
 from milvus_coop.ingest.items import Entry, Item
 from milvus_coop.ingest.sources.files import PassOver, SourceFile
-from milvus_coop.ingest.sources.remote import RemoteFile, walk_remote
+from milvus_coop.ingest.sources.remote import walk_remote
 from milvus_coop.ingest.sources.walk import ANY_DEPTH, walk
 from milvus_coop.models.preprocess.formats import SUFFIXES
 from milvus_coop.types import Failure

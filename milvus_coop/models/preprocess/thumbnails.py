@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
-from typing import IO
 
 from PIL import Image
 
-from milvus_coop.models.preprocess.images import decode
+from milvus_coop.models.preprocess.images import ImageInput, decode
 
 
-def thumbnail(source: Path | bytes | IO[bytes], edge: int, *, quality: int = 80) -> bytes:
+def thumbnail(source: ImageInput, edge: int, *, quality: int = 80) -> bytes:
     """A small version of an image as a JPEG file: upright, on white, without the metadata of the original.
 
     Args:
-        source: a path, the bytes of a file, or an open file.
+        source: see `decode`.
         edge: maximum length of the longer edge in pixels; smaller images keep their size.
         quality: JPEG quality, 1 to 95.
 

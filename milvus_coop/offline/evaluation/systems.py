@@ -73,7 +73,9 @@ def open_bundles(bundles: Sequence[str | Path | BundleChoice], settings: Setting
     try:
         for bundle in bundles:
             choice = bundle if isinstance(bundle, BundleChoice) else BundleChoice(bundle)
-            own = settings.override(bundle=choice.bundle, remembered_texts=0)  # the cost is that of a text which is new
+            own = settings.override(
+                bundle=choice.bundle, reranker="", remembered_texts=0
+            )  # the cost is that of a text which is new
             models = open_models(own, choice.backend)
             opened.append(OpenedBundle(choice.name or models.encoder.spec.name, models, own))
     except BaseException:

@@ -14,8 +14,9 @@ from pathlib import Path
 from string import Template
 from typing import IO, Any
 
+from milvus_coop.elsewhere.objects import RemoteFile
+from milvus_coop.elsewhere.roots import SHOWN_AT_ONCE, below_root
 from milvus_coop.errors import ImageError
-from milvus_coop.ingest.sources import SHOWN_AT_ONCE, RemoteFile, below_root
 from milvus_coop.models.preprocess.thumbnails import thumbnail
 from milvus_coop.models.preprocess.uris import local_path
 from milvus_coop.serving.gallery.assets import assets, text

@@ -1,4 +1,4 @@
-"""Keeps the addresses of Milvus and of the models out of answers to clients that need a key."""
+"""Keeps the addresses of Milvus, of the models and of the reranker out of answers to clients that need a key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def hider(settings: Settings, *, needed: bool) -> Callable[[str], str]:
         return lambda text: text
     address = parse_address(settings.uri, token=settings.token)
     named = {settings.uri, address.label, address.endpoint, str(address.folder or "")}
-    for uri in (address.endpoint, settings.models):
+    for uri in (address.endpoint, settings.models, settings.reranker.partition("?")[0]):
         if "://" in uri:
             places = urlsplit(uri).netloc.split(",")
             hosts = (place.rpartition(":")[0] for place in places)

@@ -16,7 +16,7 @@ from milvus_coop.cores import available_cores
 from milvus_coop.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from milvus_coop.ingest.sources import RemoteFile
+    from milvus_coop.elsewhere.objects import RemoteFile
 
 PREFIX = "MILVUS_COOP_SERVE_"
 SHORTEST_KEY = 16
@@ -143,11 +143,11 @@ class GatewayOptions:
         Raises:
             InvalidArgumentError, SourceError: one of them cannot be used; see `shown_root`.
         """
-        if not (addresses := [root for root in self.roots if _is_address(root)]):
+        if not any(map(_is_address, self.roots)):
             return ()
-        from milvus_coop.ingest.sources import shown_root
+        from milvus_coop.elsewhere.roots import prefixes_of
 
-        return tuple(map(shown_root, addresses))
+        return prefixes_of(self.roots)
 
     def slots(self, models: str) -> int:
         """Maximum number of requests that run at the same time, for the backend that `models` names."""
@@ -187,11 +187,10 @@ class GatewayOptions:
         for name in ("concurrency", "waiting", "rate_burst"):
             whole_number(name, getattr(self, name), 0, LARGEST)
         self.prefixes()
-        for root in self.roots:
-            if not _is_address(root) and not Path(root).is_dir():
-                raise InvalidArgumentError(
-                    f"the root {root} is not a folder", expected="an existing folder of images, or s3://bucket/prefix"
-                )
+        if self.roots:
+            from milvus_coop.elsewhere.roots import folders_of
+
+            folders_of(self.roots)
         if self.uploads and not _can_write(Path(self.uploads)):
             raise InvalidArgumentError(f"nothing can be written to {self.uploads}", expected="a folder for uploaded images")
         for origin in self.cors_origins:

@@ -12,11 +12,12 @@ from typing import TypeVar
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
 from milvus_coop.deadline import NEVER, Deadline
+from milvus_coop.elsewhere.roots import SHOWN_AT_ONCE
 from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, MilvusCoopError
-from milvus_coop.ingest.sources import SHOWN_AT_ONCE
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import Models, open_models
 from milvus_coop.search import CoopSearch
+from milvus_coop.search.remote.address import server_of
 from milvus_coop.serving.gateway.addresses import hider
 from milvus_coop.serving.gateway.logs import log
 from milvus_coop.serving.gateway.metrics import Metrics
@@ -52,7 +53,9 @@ class Service:
 
         Raises:
             BundleError, InvalidArgumentError, BackendUnavailableError: the models cannot be opened.
+            InvalidArgumentError, SourceError: the rerank server of the settings cannot be used.
         """
+        server_of(settings)
         self.settings = settings
         self.options = options
         self.metrics = Metrics()

@@ -9,14 +9,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 
+from milvus_coop.elsewhere.objects import RemoteFile
+from milvus_coop.elsewhere.thumbnails import Original, Thumbnails
 from milvus_coop.errors import ImageError
-from milvus_coop.ingest.sources import RemoteFile
 from milvus_coop.search import CoopSearch
 from milvus_coop.serving.gateway.facts import facts_of
 from milvus_coop.serving.gateway.problems import RefusedError, problems
 from milvus_coop.serving.gateway.schemas import CollectionName
 from milvus_coop.serving.gateway.service import Service
-from milvus_coop.serving.gateway.thumbnails import Original, Thumbnails
 
 EDGES = (32, 2048)
 """Minimum and maximum length of a thumbnail's longer edge, in pixels."""
