@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import torch
+from onnxscript import optimizer
 from torch import Tensor, nn
 
 from milvus_coop.types import Array
@@ -52,6 +54,8 @@ def to_onnx(
         )
     if program is None:
         raise RuntimeError("the exporter returned no model")
+    # The exporter folds no large weights, such as the positions of CLIP's base size; a bundle may not gather weights alone.
+    optimizer.fold_constants(program.model, should_fold=lambda node: node.op_type == "Gather", output_size_limit=sys.maxsize)
     model: onnx.ModelProto = program.model_proto
     _drop_debug_text(model)
     return model
