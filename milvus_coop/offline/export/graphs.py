@@ -54,8 +54,8 @@ def to_onnx(
         )
     if program is None:
         raise RuntimeError("the exporter returned no model")
-    # The exporter folds no large weights, such as the positions of CLIP's base size; a bundle may not gather weights alone.
-    optimizer.fold_constants(program.model, should_fold=lambda node: node.op_type == "Gather", output_size_limit=sys.maxsize)
+    # The exporter does not fold large weights, such as positions of a true size; a bundle may not compute with weights alone.
+    optimizer.fold_constants(program.model, should_fold=lambda _: True, output_size_limit=sys.maxsize)
     model: onnx.ModelProto = program.model_proto
     _drop_debug_text(model)
     return model
