@@ -4,11 +4,11 @@
     python benchmarks/peers.py --work DIR --clip-python PYTHON   also clip-retrieval, from an environment of its own
     python benchmarks/peers.py --read peers.json                 print the table of a run
 
-Every contestant runs in its own process with as many threads as this process has cores. One works at a time, and they take turns. A
-first turn warms up and does not count. A ratio is the time of a contestant divided by ours in the same turn: its median, and the
+Every contestant runs in its own process with as many threads as this process has cores. One works at a time, and they take turns.
+A first turn warms up and does not count. A ratio is the time of a contestant divided by ours in the same turn: its median, and the
 smallest and largest over the turns. The ratio of CPU times depends less on what else the machine does. Weights are random, of true
-shapes. All that encode share one CLIP checkpoint, BLIP shares its checkpoint with ours, and the `CrossEncoder` reads a LLaVA of BLIP's
-shape. In the search, embeddings are random too, so the recall of the ANN index is that of a hard case.
+shapes. All that encode share one CLIP checkpoint, BLIP shares its checkpoint with ours, and the `CrossEncoder` reads a LLaVA of
+BLIP's shape. In the search, embeddings are random too, so the recall of the ANN index is that of a hard case.
 
 What is not installed, or does not run, is in the table with the reason. To have all contestants, beside the development environment:
 
@@ -96,6 +96,8 @@ class Run:
             for name, contestant in running.items():
                 found[name] |= contestant.end()
         self.results += found.values()
+
+    def save(self) -> None:
         if self.out:
             self.out.write_text(json.dumps(self.measured(), indent=1) + "\n", "utf-8")
 
@@ -135,6 +137,7 @@ def encoding(run: Run, count: int, clip_python: str | None) -> None:
         }
         run.compare("encoding", entries, images=count, counts={"images": count, "texts": N_TEXTS, "one text": N_SINGLE})
         _agreement(run.results, Path(folder))
+    run.save()
 
 
 def _agreement(results: list[dict[str, Any]], folder: Path) -> None:
@@ -161,6 +164,7 @@ def reranking(run: Run, k: int) -> None:
         "sentence-transformers, CrossEncoder": Entry("peers_rerankers:SentenceTransformersPairs", works),
     }
     run.compare("reranking", entries, k=k, counts={"query": 1})
+    run.save()
 
 
 def search(run: Run, items: int) -> None:
@@ -186,6 +190,7 @@ def search(run: Run, items: int) -> None:
         counts={"many": N_MANY} | dict.fromkeys(("query", "search only", "reranked by Milvus"), N_QUERIES),
     )
     _recall(run.results[-len(entries) :])
+    run.save()
 
 
 def _recall(results: list[dict[str, Any]]) -> None:

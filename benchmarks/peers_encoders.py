@@ -140,7 +140,8 @@ class ClipRetrieval:
         try:
             import torchvision  # noqa: F401
         except RuntimeError:  # a wheel for CUDA beside a PyTorch for CPUs: its operators are missing, which resizing does not need
-            self._library = torch.library.Library("torchvision", "DEF")
+            kind: Any = torch.library.Library
+            self._library = kind("torchvision", "DEF")
             for operator in ("nms", "qnms"):
                 self._library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         from clip_retrieval.clip_inference.main import main
