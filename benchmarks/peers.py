@@ -10,7 +10,7 @@ smallest and largest over the turns. The ratio of CPU times depends less on what
 shapes. All that encode share one CLIP checkpoint, BLIP shares its checkpoint with ours, and the `CrossEncoder` reads a LLaVA of
 BLIP's shape. In the search, embeddings are random too, so the recall of the ANN index is that of a hard case.
 
-What is not installed, or does not run, is in the table with the reason. To have all contestants, beside the development environment:
+What is not installed, or does not run, is in the table with the reason. For all of them, beside the development environment:
 
     pip install 'sentence-transformers>=5.4' fastembed
     pip install --no-deps mmt-retrieval==0.1.2
