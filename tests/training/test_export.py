@@ -33,6 +33,29 @@ class _TwoLayers(nn.Module):
         return result
 
 
+class _Positions(nn.Module):
+    """Learned positions that are looked up with constant numbers, as CLIP does it, and a vector that is added to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Embedding(700, 400)
+        self.kind = nn.Parameter(torch.randn(1, 400))
+        self.numbers = nn.Buffer(torch.arange(700), persistent=False)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, 700, 400) -> the same."""
+        result: torch.Tensor = states + (self.positions(self.numbers) + self.kind)
+        return result
+
+
+def test_large_positions_are_folded() -> None:
+    module, states = _Positions().eval(), torch.randn(2, 700, 400)
+    model = to_onnx(module, {"states": states}, ["result"])
+    assert {node.op_type for node in model.graph.node} == {"Add"}, "a bundle may not compute with weights alone"
+    [result] = compare(module, open_session(model), {"states": states.numpy()}, ["result"]).values()
+    assert result.largest < SAME
+
+
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[_TwoLayers, Path]:
     """The same module twice in one folder, int8."""
