@@ -111,6 +111,20 @@ def release(server: LiteServer) -> None:
                 _manager().release_server(str(server.folder))
 
 
+def remove_indexes(folder: Path, collection: str) -> bool:
+    """Remove the index files of a collection. Milvus Lite builds missing ones again from the rows when it loads the collection.
+
+    It writes them in place. So a process that is killed meanwhile leaves a part of a file, which makes loading fail.
+
+    Returns:
+        False if there are none.
+    """
+    files = list((folder / "collections" / collection / "partitions").glob("*/indexes/*.idx"))
+    for file in files:
+        file.unlink(missing_ok=True)
+    return bool(files)
+
+
 def release_unused_memory() -> None:
     """Give the memory back that Milvus Lite needed to read rows: 67 MB for 10,000 rows of 7 kB. pyarrow would keep it."""
     import pyarrow

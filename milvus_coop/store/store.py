@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -258,8 +259,7 @@ class Store:
         description = self._describe(check_name(name))
         name, header = description["collection_name"], read_header(description)
         layout = self._layout(name, description, header, spec, fields)
-        replicas: dict[str, Any] = {"replica_number": header.replicas} if header is not None and header.replicas > 1 else {}
-        self._connection.call("load_collection", collection=name, timeout_s=self._load_timeout_s, **replicas)
+        self._load(name, header)
         self._connection.flush(name)  # rows that a crash left in the log
         if self._connection.is_lite:
             lite.release_unused_memory()
@@ -394,6 +394,19 @@ class Store:
         except CollectionNotFoundError:
             return False
         return True
+
+    def _load(self, name: str, header: Header | None) -> None:
+        replicas: dict[str, Any] = {"replica_number": header.replicas} if header is not None and header.replicas > 1 else {}
+        load = partial(self._connection.call, "load_collection", collection=name, timeout_s=self._load_timeout_s, **replicas)
+        try:
+            load()
+        except (StoreTimeoutError, StoreUnavailableError):
+            raise
+        except StoreError:
+            folder = self._connection.address.folder
+            if folder is None or not lite.remove_indexes(folder, name):
+                raise
+            load()
 
     def _describe(self, name: str, deadline: Deadline = NEVER) -> Mapping[str, Any]:
         limit_s = deadline.within(self._connection.timeout_s)

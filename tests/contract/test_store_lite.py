@@ -42,6 +42,24 @@ def test_a_search_finds_all_rows_that_a_filter_leaves(tmp_path: Path) -> None:
             assert len(found) == 20
 
 
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_an_index_file_that_was_not_written_to_the_end_is_built_again(tmp_path: Path, kept: float) -> None:
+    """A process that is killed while Milvus Lite builds an index leaves such a file."""
+    path, rows = tmp_path / "lite.db", make_rows(2000)
+    with Store(path) as store:
+        store.create("images", SPEC).upsert(rows)
+    with Store(path) as store:
+        expected = store.open("images").search(unit_vectors(3, 2), 50)
+    files = list(path.rglob("*.idx"))
+    for file in files:
+        os.truncate(file, int(kept * file.stat().st_size))
+    assert files
+    with Store(path) as store:
+        collection = store.open("images")
+        assert collection.count() == 2000
+        assert collection.search(unit_vectors(3, 2), 50) == expected
+
+
 @pytest.mark.parametrize("name", ["images.db", "folder", "with space.db", "ünïcode"])
 def test_rows_and_bundle_survive_closing(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

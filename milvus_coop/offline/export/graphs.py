@@ -59,43 +59,58 @@ def to_onnx(
         )
     if program is None:
         raise RuntimeError("the exporter returned no model")
-    if stored is None:
-        _fold(program.model)
-    else:  # folding would compute with the stand-ins of stored weights
-        _leave_out(program.model.graph.initializers, stored)
+    left_out = {} if stored is None else _stored(program.model.graph.initializers, stored)
+    _fold(program.model, left_out)
+    _leave_out(program.model.graph.initializers, left_out)
     model: onnx.ModelProto = program.model_proto
     _drop_debug_text(model)
     return model
 
 
-def _leave_out(constants: Mapping[str, Any], stored: Callable[[Array], str | None]) -> None:
-    for name, constant in constants.items():
-        tensor = constant.const_value
-        if tensor is not None and (location := stored(tensor.numpy())) is not None:
-            constant.const_value = onnx_ir.ExternalTensor(location, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
+def _stored(constants: Mapping[str, Any], stored: Callable[[Array], str | None]) -> dict[str, str]:
+    """The places of the constants that are stored already, by name."""
+    places = {name: stored(value.const_value.numpy()) for name, value in constants.items() if value.const_value is not None}
+    return {name: place for name, place in places.items() if place is not None}
 
 
-def _fold(model: Any) -> None:
+def _leave_out(constants: Mapping[str, Any], places: Mapping[str, str]) -> None:
+    for name, place in places.items():
+        if name in constants:
+            tensor = constants[name].const_value
+            constants[name].const_value = onnx_ir.ExternalTensor(
+                place, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name
+            )
+
+
+def _fold(model: Any, left_out: Mapping[str, str]) -> None:
     """Compute what nodes make of weights alone, such as the embeddings of all positions; a bundle may not have such nodes.
 
-    The exporter does this too, but only for weights of up to 8192 values. What packing may rearrange stays as it is.
+    The exporter does this too, but only for weights of up to 8192 values. What packing may rearrange stays as it is, and so does
+    what reads constants that are left out, because their values are not here.
     """
-    optimizer.fold_constants(model, output_size_limit=2**31, should_fold=lambda node: _leads_to_folding(node) or None)
+
+    def should_fold(node: Any) -> bool | None:
+        return _leads_to_folding(node, left_out) or None
+
+    optimizer.fold_constants(model, output_size_limit=2**31, should_fold=should_fold)
     optimizer.remove_unused_nodes(model)
 
 
-def _leads_to_folding(node: Any) -> bool:
+def _leads_to_folding(node: Any, left_out: Mapping[str, str]) -> bool:
     """True if a node, or one that reads what it makes, makes something of weights alone in a way that a bundle may not have."""
-    if not all(map(_is_constant, node.inputs)):
+    if not all(_is_constant(value, left_out) for value in node.inputs):
         return False
-    return node.op_type not in _PACKING or any(_leads_to_folding(reader) for made in node.outputs for reader in made.consumers())
+    readers = (reader for made in node.outputs for reader in made.consumers())
+    return node.op_type not in _PACKING or any(_leads_to_folding(reader, left_out) for reader in readers)
 
 
-def _is_constant(value: Any) -> bool:
-    if value is None or value.const_value is not None:
+def _is_constant(value: Any, left_out: Mapping[str, str]) -> bool:
+    if value is None:
         return True
+    if value.const_value is not None:
+        return value.name not in left_out
     maker = value.producer()
-    return maker is not None and bool(maker.inputs) and all(map(_is_constant, maker.inputs))
+    return maker is not None and bool(maker.inputs) and all(_is_constant(part, left_out) for part in maker.inputs)
 
 
 _PACKING = frozenset({"Mul", *REARRANGING})
