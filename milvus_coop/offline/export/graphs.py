@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx_ir
 import onnxruntime
 import torch
-from onnxscript import optimizer
+from onnxscript import ir, optimizer
 from torch import Tensor, nn
 
 from milvus_coop.bundle.graphs import REARRANGING
@@ -77,7 +76,7 @@ def _leave_out(constants: Mapping[str, Any], places: Mapping[str, str]) -> None:
     for name, place in places.items():
         if name in constants:
             tensor = constants[name].const_value
-            constants[name].const_value = onnx_ir.ExternalTensor(
+            constants[name].const_value = ir.ExternalTensor(
                 place, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name
             )
 
