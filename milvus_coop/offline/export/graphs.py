@@ -76,9 +76,7 @@ def _leave_out(constants: Mapping[str, Any], places: Mapping[str, str]) -> None:
     for name, place in places.items():
         if name in constants:
             tensor = constants[name].const_value
-            constants[name].const_value = ir.ExternalTensor(
-                place, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name
-            )
+            constants[name].const_value = ir.ExternalTensor(place, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
 
 
 def _fold(model: Any, left_out: Mapping[str, str]) -> None:
