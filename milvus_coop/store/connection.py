@@ -18,7 +18,7 @@ from milvus_coop.errors import InvalidArgumentError, StoreError, StoreTimeoutErr
 from milvus_coop.store import lite
 from milvus_coop.store.address import Address
 from milvus_coop.store.failures import CONNECT, Attempt, translate
-from milvus_coop.store.handler import find_scipy, handler_of, report_errors_at_once
+from milvus_coop.store.handler import handler_of, report_errors_at_once
 from milvus_coop.store.own_writes import OWN_WRITES
 
 RETRY_AFTER_S = 0.1
@@ -61,7 +61,6 @@ class Connection:
                 raise InvalidArgumentError(f"ca_file is given, but the address is {address.label}", expected="https://host:19530")
             check_certificates(ca_file, "ca_file")
         _mute()
-        find_scipy()
         self.address = address
         self.timeout_s = timeout_s
         self.own_writes = OWN_WRITES

@@ -31,6 +31,7 @@ from milvus_coop.store.address import parse_address
 from milvus_coop.store.aliases import Aliases
 from milvus_coop.store.collection import Collection
 from milvus_coop.store.connection import Connection
+from milvus_coop.store.handler import find_scipy
 from milvus_coop.store.indexing import POLL_S, STEP_TIMEOUT_S
 from milvus_coop.store.layout import (
     Fields,
@@ -259,6 +260,7 @@ class Store:
         description = self._describe(check_name(name))
         name, header = description["collection_name"], read_header(description)
         layout = self._layout(name, description, header, spec, fields)
+        find_scipy()
         self._load(name, header)
         self._connection.flush(name)  # rows that a crash left in the log
         if self._connection.is_lite:

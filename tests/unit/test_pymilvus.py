@@ -14,6 +14,7 @@ from pymilvus.client.utils import SciPyHelper
 from milvus_coop.errors import StoreError, StoreUnavailableError
 from milvus_coop.store import Store
 from milvus_coop.store.handler import handler_of
+from tests.contract.store_samples import SPEC
 from tests.contract.test_store_failures import Refuser, refuser  # noqa: F401 - a fixture
 
 PARTS = ("_on_rpc_error", "do_bulk_insert", "get_bulk_insert_state")
@@ -27,8 +28,9 @@ def test_the_handler_has_them(tmp_path: Path) -> None:
 
 def test_scipy_is_found_before_threads_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SciPyHelper, "_checked", False)
-    with Store(tmp_path / "lite.db"):
-        assert SciPyHelper._checked
+    with Store(tmp_path / "lite.db") as store:
+        store.create("images", SPEC)
+    assert SciPyHelper._checked
 
 
 @pytest.mark.parametrize("missing", PARTS)

@@ -106,7 +106,7 @@ class Decoder(nn.Module):
         return angles.cos(), angles.sin()
 
     def mask(self, length: int, present: Tensor | None = None) -> Tensor:
-        """What each place must not read, as large negative numbers, (B or 1, 1, S, start + S).
+        """Large negative numbers where a place must not read another one, and 0 elsewhere, (B or 1, 1, S, start + S).
 
         Args:
             length: number of places.
