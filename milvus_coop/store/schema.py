@@ -252,8 +252,8 @@ def search_params(index_type: str, metric: str, k: int, *, visits_filtered: bool
         index_type: the type of the index.
         metric: `COSINE`, `IP` or `L2`.
         k: number of neighbours.
-        visits_filtered: True for a search with a filter on Milvus Lite. There, `ef` also counts the rows that the filter excludes, so
-            the usual value would miss rows (docs/growth.md).
+        visits_filtered: True for a search with a filter on Milvus Lite. There, `ef` also counts the rows that the filter excludes,
+            so the usual value would miss rows (docs/growth.md).
     """
     params: dict[str, int] = {}
     # A client that opened a collection with FLAT goes on after the collection got HNSW, which without `ef` would search 16 rows.

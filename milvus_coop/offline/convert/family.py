@@ -55,7 +55,10 @@ class Matcher:
 
 @dataclass(frozen=True)
 class Wishes:
-    """The choices that a family leaves to a user. None stands for the family's own choice. `Family.wishes` names those that a family can meet."""
+    """The choices that a family leaves to a user. None stands for the family's own choice.
+
+    `Family.wishes` names those that a family can meet.
+    """
 
     dim: int | None = None
     """Length of the embedding: its first numbers (Matryoshka)."""
