@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +21,7 @@ from typing import TypeVar
 
 from milvus_coop.bundle.spec import GRAPHS
 from milvus_coop.errors import TritonError
+from milvus_coop.serving.triton.guard import Guard
 from milvus_coop.serving.triton.install import TritonInstall
 
 EXIT_TIMEOUT_S = 5
@@ -82,6 +81,7 @@ class TritonServer:
         self._arguments = tuple(arguments)
         self._on_problem = on_problem
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
         self._log: Path | None = None
         self._address = ""
         self._shared_memory = f"milvus-coop-{uuid.uuid4().hex}"
@@ -94,7 +94,7 @@ class TritonServer:
     def start(self) -> None:
         """Start the server and wait until every model is ready.
 
-        On Linux, a server that was started in the main thread stops when this process ends in any way, even by SIGKILL.
+        The server stops when this process ends in any way, even by SIGKILL.
 
         Raises:
             TritonError: the host is unknown, a port is in use, a model cannot be loaded (with Triton's reason), or the time limit
@@ -108,7 +108,7 @@ class TritonServer:
         os.close(handle)
         with self._log.open("wb") as log:
             process = self._process = subprocess.Popen(
-                [*_tie(), *self._command()],
+                self._command(),
                 env={**os.environ, **self._install.environment},
                 stdout=log,
                 stderr=log,
@@ -116,6 +116,7 @@ class TritonServer:
                 start_new_session=True,  # Ctrl-C must not stop it directly; `stop` does so in order
             )
         try:
+            self._guard = Guard(process.pid, EXIT_TIMEOUT_S + 5, self._log, SHARED_MEMORY / self._shared_memory)
             self._wait_until_ready(process)
         except BaseException:
             self.stop()
@@ -178,6 +179,9 @@ class TritonServer:
             for leftover in SHARED_MEMORY.glob(f"{self._shared_memory}*"):
                 leftover.unlink(missing_ok=True)
         self._process = None
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
         if self._log is not None:
             self._log.unlink(missing_ok=True)
             self._log = None
@@ -233,13 +237,6 @@ class TritonServer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
-
-
-def _tie() -> list[str]:
-    """The start of a command that Linux stops with SIGTERM when this process ends; empty where that is not possible."""
-    # Linux sends the signal when the thread that started the command ends, so another thread than the main one must not ask for it.
-    setpriv = shutil.which("setpriv") if threading.current_thread() is threading.main_thread() else None
-    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
 
 
 def _in_url(host: str) -> str:
