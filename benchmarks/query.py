@@ -57,7 +57,7 @@ def text_contents(bundle: Bundle, n: int, rng: np.random.Generator) -> list[Cont
     states, longest = text_states(bundle.spec), inputs[MASK].shape[1]
     shapes = {state.name: (state.rows(longest), state.dim) if state.count else (state.dim,) for state in states}
     side = {name: rng.standard_normal((n, *shape)).astype(np.float32) for name, shape in shapes.items()}
-    return [StoredText(*pair) for pair in zip(texts, pack_states(states, {**side, **inputs}), strict=True)]
+    return [StoredText(*pair) for pair in zip(texts, pack_states(states, {**side, **inputs}, len(texts)), strict=True)]
 
 
 def rows(bundle: Bundle, n: int, kind: Kind = "image") -> Iterator[list[Row]]:

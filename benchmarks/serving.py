@@ -37,7 +37,7 @@ from milvus_coop.config import Settings
 from milvus_coop.cores import available_cores
 from milvus_coop.models.backends import open_backend
 from milvus_coop.models.backends.onnx import OnnxBackend
-from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.encoder import BundleEncoder
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.serving.triton import Endpoints, TritonServer, Tuning, export_repository, find_triton
 from milvus_coop.types import Array
@@ -74,7 +74,7 @@ def pairs(bundle: Bundle, backend: Backend, n: int) -> Inputs:
     """One query against n random images, in the form that the cross-encoder takes."""
     tokens = bundle.spec.tokens
     rng = np.random.default_rng(0)
-    side = Encoder(backend, Tokenizer(bundle.path(TOKENIZER), bundle.spec.text)).encode_texts([TEXT]).text_side
+    side = BundleEncoder(backend, Tokenizer(bundle.path(TOKENIZER), bundle.spec.text)).encode_texts([TEXT]).text_side
     return {
         **side,
         IMAGE_TOKENS: rng.integers(-127, 127, (n, tokens.count, tokens.dim), dtype=np.int8),

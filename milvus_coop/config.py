@@ -72,9 +72,19 @@ class Settings:
     triton_key_file: str = ""
     """PEM file with this client's private key, for mutual TLS."""
 
+    embedder: str = ""
+    """Address of an embedding server that takes the place of the bundle: `PROTOCOL+https://host/path?model=NAME`, where PROTOCOL is
+    openai, vllm, nvclip, nim or jina. '' means the bundle. See docs/servers.md."""
+    embedder_model: str = ""
+    """Name of the model that embeds; '' means the one after `?model=` in the address."""
+    embedder_key: str = field(default="", repr=False)
+    """Key of the embedding server. It is sent over https:// and on loopback only."""
+    embedder_ca_file: str = ""
+    """PEM file with the certificate authority of the embedding server; '' means the system's authorities."""
+
     reranker: str = ""
     """Address of a rerank server that takes the place of the bundle's cross-encoder in searches: `PROTOCOL+https://host/path`,
-    where PROTOCOL is vllm, sglang, nim, jina, cohere or tei. '' means the cross-encoder of the bundle. See docs/rerankers.md."""
+    where PROTOCOL is vllm, sglang, nim, jina, cohere or tei. '' means the cross-encoder of the bundle. See docs/servers.md."""
     reranker_model: str = ""
     """Name of the model that the rerank server runs; '' means the one after `?model=` in the address, if there is one."""
     reranker_key: str = field(default="", repr=False)
@@ -168,6 +178,10 @@ class SettingsArguments(ModelArguments, total=False):
     token_store: str | Path | None
     remembered_texts: int | None
     bundle: str | Path | None
+    embedder: str | None
+    embedder_model: str | None
+    embedder_key: str | None
+    embedder_ca_file: str | Path | None
     reranker: str | None
     reranker_model: str | None
     reranker_key: str | None

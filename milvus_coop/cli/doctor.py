@@ -46,7 +46,7 @@ class Check:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per check and line.")
-@with_settings(models=True, reranker=True)
+@with_settings(models=True, embedder=True, reranker=True)
 def doctor(settings: Settings, as_json: bool) -> None:
     """Check this installation: versions, the bundle, the backend, Milvus, and optional parts with the command that installs each.
 
@@ -129,21 +129,20 @@ def _backend(settings: Settings) -> str:
     models = open_models(settings)
     encoded = models.encoder.encode_texts(["a red apple"])
     models.close()
-    return (
-        f"{settings.models} encodes a text to {encoded.embeddings.shape[1]} dimensions; in-process devices: {', '.join(devices())}"
-    )
+    name = settings.embedder.partition("?")[0] or settings.models
+    return f"{name} encodes a text to {encoded.embeddings.shape[1]} dimensions; in-process devices: {', '.join(devices())}"
 
 
 def _reranker(settings: Settings) -> str:
     from milvus_coop.deadline import NEVER
-    from milvus_coop.search.remote.address import server_of
+    from milvus_coop.search.remote.address import rerank_server_of
     from milvus_coop.search.remote.client import RerankClient
 
-    server = server_of(settings)
+    server = rerank_server_of(settings)
     assert server is not None  # noqa: S101 - the settings name one
     found = RerankClient(server, settings.timeout_s).score("a red apple", ["an apple", "a rainy street"], NEVER)
-    named = f" with the model {server.model}" if server.model else ""
-    return f"{server.label}{named} scores two texts: {', '.join(f'{p:.3f}' for p in found.probability)}"
+    named = f" with the model {server.server.model}" if server.server.model else ""
+    return f"{server.server.label}{named} scores two texts: {', '.join(f'{p:.3f}' for p in found.probability)}"
 
 
 def _milvus(settings: Settings) -> str:

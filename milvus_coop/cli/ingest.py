@@ -86,7 +86,7 @@ INTERRUPTED = 130
 @click.option("--progress-every", type=click.FloatRange(0.1), metavar="SECONDS", help="Time between those lines.  [default: 10]")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve metrics for Prometheus meanwhile; 0: any free port.")
 @click.option("--metrics-host", help="Address for them.  [default: 127.0.0.1, for this machine only]")
-@with_settings(collection=True, models=True)
+@with_settings(collection=True, models=True, embedder=True)
 def ingest(
     settings: Settings,
     sources: tuple[str, ...],
@@ -129,6 +129,7 @@ def ingest(
       milvus-coop ingest 's3://bucket/shards/{000000..000999}.tar'
       milvus-coop ingest photos/ --prune          and remove items whose file was deleted
       milvus-coop ingest photos/ --sink parquet --out s3://bucket/run/
+      milvus-coop ingest photos/ --embedder 'vllm+https://gpu:8000?model=NAME'
       milvus-coop ingest s3://bucket/photos/ --engine ray --state s3://bucket/state --uri http://milvus:19530
     """
     from milvus_coop.cli.progress import ingest_outputs

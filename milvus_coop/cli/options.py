@@ -43,6 +43,13 @@ _MODELS = (
 )
 
 
+_EMBEDDER = (
+    _option(
+        "--embedder",
+        "An embedding server in the place of the bundle: PROTOCOL+https://host/path?model=NAME, "
+        "with PROTOCOL one of openai, vllm, nvclip, nim, jina. Its key is in MILVUS_COOP_EMBEDDER_KEY.",
+    ),
+)
 _RERANKER = (
     _option(
         "--reranker",
@@ -60,7 +67,13 @@ _RERANKER = (
 
 
 def with_settings(
-    *, store: bool = True, collection: bool = False, models: bool = False, bundle: bool = False, reranker: bool = False
+    *,
+    store: bool = True,
+    collection: bool = False,
+    models: bool = False,
+    bundle: bool = False,
+    embedder: bool = False,
+    reranker: bool = False,
 ) -> Callable[[Command], Command]:
     """Add the options of a Milvus connection to a command, which gets them as one `settings: Settings`.
 
@@ -69,10 +82,12 @@ def with_settings(
         collection: add `--collection`.
         models: add `--bundle`, `--models`, `--threads` and `--max-pixels`.
         bundle: add `--bundle` alone.
+        embedder: add `--embedder`.
         reranker: add `--reranker` and `--reranker-root`.
     """
     options = (_STORE if store else ()) + _TIMEOUT + (_COLLECTION if collection else ()) + (_MODELS if models else ())
-    options += (_MODELS[:1] if bundle else ()) + (_RERANKER if reranker else ())
+    options += (_MODELS[:1] if bundle else ()) + (_EMBEDDER if embedder else ())
+    options += _RERANKER if reranker else ()
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)

@@ -69,7 +69,7 @@ def _not(context: click.Context, parameter: click.Parameter, value: bool) -> boo
     multiple=True,
     help="Prefix of an object store whose images --html may read, such as s3://bucket/photos; repeatable.",
 )
-@with_settings(collection=True, models=True, reranker=True)
+@with_settings(collection=True, models=True, embedder=True, reranker=True)
 def query(
     settings: Settings,
     text: str | None,
@@ -92,6 +92,7 @@ def query(
       milvus-coop query "a red apple" --json | jq -r .uri
       milvus-coop query "a red apple" --html apples.html --root s3://bucket/photos
       milvus-coop query "a red apple" --reranker vllm+https://gpu:8000 --reranker-root photos/
+      milvus-coop query "a red apple" --embedder 'vllm+https://gpu:8000?model=NAME'
     """
     from milvus_coop.cli.inputs import image_elsewhere
     from milvus_coop.cli.tables import hit_lines, print_result, why_not_reranked
@@ -129,8 +130,14 @@ def query(
 
 
 @contextmanager
-def _opening_models(settings: Settings, *, by_text: bool) -> Iterator[Backend]:
-    """The models, which begin to load the encoder of the query. It takes as long as the import of pymilvus; both go on together."""
+def _opening_models(settings: Settings, *, by_text: bool) -> Iterator[Backend | None]:
+    """The models, which begin to load the encoder of the query. It takes as long as the import of pymilvus; both go on together.
+
+    There are none if an embedder is named.
+    """
+    if settings.embedder:
+        yield None
+        return
     from milvus_coop.bundle import IMAGE_ENCODER, TEXT_ENCODER, load_bundle
     from milvus_coop.models.backends import open_backend
     from milvus_coop.models.open import loading

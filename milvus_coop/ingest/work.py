@@ -167,7 +167,7 @@ class TextWork:
     def encode(self, batch: Sequence[Ready]) -> Encoded:
         """See `Work.encode`."""
         encoded = self._encoder.encode_texts(texts := [ready.item.text or "" for ready in batch])
-        contents = map(StoredText, texts, pack_states(self._states, encoded.text_side))
+        contents = map(StoredText, texts, pack_states(self._states, encoded.text_side, len(texts)))
         return Encoded([_row(*parts) for parts in zip(batch, encoded.embeddings, contents, strict=True)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,64 +70,36 @@ class EncodedImages:
         return self.image_side[IMAGE_TOKEN_SCALES]
 
 
-class Encoder:
-    """Runs the two encoders of a backend's bundle. Safe to share between threads.
+class Encoder(ABC):
+    """The bi-encoder of a bundle (`BundleEncoder`) or of a server. Safe to share between threads.
 
     Args:
-        backend: runs the graphs.
-        tokenizer: the bi-encoder's.
-        ce_tokenizer: the cross-encoder's, if it has its own.
         max_pixels: see `decode`.
-        remembered_texts: maximum number of texts that `encode_query_texts` remembers.
         runs: number of batches that a caller may encode at the same time; see `open_models`.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        tokenizer: Tokenizer,
-        ce_tokenizer: Tokenizer | None = None,
-        *,
-        max_pixels: int = MAX_PIXELS,
-        remembered_texts: int = 0,
-        runs: int = 1,
-    ) -> None:
-        self._backend = backend
-        self._memory = TextMemory(backend.spec.graph(TEXT_ENCODER), remembered_texts)
+    def __init__(self, max_pixels: int = MAX_PIXELS, runs: int = 1) -> None:
         self._max_pixels = max_pixels
-        self._tokenizer = tokenizer
-        self._ce_tokenizer = ce_tokenizer
         self.runs = runs
 
     @property
+    @abstractmethod
     def spec(self) -> BundleSpec:
         """The record of the bundle in use."""
-        return self._backend.spec
 
+    @abstractmethod
     def encode_texts(self, texts: Iterable[str], *, timeout_s: float | None = None) -> EncodedTexts:
         """Encode texts. Long texts are cut at the bundle's text length.
 
         Raises:
             BackendError: the backend failed; see `Backend.run`.
         """
-        inputs = self.tokenise(texts)
-        return self._encoded(inputs, self._backend.run(TEXT_ENCODER, inputs, timeout_s=timeout_s))
 
+    @abstractmethod
     def encode_query_texts(self, texts: Iterable[str], *, timeout_s: float | None = None) -> EncodedTexts:
         """As `encode_texts`. The texts encoded last are remembered, since a page, a filter or a rerank asks the same one again."""
-        listed = many("texts", texts, "a list of texts")
-        inputs = self.tokenise(listed)
 
-        def run(rows: Sequence[int]) -> dict[str, Array]:
-            some = inputs if len(rows) == len(listed) else {name: array[list(rows)] for name, array in inputs.items()}
-            return self._backend.run(TEXT_ENCODER, some, timeout_s=timeout_s)
-
-        return self._encoded(inputs, self._memory.outputs(listed, inputs["input_ids"].shape[1], run))
-
-    def _encoded(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> EncodedTexts:
-        arrays = {**inputs, **outputs}
-        return EncodedTexts(outputs["text_embedding"], {name: arrays[name] for name in self.spec.text_side})
-
+    @abstractmethod
     def text_side(self, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
         """The cross-encoder's inputs for tokenised texts, for callers that need no embeddings.
 
@@ -139,22 +112,39 @@ class Encoder:
         Raises:
             BackendError: the backend failed; see `Backend.run`.
         """
-        arrays = dict(inputs)
-        if reads_text_encoder(self.spec):
-            arrays |= self._backend.run(TEXT_ENCODER, inputs, timeout_s=timeout_s)
-        return {name: arrays[name] for name in self.spec.text_side}
 
+    @abstractmethod
     def tokenise(self, texts: Iterable[str]) -> dict[str, Array]:
         """The text inputs of the bundle's graphs by name, each int64 of shape (n, length).
 
         Raises:
             InvalidArgumentError: a text is blank, too long or not valid Unicode, or `texts` is a single text.
         """
-        listed = many("texts", texts, "a list of texts")
-        arrays = self._tokenizer(listed)
-        if self._ce_tokenizer is not None:
-            arrays |= {CE_PREFIX + name: array for name, array in self._ce_tokenizer(listed).items()}
-        return arrays
+
+    @abstractmethod
+    def pixels(self, images: Sequence[Image]) -> dict[str, Array]:
+        """The inputs of the bundle's image encoder for decoded RGB images.
+
+        Returns:
+            `pixel_values` of shape (n, 3, size, size), in the graph's dtype: uint8, or normalised float32. If the bundle has them,
+            also `ce_pixel_values`, and uint8 masks `patch_mask` of shape (n, rows, columns).
+        """
+
+    @abstractmethod
+    def ce_pixels(self, images: Sequence[Image]) -> dict[str, Array]:
+        """The inputs of a cross-encoder that reads pixels, as in `pixels`; empty if it reads tokens."""
+
+    @abstractmethod
+    def encode_pixels(self, pixels: Mapping[str, Array], *, timeout_s: float | None = None) -> EncodedImages:
+        """Encode the arrays that `pixels` returned. Add those of `ce_pixels` if the cross-encoder will need them.
+
+        Raises:
+            BackendError: the backend failed; see `Backend.run`.
+        """
+
+    def encode_images(self, images: Sequence[Image], *, timeout_s: float | None = None) -> EncodedImages:
+        """Encode decoded RGB images of any size; see `decode`."""
+        return self.encode_pixels({**self.pixels(images), **self.ce_pixels(images)}, timeout_s=timeout_s)
 
     def decode(self, image: ImageInput, *, name: str = "") -> Image:
         """Decode an image for `pixels` or `encode_images`: upright RGB on the bundle's background, no larger than the bundle needs.
@@ -185,35 +175,91 @@ class Encoder:
         """
         return format_of(content, at_least=self.spec.largest_image, max_pixels=self._max_pixels)
 
-    def pixels(self, images: Sequence[Image]) -> dict[str, Array]:
-        """The inputs of the bundle's image encoder for decoded RGB images.
 
-        Returns:
-            `pixel_values` of shape (n, 3, size, size), in the graph's dtype: uint8, or normalised float32. If the bundle has them,
-            also `ce_pixel_values`, and uint8 masks `patch_mask` of shape (n, rows, columns).
-        """
+class BundleEncoder(Encoder):
+    """Runs the two encoders of a backend's bundle.
+
+    Args:
+        backend: runs the graphs.
+        tokenizer: the bi-encoder's.
+        ce_tokenizer: the cross-encoder's, if it has its own.
+        max_pixels: see `decode`.
+        remembered_texts: maximum number of texts that `encode_query_texts` remembers.
+        runs: see `Encoder`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        ce_tokenizer: Tokenizer | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        remembered_texts: int = 0,
+        runs: int = 1,
+    ) -> None:
+        super().__init__(max_pixels, runs)
+        self._backend = backend
+        self._memory = TextMemory(backend.spec.graph(TEXT_ENCODER), remembered_texts)
+        self._tokenizer = tokenizer
+        self._ce_tokenizer = ce_tokenizer
+
+    @property
+    def spec(self) -> BundleSpec:
+        """The record of the bundle in use."""
+        return self._backend.spec
+
+    def encode_texts(self, texts: Iterable[str], *, timeout_s: float | None = None) -> EncodedTexts:
+        """See `Encoder.encode_texts`."""
+        inputs = self.tokenise(texts)
+        return self._encoded(inputs, self._backend.run(TEXT_ENCODER, inputs, timeout_s=timeout_s))
+
+    def encode_query_texts(self, texts: Iterable[str], *, timeout_s: float | None = None) -> EncodedTexts:
+        """See `Encoder.encode_query_texts`."""
+        listed = many("texts", texts, "a list of texts")
+        inputs = self.tokenise(listed)
+
+        def run(rows: Sequence[int]) -> dict[str, Array]:
+            some = inputs if len(rows) == len(listed) else {name: array[list(rows)] for name, array in inputs.items()}
+            return self._backend.run(TEXT_ENCODER, some, timeout_s=timeout_s)
+
+        return self._encoded(inputs, self._memory.outputs(listed, inputs["input_ids"].shape[1], run))
+
+    def _encoded(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> EncodedTexts:
+        arrays = {**inputs, **outputs}
+        return EncodedTexts(outputs["text_embedding"], {name: arrays[name] for name in self.spec.text_side})
+
+    def text_side(self, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
+        """See `Encoder.text_side`."""
+        arrays = dict(inputs)
+        if reads_text_encoder(self.spec):
+            arrays |= self._backend.run(TEXT_ENCODER, inputs, timeout_s=timeout_s)
+        return {name: arrays[name] for name in self.spec.text_side}
+
+    def tokenise(self, texts: Iterable[str]) -> dict[str, Array]:
+        """See `Encoder.tokenise`."""
+        listed = many("texts", texts, "a list of texts")
+        arrays = self._tokenizer(listed)
+        if self._ce_tokenizer is not None:
+            arrays |= {CE_PREFIX + name: array for name, array in self._ce_tokenizer(listed).items()}
+        return arrays
+
+    def pixels(self, images: Sequence[Image]) -> dict[str, Array]:
+        """See `Encoder.pixels`."""
         return self._fit(images, IMAGE_ENCODER)
 
     def ce_pixels(self, images: Sequence[Image]) -> dict[str, Array]:
-        """The inputs of a cross-encoder that reads pixels, as in `pixels`; empty if it reads tokens."""
+        """See `Encoder.ce_pixels`."""
         return self._fit(images, CROSS_ENCODER)
 
     def encode_pixels(self, pixels: Mapping[str, Array], *, timeout_s: float | None = None) -> EncodedImages:
-        """Encode the arrays that `pixels` returned. Add those of `ce_pixels` if the cross-encoder will need them.
-
-        Raises:
-            BackendError: the backend failed; see `Backend.run`.
-        """
+        """See `Encoder.encode_pixels`."""
         outputs = self._backend.run(IMAGE_ENCODER, pixels, timeout_s=timeout_s)
         if IMAGE_TOKENS in outputs:
             tokens, scales = quantise(outputs[IMAGE_TOKENS])
             return EncodedImages(outputs["image_embedding"], {IMAGE_TOKENS: tokens, IMAGE_TOKEN_SCALES: scales})
         side = {name: pixels[name] for name in self._pixel_inputs(CROSS_ENCODER) if name in pixels}
         return EncodedImages(outputs["image_embedding"], side)
-
-    def encode_images(self, images: Sequence[Image], *, timeout_s: float | None = None) -> EncodedImages:
-        """Encode decoded RGB images of any size; see `decode`."""
-        return self.encode_pixels({**self.pixels(images), **self.ce_pixels(images)}, timeout_s=timeout_s)
 
     def _pixel_inputs(self, graph: str) -> dict[str, TensorSpec]:
         """The inputs of a graph that are images or masks, by name."""

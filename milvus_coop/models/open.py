@@ -12,7 +12,7 @@ from milvus_coop.config import Settings
 from milvus_coop.cores import thread_count
 from milvus_coop.errors import BundleMismatchError, InvalidArgumentError, MilvusCoopError, quoted
 from milvus_coop.models.backends import Backend, open_backend
-from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.encoder import BundleEncoder, Encoder
 from milvus_coop.models.preprocess.images import MAX_PIXELS
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.reranker import Reranker
@@ -51,7 +51,10 @@ def open_models(settings: Settings, backend: Backend | None = None, *, runs: int
         BundleError: the bundle cannot be used.
         BundleMismatchError: `backend` runs another bundle.
         InvalidArgumentError, BackendUnavailableError: see `open_backend`.
+        BackendError: the embedder that the settings name does not answer; see `open_embedder`.
     """
+    if settings.embedder:
+        return _open_embedder(settings, backend)
     bundle = load_bundle(settings.bundle)
     if backend is None and settings.models in IN_PROCESS:
         threads = thread_count(settings.threads)
@@ -67,6 +70,18 @@ def open_models(settings: Settings, backend: Backend | None = None, *, runs: int
         )
     encoder = open_encoder(bundle, opened, settings.max_pixels, settings.remembered_texts, runs)
     return Models(opened, encoder, Reranker(opened), owned=backend is None)
+
+
+def _open_embedder(settings: Settings, backend: Backend | None) -> Models:
+    from milvus_coop.models.remote.embedder import open_embedder
+    from milvus_coop.models.remote.server import embed_server_of
+
+    server = embed_server_of(settings)
+    assert server is not None  # noqa: S101 - the settings name one
+    if backend is not None:
+        raise InvalidArgumentError(f"there is a backend and the embedder {server.server.label}", expected="one of them")
+    opened, encoder = open_embedder(server, settings)
+    return Models(opened, encoder, Reranker(opened), owned=True)
 
 
 @contextmanager
@@ -105,8 +120,8 @@ def split_models(
 def open_encoder(
     bundle: Bundle, backend: Backend, max_pixels: int = MAX_PIXELS, remembered_texts: int = 0, runs: int = 1
 ) -> Encoder:
-    """The bi-encoder of a bundle on a backend, with the bundle's tokenizers; for the other arguments, see `Encoder`."""
+    """The bi-encoder of a bundle on a backend, with the bundle's tokenizers; for the other arguments, see `BundleEncoder`."""
     spec = bundle.spec
     ce_tokenizer = None if spec.ce_text is None else Tokenizer(bundle.path(CE_TOKENIZER), spec.ce_text)
     tokenizer = Tokenizer(bundle.path(TOKENIZER), spec.text)
-    return Encoder(backend, tokenizer, ce_tokenizer, max_pixels=max_pixels, remembered_texts=remembered_texts, runs=runs)
+    return BundleEncoder(backend, tokenizer, ce_tokenizer, max_pixels=max_pixels, remembered_texts=remembered_texts, runs=runs)

@@ -20,17 +20,17 @@ NONE = ""
 """The string for a text without states."""
 
 
-def pack_states(states: Sequence[StateSpec], text_side: Mapping[str, Array]) -> list[str]:
+def pack_states(states: Sequence[StateSpec], text_side: Mapping[str, Array], n: int) -> list[str]:
     """The strings of n encoded texts.
 
     Args:
         states: the states of the bundle; if there are none, every string is `NONE`.
         text_side: the cross-encoder's inputs for the texts, arrays of shape (n, ...).
+        n: the number of texts.
 
     Returns:
         A string for each text; `NONE` if the number of rows is not that of the tokens, or a value is too large for float16.
     """
-    n = len(next(iter(text_side.values())))
     raws = [b""] * n
     sound = np.ones(n, bool)
     lengths = text_side[MASK].sum(axis=1).tolist() if MASK in text_side else [0] * n

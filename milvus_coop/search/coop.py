@@ -25,8 +25,8 @@ from milvus_coop.search.options import QueryArguments, QueryOptions, options_of
 from milvus_coop.search.queries import EncodedQueries, check_ids, encode_queries
 from milvus_coop.search.ranking import rank
 from milvus_coop.search.ranking_service import query_string
-from milvus_coop.search.remote.address import RerankServer, server_of
-from milvus_coop.search.reranking import BundleReranker, CandidateReranker, CeScores
+from milvus_coop.search.remote.address import RerankServer, rerank_server_of
+from milvus_coop.search.reranking import BundleReranker, CandidateReranker, CeScores, NoReranker
 from milvus_coop.search.state import ENCODED, RETRIEVED, SearchState
 from milvus_coop.search.workers import Workers
 from milvus_coop.store import CollectionView, Fields, Provider, Ranker, RerankService, Store
@@ -46,7 +46,7 @@ Retrieve = Callable[[EncodedQueries, QueryOptions, Deadline], list[list[Candidat
 class CoopSearch:
     """Searches one collection: Milvus retrieves the best k candidates by ANN search, then the cross-encoder reranks them.
 
-    The cross-encoder is that of the bundle, or a rerank server that `reranker` names; then only `reranker_roots` are read for it.
+    Both are those of the bundle, unless `embedder` or `reranker` name servers. For a rerank server only `reranker_roots` are read.
 
     Safe to share between threads. Close it, or use it as a context manager, to free a Milvus Lite path.
     """
@@ -76,9 +76,10 @@ class CoopSearch:
             CollectionNotFoundError, ForeignCollectionError, BundleMismatchError: the collection cannot be used.
             StoreError: Milvus cannot be reached or refuses the request, or the token files are not at their place.
             BundleError: the bundle cannot be used.
+            BackendError: the embedder does not answer, or its answer is of no use.
         """
         settings, backend = split_models(settings, collection, models, overrides)
-        server = server_of(settings)
+        server = rerank_server_of(settings)
         if fields is not None and not isinstance(fields, Fields):
             raise InvalidArgumentError(f"fields is {quoted(fields)}", expected="a Fields object")
         self._timeout_s = settings.timeout_s
@@ -101,6 +102,8 @@ class CoopSearch:
             from milvus_coop.search.remote.reranker import RemoteReranker
 
             return RemoteReranker(server, kind, self._timeout_s)
+        if not spec.graph(CROSS_ENCODER).outputs:
+            return NoReranker()
         with suppress(BackendUnavailableError, BackendTimeoutError):  # a search then returns the BE order and the reason
             self._models.backend.load((CROSS_ENCODER,))
         reader = content_reader(self.encoder, kind, self._collection.tokens)

@@ -97,6 +97,25 @@ class CandidateReranker(Protocol):
         """End threads. Safe to call twice."""
 
 
+class NoReranker:
+    """Scores nothing, because an embedding server has no cross-encoder."""
+
+    default_score: Score = "ce"
+
+    def reads_contents(self, query: Kind) -> bool:
+        """False: nothing is read."""
+        return False
+
+    def score(
+        self, queries: EncodedQueries, candidates: Sequence[Sequence[Candidate]], scores: CeScores, deadline: Deadline
+    ) -> None:
+        """See `CandidateReranker.score`."""
+        scores.problem = "an embedder has no cross-encoder; try: --reranker PROTOCOL+https://host, as well"
+
+    def close(self) -> None:
+        """Nothing is to be ended."""
+
+
 class BundleReranker:
     """Scores candidates with the cross-encoder of the bundle. Safe to share between threads."""
 

@@ -15,7 +15,7 @@ from milvus_coop.config import Settings
 from milvus_coop.errors import BackendInputError, BackendUnavailableError, InvalidArgumentError
 from milvus_coop.models.backends import Backend, open_backend
 from milvus_coop.models.backends.fake import FakeBackend
-from milvus_coop.models.encoder import EncodedImages, EncodedTexts, Encoder
+from milvus_coop.models.encoder import BundleEncoder, EncodedImages, EncodedTexts, Encoder
 from milvus_coop.models.preprocess.images import decode
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.reranker import Reranker
@@ -44,7 +44,7 @@ def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Backend]
 
 @pytest.fixture(scope="module")
 def encoder(backend: Backend, bundle: Bundle) -> Encoder:
-    return Encoder(backend, Tokenizer(bundle.path(TOKENIZER), bundle.spec.text))
+    return BundleEncoder(backend, Tokenizer(bundle.path(TOKENIZER), bundle.spec.text))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from milvus_coop.config import Settings
-from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.encoder import BundleEncoder, Encoder
 from milvus_coop.models.open import Models, open_models
 from milvus_coop.offline.evaluation.memo import MemoBackend
 from tests.evaluation.kit import drawn, fake
@@ -22,7 +22,8 @@ def models() -> Iterator[Models]:
 
 
 def with_memo(models: Models, limit_bytes: int = 10**6) -> Encoder:
-    return Encoder(MemoBackend(models.backend, limit_bytes), models.encoder._tokenizer)
+    assert isinstance(models.encoder, BundleEncoder)
+    return BundleEncoder(MemoBackend(models.backend, limit_bytes), models.encoder._tokenizer)
 
 
 def test_the_cross_encoder_cannot_tell_the_difference(models: Models) -> None:

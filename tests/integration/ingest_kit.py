@@ -22,7 +22,7 @@ from milvus_coop.bundle.spec import BundleSpec, GraphSpec, ImageSpec, TensorSpec
 from milvus_coop.errors import StoreError
 from milvus_coop.ingest import IngestInterrupted, Progress, ingest
 from milvus_coop.models.backends.fake import FakeBackend
-from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.encoder import BundleEncoder, Encoder
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.store import Store
 from milvus_coop.types import Row, Stamp
@@ -113,7 +113,7 @@ def encoder(backend: FakeBackend, folder: Path, runs: int = 1) -> Encoder:
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save(str(path))
-    return Encoder(backend, Tokenizer(path, SPEC.text), runs=runs)
+    return BundleEncoder(backend, Tokenizer(path, SPEC.text), runs=runs)
 
 
 def picture(path: Path, seed: int = 0, size: int = SIZE) -> Path:

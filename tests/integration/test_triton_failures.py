@@ -29,6 +29,7 @@ from milvus_coop.errors import (
     MilvusCoopError,
 )
 from milvus_coop.models.backends import open_backend
+from milvus_coop.models.encoder import BundleEncoder
 from tests.servers.triton import PATIENT, BreakableTriton
 from tests.waiting import wait_until
 
@@ -345,6 +346,7 @@ def test_two_bundles_side_by_side_in_one_repository(server: BreakableTriton, sea
     try:
         ids = np.ones((1, 8), dtype=np.int64)
         inputs = {"input_ids": ids, "attention_mask": ids}
+        assert isinstance(search.encoder, BundleEncoder)
         ours_now = search.encoder._backend.run(TEXT_ENCODER, inputs)["text_embedding"]
         assert backend.run(TEXT_ENCODER, inputs)["text_embedding"] == pytest.approx(-ours_now, abs=1e-5)
         assert search.encoder.encode_texts([QUERIES[0]]).embeddings == pytest.approx(good, abs=1e-5)

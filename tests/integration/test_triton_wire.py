@@ -15,7 +15,7 @@ from milvus_coop.bundle import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS, 
 from milvus_coop.bundle.folder import TOKENIZER
 from milvus_coop.config import Settings
 from milvus_coop.models.backends import Backend, open_backend
-from milvus_coop.models.encoder import Encoder
+from milvus_coop.models.encoder import BundleEncoder
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.models.reranker import Reranker
 from milvus_coop.types import Array
@@ -83,7 +83,7 @@ def local() -> Iterator[Backend]:
 def texts(local: Backend) -> list[dict[str, Array]]:
     """The text side of each text alone, and of all together."""
     bundle = load_bundle("coop-small")
-    encoder = Encoder(local, Tokenizer(bundle.path(TOKENIZER), bundle.spec.text))
+    encoder = BundleEncoder(local, Tokenizer(bundle.path(TOKENIZER), bundle.spec.text))
     return [dict(encoder.encode_texts(some).text_side) for some in (*([text] for text in TEXTS), TEXTS)]
 
 

@@ -9,19 +9,19 @@ import pytest
 
 from milvus_coop.config import Settings
 from milvus_coop.errors import InvalidArgumentError
-from milvus_coop.search.remote.address import RerankServer, server_of
+from milvus_coop.search.remote.address import RerankServer, rerank_server_of
 
 KEY = "a-secret-key-9f3c"
 
 
 def server(address: str, **settings: Any) -> RerankServer:
-    found = server_of(Settings(reranker=address, **settings))
+    found = rerank_server_of(Settings(reranker=address, **settings))
     assert found is not None
     return found
 
 
 def test_none() -> None:
-    assert server_of(Settings()) is None
+    assert rerank_server_of(Settings()) is None
 
 
 @pytest.mark.parametrize(
@@ -37,16 +37,16 @@ def test_none() -> None:
     ],
 )
 def test_paths(address: str, url: str) -> None:
-    assert server(address).url == url
+    assert server(address).server.url == url
 
 
 def test_options() -> None:
     found = server("vllm+https://host?model=Qwen%2FQwen3-VL&scores=logit&documents=5")
-    assert (found.model, found.scale, found.documents) == ("Qwen/Qwen3-VL", "logit", 5)
+    assert (found.server.model, found.scale, found.documents) == ("Qwen/Qwen3-VL", "logit", 5)
     assert (server("nim+https://host").scale, server("tei+https://host").scale) == ("logit", "probability")
     assert server("nim+https://host?scores=probability").scale == "probability"
-    assert server("vllm+https://host?model=one", reranker_model="two").model == "two"
-    assert found.label == "vllm+https://host"
+    assert server("vllm+https://host?model=one", reranker_model="two").server.model == "two"
+    assert found.server.label == "vllm+https://host"
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_a_key_does_not_travel_in_the_clear(host: str) -> None:
     ) as caught:
         server(f"vllm+http://{host}", reranker_key=KEY)
     assert KEY not in str(caught.value)
-    assert server(f"vllm+http://{host}").key == ""
-    assert server(f"vllm+https://{host}", reranker_key=KEY).key == KEY
+    assert server(f"vllm+http://{host}").server.key == ""
+    assert server(f"vllm+https://{host}", reranker_key=KEY).server.key == KEY
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:9", "localhost", "[::1]:9"])
 def test_a_key_on_loopback(host: str) -> None:
-    assert server(f"vllm+http://{host}", reranker_key=f"{KEY}\n").key == KEY
+    assert server(f"vllm+http://{host}", reranker_key=f"{KEY}\n").server.key == KEY
 
 
 def test_the_key_is_not_shown(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from milvus_coop.elsewhere.parts import Part
 from milvus_coop.errors import BackendError
-from milvus_coop.search.remote.protocols import PROTOCOLS, Part
+from milvus_coop.search.remote.protocols import PROTOCOLS
 from milvus_coop.search.remote.reranker import grouped
 
 JPEG = b"\xff\xd8\xff"

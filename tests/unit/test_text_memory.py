@@ -11,7 +11,7 @@ import pytest
 
 from milvus_coop import FakeBackend, Settings, load_bundle
 from milvus_coop.bundle import TEXT_ENCODER
-from milvus_coop.models.encoder import EncodedTexts
+from milvus_coop.models.encoder import BundleEncoder, EncodedTexts
 from milvus_coop.models.open import Models, open_models
 
 SHORT, LONG = "a boat", "an old stone bridge over a small river in autumn, with two dogs and a red bicycle beside it"
@@ -57,6 +57,12 @@ def test_remembered_texts_are_encoded_as_new_ones(models: Models, batches: list[
         same(fresh.encoder.encode_query_texts(texts), fresh.encoder.encode_texts(texts))
 
 
+def remembered(models: Models) -> int:
+    """The number of texts that are remembered."""
+    assert isinstance(models.encoder, BundleEncoder)
+    return len(models.encoder._memory)
+
+
 def test_each_text_is_encoded_once() -> None:
     models, backend = counted()
     encode = models.encoder.encode_query_texts
@@ -76,7 +82,7 @@ def test_the_text_that_was_not_used_for_the_longest_time_is_forgotten() -> None:
     encode(["b"])
     assert backend.rows[TEXT_ENCODER] == 4
     encode([f"text {i}" for i in range(50)])  # more than the limit at once
-    assert len(models.encoder._memory) == 2
+    assert remembered(models) == 2
 
 
 def test_it_can_be_turned_off() -> None:
@@ -106,4 +112,4 @@ def test_threads_share_it() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(encode, range(400)))
-    assert len(models.encoder._memory) == 3
+    assert remembered(models) == 3

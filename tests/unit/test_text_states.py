@@ -57,7 +57,7 @@ def models(backend: Counting) -> Models:
 def stored(models: Models) -> list[StoredText]:
     """The texts, as an ingest stores them one by one: so each is padded to another length than in a batch of all."""
     sides = [models.encoder.encode_texts([text]).text_side for text in TEXTS]
-    strings = [pack_states(text_states(models.encoder.spec), side)[0] for side in sides]
+    strings = [pack_states(text_states(models.encoder.spec), side, 1)[0] for side in sides]
     return [StoredText(text, string) for text, string in zip(TEXTS, strings, strict=True)]
 
 
@@ -122,7 +122,7 @@ def test_a_cross_encoder_that_reads_ids_needs_none(tmp_path: Path) -> None:
     assert not reads_text_encoder(encoder.spec)
     assert text_states(encoder.spec) == ()
     side = encoder.encode_texts(["a red dog", "a cat"]).text_side
-    assert pack_states((), side) == ["", ""]
+    assert pack_states((), side, 2) == ["", ""]
     backend.rows.clear()
     read = TextReader(encoder).read([StoredText("a red dog"), StoredText("a cat", "damaged")], 10.0)
     assert backend.rows == {}
@@ -166,7 +166,7 @@ def test_rows_and_vectors_come_back() -> None:
         "tokens": rng.standard_normal((2, 8, 7)).astype(np.float32),
         "attention_mask": np.array([[1] * 8, [1] * 3 + [0] * 5]),
     }
-    strings = pack_states(states, side)
+    strings = pack_states(states, side, 2)
     mask = side["attention_mask"]
     for order in ([0, 1], [1, 0], [1, 1, 0]):
         found, sound = unpack_states(states, ["", *(strings[row] for row in order)], np.stack([mask[0], *mask[order]]))
@@ -177,5 +177,5 @@ def test_rows_and_vectors_come_back() -> None:
         np.testing.assert_allclose(found["tokens"][1:], side["tokens"][order] * mask[order][..., None], atol=0.02)
     assert not unpack_states(states, strings[::-1], mask)[1].any()
     # A text encoder may round its tokens to another length, and a stranger's may return numbers beyond float16.
-    assert pack_states(states, {**side, "tokens": side["tokens"][:, :4]}) == ["", ""]
-    assert pack_states(states, {**side, "vector": np.full((2, 5), 1e6, np.float32)}) == ["", ""]
+    assert pack_states(states, {**side, "tokens": side["tokens"][:, :4]}, 2) == ["", ""]
+    assert pack_states(states, {**side, "vector": np.full((2, 5), 1e6, np.float32)}, 2) == ["", ""]

@@ -127,7 +127,11 @@ def upright_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255
     """An image of any mode as RGB, turned upright by its EXIF data, with transparent parts on `background`."""
     rgb = _to_rgb(image, background)
     turn = UPRIGHT.get(orientation(image))
-    return rgb if turn is None else rgb.transpose(turn)
+    if turn is None:
+        return rgb
+    upright = rgb.transpose(turn)
+    upright.info.clear()  # so that nobody turns it once more
+    return upright
 
 
 def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:

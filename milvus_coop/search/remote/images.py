@@ -13,12 +13,10 @@ from pathlib import Path
 
 from milvus_coop.deadline import Deadline
 from milvus_coop.elsewhere.objects import RemoteFile
+from milvus_coop.elsewhere.parts import EDGE
 from milvus_coop.elsewhere.roots import SHOWN_AT_ONCE
 from milvus_coop.elsewhere.thumbnails import Thumbnails
 from milvus_coop.errors import ImageError
-
-EDGE = 768
-"""Maximum length of the longer edge of an image that is sent, in pixels."""
 
 
 class Unsent(Enum):

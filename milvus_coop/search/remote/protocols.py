@@ -10,21 +10,16 @@ vllm    https://docs.vllm.ai/en/stable/serving/openai_compatible_server/#re-rank
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from milvus_coop.elsewhere.parts import Body, Part, data_url, image_part, in_base64
 from milvus_coop.errors import BackendError
 from milvus_coop.types import Array, Kind
-
-Part = str | bytes
-"""A text, or the content of a JPEG file."""
-Body = dict[str, Any]
 
 BOTH: frozenset[Kind] = frozenset({"text", "image"})
 TEXTS: frozenset[Kind] = frozenset({"text"})
@@ -94,28 +89,16 @@ def _finite(score: object) -> float:
     return number
 
 
-def _base64(jpeg: bytes) -> str:
-    return base64.b64encode(jpeg).decode()
-
-
-def _data_url(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{_base64(jpeg)}"
-
-
-def _image_part(jpeg: bytes) -> Body:
-    return {"type": "image_url", "image_url": {"url": _data_url(jpeg)}}
-
-
 def _vllm(query: Part, documents: Sequence[Part]) -> Body:
     def content(part: Part) -> str | Body:
-        return part if isinstance(part, str) else {"content": [_image_part(part)]}
+        return part if isinstance(part, str) else {"content": [image_part(part)]}
 
     return {"query": content(query), "documents": [content(document) for document in documents]}
 
 
 def _sglang(query: Part, documents: Sequence[Part]) -> Body:
     def content(part: Part) -> str | list[Body]:
-        return part if isinstance(part, str) else [_image_part(part)]
+        return part if isinstance(part, str) else [image_part(part)]
 
     return {
         "query": content(query),
@@ -125,13 +108,13 @@ def _sglang(query: Part, documents: Sequence[Part]) -> Body:
 
 
 def _nim(query: Part, documents: Sequence[Part]) -> Body:
-    passages = [{"text": part} if isinstance(part, str) else {"image": _data_url(part)} for part in documents]
+    passages = [{"text": part} if isinstance(part, str) else {"image": data_url(part)} for part in documents]
     return {"query": {"text": query}, "passages": passages, "truncate": "END"}
 
 
 def _jina(query: Part, documents: Sequence[Part]) -> Body:
     def content(part: Part) -> Body:
-        return {"text": part} if isinstance(part, str) else {"image": _base64(part)}
+        return {"text": part} if isinstance(part, str) else {"image": in_base64(part)}
 
     return {
         "query": query if isinstance(query, str) else content(query),

@@ -13,6 +13,7 @@ import numpy as np
 
 from milvus_coop.bundle.spec import Score
 from milvus_coop.deadline import NEAR_S, Deadline
+from milvus_coop.elsewhere.parts import EDGE, Part
 from milvus_coop.errors import BackendError, BackendTimeoutError, ImageError
 from milvus_coop.models.preprocess.images import ImageInput
 from milvus_coop.models.preprocess.thumbnails import thumbnail
@@ -20,8 +21,7 @@ from milvus_coop.models.reranker import PairScores
 from milvus_coop.search.queries import EncodedQueries
 from milvus_coop.search.remote.address import RerankServer
 from milvus_coop.search.remote.client import RerankClient
-from milvus_coop.search.remote.images import EDGE, CandidateImages, Unsent
-from milvus_coop.search.remote.protocols import Part
+from milvus_coop.search.remote.images import CandidateImages, Unsent
 from milvus_coop.search.reranking import CHUNK, CeScores, deadline_came
 from milvus_coop.types import Candidate, Kind, StoredText
 
@@ -71,7 +71,7 @@ class RemoteReranker:
         self, queries: EncodedQueries, candidates: Sequence[Sequence[Candidate]], scores: CeScores, deadline: Deadline
     ) -> None:
         """See `CandidateReranker.score`. Whatever the server does, it is no error but a `problem`."""
-        protocol, label = self._server.protocol, self._server.label
+        protocol, label = self._server.protocol, self._server.server.label
         for kind, accepted, what in ((queries.kind, protocol.queries, "query"), (self._kind, protocol.documents, "items")):
             if kind not in accepted:
                 scores.problem = f"{label} takes no {kind}s as {what}"

@@ -17,7 +17,7 @@ from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, Mi
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import Models, open_models
 from milvus_coop.search import CoopSearch
-from milvus_coop.search.remote.address import server_of
+from milvus_coop.search.remote.address import rerank_server_of
 from milvus_coop.serving.gateway.addresses import hider
 from milvus_coop.serving.gateway.logs import log
 from milvus_coop.serving.gateway.metrics import Metrics
@@ -53,9 +53,11 @@ class Service:
 
         Raises:
             BundleError, InvalidArgumentError, BackendUnavailableError: the models cannot be opened.
-            InvalidArgumentError, SourceError: the rerank server of the settings cannot be used.
+            InvalidArgumentError, SourceError: the rerank server of the settings cannot be used, or they name an embedder.
         """
-        server_of(settings)
+        if settings.embedder:
+            raise InvalidArgumentError("an embedder is set", expected="none, because the service runs a bundle")
+        rerank_server_of(settings)
         self.settings = settings
         self.options = options
         self.metrics = Metrics()
