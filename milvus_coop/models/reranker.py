@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_TOKEN_SCALES, IMAGE_TOKENS, MATCH_LOGIT, MATCH_PROBABILITY
+from milvus_coop.errors import BackendError
 from milvus_coop.models.backends.base import Backend
 from milvus_coop.types import Array
 
@@ -118,6 +119,8 @@ class Reranker:
         Returns:
             Arrays of shape (texts, images).
         """
+        if not text_side:
+            raise BackendError("an embedder has no cross_encoder", expected="no embedder, so that the bundle is used")
         shape = len(next(iter(text_side.values()))), len(next(iter(image_side.values())))
         texts, images = np.divmod(np.arange(shape[0] * shape[1]), max(1, shape[1]))
         found = self.score_rows(text_side, texts, image_side, images, timeout_s=timeout_s)

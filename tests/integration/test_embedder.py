@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from pymilvus import MilvusClient
 
-from milvus_coop import CoopIngest, CoopSearch
+from milvus_coop import CoopIngest, CoopModel, CoopSearch
 from milvus_coop.bundle import load_bundle
 from milvus_coop.cli.main import cli
 from milvus_coop.config import Settings
@@ -141,6 +141,11 @@ def test_what_an_embedder_cannot_do(gateway: str, tmp_path: Path) -> None:
     models = open_models(Settings(embedder=gateway))
     with pytest.raises(BackendError, match="an embedder has no cross_encoder; expected: no embedder"):
         models.reranker.score({}, np.zeros((1, 1, 1), np.int8), np.zeros((1, 1), np.float16))
+    with (
+        pytest.raises(BackendError, match="an embedder has no cross_encoder"),
+        CoopModel(settings=Settings(embedder=gateway)) as model,
+    ):
+        model.compare([QUERY], [next(EXAMPLES.glob("*.jpg"))])
     with pytest.raises(InvalidArgumentError, match="there is a backend and the embedder nvclip"):
         open_models(Settings(embedder=gateway), open_models(Settings()).backend)
     with pytest.raises(InvalidArgumentError, match="an embedder is set; expected: none, because the service runs a bundle"):
