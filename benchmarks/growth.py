@@ -92,6 +92,9 @@ SETTLE_S = 3 * 3600.0
 QUIET_S = 75.0
 """Milvus checks its segments every 60 s, merges them and indexes them again. After this time without work it has finished."""
 
+RESTART_S = 30.0
+"""For some seconds after a restart, Milvus 2.3 looks for the node that served a collection before, and cannot load it."""
+
 Status = Callable[[str], object]
 
 
@@ -389,7 +392,10 @@ def stores(work: Path, uri: str | None, lite: bool) -> Iterator[dict[str, str]]:
     if uri is not None:
         yield {"lite" if "://" not in uri else "server": uri, **more}
         return
+    again = (work / "milvus").exists()
     with KeptServer(work / "milvus") as server:
+        if again:
+            time.sleep(RESTART_S)
         yield {"server": server.uri, **more}
 
 
@@ -410,6 +416,10 @@ def progress() -> Iterator[Status]:
             print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     yield log
+
+
+def as_text(pools: Sequence[PoolTimes]) -> str:
+    return json.dumps({"pools": [asdict(pool) for pool in pools]})
 
 
 def cell(p: Percentiles) -> str:
@@ -484,11 +494,14 @@ def main(
             world = make_world(open_models(Settings()), images, captions, seeds)
             largest_first = sorted(pools, reverse=True)  # so that nothing is indexed while a smaller pool is measured
             wanted = [(s, u, n) for s, u in addresses.items() for n in largest_first if s == "server" or n <= LITE_MOST]
-            measured = [measure(s, u, n, queries, world, longest, say) for s, u, n in wanted]
+            measured = []
+            for s, u, n in wanted:
+                measured.append(measure(s, u, n, queries, world, longest, say))
+                (work / "measured.json").write_text(as_text(measured), encoding="utf-8")  # kept if a later pool fails
             measured.sort(key=lambda pool: (list(addresses).index(pool.store), pool.items))
             world.models.close()
     if as_json:
-        print(json.dumps({"pools": [asdict(pool) for pool in measured]}))
+        print(as_text(measured))
     else:
         show(measured)
     if plot is not None:
