@@ -6,7 +6,7 @@
     python benchmarks/growth.py --read growth.json --plot docs/growth.svg       an earlier result, drawn again
 
 The server is that of the wheel `milvus`, started here on `--work`. Inserted items stay there, so a second run only measures. 1M
-items take 9 GB of memory, 20 GB of disk and an hour; delete `--work` afterwards. Rows are inserted, as the new
+items take 9 GB of memory, 30 GB of disk and an hour; delete `--work` afterwards. Rows are inserted, as the new
 rows of an ingest are. `--uri` takes a running server.
 
 The items are the images of `--images`, ingested as by users, and distractors. A distractor is a mixture of two seeds, renormalised,

@@ -143,7 +143,8 @@ def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCo
         return InvalidArgumentError(
             f"Milvus rejects an argument of the {attempt.call}: {message}", expected="names of fields, and a valid filter"
         )
-    if exc.code == _NOT_LOADED:
+    # For some seconds after a restart, Milvus 2.3 looks for the node that served the collection before.
+    if exc.code == _NOT_LOADED or (attempt.call == "load_collection" and "unrecoverable error" in lower):
         return StoreUnavailableError(
             f"the collection '{attempt.collection}' is not loaded; Milvus is starting, or somebody released it",
             run="try again in a minute, or open the collection again",

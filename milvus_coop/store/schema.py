@@ -54,10 +54,7 @@ RESERVED = frozenset(("id", *STAMP_FIELDS, EMBEDDING, *CONTENT_FIELDS.values(), 
 """Names that metadata cannot use."""
 
 # The embeddings of texts lie apart from those of images. In a graph of images, the neighbours of a text are therefore harder to
-# find than the neighbours of an image. HNSW with these parameters found these shares of the true 10 and 50 nearest images of a
-# caption among 100,000: 0.90 and 0.84 at ef 128, 0.93 and 0.90 at 200, 0.96 and 0.95 at 512, 0.97 and 0.97 at 800, 0.98 and 0.97 at
-# 1,200 (items of benchmarks/growth.py, in one segment). Raising ef from 200 to 800 costs 1.7 ms on a server with 100,000 items, and
-# 2 ms on Milvus Lite with 10,000.
+# find than the neighbours of an image. docs/growth.md has the recall and the time of searches with these parameters.
 HNSW_BUILD = {"M": 16, "efConstruction": 128}
 MIN_EF = 600
 EF_PER_K = 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -132,3 +133,9 @@ def test_each_class(kind: type[Exception]) -> None:
 def test_messages_of_milvus(code: Any, message: str, expected: type[MilvusCoopError]) -> None:
     error = translate(MilvusException(code, message), ATTEMPT)
     assert type(error) is expected
+
+
+def test_a_collection_that_cannot_be_loaded_soon_after_a_restart() -> None:
+    error = translate(MilvusException(65535, "unrecoverable error"), replace(ATTEMPT, call="load_collection"))
+    assert type(error) is StoreUnavailableError
+    assert "try again in a minute" in str(error)
