@@ -77,7 +77,7 @@ def levels(graph: Imports) -> dict[str, int]:
 
     def level(name: str, above: tuple[str, ...] = ()) -> int:
         if name not in found:
-            below = [level(other, (*above, name)) for other in graph[name] if other not in above]
+            below = [level(other, (*above, name)) for other in sorted(graph[name]) if other not in above]
             found[name] = max(below, default=-1) + 1
         return found[name]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from milvus_coop.elsewhere.http import Address, is_public
 from milvus_coop.errors import SourceError
 from milvus_coop.ingest import ingest
 from milvus_coop.ingest.sources import Reading, Web
 from milvus_coop.models.backends.fake import FakeBackend
+from milvus_coop.servers.http import Address, is_public
 from milvus_coop.types import IngestReport
 from tests.certificates import make_certificate
 

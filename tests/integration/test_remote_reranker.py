@@ -24,13 +24,13 @@ from milvus_coop import CoopIngest, CoopSearch, FakeBackend, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER
 from milvus_coop.cli.main import cli
 from milvus_coop.deadline import NEVER, Deadline
-from milvus_coop.elsewhere.parts import EDGE
 from milvus_coop.elsewhere.roots import shown_root
 from milvus_coop.errors import BackendUnavailableError, InvalidArgumentError
 from milvus_coop.ingest import Item
 from milvus_coop.search import QueryOptions
 from milvus_coop.search.queries import encode_queries
 from milvus_coop.search.remote.images import CandidateImages, Unsent
+from milvus_coop.servers.parts import EDGE
 from milvus_coop.types import SearchResult
 from tests.certificates import make_certificate
 from tests.servers.milvus import free_ports

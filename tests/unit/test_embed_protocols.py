@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from milvus_coop.config import Settings
-from milvus_coop.elsewhere.parts import Part
 from milvus_coop.errors import BackendError, InvalidArgumentError
 from milvus_coop.models.remote.embedder import spec_of
 from milvus_coop.models.remote.protocols import PROTOCOLS, Role, embeddings_in
 from milvus_coop.models.remote.server import EmbedServer, embed_server_of
+from milvus_coop.servers.parts import Part
 
 JPEG = b"\xff\xd8\xff"
 URL = "data:image/jpeg;base64,/9j/"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from milvus_coop.elsewhere.parts import Part
 from milvus_coop.errors import BackendError
 from milvus_coop.search.remote.protocols import PROTOCOLS
 from milvus_coop.search.remote.reranker import grouped
+from milvus_coop.servers.parts import Part
 
 JPEG = b"\xff\xd8\xff"
 URL = "data:image/jpeg;base64,/9j/"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import IO
 from urllib.parse import quote, urljoin
 
-from milvus_coop.elsewhere.http import Address, ask, is_public
+from milvus_coop.servers.http import Address, ask, is_public
 
 LIMIT_BYTES = 64 * 2**20
 LIMIT_S = 60.0

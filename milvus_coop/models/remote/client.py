@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 
 from milvus_coop.deadline import Deadline
-from milvus_coop.elsewhere.parts import Part
-from milvus_coop.elsewhere.posting import Poster
 from milvus_coop.errors import BackendError
 from milvus_coop.models.remote.protocols import Role, embeddings_in
 from milvus_coop.models.remote.server import EmbedServer
+from milvus_coop.servers.parts import Part
+from milvus_coop.servers.posting import Poster
 from milvus_coop.types import Array, Kind
 
 EMBEDDING_BYTES = 2**20

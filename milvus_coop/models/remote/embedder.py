@@ -19,12 +19,12 @@ from milvus_coop.bundle.spec import (
 )
 from milvus_coop.config import Settings
 from milvus_coop.deadline import Deadline
-from milvus_coop.elsewhere.parts import EDGE
 from milvus_coop.errors import BackendError
 from milvus_coop.models.preprocess.texts import MAX_CHARACTERS
 from milvus_coop.models.remote.client import EmbedClient
 from milvus_coop.models.remote.encoder import RemoteEncoder
 from milvus_coop.models.remote.server import EmbedServer
+from milvus_coop.servers.parts import EDGE
 from milvus_coop.types import Array
 
 PROBE = "a red apple"

@@ -11,7 +11,6 @@ from PIL.Image import Image
 from milvus_coop.arguments import many
 from milvus_coop.bundle.spec import PIXELS, TEXT_ENCODER, BundleSpec
 from milvus_coop.deadline import Deadline
-from milvus_coop.elsewhere.parts import EDGE, Part
 from milvus_coop.errors import BackendError
 from milvus_coop.models.encoder import EncodedImages, EncodedTexts, Encoder, Pixels
 from milvus_coop.models.preprocess.texts import check_text
@@ -19,6 +18,7 @@ from milvus_coop.models.preprocess.thumbnails import thumbnail
 from milvus_coop.models.remote.client import EmbedClient
 from milvus_coop.models.remote.protocols import Role
 from milvus_coop.models.text_memory import TextMemory
+from milvus_coop.servers.parts import EDGE, Part
 from milvus_coop.types import Array
 
 AT_ONCE = 4

@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from milvus_coop.elsewhere.parts import Body, Part, data_url, image_part, in_base64
 from milvus_coop.errors import BackendError
+from milvus_coop.servers.parts import Body, Part, data_url, image_part, in_base64
 from milvus_coop.types import Array, Kind
 
 PATH = "/v1/embeddings"

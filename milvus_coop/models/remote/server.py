@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from milvus_coop.config import Settings
-from milvus_coop.elsewhere.server import Server, server_of
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.models.remote.protocols import PATH, PROTOCOLS, EmbedProtocol
+from milvus_coop.servers.address import Server, server_of
 
 INPUTS = 32
 """Default maximum of inputs in one request."""

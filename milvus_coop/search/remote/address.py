@@ -10,9 +10,9 @@ from typing import Literal, get_args
 from milvus_coop.config import Settings
 from milvus_coop.elsewhere.objects import RemoteFile
 from milvus_coop.elsewhere.roots import folders_of, prefixes_of
-from milvus_coop.elsewhere.server import Server, server_of
 from milvus_coop.errors import InvalidArgumentError, quoted
 from milvus_coop.search.remote.protocols import PROTOCOLS, RerankProtocol
+from milvus_coop.servers.address import Server, server_of
 
 Scale = Literal["probability", "logit"]
 DOCUMENTS = 64

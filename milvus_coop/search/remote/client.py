@@ -8,11 +8,11 @@ from http import HTTPStatus
 import numpy as np
 
 from milvus_coop.deadline import Deadline
-from milvus_coop.elsewhere.parts import Part
-from milvus_coop.elsewhere.posting import Poster
 from milvus_coop.errors import BackendError
 from milvus_coop.models.reranker import PairScores, logit
 from milvus_coop.search.remote.address import RerankServer
+from milvus_coop.servers.parts import Part
+from milvus_coop.servers.posting import Poster
 
 ANSWER_BYTES = 4 * 2**20
 """Maximum size of an answer, beside twice the size of the request: vLLM repeats the documents."""

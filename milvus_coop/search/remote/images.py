@@ -13,10 +13,10 @@ from pathlib import Path
 
 from milvus_coop.deadline import Deadline
 from milvus_coop.elsewhere.objects import RemoteFile
-from milvus_coop.elsewhere.parts import EDGE
 from milvus_coop.elsewhere.roots import SHOWN_AT_ONCE
 from milvus_coop.elsewhere.thumbnails import Thumbnails
 from milvus_coop.errors import ImageError
+from milvus_coop.servers.parts import EDGE
 
 
 class Unsent(Enum):

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from milvus_coop.elsewhere.parts import Body, Part, data_url, image_part, in_base64
 from milvus_coop.errors import BackendError
+from milvus_coop.servers.parts import Body, Part, data_url, image_part, in_base64
 from milvus_coop.types import Array, Kind
 
 BOTH: frozenset[Kind] = frozenset({"text", "image"})

@@ -13,7 +13,6 @@ import numpy as np
 
 from milvus_coop.bundle.spec import Score
 from milvus_coop.deadline import NEAR_S, Deadline
-from milvus_coop.elsewhere.parts import EDGE, Part
 from milvus_coop.errors import BackendError, BackendTimeoutError, ImageError
 from milvus_coop.models.preprocess.images import ImageInput
 from milvus_coop.models.preprocess.thumbnails import thumbnail
@@ -23,6 +22,7 @@ from milvus_coop.search.remote.address import RerankServer
 from milvus_coop.search.remote.client import RerankClient
 from milvus_coop.search.remote.images import CandidateImages, Unsent
 from milvus_coop.search.reranking import CHUNK, CeScores, deadline_came
+from milvus_coop.servers.parts import EDGE, Part
 from milvus_coop.types import Candidate, Kind, StoredText
 
 AT_ONCE = 4

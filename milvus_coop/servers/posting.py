@@ -10,9 +10,9 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from milvus_coop.deadline import Deadline
-from milvus_coop.elsewhere.http import Address, Answer, LateError, NoAnswerError, ask, is_any
-from milvus_coop.elsewhere.server import Server
 from milvus_coop.errors import BackendError, BackendTimeoutError, BackendUnavailableError
+from milvus_coop.servers.address import Server
+from milvus_coop.servers.http import Address, Answer, LateError, NoAnswerError, ask, is_any
 
 REPEATS = 2
 """Maximum number of times that a request is sent again."""
