@@ -35,7 +35,7 @@ class ServerOnly:
     """The backend of an embedding server: it has no graphs to run.
 
     Args:
-        spec: what is known about the server's model, in the form of a bundle.
+        spec: the facts about the server's model, in the form of a bundle.
     """
 
     def __init__(self, spec: BundleSpec) -> None:
@@ -43,7 +43,7 @@ class ServerOnly:
 
     @property
     def spec(self) -> BundleSpec:
-        """What is known about the server's model, in the form of a bundle."""
+        """The facts about the server's model, in the form of a bundle."""
         return self._spec
 
     def run(self, graph: str, inputs: Mapping[str, Array], *, timeout_s: float | None = None) -> dict[str, Array]:
@@ -81,7 +81,7 @@ def open_embedder(server: EmbedServer, settings: Settings) -> tuple[ServerOnly, 
 
 
 def spec_of(server: EmbedServer, dim: int) -> BundleSpec:
-    """What is known about a server's model, in the form of a bundle, so that a collection belongs to it.
+    """The facts about a server's model, in the form of a bundle, so that a collection can belong to the model.
 
     The fingerprint depends on the names of the model and the protocol, the instruction, and the length of the embeddings. The host
     does not count: a model that moves stays the same.
@@ -89,7 +89,7 @@ def spec_of(server: EmbedServer, dim: int) -> BundleSpec:
     identity = "\n".join((server.server.protocol, server.server.model, server.instruction))
     embedding = {kind: TensorSpec(f"{kind}_embedding", "float32", (dim,)) for kind in ("text", "image")}
     return BundleSpec(
-        name=re.sub(r"[^\w.-]+|^[^\w]+", "-", server.server.model)[:100].strip("-._") or "model",
+        name=re.sub(r"[^\w.-]+", "-", server.server.model)[:100].strip("-._") or "model",
         version=hashlib.sha256(identity.encode(errors="replace")).hexdigest()[:8],
         kind="separate",
         dim=dim,

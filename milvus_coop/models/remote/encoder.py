@@ -30,11 +30,11 @@ QUALITY = 90
 class RemoteEncoder(Encoder):
     """Asks one server. Safe to share between threads.
 
-    What stands for the pixels of an image is the JPEG that is sent, in an array of objects.
+    In the place of pixels, `pixels` returns the JPEG files that are sent, as an array of objects.
 
     Args:
         client: asks the server.
-        spec: what is known about the server's model, in the form of a bundle.
+        spec: the facts about the server's model, in the form of a bundle.
         timeout_s: time limit of each request, for calls that give none.
         max_pixels: see `Encoder`.
         remembered_texts: see `Encoder`.
@@ -51,7 +51,7 @@ class RemoteEncoder(Encoder):
 
     @property
     def spec(self) -> BundleSpec:
-        """What is known about the server's model, in the form of a bundle."""
+        """The facts about the server's model, in the form of a bundle."""
         return self._spec
 
     def encode_texts(self, texts: Iterable[str], *, timeout_s: float | None = None) -> EncodedTexts:
