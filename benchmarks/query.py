@@ -4,6 +4,7 @@
     python benchmarks/query.py --uri http://localhost:19530
     python benchmarks/query.py --items 50000 -k 20 --json
     python benchmarks/query.py --image-to-text      also searches as many texts with images (two minutes)
+    python benchmarks/query.py --many 1000          also compares query_many with single queries (three minutes)
 
 The items are random unit vectors with random tokens, as latency does not depend on the contents of images. The bare parts are an
 ONNX Runtime run of the text encoder, a pymilvus search with the same output fields and parameters, and an ONNX Runtime run of the
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import platform
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +45,7 @@ IMAGE_TO_TEXT = "image to text"
 TEXTS = ("a red apple", "two dogs playing on a sandy beach", "a boat", "an old stone bridge over a small river in autumn")
 WORDS = sorted({word for text in TEXTS for word in text.split()})
 WARM_UP = 10
+TURNS = 3
 
 
 def token_contents(bundle: Bundle, n: int, rng: np.random.Generator) -> list[Content]:
@@ -161,6 +164,20 @@ def filled(
                 store.drop(name)
 
 
+def many_ratio(search: CoopSearch, k: int, texts: int) -> list[float]:
+    """The time of single queries divided by that of one call with as many texts, in each of three turns."""
+    ratios = []
+    for turn in range(TURNS):
+        asked = [f"{TEXTS[i % len(TEXTS)]} {turn} {i}" for i in range(texts)]
+        start = time.perf_counter()
+        for text in asked:
+            search.query(text, k=k)
+        middle = time.perf_counter()
+        search.query_many(asked, k=k)
+        ratios.append((middle - start) / (time.perf_counter() - middle))
+    return ratios
+
+
 def draw(folder: str) -> list[Path]:
     """An image for each of the texts."""
     paths = [Path(folder, f"{number}.jpg") for number in range(len(TEXTS))]
@@ -176,24 +193,27 @@ def draw(folder: str) -> list[Path]:
 @click.option("-k", default=50, show_default=True)
 @click.option("--uri", help="A Milvus server. [default: Milvus Lite in a temporary folder]")
 @click.option("--image-to-text", is_flag=True, help="Also search a collection of texts with images.")
+@click.option("--many", type=click.IntRange(min=1), help="Also call query_many with so many texts, and query with each of them.")
 @click.option("--json", "as_json", is_flag=True)
-def main(items: int, queries: int, k: int, uri: str | None, image_to_text: bool, as_json: bool) -> None:
+def main(items: int, queries: int, k: int, uri: str | None, image_to_text: bool, many: int | None, as_json: bool) -> None:
     bundle = load_bundle("coop-small")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         target = uri or str(Path(folder, "lite.db"))
         stack.enter_context(filled(target, bundle, items))
-        runs = {"CoopSearch.query": coop_query(stack.enter_context(CoopSearch(COLLECTION, uri=target, remembered_texts=0)), k)}
+        search = stack.enter_context(CoopSearch(COLLECTION, uri=target, remembered_texts=0))
+        runs = {"CoopSearch.query": coop_query(search, k)}
         if image_to_text:
             stack.enter_context(filled(target, bundle, items, OF_TEXTS, "text"))
             runs[IMAGE_TO_TEXT] = coop_query(stack.enter_context(CoopSearch(OF_TEXTS, uri=target)), k, draw(folder))
         client = MilvusClient(target)
         stack.callback(client.close)
         result = measure({**runs, "bare parts": bare_query(bundle, client, k)}, queries)
+        of_many = {"query_many_ratios": many_ratio(search, k, many)} if many else {}
     median = {name: stages["total"][0] for name, stages in result.items()}
     ratio = median["CoopSearch.query"] / median["bare parts"]
     both = {"image_to_text_ratio": median[IMAGE_TO_TEXT] / median["CoopSearch.query"]} if image_to_text else {}
     if as_json:
-        print(json.dumps({"items": items, "k": k, "ms": result, "ratio": ratio, **both}))
+        print(json.dumps({"items": items, "k": k, "ms": result, "ratio": ratio, **both, **of_many}))
         return
     print(f"{items:,} items, k = {k}, {queries} queries, {uri or 'Milvus Lite'}, {platform.machine()}, {available_cores()} cores")
     print(f"{'ms, p50 (p95)':18}" + "".join(f"{stage:>16}" for stage in result["bare parts"]))
@@ -202,6 +222,8 @@ def main(items: int, queries: int, k: int, uri: str | None, image_to_text: bool,
     print(f"ratio of the medians of the totals: {ratio:.2f}")
     if both:
         print(f"ratio of image to text to text to image: {both['image_to_text_ratio']:.2f}")
+    if of_many:
+        print(f"query_many of {many:,} texts, times the throughput of query: {statistics.median(of_many['query_many_ratios']):.2f}")
 
 
 if __name__ == "__main__":

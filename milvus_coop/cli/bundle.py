@@ -91,7 +91,7 @@ def verify(name_or_folder: str, fingerprint: str, as_json: bool) -> None:
     
     Examples:
       milvus-coop bundle verify coop-small
-      milvus-coop bundle verify my-bundle/ --fingerprint 9f562179ac2d2325eda7a90e618b4a51
+      milvus-coop bundle verify my-bundle/ --fingerprint 512af565bcd2ddeeef9c07a9005f0343
     """
     from milvus_coop.bundle.verify import verify_bundle
     from milvus_coop.cli.tables import print_pairs

@@ -28,7 +28,7 @@ from recipes.coop_small.networks import Networks
 from recipes.coop_small.texts import TEXT_SPEC, tower_folder
 from recipes.coop_small.towers import WORD_DIM
 
-VERSION = "2.0.0"
+VERSION = "2.0.1"
 LICENCE = "Apache-2.0 (code and towers); see README.md for the training data"
 _DIM = EMBEDDING + EXTRA
 _WEIGHTS_FILE = "weights.bin"

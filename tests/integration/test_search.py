@@ -222,6 +222,32 @@ def test_query_many_is_query_for_each(folder: Path, search: CoopSearch, backend:
     assert search.query_many([]) == []
 
 
+def test_many_queries_are_searched_in_groups(folder: Path, captions: CoopSearch, backend: FakeBackend) -> None:
+    texts = [f"{caption}, number {number}" for number in range(20) for caption in CAPTIONS]
+    with CoopSearch("images", uri=folder / "lite.db", models=backend, remembered_texts=0) as search:
+        together = search.query_many(texts, k=5)
+        assert backend.rows == {TEXT_ENCODER: 100, CROSS_ENCODER: 500}
+        assert [result.hits for result in together] == [search.query(text, k=5).hits for text in texts]
+        at_once = search.query_many(texts, k=5, deadline_ms=60_000)  # a single group
+    assert [result.hits for result in at_once] == [result.hits for result in together]
+    (timings,) = {result.timings for result in together}
+    assert timings.total_ms > 0
+    assert max(timings.encode_ms, timings.retrieve_ms, timings.rerank_ms) < 2 * timings.total_ms
+    pictures = [folder / f"{number % N_IMAGES:02}.png" for number in range(70)]
+    by_image = captions.query_many(images=pictures, k=3)
+    assert [result.hits for result in by_image] == [captions.query(image=picture, k=3).hits for picture in pictures]
+
+
+def test_the_first_error_among_many_queries_is_raised(search: CoopSearch, captions: CoopSearch, folder: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="the text is empty"):
+        search.query_many([*CAPTIONS * 14, " ", *CAPTIONS])
+    with pytest.raises(ImageUnreadableError, match=r"no\.png"):
+        captions.query_many(images=[*[folder / "03.png"] * 70, folder / "no.png"])
+    with pytest.raises(FilterError):
+        search.query_many(CAPTIONS * 14, filter="year >")
+    assert len(search.query_many(CAPTIONS * 14)) == 70
+
+
 def test_threads_share_a_search(search: CoopSearch) -> None:
     expected = [search.query(text).hits for text in CAPTIONS]
     with ThreadPoolExecutor(8) as pool:

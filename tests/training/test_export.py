@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto
 from torch import nn
 
 from milvus_coop.offline.export.graphs import open_session, run_graph, to_onnx
 from milvus_coop.offline.export.parity import compare, difference
-from milvus_coop.offline.export.weights import pack_graphs, quantise_in_groups
+from milvus_coop.offline.export.weights import Precision, pack_graphs, quantise_in_groups
 from milvus_coop.offline.training.networks.transformer import token_length_axis
 from recipes.coop_small.minilm import MiniLM
 
@@ -73,6 +74,34 @@ def test_packed_graph_agrees_with_the_module(packed: tuple[_TwoLayers, Path]) ->
     [result] = compare(module, open_session(folder / "a.onnx"), feeds, ["result"]).values()
     assert result.smallest_cosine > 0.999
     assert result.largest < 0.02
+
+
+@pytest.mark.parametrize(("precision", "small"), [("int8", TensorProto.INT8), ("fp16", TensorProto.FLOAT16)])
+def test_rows_are_looked_up_before_they_become_float(tmp_path: Path, precision: Precision, small: int) -> None:
+    """So a table of words does not take four times its bytes in memory."""
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.tied = nn.Embedding(100, 128), nn.Embedding(90, 128)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = (self.table(ids) + self.tied(ids)) @ self.tied.weight.T  # this one is read whole
+            return result
+
+    module, ids = Words().eval(), np.random.default_rng(0).integers(0, 90, (3, 4, 5))
+    model = to_onnx(module, {"ids": torch.zeros(2, 4, 5, dtype=torch.int64)}, ["result"])
+    pack_graphs([("whole.onnx", onnx.ModelProto.FromString(model.SerializeToString()))], tmp_path, "w.bin", lambda *_: "fp32")
+    pack_graphs([("small.onnx", model)], tmp_path, "weights.bin", lambda _, values: precision if values.size > 1000 else "fp32")
+    graph = onnx.load(str(tmp_path / "small.onnx"), load_external_data=False).graph
+    onnx.checker.check_model(str(tmp_path / "small.onnx"), full_check=True)
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert types["table.weight.int8" if precision == "int8" else "table.weight.half"] == small
+    read = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "Gather"}
+    assert len([name for name in read if name in types]) == (2 if precision == "int8" else 1)
+    whole, found = (run_graph(open_session(tmp_path / name), {"ids": ids})["result"] for name in ("whole.onnx", "small.onnx"))
+    assert found.shape == (3, 4, 5, 90)
+    np.testing.assert_allclose(found, whole, atol=0.03 * np.abs(whole).max())
 
 
 def test_equal_weights_are_stored_once(packed: tuple[_TwoLayers, Path]) -> None:

@@ -1,7 +1,8 @@
 """Small weights in one shared file: float initialisers become int8 or fp16, with nodes that convert them back to float.
 
 These nodes are Cast, Mul and Reshape only. ONNX Runtime folds them when it loads the graph, which then runs as fast as with float
-weights. (TensorRT needs them folded before; `materialise` does that.)
+weights. (TensorRT needs them folded before; `materialise` does that.) A table from which rows are looked up, such as the embeddings
+of words, stays small in memory too: only the rows that were looked up are converted.
 
 Equal contents are stored once, so graphs that share a tower share its bytes.
 """
@@ -9,7 +10,8 @@ Equal contents are stored once, so graphs that share a tower share its bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +77,7 @@ def _shrink(
     graph: onnx.GraphProto, policy: Policy, weights_file: str, store: _SharedFile, read: Callable[[str], Array] | None
 ) -> None:
     """Move initialisers to the file, smaller where the policy says so, with nodes that give the old name its value back."""
-    kept, nodes = [], []
+    kept, nodes, lookups = [], [], _lookups(graph)
 
     def keep(values: Array, name: str) -> None:
         if values.nbytes <= _INLINE_BYTES:
@@ -92,13 +94,19 @@ def _shrink(
             keep(values, name)
         elif precision == "fp16":
             keep(values.astype(np.float16), f"{name}.half")
-            nodes.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+            if name in lookups:
+                _look_up_first(graph, name, ["half"])
+            else:
+                nodes.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
         else:
             matrix = values.reshape(len(values), -1)  # the weights of a convolution become one row per output channel
             small, scales = quantise_in_groups(matrix, _channel_axis(graph, name))
-            parts = {"int8": small, "scale": scales, "shape": np.array(values.shape, np.int64)}
+            parts = {"int8": small, "scale": scales, "shape": np.array(values.shape[name in lookups :], np.int64)}
             for part, content in parts.items():
                 keep(content, f"{name}.{part}")
+            if name in lookups:
+                _look_up_first(graph, name, ["int8", "scale"])
+                continue
             wide, scaled = f"{name}.wide", f"{name}.scaled"
             nodes.append(helper.make_node("Cast", [f"{name}.int8"], [wide], to=TensorProto.FLOAT))
             nodes.append(helper.make_node("Mul", [wide, f"{name}.scale"], [scaled]))
@@ -107,6 +115,38 @@ def _shrink(
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend(kept)
     graph.node.extend([*nodes, *body])
+
+
+def _lookups(graph: onnx.GraphProto) -> set[str]:
+    """The matrices of which the graph reads nothing but rows."""
+    users: dict[str, list[bool]] = defaultdict(list)
+    for node in graph.node:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        for place, name in enumerate(node.input):
+            users[name].append(node.op_type == "Gather" and axis == 0 and place == 0)
+    shown = {output.name for output in graph.output}
+    return {t.name for t in graph.initializer if len(t.dims) == 2 and all(users[t.name]) and t.name not in shown}
+
+
+def _look_up_first(graph: onnx.GraphProto, name: str, parts: Sequence[str]) -> None:
+    """Look rows up in the small parts of a table, and convert them to float afterwards."""
+    nodes = []
+    for node in graph.node:
+        if node.op_type != "Gather" or node.input[0] != name:
+            nodes.append(node)
+            continue
+        rows, ids = node.output[0], node.input[1]
+        nodes += [helper.make_node("Gather", [f"{name}.{part}", ids], [f"{rows}.{part}"]) for part in parts]
+        if parts == ["half"]:
+            nodes.append(helper.make_node("Cast", [f"{rows}.half"], [rows], to=TensorProto.FLOAT))
+            continue
+        nodes.append(helper.make_node("Cast", [f"{rows}.int8"], [f"{rows}.wide"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [f"{rows}.wide", f"{rows}.scale"], [f"{rows}.scaled"]))
+        nodes.append(helper.make_node("Shape", [ids], [f"{rows}.ids"]))
+        nodes.append(helper.make_node("Concat", [f"{rows}.ids", f"{name}.shape"], [f"{rows}.shape"], axis=0))
+        nodes.append(helper.make_node("Reshape", [f"{rows}.scaled", f"{rows}.shape"], [rows]))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _values(tensor: TensorProto, read: Callable[[str], Array] | None) -> Array:

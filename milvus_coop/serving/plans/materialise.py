@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -89,8 +90,17 @@ def plain_model(bundle: Bundle, graph: str) -> ModelProto:
             expected="a bundle in fp32 or fp16",
             run="milvus-coop bundle convert MODEL --precision fp16",
         )
+    widen_tables(model)
     fold_constants(model)
     return model
+
+
+def widen_tables(model: ModelProto) -> None:
+    """Make the int8 tables float32 from which the graph looks rows up; their values stay. TensorRT looks nothing up in int8."""
+    tables = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    for tensor in model.graph.initializer:
+        if tensor.name in tables and tensor.data_type == TensorProto.INT8:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
 
 
 def read_weights(model: ModelProto, bundle: Bundle) -> None:
