@@ -53,6 +53,14 @@ def string(name: str, value: object) -> str:
     return value
 
 
+def length_of(values: object) -> int | None:
+    """The number of values; None if it is not known before they are read."""
+    try:
+        return len(values)  # type: ignore[arg-type]
+    except TypeError:  # tqdm's progress bar has a length only if its iterable has one
+        return None
+
+
 def as_path(name: str, value: str | os.PathLike[str]) -> Path:
     """The value as a path, if a file or folder can have that name."""
     text = os.fspath(value)

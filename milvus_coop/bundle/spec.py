@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -173,7 +174,7 @@ class FileSpec:
     sha256: Sha256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BundleSpec:
     """Everything that a program needs to know about a bundle without opening a graph."""
 
@@ -210,7 +211,7 @@ class BundleSpec:
         """The name of the bundle in rerank protocols: `name@` and the first 8 digits of the fingerprint."""
         return f"{self.name}@{self.fingerprint[:8]}"
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that changes a model's outputs, 32 hex digits. Licence, lineage and metrics do not count."""
         parts = _content(self)

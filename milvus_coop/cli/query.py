@@ -125,7 +125,17 @@ def query(
         from milvus_coop.serving.gallery import render
 
         asked = text or content or Path(image or "")
-        write_file(html, render(found, asked, info, limit=limit, filter=options.filter, prefixes=prefixes, name=image or ""))
+        page = render(
+            found,
+            asked,
+            info,
+            limit=limit,
+            filter=options.filter,
+            prefixes=prefixes,
+            name=image or "",
+            max_pixels=settings.max_pixels,
+        )
+        write_file(html, page)
         say(f"Written: {html}", err=as_json)
 
 

@@ -13,6 +13,7 @@ from threading import Lock
 
 from milvus_coop.elsewhere.objects import RemoteFile
 from milvus_coop.elsewhere.roots import below_root
+from milvus_coop.models.preprocess.images import MAX_PIXELS
 from milvus_coop.models.preprocess.thumbnails import thumbnail
 from milvus_coop.models.preprocess.uris import local_path
 
@@ -40,9 +41,11 @@ class Thumbnails:
     Args:
         folders: folders whose images may be shown, with symbolic links resolved.
         prefixes: prefixes of object stores whose images may be shown.
+        max_pixels: see `decode`.
     """
 
-    def __init__(self, folders: Sequence[Path], prefixes: Sequence[RemoteFile] = ()) -> None:
+    def __init__(self, folders: Sequence[Path], prefixes: Sequence[RemoteFile] = (), max_pixels: int = MAX_PIXELS) -> None:
+        self._max_pixels = max_pixels
         self._folders = tuple(folders)
         self._prefixes = tuple(prefixes)
         self._known: OrderedDict[str, bytes] = OrderedDict()
@@ -98,7 +101,8 @@ class Thumbnails:
             if tag in self._known:
                 self._known.move_to_end(tag)
                 return self._known[tag]
-        made = thumbnail(original.file if isinstance(original.file, Path) else original.file.open(), edge)
+        file = original.file if isinstance(original.file, Path) else original.file.open()
+        made = thumbnail(file, edge, max_pixels=self._max_pixels)
         with self._lock:
             if tag not in self._known:
                 self._known[tag] = made

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, TypedDict, get_args
 
-from milvus_coop.arguments import one_of
+from milvus_coop.arguments import length_of, one_of
 from milvus_coop.config import Settings, SettingsArguments
 from milvus_coop.errors import InvalidArgumentError, quoted
 from milvus_coop.ingest.items import Item
@@ -140,11 +140,11 @@ class CoopIngest:
             StoreError, BackendError: Milvus or the encoder failed; rows that were written stay.
             TooManyFailuresError: more items failed than `max_failures`; the others so far are in the collection.
         """
-        options, coming = ingest_options(options, changes), iter(items)
+        options, total, coming = ingest_options(options, changes), length_of(items), iter(items)
         if (first := next(coming, None)) is None:  # no items must not leave an empty collection behind
             return IngestReport(0, 0, 0, 0, (), 0.0)
-        rest = items if isinstance(items, Sized) else chain([first], coming)
-        return self._ingested(lambda into: ingest_items(rest, options, on_progress=on_progress, **into))
+        whole = chain([first], coming)
+        return self._ingested(lambda into: ingest_items(whole, options, on_progress=on_progress, total=total, **into))
 
     def _ingested(self, run: Callable[[Into], IngestReport]) -> IngestReport:
         encoder = self._models.encoder

@@ -50,6 +50,10 @@ class ReadImage:
     decode: Callable[[], Image.Image]
 
 
+LARGEST_NS = 2**63 - 1
+"""Maximum of a time that a collection can keep. Of a later time, which a wrong clock may give a file, 63 bits are kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class LocalImage:
     """An image file of this machine."""
@@ -61,7 +65,8 @@ class LocalImage:
         status = self.path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would block forever
             raise ImageUnreadableError("is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
-        return status.st_size, status.st_mtime_ns
+        changed = status.st_mtime_ns
+        return status.st_size, changed if changed <= LARGEST_NS else changed & LARGEST_NS
 
     def open(self) -> IO[bytes]:
         """The file."""

@@ -259,7 +259,8 @@ class Pipeline:
         future, ready = self._encoding[0]
         encoded = self._spend("encode", future.result())
         self._encoding.popleft()
-        rows = [(row, item.known) for row, item in zip(encoded.rows, ready, strict=True)]
+        self.counts.failures += [row for row in encoded.rows if isinstance(row, Failure)]
+        rows = [(row, item.known) for row, item in zip(encoded.rows, ready, strict=True) if isinstance(row, Row)]
         if encoded.save is None:
             self._rows += rows
             self._write(at_least=WRITE)

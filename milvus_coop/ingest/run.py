@@ -6,9 +6,10 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence, Set, Sized
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import TYPE_CHECKING
 
+from milvus_coop.arguments import length_of
 from milvus_coop.errors import InvalidArgumentError, StoreError
 from milvus_coop.ingest.items import Entry, Item
 from milvus_coop.ingest.options import IngestArguments, IngestOptions, ingest_options
@@ -91,18 +92,20 @@ def ingest_items(
     kind: Kind = "image",
     tokens: TokenStore | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    total: int | None = None,
     **changes: Unpack[IngestArguments],
 ) -> IngestReport:
     """Ingest items one after the other. Only a few thousand are held at a time, and at most about 160 MB of their images.
 
-    If two items have the same uri, the last one counts. For the other arguments and the errors, see `ingest`; an item that is not
+    If two items have the same uri, the last one counts. `total` is their number, for the progress, if `items` does not know it.
+    For the other arguments and the errors, see `ingest`; an item that is not
     an `Item` is an InvalidArgumentError, and so are options that are only for sources.
     """
     options, work = ingest_options(options, changes), work_for(kind, encoder, tokens)
     if for_sources := [name for name in ("prune", "allow_http", "image_column") if getattr(options, name)]:
         raise InvalidArgumentError(f"{for_sources[0]} is an option for sources, and items are given", expected="items without it")
     start = time.monotonic()
-    total = len(items) if isinstance(items, Sized) else None
+    total = length_of(items) if total is None else total
     pipeline = Pipeline(sink, work, options, on_progress, lambda: total, runs=encoder.runs)
     _run(pipeline, items, PassedOver(), start)
     return _report(pipeline.counts, 0, time.monotonic() - start, PassedOver())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
+import numpy as np
+
+from milvus_coop.bundle.spec import IMAGE_TOKEN_SCALES
 from milvus_coop.bundle.text_states import text_states
 from milvus_coop.elsewhere.outages import may_pass
 from milvus_coop.errors import ImageError, InvalidArgumentError, reason_of
@@ -40,7 +43,8 @@ class Ready:
 class Encoded:
     """The rows of a batch."""
 
-    rows: list[Row]
+    rows: list[Row | Failure]
+    """The row of each item; a failure in its place if the model returned numbers for it that are not finite."""
     save: Callable[[], None] | None = None
     """Writes the token files that the rows name, and has to be called before the rows are written; None if they name none."""
 
@@ -126,7 +130,7 @@ class ImageWork:
         """See `Work.encode`."""
         encoded = self._encoder.encode_pixels(join_pixels([ready.pixels for ready in batch]))
         contents, save = self._contents(batch, encoded)
-        return Encoded([_row(*parts) for parts in zip(batch, encoded.embeddings, contents, strict=True)], save)
+        return Encoded(_rows(batch, contents, encoded.embeddings, encoded.image_side.get(IMAGE_TOKEN_SCALES)), save)
 
     def _contents(self, batch: Sequence[Ready], encoded: EncodedImages) -> tuple[Sequence[Content], Callable[[], None] | None]:
         """The contents of the rows, and the function that writes the token files if there are any."""
@@ -168,7 +172,19 @@ class TextWork:
         """See `Work.encode`."""
         encoded = self._encoder.encode_texts(texts := [ready.item.text or "" for ready in batch])
         contents = map(StoredText, texts, pack_states(self._states, encoded.text_side, len(texts)))
-        return Encoded([_row(*parts) for parts in zip(batch, encoded.embeddings, contents, strict=True)])
+        return Encoded(_rows(batch, contents, encoded.embeddings))
+
+
+def _rows(
+    batch: Sequence[Ready], contents: Iterable[Content], embeddings: Array, scales: Array | None = None
+) -> list[Row | Failure]:
+    rows: list[Row | Failure] = []
+    for i, (ready, content) in enumerate(zip(batch, contents, strict=True)):
+        if np.isfinite(embeddings[i]).all() and (scales is None or np.isfinite(scales[i]).all()):
+            rows.append(_row(ready, embeddings[i], content))
+        else:
+            rows.append(Failure(ready.item.uri, "the model returned numbers that are not finite"))
+    return rows
 
 
 def _row(ready: Ready, embedding: Array, content: Content) -> Row:

@@ -109,7 +109,7 @@ def _retry_after_s(answer: Answer) -> float | None:
         return max(PAUSE_S, float(text[:9]))
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
     return max(PAUSE_S, (moment - datetime.now(timezone.utc)).total_seconds())

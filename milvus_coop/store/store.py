@@ -300,14 +300,15 @@ class Store:
                 raise
             return found
 
-    def resolve(self, name: str, deadline: Deadline = NEVER) -> str:
-        """The name of the collection that a name or an alias stands for now.
+    def resolve(self, name: str, deadline: Deadline = NEVER) -> tuple[str, Header | None]:
+        """The name and the header of the collection that a name or an alias stands for now; no header if others made it.
 
         Raises:
             CollectionNotFoundError: there is none.
             StoreTimeoutError: the deadline or the time limit came before the answer.
         """
-        return str(self._describe(check_name(name), deadline)["collection_name"])
+        description = self._describe(check_name(name), deadline)
+        return str(description["collection_name"]), read_header(description)
 
     def ping(self) -> None:
         """Send a small request to Milvus, to check that it answers.
@@ -318,9 +319,16 @@ class Store:
         self._connection.call("list_collections")
 
     def list(self) -> list[CollectionInfo]:
-        """All collections, sorted by name. Those that milvus-coop did not make have the kind None."""
-        names = self._connection.call("list_collections")
-        return [self.describe(name) for name in sorted(names)]
+        """All collections, sorted by name. Those that this version of milvus-coop cannot read have the kind None."""
+        found = []
+        for name in sorted(self._connection.call("list_collections")):
+            with contextlib.suppress(CollectionNotFoundError):  # it was dropped meanwhile
+                description = self._describe(name)
+                header = None
+                with contextlib.suppress(StoreError):  # a later version of this package made it
+                    header = read_header(description)
+                found.append(self._info(description, header))
+        return found
 
     def describe(self, name: str) -> CollectionInfo:
         """The description of a collection, without loading it. If it is not loaded, `count` is an estimate by Milvus.
@@ -329,7 +337,10 @@ class Store:
             CollectionNotFoundError: there is no collection of that name.
         """
         description = self._describe(check_name(name))
-        name, header = description["collection_name"], read_header(description)
+        return self._info(description, read_header(description))
+
+    def _info(self, description: Mapping[str, Any], header: Header | None) -> CollectionInfo:
+        name = description["collection_name"]
         index = self._index(name)
         kind, metric = str(index.get("index_type", "")), str(index.get("metric_type", ""))
         if planned := _planned_index(description):

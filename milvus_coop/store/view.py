@@ -85,6 +85,11 @@ class CollectionView:
         """The fields of the collection."""
         return self._layout
 
+    @property
+    def header(self) -> Header | None:
+        """The record about itself that the collection carries; None if milvus-coop did not make it."""
+        return self._header
+
     def own_header(self) -> Header:
         """The record about itself that the collection carries.
 
@@ -234,8 +239,9 @@ class CollectionView:
         id, uri = self._layout.id, self._layout.uri
         found: dict[str, str] = {}
         for some in chunks(distinct(ids)):
-            level = self._connection.consistency(self.name)
-            found.update((row[id], row[uri]) for row in self._query(among(id, some), (id, uri), consistency_level=level))
+            if filter := among_any(id, some, numeric=self._layout.numeric_ids):
+                rows = self._query(filter, (id, uri), consistency_level=self._connection.consistency(self.name))
+                found.update((str(row[id]), str(row[uri])) for row in rows if uri in row)
         return found
 
     def all_stamps(self) -> Iterator[tuple[str, Stamp]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from milvus_coop.config import Settings
 from milvus_coop.errors import BackendInputError, BackendUnavailableError, InvalidArgumentError
 from milvus_coop.models.backends import Backend, open_backend
 from milvus_coop.models.backends.fake import FakeBackend
+from milvus_coop.models.backends.onnx import OnnxBackend
 from milvus_coop.models.encoder import BundleEncoder, EncodedImages, EncodedTexts, Encoder
 from milvus_coop.models.preprocess.images import decode
 from milvus_coop.models.preprocess.texts import Tokenizer
@@ -142,8 +144,10 @@ def test_texts_that_are_none(encoder: Encoder, text: str) -> None:
         encoder.encode_texts(["fine", text])
 
 
-def test_load_makes_every_graph_ready(backend: Backend) -> None:
-    backend.load(GRAPHS)
+def test_load_makes_every_graph_ready(bundle: Bundle) -> None:
+    with closing(OnnxBackend(bundle)) as backend:
+        backend.load(GRAPHS)
+        assert set(backend._sessions) == set(GRAPHS)
 
 
 def test_unknown_backends(bundle: Bundle) -> None:

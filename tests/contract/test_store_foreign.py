@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pymilvus import DataType, MilvusClient
 
-from milvus_coop.errors import ForeignCollectionError
+from milvus_coop.errors import ForeignCollectionError, StoreError
 from milvus_coop.store import Fields, Store
 from milvus_coop.types import Array, ImageFile, StoredText, StoredTokens
 from tests.contract.store_samples import DIM, SPEC, make_rows, unit_vectors
@@ -59,6 +59,31 @@ def test_its_numbers_are_ids(store: Store, vectors: Array) -> None:
     found = collection.candidates(["7", "01", "-5", "x", "9" * 19, "1" * 30, "3"], vectors[3])
     assert [(c.id, c.uri) for c in found] == [("7", "/p/7"), ("3", "/p/3")]
     assert [c.be_score for c in found] == pytest.approx([vectors[7] @ vectors[3], 1.0], abs=SCORE_TOLERANCE)
+
+
+def test_uris_of_numbers(store: Store, vectors: Array) -> None:
+    collection = store.open(NAME, SPEC, fields=FIELDS)
+    assert collection.uris(["7", "x", "9" * 30, "3"]) == {"3": "/p/3", "7": "/p/7"}
+    assert collection.uris(["x"]) == {}
+    assert store.open(NAME, SPEC, fields=replace(FIELDS, uri="other")).uris(["7"]) == {}
+
+
+def test_a_collection_of_a_later_version_hides_no_other(store: Store, store_uri: str, vectors: Array) -> None:
+    client = MilvusClient(store_uri, dedicated=True)
+    header = json.dumps({"milvus_coop": 99, "kind": "image"})
+    schema = client.create_schema(description=header)
+    schema.add_field("number", DataType.INT64, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIM)
+    client.create_collection("contract_later", schema=schema, properties={"milvus_coop": header})
+    try:
+        with pytest.raises(StoreError, match=r"the collection 'contract_later' has format 99; expected: format 1"):
+            store.describe("contract_later")
+        found = {info.name: info.kind for info in store.list()}
+        assert {NAME, "contract_later"} <= set(found)
+        assert found["contract_later"] is None
+    finally:
+        client.drop_collection("contract_later")
+        client.close()
 
 
 def test_it_can_hold_texts(store: Store, vectors: Array) -> None:

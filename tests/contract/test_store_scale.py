@@ -222,7 +222,7 @@ def test_an_alias_names_a_collection(store: Store, two: tuple[Collection, Collec
     assert opened.count() == 3, "an open collection stays what it was"
     assert len(opened.search(unit_vectors(1), 10)[0]) == 3
     assert store.open("scale_now", SPEC).count() == 5
-    assert store.resolve("scale_now") == store.resolve(second.name) == second.name
+    assert store.resolve("scale_now") == store.resolve(second.name) == (second.name, second.header)
     assert store.aliases.drop("scale_now") == second.name
     with pytest.raises(CollectionNotFoundError):
         store.open("scale_now", SPEC)

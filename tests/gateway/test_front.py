@@ -110,6 +110,8 @@ def test_addresses_of_model_servers_are_hidden() -> None:
     place = "the configured address"
     assert hide(said) == f"Milvus at {place}: {place}; {place}, {place}; milvus-coop serve"
     assert hider(settings, needed=False)(said) == said
+    said = 'the token store failed: no s3://acme/tokens/images: Could not connect to the endpoint URL: "http://minio:9000/a"'
+    assert hide(said) == f'the token store failed: no {place}: Could not connect to the endpoint URL: "{place}"'
 
 
 def test_pages_of_other_sites(make_client: MakeClient, fake: FakeBackend) -> None:

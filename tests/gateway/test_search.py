@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
+import time
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +18,7 @@ from starlette.testclient import TestClient
 from milvus_coop import CoopIngest, CoopSearch, FakeBackend, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.errors import BackendUnavailableError
+from milvus_coop.serving.gateway.service import FOLLOW_S
 from milvus_coop.store import Store
 from tests.gateway.conftest import EXAMPLES, MakeClient
 
@@ -110,6 +113,19 @@ def test_a_collection_that_was_dropped_and_made_again(make_client: MakeClient, d
     with CoopIngest("images", settings=settings) as ingest:
         ingest.run([EXAMPLES / "images" / "dog.jpg"])
     assert len(client.post("/v1/search", json={"text": "a dog"}).json()["hits"]) == 1
+
+
+def test_a_collection_that_was_made_again_with_another_bundle(make_client: MakeClient, database: Path) -> None:
+    """Its vectors have the same length, so that a search would find hits, which would mean nothing."""
+    client = make_client(uri=database)
+    assert client.post("/v1/search", json={"text": "a dog"}).status_code == 200
+    with Store(database) as store:
+        (rows,) = store.open("images").all_rows()
+        store.drop("images")
+        store.create("images", dataclasses.replace(load_bundle("coop-small").spec, version="9")).upsert(rows)
+    time.sleep(FOLLOW_S)
+    answer = client.post("/v1/search", json={"text": "a dog"})
+    assert (answer.status_code, "coop-small 9" in answer.json()["detail"]) == (409, True)
 
 
 def bomb() -> bytes:

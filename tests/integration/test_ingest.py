@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from milvus_coop import CoopIngest
 from milvus_coop.bundle import load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.cores import available_cores
@@ -314,6 +315,31 @@ def test_one_broken_line_at_the_end_of_a_list_loses_nothing(run: Run, sink: Memo
     assert [f.uri for f in report.failures] == [f"{source}:19", f"{source}:20"]
     (folder / "drawing.svg").write_text("<svg/>")
     assert run(folder).passed_over == {".svg": 1}
+
+
+def test_a_file_of_the_far_future(tmp_path: Path) -> None:
+    """Milvus keeps 63 bits of its time, and a wrong clock may set any time."""
+    folder = pictures(tmp_path / "p", 3)
+    first = min(folder.rglob("*.png"))
+    os.utime(first, (13_569_465_600, 13_569_465_600))
+    if first.stat().st_mtime < 13_000_000_000:
+        pytest.skip("this file system has no such times")
+    with CoopIngest("images", uri=tmp_path / "lite.db", models=FakeBackend(load_bundle("coop-small").spec)) as ingest:
+        assert ingest.run([folder]).added == 3
+        assert ingest.run([folder]).unchanged == 3
+        os.utime(first, (13_569_465_601, 13_569_465_601))
+        assert ingest.run([folder]).unchanged == 3  # the content is the same
+
+
+def test_a_list_names_no_file_of_another_machine(run: Run, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 2)
+    first, second = sorted(folder.rglob("*.png"))
+    (tmp_path / "list.jsonl").write_text(json.dumps({"uri": f"file://server{first}"}) + "\n" + json.dumps({"uri": second.as_uri()}))
+    report = run(tmp_path / "list.jsonl")
+    assert counts(report) == (1, 0, 0, 0, 1)
+    (failure,) = report.failures
+    assert failure.reason.startswith("line 1: 'file://server/")
+    assert failure.reason.endswith("' is a file of another machine")
 
 
 @pytest.mark.parametrize("threads", [1, np.int64(2), 1000])

@@ -7,16 +7,17 @@ import itertools
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from milvus_coop import CoopIngest, CoopSearch, FakeBackend, Item, Store, load_bundle
+from milvus_coop import CoopIngest, CoopModel, CoopSearch, FakeBackend, Item, Store, load_bundle
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.ingest import Progress, ingest, ingest_items
 from milvus_coop.ingest.images import ImageLike
-from milvus_coop.types import IngestReport
+from milvus_coop.types import Array, IngestReport
 
 from .ingest_kit import SPEC, MemorySink, encoder, picture
 
@@ -37,6 +38,51 @@ class Run:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
+
+
+class Counted:
+    """An iterable that knows its length, and can be read once, as tqdm's progress bar over a generator."""
+
+    def __init__(self, items: Iterator[Item], length: int | None) -> None:
+        self._items, self._length = items, length
+
+    def __iter__(self) -> Iterator[Item]:
+        yield from self._items
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("object of type 'generator' has no len()")
+        return self._length
+
+
+@pytest.mark.parametrize("length", [None, 4])
+def test_no_item_of_a_progress_bar_is_lost(tmp_path: Path, length: int | None) -> None:
+    paths = [picture(tmp_path / f"{i}.png", seed=i) for i in range(4)]
+    totals: set[int | None] = set()
+    with CoopIngest("images", uri=tmp_path / "lite.db", models=FakeBackend(load_bundle("coop-small").spec)) as ingest:
+        items = Counted((Item(str(path), path) for path in paths), length)
+        report = ingest.ingest_items(items, on_progress=lambda progress: totals.add(progress.total))
+    assert counts(report) == (4, 0, 0, 0)
+    assert totals == {length}
+    with CoopModel(models=FakeBackend(load_bundle("coop-small").spec)) as model:
+        assert len(model.score_pairs(["a", "b", "c", "d"], Counted(iter(paths), length))) == 4  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("output", ["image_embedding", "image_tokens"])
+def test_a_model_that_returns_no_numbers_for_one_image(run: Run, tmp_path: Path, output: str) -> None:
+    class Broken(FakeBackend):
+        def run(self, graph: str, inputs: Any, *, timeout_s: float | None = None) -> dict[str, Array]:
+            made = super().run(graph, inputs, timeout_s=timeout_s)
+            if output in made:
+                made[output] = made[output].copy()
+                made[output][inputs["pixel_values"].mean(axis=(1, 2, 3)) > 250] = np.nan
+            return made
+
+    run.encoder = encoder(Broken(SPEC), tmp_path)
+    report = run([Item(colour, Image.new("RGB", (40, 40), colour)) for colour in ("red", "white", "blue")])
+    assert counts(report) == (2, 0, 0, 1)
+    assert [(f.uri, f.reason) for f in report.failures] == [("white", "the model returned numbers that are not finite")]
+    assert {row.uri for row in run.sink.rows.values()} == {"red", "blue"}
 
 
 def test_the_same_image_in_any_form_is_the_same_row(run: Run, tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ def _status(status: int, **headers: str) -> Callable[[Asked], Reply]:
         (_status(429), "answers 429: it is too busy", 1),
         (_status(503, **{"Retry-After": "3600"}), "answers 503: it is too busy", 1),
         (_status(503, **{"Retry-After": "soon"}), "answers 503: it is too busy", 1),
+        (_status(503, **{"Retry-After": "Mon, 01 Jan 99999999999 00:00:00 GMT"}), "answers 503: it is too busy", 1),
         (_status(429, **{"Retry-After": "0"}), "answers 429: it is too busy", 3),
         (_wrong(b"<html>"), "the answer is not JSON", 1),
         (_wrong(b'{"results": []}'), f"0 scores for {N} documents", 1),

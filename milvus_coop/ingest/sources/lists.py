@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from milvus_coop.elsewhere.objects import is_remote, remote_file
 from milvus_coop.errors import SourceError
@@ -88,7 +90,9 @@ def parse_value(value: str) -> Any:
         return text.lower() == "true"
     if INTEGER.fullmatch(text):
         return int(text)
-    return float(text) if DECIMAL.fullmatch(text) else value
+    if DECIMAL.fullmatch(text) and math.isfinite(number := float(text)):  # 1234e567 may be a name
+        return number
+    return value
 
 
 def _json_rows(file: IO[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -205,7 +209,9 @@ def _named(place: str, file: SourceFile, reading: Reading) -> SourceFile:
     if is_http(place) and reading.web is not None:
         return HttpFile(place, reading.web)
     if parts.scheme == "file":
-        place = unquote(parts.path)
+        if parts.netloc.lower() not in ("", "localhost"):
+            raise _BadRowError(f"'{place[:SHOWN]}' is a file of another machine")
+        place = url2pathname(parts.path)
     elif "://" in place:
         allow = "; --allow-http fetches it" if is_http(place) else ""
         raise _BadRowError(f"'{place[:SHOWN]}' is not a local file; name the file in 'path' and keep the address in 'uri'{allow}")

@@ -79,7 +79,7 @@ class RemoteEncoder(Encoder):
     def pixels(self, images: Sequence[Image]) -> dict[str, Array]:
         """The JPEG file of each image, with a longer edge of at most 768 pixels."""
         files = np.empty(len(images), dtype=object)
-        files[:] = [thumbnail(image, EDGE, quality=QUALITY) for image in images]
+        files[:] = [thumbnail(image, EDGE, quality=QUALITY, max_pixels=self._max_pixels) for image in images]
         return {PIXELS: files}
 
     def ce_pixels(self, images: Sequence[Image]) -> dict[str, Array]:

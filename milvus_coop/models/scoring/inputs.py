@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 
-from milvus_coop.arguments import iterable, many
+from milvus_coop.arguments import iterable, length_of, many
 from milvus_coop.errors import ImageError, InvalidArgumentError
 from milvus_coop.models.preprocess.images import ImageInput, name_in_errors
 from milvus_coop.models.preprocess.texts import check_text
@@ -49,8 +49,8 @@ def check_lengths(n_texts: int, images: Iterable[ImageInput]) -> None:
     Raises:
         InvalidArgumentError: they differ.
     """
-    if isinstance(images, Sized) and len(images) != n_texts:
-        raise lengths_differ(n_texts, f"{len(images):,}")
+    if (n := length_of(images)) not in (None, n_texts):
+        raise lengths_differ(n_texts, f"{n:,}")
 
 
 def lengths_differ(n_texts: int, n_images: str) -> InvalidArgumentError:

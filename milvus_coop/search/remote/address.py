@@ -11,6 +11,7 @@ from milvus_coop.config import Settings
 from milvus_coop.elsewhere.objects import RemoteFile
 from milvus_coop.elsewhere.roots import folders_of, prefixes_of
 from milvus_coop.errors import InvalidArgumentError, quoted
+from milvus_coop.models.preprocess.images import MAX_PIXELS
 from milvus_coop.search.remote.protocols import PROTOCOLS, RerankProtocol
 from milvus_coop.servers.address import Server, server_of
 
@@ -36,6 +37,8 @@ class RerankServer:
     """Folders whose images may be sent, with symbolic links resolved."""
     prefixes: Sequence[RemoteFile] = ()
     """Prefixes of object stores whose images may be sent."""
+    max_pixels: int = MAX_PIXELS
+    """Maximum number of pixels of an image that is read."""
 
 
 def rerank_server_of(settings: Settings) -> RerankServer | None:
@@ -59,4 +62,5 @@ def rerank_server_of(settings: Settings) -> RerankServer | None:
         server.number("documents", DOCUMENTS, MAX_DOCUMENTS),
         folders_of(settings.reranker_roots),
         prefixes_of(settings.reranker_roots),
+        settings.max_pixels,
     )

@@ -16,6 +16,7 @@ from milvus_coop.elsewhere.objects import RemoteFile
 from milvus_coop.elsewhere.roots import SHOWN_AT_ONCE
 from milvus_coop.elsewhere.thumbnails import Thumbnails
 from milvus_coop.errors import ImageError
+from milvus_coop.models.preprocess.images import MAX_PIXELS
 from milvus_coop.servers.parts import EDGE
 
 
@@ -34,10 +35,11 @@ class CandidateImages:
     Args:
         folders: folders whose images may be sent, with symbolic links resolved.
         prefixes: prefixes of object stores whose images may be sent.
+        max_pixels: see `decode`.
     """
 
-    def __init__(self, folders: Sequence[Path], prefixes: Sequence[RemoteFile]) -> None:
-        self._thumbnails = Thumbnails(folders, prefixes)
+    def __init__(self, folders: Sequence[Path], prefixes: Sequence[RemoteFile], max_pixels: int = MAX_PIXELS) -> None:
+        self._thumbnails = Thumbnails(folders, prefixes, max_pixels)
         self._pool = ThreadPoolExecutor(SHOWN_AT_ONCE, "milvus-coop-send")
 
     def open(self, uris: Sequence[str], end: Deadline) -> list[bytes | Unsent]:

@@ -59,7 +59,7 @@ class RemoteReranker:
     def __init__(self, server: RerankServer, kind: Kind, timeout_s: float) -> None:
         self._server = server
         self._client = RerankClient(server, timeout_s)
-        self._images = CandidateImages(server.folders, server.prefixes)
+        self._images = CandidateImages(server.folders, server.prefixes, server.max_pixels)
         self._kind = kind
         self._timeout_s = timeout_s
 
@@ -100,7 +100,7 @@ class RemoteReranker:
             BackendError: the server failed. Scores of other requests are kept.
             ImageError: the image of a query cannot be read a second time.
         """
-        asked = [_part(queries.kind, source) for source in queries.sources]
+        asked = [_part(queries.kind, source, self._server.max_pixels) for source in queries.sources]
         unsent: Counter[Unsent] = Counter()
         problem: BackendError | None = None
         stop = threading.Event()
@@ -184,9 +184,9 @@ class RemoteReranker:
         self._images.close()
 
 
-def _part(kind: Kind, source: ImageInput) -> Part:
+def _part(kind: Kind, source: ImageInput, max_pixels: int) -> Part:
     """A query as it is sent."""
-    return source if kind == "text" and isinstance(source, str) else thumbnail(source, EDGE)
+    return source if kind == "text" and isinstance(source, str) else thumbnail(source, EDGE, max_pixels=max_pixels)
 
 
 def grouped(limit: int, documents: Sequence[Part]) -> Iterator[Sequence[Part]]:

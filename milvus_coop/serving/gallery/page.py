@@ -17,6 +17,7 @@ from typing import IO, Any
 from milvus_coop.elsewhere.objects import RemoteFile
 from milvus_coop.elsewhere.roots import SHOWN_AT_ONCE, below_root
 from milvus_coop.errors import ImageError
+from milvus_coop.models.preprocess.images import MAX_PIXELS
 from milvus_coop.models.preprocess.thumbnails import thumbnail
 from milvus_coop.models.preprocess.uris import local_path
 from milvus_coop.serving.gallery.assets import assets, text
@@ -40,6 +41,7 @@ def render(
     filter: str = "",
     prefixes: Sequence[RemoteFile] = (),
     name: str = "",
+    max_pixels: int = MAX_PIXELS,
 ) -> str:
     """The HTML text of the page.
 
@@ -51,6 +53,7 @@ def render(
         filter: the filter of the search.
         prefixes: prefixes of object stores whose images may be read, in at most 60 s for all images. Images elsewhere are not.
         name: the name of an image that is given as bytes.
+        max_pixels: see `decode`.
     """
     hits = [hit for hit in result.hits if hit.rank <= limit or hit.be_rank <= limit]
     style, script = text("gallery.css"), text("grid.js") + text("saved.js")
@@ -60,11 +63,11 @@ def render(
         title=escape(f"{asked} · milvus-coop"),
         icon=_data_uri(assets()["icon.svg"].content, "image/svg+xml"),
         style=style,
-        image="" if isinstance(query, str) else _query_image(query),
+        image="" if isinstance(query, str) else _query_image(query, max_pixels),
         asked=escape(asked),
         facts=escape(_facts(collection, filter)),
         nothing="" if hits else "<p>Nothing was found.</p>",
-        document=_json(_document(result, query, collection, hits, limit, prefixes)),
+        document=_json(_document(result, query, collection, hits, limit, prefixes, max_pixels)),
         script=script,
     )
 
@@ -82,9 +85,10 @@ def _document(
     hits: list[Hit],
     limit: int,
     prefixes: Sequence[RemoteFile],
+    max_pixels: int,
 ) -> dict[str, Any]:
     """The result in the form of the HTTP API, with the images and the limit."""
-    images = _hit_images(hits, prefixes) if collection.kind != "text" else [None] * len(hits)
+    images = _hit_images(hits, prefixes, max_pixels) if collection.kind != "text" else [None] * len(hits)
     return {
         "collection": collection.name,
         "kind": collection.kind,
@@ -99,44 +103,44 @@ def _document(
     }
 
 
-def _hit_images(hits: Sequence[Hit], prefixes: Sequence[RemoteFile]) -> list[str | None]:
+def _hit_images(hits: Sequence[Hit], prefixes: Sequence[RemoteFile], max_pixels: int) -> list[str | None]:
     """The thumbnails of the hits; None for an image that cannot be read, or not in time."""
     pool = ThreadPoolExecutor(SHOWN_AT_ONCE, "milvus-coop-page")
     try:
-        futures = [_hit_image(hit, prefixes, pool) for hit in hits]
+        futures = [_hit_image(hit, prefixes, pool, max_pixels) for hit in hits]
         done = wait(futures, READ_S).done
         return [future.result() if future in done else None for future in futures]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _hit_image(hit: Hit, prefixes: Sequence[RemoteFile], pool: ThreadPoolExecutor) -> Future[str | None]:
+def _hit_image(hit: Hit, prefixes: Sequence[RemoteFile], pool: ThreadPoolExecutor, max_pixels: int) -> Future[str | None]:
     if (path := local_path(hit.uri)) is not None:
         shown: Future[str | None] = Future()
-        shown.set_result(_thumbnail(path, EDGE))
+        shown.set_result(_thumbnail(path, EDGE, max_pixels))
         return shown
     files = [file for prefix in prefixes if (file := below_root(prefix, hit.uri)) is not None]
-    return pool.submit(lambda: next(filter(None, (_remote_thumbnail(file) for file in files)), None))
+    return pool.submit(lambda: next(filter(None, (_remote_thumbnail(file, max_pixels) for file in files)), None))
 
 
-def _remote_thumbnail(file: RemoteFile) -> str | None:
+def _remote_thumbnail(file: RemoteFile, max_pixels: int) -> str | None:
     try:
         with file.open() as opened:
-            return _thumbnail(opened, EDGE)
+            return _thumbnail(opened, EDGE, max_pixels)
     except OSError:
         return None
 
 
-def _query_image(query: Path | bytes) -> str:
-    uri = _thumbnail(query, QUERY_EDGE)
+def _query_image(query: Path | bytes, max_pixels: int) -> str:
+    uri = _thumbnail(query, QUERY_EDGE, max_pixels)
     return f'<img src="{uri}" alt="The image that was searched with">' if uri else ""
 
 
-def _thumbnail(source: Path | bytes | IO[bytes], edge: int) -> str | None:
+def _thumbnail(source: Path | bytes | IO[bytes], edge: int, max_pixels: int) -> str | None:
     if isinstance(source, Path) and not source.is_file():  # opening a pipe would block forever
         return None
     try:
-        return _data_uri(thumbnail(source, edge), "image/jpeg")
+        return _data_uri(thumbnail(source, edge, max_pixels=max_pixels), "image/jpeg")
     except (ImageError, OSError, ValueError):
         return None
 

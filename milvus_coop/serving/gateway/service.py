@@ -27,6 +27,7 @@ from milvus_coop.serving.gateway.searchers import OPEN, Searchers
 from milvus_coop.serving.gateway.tracing import Tracing
 from milvus_coop.store import Store
 from milvus_coop.store.address import parse_address
+from milvus_coop.store.schema import Header
 from milvus_coop.types import CollectionInfo
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class Service:
         self._connecting, self._checking = threading.Lock(), threading.Lock()
         self._searchers = Searchers(self._open, options.max_collections)
         self._store: Store | None = None
-        self._resolved: dict[str, tuple[float, str]] = {}
+        self._resolved: dict[str, tuple[float, tuple[str, Header | None]]] = {}
         self._ready: tuple[float, dict[str, str]] | None = None
         self.metrics.watch_pending(lambda: sum(pool.pending for pool in (self._pool, self._uploads, self._reads)))
 
@@ -145,14 +146,14 @@ class Service:
             return action(searcher.within(within) if within else searcher)
 
     def _is_current(self, name: str, searcher: CoopSearch, deadline: Deadline) -> bool:
-        """False if the name is an alias that was moved to another collection. Milvus is asked once in two seconds."""
+        """False if the name stands for another collection than before. Milvus is asked once in two seconds."""
         now_s = time.monotonic()
-        asked_s, resolved = self._resolved.get(name, (0.0, ""))
-        if not resolved or now_s - asked_s > FOLLOW_S:
+        asked_s, resolved = self._resolved.get(name, (0.0, None))
+        if resolved is None or now_s - asked_s > FOLLOW_S:
             with deadline.toward(OPEN):
                 resolved = self.store().resolve(name, deadline)
             self._resolved[name] = (now_s, resolved)
-        return resolved == searcher.collection.name
+        return resolved == (searcher.collection.name, searcher.collection.header)
 
     def _open(self, name: str) -> CoopSearch:
         self.store().describe(name)  # opening a missing collection takes ten times as long

@@ -2,7 +2,7 @@
 
 config        config.pbtxt of one model, from the bundle's spec    repository  a complete model repository
 python_model  the model that runs in Triton's Python backend       install     finds or installs tritonserver
-server        starts a server, waits until it is ready, stops it
+server        starts a server, waits until it is ready, stops it       log         reads what the server logs
 
 The client is `milvus_coop.models.backends.triton`.
 """

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,16 +21,14 @@ from milvus_coop.bundle.spec import GRAPHS
 from milvus_coop.errors import TritonError
 from milvus_coop.serving.triton.guard import Guard
 from milvus_coop.serving.triton.install import TritonInstall
+from milvus_coop.serving.triton.log import ServerLog
 
 EXIT_TIMEOUT_S = 5
 """Time that running requests get to finish when Triton is stopped, in seconds."""
 POLL_S = 0.1
 WATCH_S = 1.0
-HARMLESS = "CudaDriverHelper has not been initialized"
-"""An error that Triton logs on every machine without a GPU."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder of shared memory in Linux
 S = TypeVar("S", bound="TritonServer")
-_ERROR = re.compile(r"E\d{4}|\[libprotobuf ERROR")
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our own process is not behind the machine's HTTP proxy
 
 
@@ -82,7 +78,7 @@ class TritonServer:
         self._on_problem = on_problem
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
-        self._log: Path | None = None
+        self._log: ServerLog | None = None
         self._address = ""
         self._shared_memory = f"milvus-coop-{uuid.uuid4().hex}"
 
@@ -103,10 +99,8 @@ class TritonServer:
         self._address = _address_of(self.endpoints.host)
         for port in (self.endpoints.grpc, self.endpoints.http, self.endpoints.metrics):
             _check_port(self._address, port)
-        handle, name = tempfile.mkstemp(prefix="milvus-coop-triton-", suffix=".log")
-        self._log = Path(name)
-        os.close(handle)
-        with self._log.open("wb") as log:
+        self._log = ServerLog()
+        with self._log.path.open("ab") as log:  # appends, also after the log was emptied
             process = self._process = subprocess.Popen(
                 self._command(),
                 env={**os.environ, **self._install.environment},
@@ -116,7 +110,7 @@ class TritonServer:
                 start_new_session=True,  # Ctrl-C must not stop it directly; `stop` does so in order
             )
         try:
-            self._guard = Guard(process.pid, EXIT_TIMEOUT_S + 5, self._log, SHARED_MEMORY / self._shared_memory)
+            self._guard = Guard(process.pid, EXIT_TIMEOUT_S + 5, self._log.path, SHARED_MEMORY / self._shared_memory)
             self._wait_until_ready(process)
         except BaseException:
             self.stop()
@@ -129,15 +123,14 @@ class TritonServer:
             TritonError: a process of its Python backend ended. Triton does not restart it, still reports the model as ready, and
                 fails every request for it. So the server should be started again.
         """
-        if self._process is None:
+        if self._process is None or self._log is None:
             return 0
-        told, models = len(self._errors()), self._model_processes(self._process.pid)
+        self._log.skip()
+        models = self._model_processes(self._process.pid)
         while (code := self._process.poll()) is None:
             time.sleep(WATCH_S)
-            errors = self._errors()
-            for line in errors[told:]:
+            for line in self._log.new_errors():
                 self._on_problem(line)
-            told = len(errors)
             if models - self._model_processes(self._process.pid) and self._process.poll() is None:
                 raise TritonError("a process that runs a model has ended, and Triton starts no other", run="start the server again")
         return code
@@ -155,14 +148,8 @@ class TritonServer:
         return found
 
     def problems(self) -> list[str]:
-        """Triton's error lines so far; without any, the last lines of its log."""
-        return self._errors() or self._lines()[-5:]
-
-    def _errors(self) -> list[str]:
-        return [line for line in self._lines() if _ERROR.match(line) and HARMLESS not in line]
-
-    def _lines(self) -> list[str]:
-        return self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log else []
+        """Triton's last error lines; without any, the last lines of its log."""
+        return self._log.problems() if self._log is not None else []
 
     def stop(self) -> None:
         """Let running requests finish, then stop the server. Safe to call twice."""
@@ -183,7 +170,7 @@ class TritonServer:
             self._guard.dismiss()
             self._guard = None
         if self._log is not None:
-            self._log.unlink(missing_ok=True)
+            self._log.remove()
             self._log = None
 
     def __enter__(self: S) -> S:

@@ -96,6 +96,8 @@ class TritonBackend:
         def run_one(part: Mapping[str, Array]) -> dict[str, Array]:
             return self._twice(deadline_s, lambda: self._infer(spec, part, deadline_s, limit_s))
 
+        if self._is_closed:
+            raise self._closed()
         map_parts = map if batch <= spec.max_batch else self._pool.map
         return run_in_batches(spec, inputs, batch, run_one, map_parts=map_parts, repeats=graph not in self._wires)
 
@@ -164,8 +166,11 @@ class TritonBackend:
             raise translate(exc, self._options.address, model, limit_s) from exc
         except ValueError as exc:  # gRPC raises this for a closed channel
             if self._is_closed:
-                raise BackendUnavailableError(f"the connection to Triton at {self._options.address} was closed here") from exc
+                raise self._closed() from exc
             raise
+
+    def _closed(self) -> BackendUnavailableError:
+        return BackendUnavailableError(f"the connection to Triton at {self._options.address} was closed here")
 
 
 def _channel_arguments(address: str) -> dict[str, int | str]:

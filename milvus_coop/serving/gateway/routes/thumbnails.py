@@ -29,7 +29,7 @@ Answer = tuple[str, bytes | None]
 def router(service: Service) -> APIRouter:
     """The route for a service."""
     routes = APIRouter(tags=["items"])
-    thumbnails = Thumbnails(service.options.folders(), service.options.prefixes())
+    thumbnails = Thumbnails(service.options.folders(), service.options.prefixes(), service.settings.max_pixels)
 
     @routes.get(
         "/v1/items/{id}/thumbnail",
