@@ -8,7 +8,6 @@ pipeline  the three stages, which run in parallel    run    one whole ingest
 coop      `CoopIngest`, the object that most users need
 parquet   an ingest into Parquet files               metrics  metrics for Prometheus
 cluster/  an ingest on a Ray cluster
-outages   errors that may pass, and calls that are repeated
 """
 
 from milvus_coop.ingest.cluster import ingest_with_ray

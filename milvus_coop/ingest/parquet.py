@@ -12,10 +12,9 @@ from milvus_coop.ingest.options import RUNS, IngestArguments, IngestOptions, ing
 from milvus_coop.ingest.run import ingest
 from milvus_coop.ingest.sink import Progress
 from milvus_coop.ingest.sources import check_sources, listed
-from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import open_models
 from milvus_coop.store.layout import bundle_layout
-from milvus_coop.store.row_folder import PART_BYTES, RowFolder
+from milvus_coop.store.row_folder import RowFolder
 from milvus_coop.store.schema import DEFAULTS, CollectionOptions
 from milvus_coop.types import IngestReport, Kind
 
@@ -31,8 +30,6 @@ def ingest_to_parquet(
     kind: Kind = "image",
     collection_options: CollectionOptions = DEFAULTS,
     settings: Settings | None = None,
-    models: Backend | None = None,
-    part_bytes: int = PART_BYTES,
     on_progress: Callable[[Progress], None] | None = None,
     **changes: Unpack[IngestArguments],
 ) -> IngestReport:
@@ -45,8 +42,6 @@ def ingest_to_parquet(
         kind: kind of the items: `image` or `text`.
         collection_options: options of the collection that the files are for; only the partition key counts.
         settings: the bundle and what runs it; default the environment.
-        models: the backend that runs the bundle, instead of the one that the settings name. The caller has to close it.
-        part_bytes: size of the rows of one file.
         on_progress: a function that is called regularly with the counts so far.
         changes: other values for fields of the options, such as `prune=True`; see `IngestOptions`.
 
@@ -59,11 +54,11 @@ def ingest_to_parquet(
     one_of("kind", kind, get_args(Kind))
     sources, options = listed(sources), ingest_options(options, changes)
     check_sources(sources, kind, options.reading)
-    opened = open_models(Settings.of(settings), models, runs=RUNS)
+    opened = open_models(Settings.of(settings), runs=RUNS)
     try:
         spec = opened.encoder.spec
         layout = bundle_layout(spec, kind, collection_options)
-        folder = RowFolder.to_write(out, layout, spec.label, spec.fingerprint, part_bytes)
+        folder = RowFolder.to_write(out, layout, spec.label, spec.fingerprint)
         return ingest(
             sources, options, sink=folder, encoder=opened.encoder, kind=kind, tokens=folder.tokens, on_progress=on_progress
         )

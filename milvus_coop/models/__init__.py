@@ -5,5 +5,6 @@ The code in this package turns images and texts into embeddings, and pairs into 
 encoder   the bi-encoder                      reranker    the cross-encoder
 tokens    image tokens as they are stored     preprocess  from texts and image files to the inputs of a graph
 backends  what runs the graphs                open        opens a bundle and its backend
-scoring   `CoopModel`, for users without a database
+scoring   `CoopModel`, without a database     remote      the bi-encoder of a server
+text_memory  the texts that were encoded last text_states  what is kept of the texts of a collection
 """

@@ -3,7 +3,8 @@
 coop       `CoopSearch`, the object that most users need
 options    `QueryOptions`, checked             queries          texts and images of queries, encoded
 reranking  cross-encoder scores, in time       ranking          from scores to ranks
-remote     scores of a rerank server
+remote     scores of a rerank server           groups           many queries, a group at a time
+state      the parts of an answer so far       workers          threads for calls with a deadline
 contents   the cross-encoder's inputs of rows  images           images that are opened again at their uri
 ranking_service                                the query string that Milvus sends to a rerank service
 """

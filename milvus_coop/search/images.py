@@ -62,9 +62,9 @@ class ImageOpener:
     A file system that hangs keeps the threads that read from it; there are never more than `THREADS`.
     """
 
-    def __init__(self, encoder: Encoder, cache: PixelCache | None = None) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._cache = cache or PixelCache()
+        self._cache = PixelCache()
         self._pool = ThreadPoolExecutor(max(1, min(THREADS, available_cores())), "milvus-coop-open")
         tensors = [tensor for tensor in encoder.spec.graph(CROSS_ENCODER).inputs if tensor.name in IMAGE_SIDE]
         self.n_bytes = sum(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in tensors)

@@ -23,9 +23,9 @@ class Workers:
     wait for one until their deadline and start none.
     """
 
-    def __init__(self, limit: int = THREADS) -> None:
-        self._free = threading.BoundedSemaphore(limit)
-        self._pool = ThreadPoolExecutor(limit, "milvus-coop-search")
+    def __init__(self) -> None:
+        self._free = threading.BoundedSemaphore(THREADS)
+        self._pool = ThreadPoolExecutor(THREADS, "milvus-coop-search")
 
     def run(self, work: Callable[[], None], deadline: Deadline) -> bool:
         """Run `work` until it has ended, or until the deadline; False if it has not ended. An error of `work` is raised here."""

@@ -8,6 +8,9 @@ address     a folder of Milvus Lite, or a server              connection  every 
 failures    errors of Milvus become errors of this package    lite        Milvus Lite servers of this process
 handler     the private parts of pymilvus                     own_writes  what this process wrote, and its level of reads
 ranker      rerank services that Milvus calls                 token_files, token_store   image tokens in files
+aliases     other names of collections                        filters     filters that a caller cannot widen
+indexing    builds the index of a filled collection           parquet     rows as the columns of Parquet files
+row_folder  a folder of such files, with a manifest           transfer    copies rows between it and a collection
 """
 
 from milvus_coop.store.collection import Collection

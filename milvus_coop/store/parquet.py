@@ -1,4 +1,4 @@
-"""Rows as Parquet: the columns that Milvus' bulk import reads. Only this module uses pyarrow.
+"""Rows as Parquet: the columns that Milvus' bulk import reads.
 
 A column for each field of the collection's schema, and `$meta`, the other metadata of a row as JSON. pymilvus' bulk writer makes
 the same columns.

@@ -212,8 +212,8 @@ class RowFolder:
                 kept = [row for row in self.read(part, self._layout) if self._known.get(row.id, ("", ""))[1] == part.name]
                 self._stale.discard(part.name)
                 written = self._write_part(records(kept, self._layout)) if kept else None
-                parts = [other for other in self.manifest.parts if other != part and other != written]
-                self._save((*parts, written) if written else tuple(parts))
+                parts = tuple(other for other in self.manifest.parts if other != part)
+                self._save((*parts, written) if written else parts)
                 self._files.remove_many([part.name])
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -234,7 +234,8 @@ class RowFolder:
         if id not in self._known:
             return
         stamp, part = self._known[id]
-        self._waiting.pop(id, None)
+        if (replaced := self._waiting.pop(id, None)) is not None:
+            self._waiting_bytes -= replaced[1]
         self._stale |= {part} - {""}
         if (tokens := self.tokens) is not None:
             key = token_key(id, stamp.digest)

@@ -16,7 +16,7 @@ import pytest
 from milvus_coop.bundle import CROSS_ENCODER
 from milvus_coop.bundle.folder import RECORD, Bundle
 from milvus_coop.errors import BundleInvalidError, PlanError
-from milvus_coop.serving.plans import build_plans, check_repository
+from milvus_coop.serving.plans import build_plans
 from milvus_coop.serving.plans.compiler import Compiler
 from milvus_coop.serving.plans.gpu import Gpu
 from milvus_coop.serving.plans.libraries import open_tensorrt
@@ -103,14 +103,6 @@ def test_a_plan_is_built_again_when_it_no_longer_fits(repository: Path, rtx: Com
     change_facts(repository, precision="fp32")
     assert reason(rtx) == "precision was fp16, is fp32"
     assert reason(rtx) == "None"
-
-
-@pytest.mark.tensorrt
-@pytest.mark.usefixtures("rtx")
-def test_the_sources_are_checked_without_building(repository: Path) -> None:
-    [checked] = check_repository(repository)
-    assert (checked.graph, checked.precision) == (CROSS_ENCODER, "fp16")
-    assert not list((repository / CROSS_ENCODER).glob("*/model.plan"))
 
 
 def test_building_needs_neither_onnx_nor_torch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -135,6 +136,20 @@ def test_nothing_outside_the_wheel_is_imported() -> None:
 def test_every_module_has_a_part() -> None:
     wings = {"__init__.py", "models/__init__.py", "serving/__init__.py", "offline/__init__.py"}
     assert [str(path) for path in MODULES if part_of(named(path)) is None] == sorted(wings)
+
+
+@pytest.mark.parametrize("package", sorted({path.parent for path in MODULES}, key=str), ids=str)
+def test_a_package_that_lists_its_modules_lists_all_of_them(package: Path) -> None:
+    """The docstring of a package is the map for newcomers. Small packages, and those of one module per kind of thing, have none."""
+    modules = {
+        path.stem if path.parent == package else path.parts[len(package.parts)] for path in MODULES if path.is_relative_to(package)
+    }
+    modules -= {"__init__", "__main__"}
+    words = set(
+        re.findall(r"\w+", ast.get_docstring(ast.parse((PACKAGE / package / "__init__.py").read_text(encoding="utf-8"))) or "")
+    )
+    if len(modules & words) > len(modules) / 2:
+        assert modules - words == set()
 
 
 @pytest.mark.parametrize(

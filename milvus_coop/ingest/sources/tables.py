@@ -1,4 +1,4 @@
-"""Parquet tables: manifests that name images, and tables that hold them. Only this module uses pyarrow."""
+"""Parquet tables: manifests that name images, and tables that hold them."""
 
 from __future__ import annotations
 

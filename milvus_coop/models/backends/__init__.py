@@ -2,6 +2,7 @@
 
 base  the protocol `Backend`     onnx    ONNX Runtime in this process
 fake  a backend for tests        triton  a Triton server over gRPC
+heap  gives unused memory back
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ workbench  collections, filled, dropped    rankings   what Milvus returned      
 exhaustive every pair                      metrics    one query's figures         bootstrap  confidence intervals
 quality    figures of a bundle             cost       times, bytes, ANN recall
 gallery    repaired and broken queries     judge      one bundle                  run        `evaluate`
-records    the results                     tables, plots, page: how the results are shown
+records    the results                     tables, plots, page, page_gallery, page_style: how the results are shown
+options    what is evaluated               progress, output: what a run tells, and its files
 """
 
 from milvus_coop.offline.evaluation.bootstrap import Interval

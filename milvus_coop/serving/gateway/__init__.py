@@ -13,5 +13,5 @@ schemas   requests and answers                      problems   errors as answers
 uploads, thumbnails, embeddings, data_uris          the work of their routes
 facts     the facts about one request               logs, metrics, tracing   where they are reported
 addresses hides addresses in errors                 connections  closes idle connections
-prefix    removes a proxy's path prefix
+prefix    removes a proxy's path prefix             key_filters  what each key may read
 """

@@ -19,7 +19,6 @@ from milvus_coop.errors import PlanError
 from milvus_coop.serving.plans.compiler import Compiler
 from milvus_coop.serving.plans.libraries import TARGET, open_tensorrt_rtx
 from milvus_coop.serving.plans.profiles import served_profile
-from milvus_coop.serving.plans.repository import read_repository
 
 if TYPE_CHECKING:
     from milvus_coop.serving.plans.materialise import GraphPrecision
@@ -67,20 +66,6 @@ def check_bundle(
                 checked.append(_check(compiler, bundle.spec, graph, source, precision, on_progress))
                 source.unlink()
     return tuple(checked)
-
-
-def check_repository(folder: Path, *, target: str = TARGET, on_progress: Progress | None = None) -> tuple[CheckedGraph, ...]:
-    """Check the sources of a Triton model repository, as `build_plans` would build them.
-
-    Raises:
-        PlanError: TensorRT rejects a graph, TensorRT-RTX is not installed, or the folder is not such a repository.
-    """
-    compiler = open_tensorrt_rtx(target)
-    repository = read_repository(folder)
-    return tuple(
-        _check(compiler, repository.spec, graph, repository.source(graph), repository.precision, on_progress)
-        for graph in repository.spec.graphs
-    )
 
 
 def _check(

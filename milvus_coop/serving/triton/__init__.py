@@ -3,6 +3,7 @@
 config        config.pbtxt of one model, from the bundle's spec    repository  a complete model repository
 python_model  the model that runs in Triton's Python backend       install     finds or installs tritonserver
 server        starts a server, waits until it is ready, stops it       log         reads what the server logs
+guard         stops it if the process that started it is killed
 
 The client is `milvus_coop.models.backends.triton`.
 """

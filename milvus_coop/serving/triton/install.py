@@ -44,11 +44,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "milvus-coop"
 
 
-def find_triton(*, install: bool = True, on_progress: Callable[[str], None] = lambda _: None) -> TritonInstall:
-    """The tritonserver on the PATH, or else the one of the wheel.
+def find_triton(*, on_progress: Callable[[str], None] = lambda _: None) -> TritonInstall:
+    """The tritonserver on the PATH, or else the one of the wheel, whose environment is created once (about 500 MB, a minute).
 
     Args:
-        install: create the wheel's environment if it is missing (about 500 MB, a minute).
         on_progress: a function that is called with a message before a slow step.
 
     Raises:
@@ -58,8 +57,6 @@ def find_triton(*, install: bool = True, on_progress: Callable[[str], None] = la
         return TritonInstall(Path(found), None, {})
     folder = cache_folder() / f"triton-{REQUIREMENTS[0].partition('==')[2]}-py{sys.version_info.major}{sys.version_info.minor}"
     if not (folder / MARK).is_file():
-        if not install:
-            raise TritonError("Triton is not installed", run="milvus-coop triton install")
         _check_machine()
         with _alone(folder):
             if not (folder / MARK).is_file():  # another process may have installed it meanwhile

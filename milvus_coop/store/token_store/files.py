@@ -1,4 +1,4 @@
-"""Files in a local folder or an object store, read and written by name. Only this module uses fsspec.
+"""Files in a local folder or an object store, read and written by name.
 
 A local file is first written under a temporary name; an object store shows a file only when it is complete. In an object store,
 many files are read, written and removed at the same time: in threads, or by drivers with coroutines in a single call.
