@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def collections() -> None:
-    """List, create, describe, rename, export, drop and tidy up collections."""
+    """List, create, describe, export, drop and tidy up collections."""
 
 
 @collections.command("list")

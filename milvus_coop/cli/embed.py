@@ -52,7 +52,7 @@ def embed(
     then the images.
 
     A .jsonl file has one JSON object per line: `uri`, `text` or both, and `vector`. A .npy file is a float32 array of shape
-    (n, dim); line i of the file with .jsonl added to its name says what row i is. A text or image that cannot be read has
+    (n, dim); line i of the file with .jsonl added to its name says what row i is. A line or an image that cannot be read has
     no row. It is named at the end, and the others are written.
 
     \b

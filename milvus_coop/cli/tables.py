@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 PROBLEMS = 10
 """Maximum number of problems in the data of an evaluation that are listed."""
 PIPE_WIDTH = 132
+"""Width of the tables of an evaluation in a file or pipe."""
+UNFOLDED = 10_000
+"""Width of other output in a file or pipe, so that every path stays whole."""
+
+
+def output(to_stderr: bool = False) -> Console:
+    """Standard output or standard error. Lines are folded only in a terminal, or where the variable COLUMNS says their width."""
+    console = Console(stderr=to_stderr)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(stderr=to_stderr, width=UNFOLDED)
 
 
 def hit_lines(result: SearchResult) -> Iterator[str]:
@@ -46,7 +55,7 @@ def print_result(result: SearchResult, title: str) -> None:
         match = "-" if hit.ce_score is None else f"{hit.ce_score:.1%}"
         cells = (str(hit.rank), match, f"{hit.be_score:.3f}", _move(hit), shown(hit.text or short_path(hit.uri)))
         table.add_row(*cells, *(shown(str(hit.fields.get(name, ""))) for name in names))
-    console = Console()
+    console = output()
     console.print(table if result.hits else shown(f"No hits for “{title}”."))
     t = result.timings
     candidates = "1 candidate" if result.candidates == 1 else f"{result.candidates} candidates"
@@ -58,8 +67,8 @@ def print_result(result: SearchResult, title: str) -> None:
         soft_wrap=True,
     )
     if any(hit.ce_score is not None and hit.score != hit.ce_score for hit in result):
-        console.print("Ordered by match logit + cosine, as the model's authors do; --score ce orders by match.", style="dim")
-    if not result.reranked:
+        console.print("Ordered by the score sum, match logit + cosine; --score ce orders by match.", style="dim")
+    if not result.reranked and result.candidates:
         console.print(
             shown(why_not_reranked(result)),
             style="yellow",
@@ -87,7 +96,7 @@ def print_scores(texts: Sequence[str], uris: Sequence[str], comparison: Comparis
             for row, (match, cosine) in enumerate(zip(comparison.score[:, column], comparison.similarity[:, column], strict=True))
         ]
         table.add_row(shown(short_path(uri)), *cells)
-    console = Console()
+    console = output()
     console.print(table)
     console.print("match probability (cosine)", style="dim", highlight=False)
 
@@ -97,7 +106,7 @@ def print_failures(failures: Sequence[Failure], passed_over: Mapping[str, int], 
 
     Images that were passed over, given by their suffix, are counted in another line.
     """
-    console = Console(stderr=to_stderr)
+    console = output(to_stderr)
     print_passed_over(passed_over, console)
     if not failures:
         return
@@ -116,7 +125,7 @@ def report_facts(report: IngestReport) -> dict[str, object]:
 
 def print_report(report: IngestReport, collection: str) -> None:
     """Print the counts of an ingest in a line, and up to ten failures."""
-    console = Console()
+    console = output()
     parts = [f"{report.added:,} added", f"{report.updated:,} updated", f"{report.unchanged:,} unchanged"]
     parts += [f"{report.removed:,} removed"] if report.removed else []
     rate = report.seen / report.seconds if report.seconds else 0.0
@@ -140,17 +149,17 @@ def print_passed_over(counts: Mapping[str, int], console: Console | None = None)
     by_hint: dict[str, list[str]] = {}
     for suffix, n in counts.items():
         if not suffix.startswith("."):
-            (console or Console()).print(shown(f"{n:,} {suffix} passed over"), style="yellow", soft_wrap=True)
+            (console or output()).print(shown(f"{n:,} {suffix} passed over"), style="yellow", soft_wrap=True)
             continue
         by_hint.setdefault(how_to_read(suffix), []).append(f"{n:,} {suffix}")
     for hint, kinds in by_hint.items():
         line = f"{', '.join(kinds)} passed over: {hint or 'images of these kinds cannot be read'}"
-        (console or Console()).print(shown(line), style="yellow", soft_wrap=True)
+        (console or output()).print(shown(line), style="yellow", soft_wrap=True)
 
 
 def print_sweep(report: SweepReport, collection: str, dry_run: bool) -> None:
     """Print the counts of a sweep of token files in a line, and up to ten items whose file is missing or damaged."""
-    console = Console()
+    console = output()
     parts = [f"{report.needed:,} token files needed", f"{report.swept:,} {'to remove' if dry_run else 'removed'}"]
     parts += [f"{report.young:,} too young to remove"] if report.young else []
     parts += [f"{len(report.missing):,} missing"]
@@ -188,7 +197,7 @@ def print_collections(infos: Sequence[CollectionInfo]) -> None:
         table.add_column(column, justify="right" if column == "items" else "left")
     for info in infos:
         table.add_row(*map(shown, (info.name, info.kind or "foreign", f"{info.count:,}", info.bundle or "-", info.index)))
-    Console().print(table if infos else "No collections.")
+    output().print(table if infos else "No collections.")
 
 
 def print_pairs(style: str, pairs: Iterable[tuple[str, str]], console: Console | None = None) -> None:
@@ -199,7 +208,7 @@ def print_pairs(style: str, pairs: Iterable[tuple[str, str]], console: Console |
     for name, value in pairs:
         table.add_row(shown(name), shown(value))
     if table.row_count:
-        (console or Console()).print(table)
+        (console or output()).print(table)
 
 
 def shown(text: str, style: str = "") -> Text:

@@ -245,7 +245,7 @@ class CoopSearch:
         options: QueryOptions | None = None,
         **changes: Unpack[QueryArguments],
     ) -> list[SearchResult]:
-        """Search with many texts or many images, in a third of the time that single queries take.
+        """Search with many texts or many images, in a third to a half of the time that single queries take.
 
         They are searched in groups of 32: one group is encoded and reranked while Milvus searches with another. With a deadline,
         all are one group, so that the deadline cuts all of them at the same depth.

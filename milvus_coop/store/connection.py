@@ -184,7 +184,7 @@ class Connection:
 
     def _run(self, attempt: Attempt, method: Callable[[MilvusClient], Any]) -> Any:
         if self._client is None:
-            raise StoreError("the store is closed", run="open it again: Store(...)")
+            raise StoreError("this connection to Milvus was closed", run="a new CoopSearch(...), CoopIngest(...) or Store(...)")
         try:
             return method(self._client)
         except Exception as exc:  # the boundary: pymilvus raises MilvusException, grpc.RpcError, TypeError, ValueError and more

@@ -171,7 +171,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(run: Run, tmp_path: P
     (folder / "truncated.png").write_bytes(good.read_bytes()[:-30])
     (folder / "text.jpg").write_text("hello")
     (folder / "empty.gif").write_bytes(b"")
-    (folder / "folder.jpg").mkdir()
+    (folder / "folder.jpg").mkdir()  # is only a folder
     (folder / "dangling.jpg").symlink_to(folder / "nothing.jpg")
     os.mkfifo(folder / "pipe.jpg")  # opening it would wait for ever
     bomb = bytearray(picture(folder / "bomb.bmp").read_bytes())
@@ -179,9 +179,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(run: Run, tmp_path: P
     (folder / "bomb.bmp").write_bytes(bomb)
     (folder / "notes.md").write_text("ignored")
     report = run(folder)
-    assert counts(report) == (30, 0, 0, 0, 7)
+    assert counts(report) == (30, 0, 0, 0, 6)
     reasons = {Path(f.uri).name: f.reason for f in report.failures}
-    assert reasons["folder.jpg"] == "is a folder"
     assert reasons["pipe.jpg"] == "is not a regular file"
     assert reasons["empty.gif"].startswith("the file is empty")
     assert reasons["text.jpg"].startswith("not an image; expected: one of JPEG")
@@ -189,6 +188,32 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(run: Run, tmp_path: P
     assert "truncated" in reasons["truncated.png"]
     assert "60,000 x 60,000 pixels are too many; expected: at most" in reasons["bomb.bmp"]
     assert all(str(folder) not in reason for reason in reasons.values())
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_two_images_of_a_list_with_one_uri(run: Run, tmp_path: Path, suffix: str) -> None:
+    first, second = sorted(pictures(tmp_path / "p", 2).rglob("*.png"))
+    rows = [(first, "album"), (first, "album"), (second, "album")]
+    lines = [f"{path},{uri}" if suffix == "csv" else json.dumps({"path": str(path), "uri": uri}) for path, uri in rows]
+    (tmp_path / f"list.{suffix}").write_text("\n".join(["path,uri", *lines] if suffix == "csv" else lines))
+    report = run(tmp_path / f"list.{suffix}")
+    assert counts(report) == (1, 0, 0, 0, 1)
+    assert report.failures[0].reason.startswith("the list names it more than once, with different content")
+
+
+def test_sources_may_be_file_uris(run: Run, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "with blank", 4)
+    assert counts(run(folder.as_uri())) == (4, 0, 0, 0, 0)
+    assert counts(run(next(folder.rglob("*.png")).as_uri())) == (0, 0, 1, 0, 0)
+    with pytest.raises(SourceError, match=r"there is no .*file:"):
+        run("file://server/photos")
+
+
+def test_a_text_that_is_too_long_is_named_by_its_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a dog\n" + "x" * 29_999 + "\na cat\n")
+    report = run(tmp_path / "captions.txt", kind="text")
+    assert counts(report) == (2, 0, 0, 0, 1)
+    assert report.failures[0].uri == f"{tmp_path}/captions.txt:2"
 
 
 def test_an_unreadable_file_and_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,9 +82,9 @@ def test_links_in_circles_end_and_no_folder_is_read_twice(album: Path) -> None:
     assert names(album, root=album) == expected
 
 
-def test_a_folder_called_like_a_picture_is_named_and_entered(album: Path) -> None:
+def test_a_folder_called_like_a_picture_is_a_folder(album: Path) -> None:
     write(album / "folder.jpg" / "inside.jpg")
-    assert "folder.jpg" in names(album, root=album)
+    assert "folder.jpg" not in names(album, root=album)
     assert "folder.jpg/inside.jpg" in names(album, root=album)
 
 

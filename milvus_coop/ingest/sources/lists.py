@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from milvus_coop.elsewhere.objects import is_remote, remote_file
-from milvus_coop.errors import SourceError
+from milvus_coop.errors import InvalidArgumentError, SourceError
 from milvus_coop.ingest.items import Entry, Item, checked, hash_of
 from milvus_coop.ingest.sources.files import Reading, SourceFile
 from milvus_coop.ingest.sources.http import HttpFile, is_http
 from milvus_coop.ingest.sources.walk import suffix_of
+from milvus_coop.models.preprocess.texts import check_text
 from milvus_coop.printable import escaped
 from milvus_coop.store.metadata import is_taken
 from milvus_coop.types import Failure, Kind
@@ -230,6 +231,10 @@ def text_of_row(row: dict[str, Any], file: SourceFile) -> Item:
         raise _BadRowError("no 'text'")
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise _BadRowError("the text is not valid Unicode")
+    try:
+        check_text(text)
+    except InvalidArgumentError as exc:
+        raise _BadRowError(str(exc)) from exc
     uri, key = row.pop("uri", None), row.pop("id", None)
     if uri is not None and key is not None:
         raise _BadRowError("both 'uri' and 'id' name the text; expected: one of them")

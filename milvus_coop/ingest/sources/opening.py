@@ -18,6 +18,7 @@ from milvus_coop.ingest.sources.source import Folder, Prefix, SingleImage, Sourc
 from milvus_coop.ingest.sources.tables import TABLES
 from milvus_coop.ingest.sources.walk import is_glob, split_glob, suffix_of
 from milvus_coop.models.preprocess.formats import INSTALL_AVIF, INSTALL_HEIC, SUFFIXES
+from milvus_coop.models.preprocess.uris import local_path
 from milvus_coop.printable import escaped
 from milvus_coop.types import Failure, Kind
 
@@ -98,7 +99,7 @@ def read_sources(
             if isinstance(entry, Item) and not alone:
                 key = entry.id
                 if not source.distinct:
-                    content = hash_of((entry.text or "").encode()) + hash_of_metadata(entry.metadata)
+                    content = hash_of(_content_of(entry).encode(errors="replace")) + hash_of_metadata(entry.metadata)
                     if said.setdefault(key, content) != content:
                         yield Failure(entry.uri, "the list names it more than once, with different content; the first line counts")
                         continue
@@ -108,7 +109,15 @@ def read_sources(
             yield entry
 
 
+def _content_of(item: Item) -> str:
+    """The text of an item, or the place of its image."""
+    place = item.image if isinstance(item.image, str | Path) else getattr(item.image, "name", "")
+    return item.text if item.text is not None else str(place)
+
+
 def _open(source: str, kind: Kind, reading: Reading) -> Source:
+    if "://" in source and (path := local_path(source)) is not None:
+        source = str(path)
     try:
         if is_remote(source):
             return _remote(source, kind, reading)
@@ -179,7 +188,9 @@ def file_elsewhere(address: str, reading: Reading = DEFAULT) -> RemoteFile | Htt
 
 def _http_file(address: str, reading: Reading) -> HttpFile:
     if reading.web is None:
-        raise SourceError(f"{_named(address)} is an HTTP address", expected="--allow-http (in Python: allow_http=True) to fetch it")
+        raise SourceError(
+            f"{_named(address)} is an HTTP address", expected="--allow-http to fetch it (in Python: an ingest with allow_http=True)"
+        )
     return HttpFile(address, reading.web)
 
 

@@ -57,8 +57,8 @@ def walk(
     """The files below a folder that match a pattern and have one of the suffixes.
 
     The files are sorted by name; the files of a folder come before its subfolders. Hidden files and folders are skipped. Links to
-    folders are followed, but no folder is entered twice. A folder whose name ends in a suffix is yielded too, because it looks like
-    an image. `pass_over` is called with each file that matches and is one of `OTHER_IMAGES`.
+    folders are followed, but no folder is entered twice. `pass_over` is called with each file that matches and is one of
+    `OTHER_IMAGES`.
 
     Yields:
         Paths below `root`, and a `Failure` for each folder that cannot be listed.
@@ -97,10 +97,10 @@ def _listing(folder: Path, suffixes: frozenset[str]) -> tuple[list[str], list[st
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if suffix_of(entry.name) in suffixes:
-                files.append(entry.name)
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.name)
+            elif suffix_of(entry.name) in suffixes:
+                files.append(entry.name)
     # Real folders come first, so that images get their name from the real folder and never from a link.
     return sorted(files), sorted(folders) + sorted(links)
 

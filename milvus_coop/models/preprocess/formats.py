@@ -146,9 +146,10 @@ def open_image(file: IO[bytes], *, at_least: int = 0, max_pixels: int = MAX_PIXE
         check_size(*_webp_size(header), max_pixels)  # libwebp allocates two canvases as soon as it opens a file
     image = plugin(file)
     width, height = image.size
+    factor = 1.0
     if at_least and isinstance(image, _Jpeg) and image.draft("RGB", (at_least, at_least)) and not image.info.get("progressive"):
-        max_pixels = max(max_pixels, int(max_pixels * DRAFT_FACTOR) if image.size != (width, height) else 0)
-    check_size(width, height, max_pixels)
+        factor = DRAFT_FACTOR if image.size != (width, height) else 1.0
+    check_size(width, height, max_pixels, factor)
     return image
 
 
@@ -275,15 +276,16 @@ def _webp_size(header: bytes) -> tuple[int, int]:
     return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
 
 
-def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuse an image with too many pixels, or with none.
+def check_size(width: int, height: int, max_pixels: int, factor: float = 1.0) -> None:
+    """Refuse an image with more than `factor` times `max_pixels` pixels, or with none.
 
     Raises:
         ImageTooLargeError, ImageUnreadableError: it is refused.
     """
-    if width * height > max_pixels:
-        raise ImageTooLargeError(
-            f"{width:,} x {height:,} pixels are too many", expected=f"at most {max_pixels:,} ({PREFIX}MAX_PIXELS)"
+    if width * height > max_pixels * factor:
+        limit = f"at most {max_pixels:,} ({PREFIX}MAX_PIXELS)" + (
+            f", and {factor:g} times as many in such a JPEG" if factor > 1 else ""
         )
+        raise ImageTooLargeError(f"{width:,} x {height:,} pixels are too many", expected=limit)
     if not width or not height:
         raise ImageUnreadableError("it has no pixels")
