@@ -54,6 +54,10 @@ class NoSink:
         """Return no stamps."""
         return {}
 
+    def rows(self, ids: Sequence[str]) -> dict[str, Row]:
+        """Return no rows."""
+        return {}
+
     def all_stamps(self) -> Iterator[tuple[str, Stamp]]:
         """Return no stamps."""
         return iter(())

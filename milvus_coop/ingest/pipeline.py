@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from milvus_coop.errors import InvalidArgumentError
@@ -41,6 +41,12 @@ WRITE = 128
 """Minimum number of rows of one write during an ingest. An ingest that is killed loses at most two writes."""
 
 WRITES_WAITING = 2
+
+HURRY_S = 5.0
+"""Time without a write after which items are encoded and written although they fill no batch: their source is slow."""
+
+CHUNK_S = 0.5
+"""Time after which a chunk of items for the lookup is not filled further."""
 
 SAVES_WAITING = 2
 """Number of batches whose token files wait to be written."""
@@ -142,6 +148,9 @@ class Pipeline:
         self._saving: deque[tuple[Future[Timed[object]], list[tuple[Row, bool]]]] = deque()
         self._writing: deque[tuple[Future[Timed[object]], int, int]] = deque()
         self._ready: list[Ready] = []
+        self._renewals: list[Ready] = []
+        self._renewing: deque[tuple[Future[Timed[Set[str]]], list[Ready]]] = deque()
+        self._wrote = time.monotonic()
         self._rows: list[tuple[Row, bool]] = []
 
     def run(self, entries: Iterable[Entry]) -> None:
@@ -157,8 +166,15 @@ class Pipeline:
             self._held += n_bytes
             while len(self._decoding) >= window or self._held > DECODE_BYTES:
                 self._take()
-        while self._decoding:
-            self._take()
+            if time.monotonic() - self._wrote >= HURRY_S:
+                self._hurry()
+            self._report_now_and_then()
+        while self._decoding or self._renewals or self._renewing:
+            while self._decoding:
+                self._take()
+            self._renew(at_least=1)
+            while self._renewing:
+                self._renewed()
         self._encode()
         while self._encoding:
             self._encoded()
@@ -178,6 +194,8 @@ class Pipeline:
         self._write(at_least=1)
         while self._writing:
             self._written()
+        while self._renewing:
+            self._renewed()
         self._spend("write", self._writer.submit(timed, self._sink.settle).result())
 
     def stop(self) -> None:
@@ -235,15 +253,66 @@ class Pipeline:
             self.counts.unchanged += 1
         elif isinstance(result, Failure):
             self.counts.failures.append(result)
-        elif reason := self._sink.refusal(result.item.metadata):
+        elif not result.same_metadata and (reason := self._sink.refusal(result.item.metadata)):
             self.counts.failures.append(Failure(result.item.uri, reason))
+        elif result.renews:
+            self._renewals.append(result)
+            self._renew(at_least=WRITE)
         else:
             self._ready.append(result)
             if len(self._ready) >= self._batch:
                 self._encode()
+        self._report_now_and_then()
+        self.counts.check(self._options.max_failures)
+
+    def _report_now_and_then(self) -> None:
         if time.monotonic() - self._reported >= REPORT_EVERY_S:
             self.report()
-        self.counts.check(self._options.max_failures)
+
+    def _hurry(self) -> None:
+        """Encode and write what is there. While the encoder works, its next batch may still be filled."""
+        while self._decoding and self._decoding[0][0].done():
+            self._take()
+        while self._encoding and self._encoding[0][0].done():
+            self._encoded()
+        if not self._encoding:
+            self._encode()
+        self._renew(at_least=1)
+        self._write(at_least=1)
+
+    def _renew(self, at_least: int) -> None:
+        """Give rows of the collection the stamps and the metadata of their items."""
+        if len(self._renewals) < at_least:
+            return
+        items, self._renewals = self._renewals, []
+        self._wrote = time.monotonic()
+        self._renewing.append((self._writer.submit(timed, self._write_renewed, items), items))
+        while len(self._renewing) > WRITES_WAITING or (self._renewing and self._renewing[0][0].done()):
+            self._renewed()
+
+    def _write_renewed(self, items: Sequence[Ready]) -> Set[str]:
+        """Write the rows of these items; the ids of those that the collection gave."""
+        rows = self._sink.rows([ready.item.id for ready in items])
+        if renewed := [ready.renewed(rows[ready.item.id]) for ready in items if ready.item.id in rows]:
+            self._sink.upsert(renewed)
+        return rows.keys()
+
+    def _renewed(self) -> None:
+        future, items = self._renewing[0]
+        written = self._spend("write", future.result())
+        self._renewing.popleft()
+        for ready in items:
+            if ready.same_metadata:
+                self.counts.unchanged += 1
+            elif ready.item.id in written:
+                self.counts.updated += 1
+            else:
+                self._decoding.append((self._decoders.submit(timed, self._prepare_again, ready), bytes_held(ready.item.image)))
+                self._held += self._decoding[-1][1]
+
+    def _prepare_again(self, ready: Ready) -> Ready | Failure | None:
+        again = self._work.prepare(ready.item, None, True)
+        return replace(again, known=True) if isinstance(again, Ready) else again
 
     def _encode(self) -> None:
         """Hand the items that are ready to the encoder. One part of a batch more than it runs may wait, so that no run does."""
@@ -280,6 +349,7 @@ class Pipeline:
         if len(self._rows) < at_least:
             return
         rows, self._rows = self._rows, []
+        self._wrote = time.monotonic()
         added = len({row.id for row, is_known in rows if not is_known})
         last = {row.id: row for row, _ in rows}
         # An insert has to be checked afterwards, which pays only for many rows.
@@ -304,16 +374,17 @@ def timed(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Timed[T]:
 
 
 def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """The entries in lists that are limited in length and in bytes of images."""
+    """The entries in lists that are limited in length, in bytes of images, and in the time until they are complete."""
     chunk: list[Entry] = []
-    n_bytes = 0
+    n_bytes, began = 0, time.monotonic()
     for entry in entries:
         if not isinstance(entry, Entry):
             raise InvalidArgumentError(f"an item is of type {type(entry).__name__}", expected="Item")
         held = bytes_held(entry.image) if isinstance(entry, Item) else 0
-        if chunk and (len(chunk) >= LOOKUP or n_bytes + held > LOOKUP_BYTES):
+        if chunk and (len(chunk) >= LOOKUP or n_bytes + held > LOOKUP_BYTES or time.monotonic() - began > CHUNK_S):
             yield chunk
             chunk, n_bytes = [], 0
+        began = began if chunk else time.monotonic()
         chunk.append(entry)
         n_bytes += held
     if chunk:

@@ -13,11 +13,14 @@ from milvus_coop.types import IngestReport, Row, Stamp
 class Sink(Protocol):
     """The target of an ingest: a `milvus_coop.store.Collection`, or any other object with these methods.
 
-    `upsert`, `insert` and `settle` run in one thread while `stamps` is called from another. All methods raise StoreError.
+    `rows`, `upsert`, `insert` and `settle` run in one thread while `stamps` is called from another. All methods raise StoreError.
     """
 
     def stamps(self, ids: Sequence[str]) -> Mapping[str, Stamp]:
         """The stamps of these items, by id. Items that the collection does not have are left out."""
+
+    def rows(self, ids: Sequence[str]) -> Mapping[str, Row]:
+        """The whole rows of these items, by id. Those that would take long to read are left out; their items are encoded again."""
 
     def all_stamps(self) -> Iterator[tuple[str, Stamp]]:
         """Id and stamp of every item."""

@@ -37,6 +37,15 @@ class Ready:
     """True if the collection already has the item."""
     pixels: Pixels = field(default_factory=dict)
     """The inputs of the image encoder for this image; empty for a text."""
+    renews: bool = False
+    """True if the collection has this content already, with other metadata or another time. Then it is not encoded again."""
+    same_metadata: bool = False
+    """True if its metadata is that in the collection, or not known."""
+
+    def renewed(self, row: Row) -> Row:
+        """The row of the collection, with the stamp and the metadata of this item."""
+        metadata = row.metadata if self.item.metadata is None else self.item.metadata
+        return replace(row, uri=self.item.uri, digest=self.digest, size=self.size, mtime_ns=self.mtime_ns, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +126,15 @@ class ImageWork:
         if stamp and skip and version == (stamp.size, stamp.mtime_ns):
             return None
         with read(image, self._encoder, item.uri) as found:
-            if stamp and skip and stamp.digest[:HALF] == found.digest:
-                return None
+            size, mtime_ns = version or (found.n_bytes, NO_VERSION)
+            if stamp and not force and stamp.digest[:HALF] == found.digest:
+                if same_metadata and version is None:
+                    return None
+                digest = found.digest + (stamp.digest[HALF:] if item.metadata is None else metadata)
+                return Ready(item, digest, size, mtime_ns, known=True, renews=True, same_metadata=same_metadata)
             if stamp and item.metadata is None and stamp.digest[HALF:] != metadata:
                 return Failure(item.uri, "an update from here would lose its metadata, which came from a list; ingest that list")
             pixels = self._encoder.pixels([found.decode()])
-        size, mtime_ns = version or (found.n_bytes, NO_VERSION)
         # The image itself is no longer needed, and a batch of images may be large.
         return Ready(replace(item, image=None), found.digest + metadata, size, mtime_ns, stamp is not None, pixels)
 
@@ -166,6 +178,8 @@ class TextWork:
         digest = hash_of(content) + hash_of_metadata(item.metadata)
         if stamp and not force and stamp.digest == digest:
             return None
+        if stamp and not force and stamp.digest[:HALF] == digest[:HALF]:
+            return Ready(replace(item, metadata=item.metadata or {}), digest, len(content), 0, known=True, renews=True)
         return Ready(item, digest, len(content), 0, known=stamp is not None)
 
     def encode(self, batch: Sequence[Ready]) -> Encoded:

@@ -184,6 +184,10 @@ class RowFolder:
         with self._lock:
             return {id: self._known[id][0] for id in ids if id in self._known}
 
+    def rows(self, ids: Sequence[str]) -> dict[str, Row]:
+        """No rows, because a whole file would have to be read for one."""
+        return {}
+
     def all_stamps(self) -> Iterator[tuple[str, Stamp]]:
         """Id and stamp of every row."""
         with self._lock:

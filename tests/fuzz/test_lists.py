@@ -82,9 +82,9 @@ def test_the_rest_of_a_list_is_ingested(inputs: int, tmp_path: Path) -> None:
         path.write_bytes(b"\n".join([FIRST_TEXT, *lines, LAST_TEXT]))
         sink = MemorySink()
         report = ingest(path, sink=sink, encoder=encode, kind="text")
-        assert report.added == len(sink.rows) >= 2
+        assert report.added == len(sink.held) >= 2
         assert {"a first one", "a last one"} <= {
-            row.content.text for row in sink.rows.values() if isinstance(row.content, StoredText)
+            row.content.text for row in sink.held.values() if isinstance(row.content, StoredText)
         }
         images = ingest(path, sink=MemorySink(), encoder=encode)  # there is no file of any of them
         assert (images.added, images.updated, images.unchanged) == (0, 0, 0)

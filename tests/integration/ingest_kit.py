@@ -60,7 +60,7 @@ class MemorySink:
     """A collection in memory that remembers what was asked of it, and fails on request."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
+        self.held: dict[str, Row] = {}
         self.upserts: list[int] = []
         self.looked_up = 0
         self.fail_at_upsert: int | None = None
@@ -73,17 +73,20 @@ class MemorySink:
             if self.fail_lookups:
                 raise self.error
             self.looked_up += len(ids)
-            return {key: _stamp(self.rows[key]) for key in ids if key in self.rows}
+            return {key: _stamp(self.held[key]) for key in ids if key in self.held}
+
+    def rows(self, ids: Sequence[str]) -> dict[str, Row]:
+        return {key: self.held[key] for key in ids if key in self.held}
 
     def all_stamps(self) -> Iterator[tuple[str, Stamp]]:
-        yield from [(key, _stamp(row)) for key, row in self.rows.items()]
+        yield from [(key, _stamp(row)) for key, row in self.held.items()]
 
     def upsert(self, rows: Sequence[Row]) -> None:
         with self._lock:
             if len(self.upserts) == self.fail_at_upsert:
                 raise self.error
             self.upserts.append(len(rows))
-            self.rows.update({row.id: row for row in rows})
+            self.held.update({row.id: row for row in rows})
 
     def insert(self, rows: Sequence[Row]) -> None:
         self.upsert(rows)
@@ -96,10 +99,10 @@ class MemorySink:
 
     def delete(self, ids: Sequence[str]) -> None:
         for key in ids:
-            del self.rows[key]
+            del self.held[key]
 
     def uris(self) -> set[str]:
-        return {row.uri for row in self.rows.values()}
+        return {row.uri for row in self.held.values()}
 
 
 def _stamp(row: Row) -> Stamp:

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from milvus_coop import CoopIngest
+from milvus_coop import CoopIngest, Item
 from milvus_coop.bundle import load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.cores import available_cores
 from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, SourceError, StoreError, TokenStoreError
-from milvus_coop.ingest import IngestInterrupted, Progress, ingest
+from milvus_coop.ingest import IngestInterrupted, Progress, ingest, ingest_items
 from milvus_coop.models.backends.fake import FakeBackend
 from milvus_coop.models.open import open_models
 from milvus_coop.models.preprocess.images import decode
@@ -86,7 +87,7 @@ def counts(report: IngestReport) -> tuple[int, int, int, int, int]:
 def test_rows_are_what_the_encoder_says_of_the_picture(run: Run, sink: MemorySink, tmp_path: Path) -> None:
     path = picture(tmp_path / "p" / "a.png", seed=5)
     assert counts(run(tmp_path / "p")) == (1, 0, 0, 0, 0)
-    (row,) = sink.rows.values()
+    (row,) = sink.held.values()
     alone = run.encoder.encode_images([decode(path)])
     assert row.uri == str(path)
     assert (row.size, row.mtime_ns) == (path.stat().st_size, path.stat().st_mtime_ns)
@@ -98,10 +99,10 @@ def test_rows_are_what_the_encoder_says_of_the_picture(run: Run, sink: MemorySin
 def test_batches_and_threads_change_nothing(run: Run, sink: MemorySink, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "p", 150)
     assert counts(run(folder, batch=7)) == (150, 0, 0, 0, 0)
-    first, sink.rows = sink.rows, {}
+    first, sink.held = sink.held, {}
     assert counts(run(folder, batch=64)) == (150, 0, 0, 0, 0)
-    assert first.keys() == sink.rows.keys()
-    for key, row in sink.rows.items():
+    assert first.keys() == sink.held.keys()
+    for key, row in sink.held.items():
         assert row.content == first[key].content
         np.testing.assert_allclose(row.embedding, first[key].embedding, atol=1e-6)
 
@@ -150,7 +151,7 @@ def test_changed_metadata_updates_and_a_folder_leaves_metadata_alone(run: Run, s
     report = run(tmp_path / "p")  # replacing the row would lose the metadata
     assert counts(report) == (0, 0, 0, 0, 1)
     assert "ingest that list" in report.failures[0].reason
-    (row,) = sink.rows.values()
+    (row,) = sink.held.values()
     assert row.metadata == {"year": 2}
     assert counts(run(tmp_path / "p", source)) == (0, 1, 0, 0, 0)
 
@@ -188,6 +189,87 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(run: Run, tmp_path: P
     assert "truncated" in reasons["truncated.png"]
     assert "60,000 x 60,000 pixels are too many; expected: at most" in reasons["bomb.bmp"]
     assert all(str(folder) not in reason for reason in reasons.values())
+
+
+def listed_with(folder: Path, **metadata: object) -> Path:
+    lines = [json.dumps({"path": str(path), **metadata}) for path in sorted(folder.rglob("*.png"))]
+    (folder / "list.jsonl").write_text("\n".join(lines))
+    return folder / "list.jsonl"
+
+
+def test_other_metadata_does_not_encode_an_image_again(run: Run, sink: MemorySink, backend: FakeBackend, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 300)
+    assert counts(run(listed_with(folder, year=1, place="Paris"))) == (300, 0, 0, 0, 0)
+    before = dict(sink.held)
+    backend.rows.clear()
+    assert counts(run(listed_with(folder, year=2))) == (0, 300, 0, 0, 0)
+    assert backend.rows == {}
+    assert [row.metadata for row in sink.held.values()] == [{"year": 2}] * 300
+    for key, row in sink.held.items():
+        assert (row.embedding == before[key].embedding).all()
+        assert (row.content, row.uri, row.mtime_ns) == (before[key].content, before[key].uri, before[key].mtime_ns)
+    assert counts(run(listed_with(folder, year=2))) == (0, 0, 300, 0, 0)
+    assert counts(run(listed_with(folder, year=3), force=True)) == (0, 300, 0, 0, 0)
+    assert backend.rows == {"image_encoder": 300}
+
+
+def test_a_file_with_another_time_is_read_once_more_and_no_further(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 20)
+    run(listed_with(folder, year=1))
+    for path in folder.rglob("*.png"):
+        os.utime(path, (1_000_000, 1_000_000))
+    assert counts(run(folder)) == (0, 0, 20, 0, 0)
+    assert {(row.mtime_ns, row.metadata["year"]) for row in sink.held.values()} == {(10**15, 1)}, "the metadata of the list stays"
+    opened: list[Path] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("milvus_coop.ingest.images.LocalImage.open", lambda self: opened.append(self.path))
+        assert counts(run(folder)) == (0, 0, 20, 0, 0)
+    assert opened == []
+
+
+def test_other_metadata_of_a_row_that_is_gone_meanwhile(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 20)
+    run(listed_with(folder, year=1))
+    gone = list(sink.held)[:5]
+    stamps = sink.stamps(list(sink.held))
+    sink.stamps = lambda ids: {key: stamps[key] for key in ids}  # type: ignore[method-assign]
+    sink.delete(gone)
+    assert counts(run(listed_with(folder, year=2))) == (0, 20, 0, 0, 0)
+    assert [row.metadata for row in sink.held.values()] == [{"year": 2}] * 20
+
+
+def test_other_metadata_of_a_text(run: Run, sink: MemorySink, backend: FakeBackend, tmp_path: Path) -> None:
+    source = tmp_path / "list.jsonl"
+    source.write_text('{"text": "a dog", "uri": "u", "n": 1}\n')
+    run(source, kind="text")
+    backend.rows.clear()
+    source.write_text('{"text": "a dog", "uri": "u", "n": 2}\n')
+    assert counts(run(source, kind="text")) == (0, 1, 0, 0, 0)
+    assert backend.rows == {}
+    source.write_text('{"text": "a dog", "uri": "u"}\n')
+    assert counts(run(source, kind="text")) == (0, 1, 0, 0, 0)
+    assert [row.metadata for row in sink.held.values()] == [{}]
+    assert counts(run(source, kind="text")) == (0, 0, 1, 0, 0)
+
+
+def test_items_of_a_slow_source_do_not_wait_for_many(
+    run: Run, sink: MemorySink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milvus_coop.ingest.pipeline.HURRY_S", 0.2)
+    monkeypatch.setattr("milvus_coop.ingest.pipeline.CHUNK_S", 0.05)
+    paths = sorted(pictures(tmp_path / "p", 40).rglob("*.png"))
+    told: list[int] = []
+
+    def slowly() -> Iterator[Item]:
+        for path in paths:
+            time.sleep(0.05)
+            yield Item(str(path), path)
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        ingest_items(slowly(), sink=run.sink, encoder=run.encoder, on_progress=lambda progress: told.append(progress.added))
+    assert len(sink.held) >= 20
+    assert len(set(told)) > 3, "it tells its progress meanwhile"
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
@@ -257,7 +339,7 @@ def test_prune_removes_what_is_gone_and_nothing_else(run: Run, sink: MemorySink,
     (other / "1" / "00001.png").unlink()
     assert counts(run(folder)) == (0, 0, 12, 0, 0)
     assert counts(run(folder, prune=True)) == (0, 0, 12, 2, 0)
-    assert len(sink.rows) == 15
+    assert len(sink.held) == 15
     assert str(other / "1" / "00001.png") in sink.uris()
     assert counts(run(other / "**" / "*.png", folder / "1", prune=True)) == (0, 0, 4, 1, 0)
 
@@ -279,7 +361,7 @@ def test_prune_never_follows_a_walk_that_failed(
     report = run(folder, prune=True)
     assert counts(report) == (0, 0, 11, 0, 1)
     assert report.failures[0].reason.endswith("(and so nothing was pruned)")
-    assert len(sink.rows) == 14
+    assert len(sink.held) == 14
     monkeypatch.undo()
     assert counts(run(folder, prune=True)) == (0, 0, 13, 1, 0)
 
@@ -291,7 +373,7 @@ def test_an_emptied_folder_is_an_error_and_is_not_pruned(run: Run, sink: MemoryS
     folder.mkdir()  # like the mount point of a disk that is away
     with pytest.raises(SourceError, match="has no images"):
         run(folder, prune=True)
-    assert len(sink.rows) == 3
+    assert len(sink.held) == 3
 
 
 def test_a_broken_picture_keeps_its_old_row(run: Run, sink: MemorySink, tmp_path: Path) -> None:
@@ -299,7 +381,7 @@ def test_a_broken_picture_keeps_its_old_row(run: Run, sink: MemorySink, tmp_path
     run(folder)
     (folder / "0" / "00000.png").write_bytes(b"half")
     assert counts(run(folder, prune=True)) == (0, 0, 2, 0, 1)
-    assert len(sink.rows) == 3
+    assert len(sink.held) == 3
 
 
 def test_texts(run: Run, sink: MemorySink, tmp_path: Path) -> None:
@@ -308,12 +390,12 @@ def test_texts(run: Run, sink: MemorySink, tmp_path: Path) -> None:
     report = run(source, kind="text")
     assert counts(report) == (2, 0, 0, 0, 2)
     assert ["20,001 characters" in report.failures[0].reason, "68,000 bytes" in report.failures[1].reason] == [True, True]
-    dog = next(row for row in sink.rows.values() if row.content == StoredText("a dog"))
+    dog = next(row for row in sink.held.values() if row.content == StoredText("a dog"))
     np.testing.assert_allclose(dog.embedding, run.encoder.encode_texts(["a dog"]).embeddings[0], atol=1e-6)
     assert (dog.size, dog.mtime_ns) == (5, 0)
     source.write_text("a bird\na cat\n")
     assert counts(run(source, kind="text", prune=True)) == (1, 0, 1, 1, 0)
-    assert sorted(string_of(row.content) for row in sink.rows.values()) == ["a bird", "a cat"]
+    assert sorted(string_of(row.content) for row in sink.held.values()) == ["a bird", "a cat"]
 
 
 def test_a_text_with_a_uri_is_updated(run: Run, sink: MemorySink, tmp_path: Path) -> None:
@@ -324,7 +406,7 @@ def test_a_text_with_a_uri_is_updated(run: Run, sink: MemorySink, tmp_path: Path
     assert counts(run(source, kind="text")) == (0, 1, 0, 0, 0)
     source.write_text('{"text": "a cat", "uri": "u", "n": 2}\n')
     assert counts(run(source, kind="text", prune=True)) == (0, 1, 0, 0, 0)
-    (row,) = sink.rows.values()
+    (row,) = sink.held.values()
     assert (row.content, row.metadata) == (StoredText("a cat"), {"n": 2})
 
 
@@ -407,7 +489,7 @@ def test_a_failing_encoder_ends_the_run_and_keeps_what_was_encoded(run: Run, sin
     with pytest.raises(BackendTimeoutError) as caught:
         Run(sink, Flaky(SPEC), tmp_path)(folder)
     assert caught.value is Flaky.error
-    assert len(sink.rows) == 48
+    assert len(sink.held) == 48
     assert counts(run(folder)) == (52, 0, 48, 0, 0)
 
 
@@ -417,7 +499,7 @@ def test_a_failing_store_ends_the_run(run: Run, sink: MemorySink, tmp_path: Path
     sink.fail_at_upsert = at
     with pytest.raises(StoreError, match="disk is full"):
         run(folder)
-    assert len(sink.rows) == 128 * at
+    assert len(sink.held) == 128 * at
     sink.fail_at_upsert = None
     assert counts(run(folder)) == (400 - 128 * at, 0, 128 * at, 0, 0)
 
@@ -440,7 +522,7 @@ def test_ctrl_c_keeps_what_was_done_and_reports_it(sink: MemorySink, backend: Fa
         ingest([folder], sink=sink, encoder=encoder(backend, tmp_path), on_progress=interrupt)
     done = backend.rows["image_encoder"]
     assert 100 <= done < 300
-    assert (caught.value.report.added, len(sink.rows)) == (done, done)
+    assert (caught.value.report.added, len(sink.held)) == (done, done)
     backend.delays_s.clear()
     report = ingest([folder], sink=sink, encoder=encoder(backend, tmp_path))
     assert counts(report) == (300 - done, 0, done, 0, 0)
@@ -485,7 +567,7 @@ def test_a_picture_of_photo_size_is_shrunk_while_it_is_decoded(run: Run, sink: M
     y, x = np.mgrid[0:960, 0:1280]
     Image.fromarray(np.stack([x / 5, y / 4, (x + y) / 9], axis=-1).astype(np.uint8)).save(path)
     run(tmp_path / "p")
-    (row,) = sink.rows.values()
+    (row,) = sink.held.values()
     full = run.encoder.encode_images([decode(path)]).embeddings[0]
     assert float(row.embedding @ full) > 0.999
 
@@ -507,9 +589,9 @@ def test_two_runs_at_once_share_a_batch_and_change_nothing(run: Run, sink: Memor
     run(folder)
     two = MemorySink()
     ingest([folder], sink=two, encoder=encoder(Paired(), tmp_path, runs=2), batch=16)
-    assert list(two.rows) == list(sink.rows)
-    assert all((two.rows[id].embedding == row.embedding).all() for id, row in sink.rows.items())
-    assert all(two.rows[id].content == row.content for id, row in sink.rows.items())
+    assert list(two.held) == list(sink.held)
+    assert all((two.held[id].embedding == row.embedding).all() for id, row in sink.held.items())
+    assert all(two.held[id].content == row.content for id, row in sink.held.items())
 
 
 def test_what_one_run_encoded_is_kept_when_another_fails(sink: MemorySink, tmp_path: Path) -> None:
@@ -518,7 +600,7 @@ def test_what_one_run_encoded_is_kept_when_another_fails(sink: MemorySink, tmp_p
     with pytest.raises(BackendTimeoutError) as caught:
         ingest([folder], sink=sink, encoder=encoder(backend, tmp_path, runs=2), batch=16)
     assert caught.value is Flaky.error
-    assert len(sink.rows) == backend.rows["image_encoder"]
+    assert len(sink.held) == backend.rows["image_encoder"]
 
 
 KEEPS_FILES = replace(SPEC, tokens=replace(SPEC.tokens, keep="store"))
@@ -565,7 +647,7 @@ def test_token_files_are_written_beside_the_encoder_and_before_their_rows(
     monkeypatch.setattr(TokenStore, "write", late)
     sink = Checked(tokens)
     report = ingest([folder], sink=sink, encoder=encoder(Eager(KEEPS_FILES), tmp_path), tokens=tokens)
-    assert (report.added, len(sink.rows)) == (300, 300)
+    assert (report.added, len(sink.held)) == (300, 300)
     assert len(writers) == 1
 
 
@@ -581,7 +663,7 @@ def test_no_row_is_written_without_its_token_file(tokens: TokenStore, tmp_path: 
     monkeypatch.setattr(TokenStore, "write", full)
     with pytest.raises(TokenStoreError, match="disk is full"):
         ingest([folder], sink=sink, encoder=encoder(FakeBackend(KEEPS_FILES), tmp_path), tokens=tokens)
-    assert len(sink.rows) == 128
+    assert len(sink.held) == 128
     left[0] = 400
     assert ingest([folder], sink=sink, encoder=encoder(FakeBackend(KEEPS_FILES), tmp_path), tokens=tokens).added == 400 - 128
 

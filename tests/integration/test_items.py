@@ -82,7 +82,7 @@ def test_a_model_that_returns_no_numbers_for_one_image(run: Run, tmp_path: Path,
     report = run([Item(colour, Image.new("RGB", (40, 40), colour)) for colour in ("red", "white", "blue")])
     assert counts(report) == (2, 0, 0, 1)
     assert [(f.uri, f.reason) for f in report.failures] == [("white", "the model returned numbers that are not finite")]
-    assert {row.uri for row in run.sink.rows.values()} == {"red", "blue"}
+    assert {row.uri for row in run.sink.held.values()} == {"red", "blue"}
 
 
 def test_the_same_image_in_any_form_is_the_same_row(run: Run, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_same_image_in_any_form_is_the_same_row(run: Run, tmp_path: Path) ->
     with Image.open(path) as opened:
         items = [Item(name, image) for name, image in forms.items()]
         assert counts(run([*items, Item("pillow", opened, metadata={"year": 1})])) == (6, 0, 0, 0)
-    rows = {row.uri: row for row in run.sink.rows.values()}
+    rows = {row.uri: row for row in run.sink.held.values()}
     for row in rows.values():
         np.testing.assert_array_equal(row.embedding, rows["path"].embedding)
     assert {rows[name].digest for name in forms} == {rows["path"].digest}
@@ -142,10 +142,10 @@ def test_what_cannot_be_read_is_named(run: Run, tmp_path: Path) -> None:
 def test_of_items_with_one_name_the_last_counts(run: Run, tmp_path: Path) -> None:
     first, last = (picture(tmp_path / f"{n}.png", seed=n).read_bytes() for n in range(2))
     assert counts(run([Item("a", first), Item("a", last)])) == (1, 0, 0, 0)
-    (row,) = run.sink.rows.values()
-    run.sink.rows.clear()
+    (row,) = run.sink.held.values()
+    run.sink.held.clear()
     run([Item("a", last)])
-    assert [row.digest] == [row.digest for row in run.sink.rows.values()]
+    assert [row.digest] == [row.digest for row in run.sink.held.values()]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_failure_in_the_generator_keeps_what_came_before(run: Run, tmp_path: P
 
     with pytest.raises(RuntimeError, match="camera"):
         run(failing())
-    assert len(run.sink.rows) >= 900
+    assert len(run.sink.held) >= 900
 
 
 def test_coop_ingest_creates_the_collection_with_the_first_item(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Run:
         return ingest(sources, sink=self.sink, encoder=self.encoder, kind=kind, prune=prune, reading=Reading(**reading))
 
     def rows(self) -> dict[str, Row]:
-        return {row.uri: row for row in self.sink.rows.values()}
+        return {row.uri: row for row in self.sink.held.values()}
 
     def names(self) -> list[str]:
         return sorted(uri.rpartition("/")[2] for uri in self.sink.uris())
@@ -225,7 +225,7 @@ def test_files_of_one_key_are_one_item(run: Run, store: str, tmp_path: Path) -> 
 
     texts = Run(tmp_path)
     assert counts(texts(f"{store}/s.tar", kind="text")) == (2, 0, 0, 0, 1)
-    assert {row.content.text for row in texts.sink.rows.values()} == {"a dog", "only a text"}  # type: ignore[union-attr]
+    assert {row.content.text for row in texts.sink.held.values()} == {"a dog", "only a text"}  # type: ignore[union-attr]
 
 
 def test_ranges_and_globs_of_shards(run: Run, store: str, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_damaged_end_is_named(run: Run, tmp_path: Path, kept: int) -> None:
     assert len(report.failures) == 1
     assert report.failures[0].uri == str(path)
     assert report.failures[0].reason.startswith("the shard is damaged after ")
-    assert len(run.sink.rows) == 3
+    assert len(run.sink.held) == 3
 
 
 # Tables
@@ -356,7 +356,7 @@ def test_what_img2dataset_writes(run: Run, tmp_path: Path) -> None:
     assert not report.failures
     sample = (("000000000.jpg", image(1, tmp_path)), ("000000000.txt", b"a dog"), ("000000000.json", json.dumps(row).encode()))
     (tmp_path / "00000.tar").write_bytes(tar(*sample))
-    run.sink.rows.clear()
+    run.sink.held.clear()
     run(tmp_path / "{00000..00000}.tar")
     assert [(uri.rpartition("/")[2], r.metadata) for uri, r in run.rows().items()] == [("00000.tar#000000000", kept)]
 

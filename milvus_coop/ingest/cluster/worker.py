@@ -163,6 +163,7 @@ class RepeatableWrites:
         self.settle = collection.settle
         self.delete = collection.delete
         self.refusal = collection.refusal
+        self.rows = collection.rows
         self.sample = ""
         """The id of an item of the part that is in the collection; '' if there is none yet."""
 
@@ -206,6 +207,10 @@ class ReturnedRows:
         stamps = {id: self._lite.stamps[id] for id in ids if id in self._lite.stamps}
         self.sample = next(iter(stamps), self.sample)
         return stamps
+
+    def rows(self, ids: Sequence[str]) -> dict[str, Row]:
+        """No rows, because only the driver reads the collection."""
+        return {}
 
     def all_stamps(self) -> Iterator[tuple[str, Stamp]]:
         """See `Sink.all_stamps`."""
