@@ -7,6 +7,7 @@ resolves names itself.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
@@ -16,7 +17,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from types import TracebackType
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
@@ -92,50 +93,99 @@ def ask(
         NoAnswerError: the connection was refused or lost before there was any answer.
         OSError: the answer is too large or is cut off, the address is not allowed, or the certificate is not valid.
     """
-    dialled: list[socket.socket] = []
-    overdue = threading.Event()
+    with _Connections(limit_s, is_allowed) as connections:
+        opened = False
+        try:
+            request = urllib.request.Request(_plain(url), body, dict(headers or {}))  # noqa: S310 - other schemes have no handler
+            with _opener(connections, tls, redirects=redirects).open(request, timeout=min(wait_s, limit_s)) as answer:
+                opened = True
+                content = _content(answer, limit_bytes, connections.end_s)
+                if connections.are_overdue:  # an answer without a length looks complete when the connection ends
+                    raise OSError("cut off")
+                return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, content)
+        except HTTPError as exc:
+            exc.close()
+            raise OSError(f"the server answers {exc.code} {exc.reason}") from exc
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            reason = exc.reason if isinstance(exc, URLError) else exc
+            if connections.are_overdue or isinstance(reason, TimeoutError):
+                raise LateError(f"it takes more than {limit_s if connections.are_overdue else min(wait_s, limit_s):g} s") from exc
+            said = " ".join(str(reason).split())[:LONGEST_REASON] or type(reason).__name__
+            raise (NoAnswerError if isinstance(reason, ConnectionError) and not opened else OSError)(said) from exc
 
-    def hang_up() -> None:  # a server that sends a byte now and then never runs into the time limit of a pause
-        overdue.set()
-        for sock in dialled:
-            try:
+
+class _Connections:
+    """The connections of one request. They go to allowed addresses, and are hung up at the time limit of the request.
+
+    A server that sends a byte now and then never runs into the time limit of a pause.
+    """
+
+    def __init__(self, limit_s: float, is_allowed: Callable[[Address], bool]) -> None:
+        self.end_s = time.monotonic() + limit_s
+        """The moment at which they are hung up, on the clock of `time.monotonic`."""
+        self.are_overdue = False
+        """True if they were hung up."""
+        self._is_allowed = is_allowed
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(limit_s, self._hang_up)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Connections:
+        self._timer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._timer.cancel()
+        for sock in self._sockets:
+            sock.close()
+
+    def _hang_up(self) -> None:
+        self.are_overdue = True
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
 
-    timer = threading.Timer(limit_s, hang_up)
-    timer.daemon = True
-    timer.start()
-    end_s = time.monotonic() + limit_s
+    def add(self, sock: socket.socket) -> None:
+        """Hang this one up too."""
+        self._sockets.append(sock)
+
+    def dial(self, host: str, port: int, timeout: float) -> socket.socket:
+        """A connection to one of the host's addresses.
+
+        Raises:
+            OSError: one of the addresses is not allowed, or none can be reached in time.
+        """
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for *_, place in found:
+            address = ipaddress.ip_address(str(place[0]).partition("%")[0])
+            if not self._is_allowed(address):
+                fault = "not public" if self._is_allowed is is_public else "not allowed"
+                raise OSError(f"{host} has the address {address}, which is {fault}")
+        problem: OSError | None = None
+        for family, kind, protocol, _, place in found:
+            if (rest_s := self.end_s - time.monotonic()) <= 0:
+                raise TimeoutError
+            sock = socket.socket(family, kind, protocol)
+            self.add(sock)
+            sock.settimeout(min(timeout, rest_s))
+            try:
+                sock.connect(place)
+                return sock
+            except OSError as exc:
+                problem = exc
+                sock.close()
+        raise problem or OSError(f"{host} has no address")
+
+
+def _opener(connections: _Connections, tls: ssl.SSLContext | None, *, redirects: bool) -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
-    opener.add_handler(_Handler(partial(_dial, is_allowed=is_allowed, end_s=end_s, dialled=dialled), tls))
+    opener.add_handler(_Handler(connections, tls))
     opener.add_handler(urllib.request.UnknownHandler())
     if redirects:
         for kind in (urllib.request.HTTPRedirectHandler, urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor):
             opener.add_handler(kind())
     opener.addheaders = [("User-Agent", "milvus-coop"), ("Accept-Encoding", "identity")]
-    opened = False
-    try:
-        request = urllib.request.Request(_plain(url), body, dict(headers or {}))  # noqa: S310 - other schemes have no handler
-        with opener.open(request, timeout=min(wait_s, limit_s)) as answer:
-            opened = True
-            content = _content(answer, limit_bytes, end_s)
-            if overdue.is_set():  # an answer without a length looks complete when the connection ends
-                raise OSError("cut off")
-            return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, content)
-    except HTTPError as exc:
-        exc.close()
-        raise OSError(f"the server answers {exc.code} {exc.reason}") from exc
-    except (OSError, http.client.HTTPException, ValueError) as exc:
-        reason = exc.reason if isinstance(exc, URLError) else exc
-        if overdue.is_set() or isinstance(reason, TimeoutError):
-            raise LateError(f"it takes more than {limit_s if overdue.is_set() else min(wait_s, limit_s):g} s") from exc
-        said = " ".join(str(reason).split())[:LONGEST_REASON] or type(reason).__name__
-        raise (NoAnswerError if isinstance(reason, ConnectionError) and not opened else OSError)(said) from exc
-    finally:
-        timer.cancel()
-        for sock in dialled:
-            sock.close()
+    return opener
 
 
 def _content(answer: Any, limit_bytes: int, end_s: float) -> bytes:
@@ -165,44 +215,15 @@ def _plain(url: str) -> str:
     return parts._replace(netloc=host, path=quote(parts.path, safe), query=quote(parts.query, safe), fragment="").geturl()
 
 
-def _dial(
-    host: str, port: int, timeout: float, *, is_allowed: Callable[[Address], bool], end_s: float, dialled: list[socket.socket]
-) -> socket.socket:
-    """A connection to one of the host's addresses, before `end_s`.
-
-    Raises:
-        OSError: one of the addresses is not allowed, or none can be reached in time.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for *_, place in found:
-        address = ipaddress.ip_address(str(place[0]).partition("%")[0])
-        if not is_allowed(address):
-            fault = "not public" if is_allowed is is_public else "not allowed"
-            raise OSError(f"{host} has the address {address}, which is {fault}")
-    problem: OSError | None = None
-    for family, kind, protocol, _, place in found:
-        if (rest_s := end_s - time.monotonic()) <= 0:
-            raise TimeoutError
-        sock = socket.socket(family, kind, protocol)
-        dialled.append(sock)
-        sock.settimeout(min(timeout, rest_s))
-        try:
-            sock.connect(place)
-            return sock
-        except OSError as exc:
-            problem = exc
-            sock.close()
-    raise problem or OSError(f"{host} has no address")
-
-
 class _Plain(http.client.HTTPConnection):
-    def __init__(self, host: str, *, dial: partial[socket.socket], tls: ssl.SSLContext | None, timeout: float) -> None:
+    def __init__(self, host: str, *, connections: _Connections, tls: ssl.SSLContext | None, timeout: float) -> None:
         super().__init__(host, timeout=timeout)
-        self._dial = dial
+        self._connections = connections
         self._tls = tls
+        self._wait_s = timeout
 
     def connect(self) -> None:
-        self.sock = self._dial(self.host, self.port, self.timeout)
+        self.sock = self._connections.dial(self.host, self.port, self._wait_s)
 
 
 class _Tls(_Plain):
@@ -213,14 +234,14 @@ class _Tls(_Plain):
         context = self._tls or ssl.create_default_context()
         # The new socket takes the place of the old one before the handshake, so that hanging up ends the handshake too.
         self.sock = context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
-        self._dial.keywords["dialled"].append(self.sock)
+        self._connections.add(self.sock)
         self.sock.do_handshake()
 
 
 class _Handler(urllib.request.AbstractHTTPHandler):
-    def __init__(self, dial: partial[socket.socket], tls: ssl.SSLContext | None) -> None:
+    def __init__(self, connections: _Connections, tls: ssl.SSLContext | None) -> None:
         super().__init__()
-        self._options: dict[str, Any] = {"dial": dial, "tls": tls}
+        self._options: dict[str, Any] = {"connections": connections, "tls": tls}
 
     def http_open(self, request: urllib.request.Request) -> Any:
         return self.do_open(_Plain, request, **self._options)  # type: ignore[arg-type]
