@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
+from milvus_coop.elsewhere.location import DRIVERS, MEMORY, holds_password
 from milvus_coop.elsewhere.outages import may_pass
 from milvus_coop.errors import SourceError
 from milvus_coop.printable import escaped
-from milvus_coop.store.token_store.location import DRIVERS, MEMORY, holds_password
 
 Version = tuple[int, int]
 """Size in bytes and a number that changes with the content, as collections keep them: the modification time of a file in

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
+from milvus_coop.elsewhere.location import parse_location
 from milvus_coop.elsewhere.objects import LONGEST, RemoteFile, remote_file
 from milvus_coop.errors import InvalidArgumentError
 from milvus_coop.models.preprocess.uris import is_url
 from milvus_coop.printable import escaped
-from milvus_coop.store.token_store.location import parse_location
 
 SHOWN_BYTES = 64 * 2**20
 SHOWN_S = 10.0

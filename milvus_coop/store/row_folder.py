@@ -12,14 +12,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from milvus_coop.bundle.spec import Keep
+from milvus_coop.elsewhere.files import Files
+from milvus_coop.elsewhere.location import parse_location
 from milvus_coop.errors import BundleMismatchError, CollectionExistsError, SourceError, StoreError, quoted
 from milvus_coop.records import parse_json, read_record
 from milvus_coop.store import parquet
 from milvus_coop.store.layout import Layout
 from milvus_coop.store.rows import Record, records
 from milvus_coop.store.schema import KeyType
-from milvus_coop.store.token_store import TokenStore, parse_location, token_key
-from milvus_coop.store.token_store.files import Files
+from milvus_coop.store.token_store import TokenStore, token_key
 from milvus_coop.types import Kind, Row, Stamp, TokenFile
 
 MANIFEST = "rows.json"

@@ -16,6 +16,7 @@ from typing import Any
 from milvus_coop.bundle.spec import BundleSpec
 from milvus_coop.config import Settings
 from milvus_coop.deadline import NEVER, Deadline
+from milvus_coop.elsewhere.location import Location, parse_location
 from milvus_coop.errors import (
     BundleMismatchError,
     CollectionExistsError,
@@ -58,7 +59,6 @@ from milvus_coop.store.schema import (
     read_header,
 )
 from milvus_coop.store.token_files import check_new, drop_tokens, location_of, open_tokens
-from milvus_coop.store.token_store import Location, parse_location
 from milvus_coop.types import CollectionInfo, Kind
 
 LOAD_TIMEOUT_S = 120.0

@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from milvus_coop.elsewhere.location import Location, parse_location
 from milvus_coop.errors import InvalidArgumentError, TokenStoreError
 from milvus_coop.store.address import Address
 from milvus_coop.store.schema import Header
-from milvus_coop.store.token_store import Location, Owner, TokenStore, parse_location
+from milvus_coop.store.token_store import Owner, TokenStore
 
 BESIDE = ".tokens"
 """Suffix of the folder beside a Milvus Lite database."""

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from milvus_coop.cli.doctor import DRIVERS, EXTRAS, Check, _package
 from milvus_coop.cli.main import cli
-from milvus_coop.store.token_store.location import DRIVERS as STORE_DRIVERS
+from milvus_coop.elsewhere.location import DRIVERS as STORE_DRIVERS
 from tests.lowest import PROJECT
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"

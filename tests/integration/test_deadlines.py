@@ -16,6 +16,7 @@ from PIL import Image
 
 from milvus_coop import CoopIngest, CoopSearch, FakeBackend, load_bundle
 from milvus_coop.bundle import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
+from milvus_coop.elsewhere.location import parse_location
 from milvus_coop.errors import (
     BackendTimeoutError,
     DeadlineExceededError,
@@ -24,7 +25,7 @@ from milvus_coop.errors import (
     TokenStoreError,
 )
 from milvus_coop.search.workers import THREADS
-from milvus_coop.store.token_store import TokenStore, parse_location, token_key
+from milvus_coop.store.token_store import TokenStore, token_key
 from milvus_coop.types import Array
 from tests.waiting import GatedBackend, wait_until
 

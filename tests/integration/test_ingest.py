@@ -21,6 +21,7 @@ from milvus_coop import CoopIngest, Item
 from milvus_coop.bundle import load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.cores import available_cores
+from milvus_coop.elsewhere.location import parse_location
 from milvus_coop.errors import BackendTimeoutError, InvalidArgumentError, SourceError, StoreError, TokenStoreError
 from milvus_coop.ingest import IngestInterrupted, Progress, ingest, ingest_items
 from milvus_coop.models.backends.fake import FakeBackend
@@ -29,7 +30,7 @@ from milvus_coop.models.preprocess.images import decode
 from milvus_coop.models.tokens import arrange
 from milvus_coop.models.tokens import decode as decode_tokens
 from milvus_coop.store.layout import string_of
-from milvus_coop.store.token_store import TokenStore, parse_location
+from milvus_coop.store.token_store import TokenStore
 from milvus_coop.types import Array, IngestReport, Kind, Row, StoredText, TokenFile
 
 from .ingest_kit import SPEC, MemorySink, encoder, picture, pictures

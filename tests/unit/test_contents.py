@@ -10,10 +10,11 @@ import pytest
 
 from milvus_coop.bundle.spec import CE_PREFIX, IMAGE_TOKENS, PIXELS, Keep
 from milvus_coop.config import Settings
+from milvus_coop.elsewhere.location import parse_location
 from milvus_coop.models.open import open_models
 from milvus_coop.models.tokens import pack, to_bytes
 from milvus_coop.search.contents import ContentReader, ReadContents, content_reader
-from milvus_coop.store.token_store import Owner, TokenStore, parse_location, token_key
+from milvus_coop.store.token_store import Owner, TokenStore, token_key
 from milvus_coop.types import Content, ImageFile, Kind, StoredText, StoredTokens, TokenFile
 from tests.toy_bundle import COUNT, TOKEN_DIM, draw, make_bundle
 

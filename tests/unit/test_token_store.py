@@ -12,8 +12,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from milvus_coop.elsewhere.location import Location, parse_location
 from milvus_coop.errors import InvalidArgumentError, StoreError, TokenStoreError
-from milvus_coop.store.token_store import Location, Owner, TokenStore, parse_location, sweep, token_key
+from milvus_coop.store.token_store import Owner, TokenStore, sweep, token_key
 from milvus_coop.store.token_store.keys import is_key
 from milvus_coop.store.token_store.marker import MARKER
 from tests.waiting import Gate

@@ -18,13 +18,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from milvus_coop.elsewhere.files import Files
+from milvus_coop.elsewhere.location import parse_location
 from milvus_coop.errors import StoreError
 from milvus_coop.ingest.cluster.parts import Finished, Part
 from milvus_coop.ingest.images import HALF
 from milvus_coop.records import parse_json, read_record
 from milvus_coop.store import Collection
-from milvus_coop.store.token_store import parse_location
-from milvus_coop.store.token_store.files import Files
 from milvus_coop.types import Failure
 
 SAVE_EVERY_S = 10.0

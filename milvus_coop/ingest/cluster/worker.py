@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from milvus_coop.config import Settings
+from milvus_coop.elsewhere.location import Location
 from milvus_coop.elsewhere.outages import patiently
 from milvus_coop.errors import (
     BackendTimeoutError,
@@ -29,7 +30,7 @@ from milvus_coop.ingest.work import work_for
 from milvus_coop.models.open import open_models
 from milvus_coop.store import Collection, Store
 from milvus_coop.store.layout import PartitionKey
-from milvus_coop.store.token_store import Location, TokenStore
+from milvus_coop.store.token_store import TokenStore
 from milvus_coop.types import Failure, Kind, Row, Stamp
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from milvus_coop.elsewhere.files import Files
+from milvus_coop.elsewhere.location import Location
 from milvus_coop.errors import TokenStoreError
-from milvus_coop.store.token_store.files import Files
 from milvus_coop.store.token_store.keys import is_key, is_left_over
-from milvus_coop.store.token_store.location import Location
 from milvus_coop.store.token_store.marker import MARKER, Owner, check_owner, read_owner
 
 

@@ -1,4 +1,4 @@
-"""The address of a token store: a folder of this machine, or a place in an object store that fsspec supports."""
+"""The address of a folder of this machine, or of a place in an object store that fsspec supports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOCAL = ("file", "local")
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 """The package that each protocol needs."""
 MEMORY = "memory"
-"""A token store in the memory of this process, for tests."""
+"""A store in the memory of this process, for tests."""
 EXPECTED = f"a folder, or one of {', '.join(f'{name}://' for name in DRIVERS)}"
 
 

@@ -17,8 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
+from milvus_coop.elsewhere.location import DRIVERS, Location
 from milvus_coop.errors import StoreError, TokenStoreError
-from milvus_coop.store.token_store.location import DRIVERS, Location
 
 THREADS = 16
 """Maximum number of simultaneous requests to an object store."""
