@@ -42,7 +42,7 @@ class KindFigures:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """The quality of one system in one language. All figures are shares from 0 to 1 with 95 % bootstrap intervals over queries."""
+    """The quality of one system in one language. All figures are shares from 0 to 1, with 95 % bootstrap intervals by image."""
 
     variant: SystemVariant
     language: str

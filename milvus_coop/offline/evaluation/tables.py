@@ -73,7 +73,7 @@ def quality_table(report: EvaluationReport) -> TextTable:
         rows.append([*_names(report, q), *recalls, percent(q.mean_recall.value), points(q.gain.get("mR"))])
     note = (
         "Percent; IR: image retrieval (text to image), TR: text retrieval. Behind the gain its 95 % interval "
-        f"({report.resamples:,} paired bootstrap resamples of the queries)."
+        f"({report.resamples:,} paired bootstrap resamples of the images, each with its texts)."
     )
     return TextTable("Quality", [*_name_header(report), *header[1:]], rows, len(_name_header(report)), note)
 
