@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from milvus_coop.offline.evaluation import SystemVariant
 from milvus_coop.offline.evaluation.bootstrap import interval, mean_and_draws
-from milvus_coop.types import Array
+from milvus_coop.offline.evaluation.corpus import build_corpus
+from milvus_coop.offline.evaluation.protocols import pools
+from milvus_coop.offline.evaluation.quality import Tally, qualities
+from milvus_coop.offline.evaluation.rankings import Ranking
+from milvus_coop.types import Array, Kind
+from tests.evaluation.kit import Given, item
 
 
 def alone(n: int) -> tuple[Array, Array]:
@@ -105,3 +114,29 @@ def test_intervals_of_groups_hold_the_truth_where_those_of_queries_do_not() -> N
             inside[name] += found.low <= 0.4 <= found.high
     assert 180 <= inside["groups"] <= 200
     assert inside["queries"] < 150
+
+
+def test_the_captions_of_an_image_are_drawn_together(tmp_path: Path) -> None:
+    """As many queries find their image in both data sets; in one of them, the captions of an image all do or all do not."""
+    corpus = build_corpus(Given([item(i, *(f"image {i}, {j}" for j in range(5))) for i in range(40)]), tmp_path)
+    (pool,) = pools(corpus)
+    variant = SystemVariant("any", "be")
+
+    def width(found: Callable[[int], bool]) -> float:
+        tally = Tally([variant])
+        answers: dict[Kind, list[Ranking]] = {
+            "image": [answer(q, min(right) if found(q) else -1) for q, right in pool.relevant_images.items()],
+            "text": [answer(q, min(right)) for q, right in pool.relevant_texts.items()],
+        }
+        tally.add(pool, answers, None, (1,))
+        (quality,) = qualities(tally, "en", corpus.texts["en"], resamples=1000, seed=0)
+        assert quality.figures["image retrieval"]["R@1"].value == 0.5
+        return quality.figures["image retrieval"]["R@1"].high - quality.figures["image retrieval"]["R@1"].low
+
+    assert width(lambda text: text // 5 % 2 == 0) == pytest.approx(2 * 1.96 * 0.5 / 40**0.5, rel=0.15)
+    assert width(lambda text: text % 10 in (0, 1, 5, 6, 7)) < 0.1  # two or three of five for every image
+
+
+def answer(query: int, item: int) -> Ranking:
+    one = np.array([item])
+    return Ranking(query, one, np.ones(1, np.float32), np.ones(1, np.float32), np.ones(1, np.int64))
