@@ -54,7 +54,7 @@ def figures(record: dict[str, Any]) -> str:
     return (
         f"In {name}, the tokens of an image take **{tokens:,} bytes**. On {TEST_SET}'s test split ({test['images']:,} images,\n"
         f"{test['texts']:,} texts), the right image comes first for {be} of the texts with the bi-encoder alone, and for {coop}\n"
-        f"with Coop: a difference of {gain} points.\n"
+        f"with Coop: a difference of {gain} points (± standard error).\n"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,9 +80,24 @@ def test_the_arithmetic_of_the_sizes() -> None:
     page = (ROOT / "docs" / "operations.md").read_text("utf-8")
     per_core = next(line for line in table.splitlines() if "core hours to ingest" in line).split("|")[2].split()[2]
     assert f"replaces R / {per_core} cores" in page
+    assert f"less than R / {per_core} times" in page
     assert f"| N / {per_core} / 3,600 x price of a core" in page
+    growth = (ROOT / "docs" / "growth.md").read_text("utf-8")
+    hours = round(1e9 / float(per_core) / 3600, -2)
+    assert f"1 billion images takes {hours:,.0f} core hours at {per_core} images/s per core" in growth
     assert f"**Milvus may be the limit.** {cells['hours to insert, one server'][-1]} hours" in page
     assert cells["requests, shards"][0] == "47,684", "1,000,000 x 200,000 B / 4 MiB, and one more"
+
+
+def test_other_pages_have_the_rates_of_the_cross_encoder() -> None:
+    performance, operations, pretrained = (
+        (ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("performance", "operations", "pretrained")
+    )
+    rates = re.findall(r"^\| cross-encoder (?:in process|through).*?\| ([\d,]+) pairs/s", performance, re.MULTILINE)
+    in_process, on_triton = (int(rate.replace(",", "")) for rate in rates)
+    assert f"reaches {in_process:,} pairs/s per core in process and {on_triton:,} through a local Triton" in operations
+    assert f"answers {on_triton / 50:,.0f} to {in_process / 50:,.0f} queries/s" in operations
+    assert f"| {1000 / in_process:.3f} on one core" in pretrained
 
 
 def test_the_house_is_what_the_code_imports(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def _split(value: str, separator: str = ",") -> tuple[str, ...]:
     "--language", default="", help="Languages of the captions, such as en or en+de, each evaluated on its own. [default all]"
 )
 @click.option(
-    "--distractors", default="", help="More captioned images for the pools, which are never right, in the form of --data."
+    "--distractors",
+    default="",
+    help="More images for the pools, which are never right, in the form of --data. They need no captions.",
 )
 @click.option("--protocol", default="all", show_default=True, help="all: one pool; 5k, 1k: MSCOCO's (1k: 5 folds, averaged).")
 @click.option(
@@ -83,7 +85,7 @@ def evaluate(
     if out is not None:
         check_output(out)
     opened = open_dataset(data)
-    others = open_dataset(distractors) if distractors else None
+    others = open_dataset(distractors, may_lack_captions=True) if distractors else None
     own = Settings()
     with evaluation_progress(as_json) as on_progress:
         report = run(

@@ -192,27 +192,40 @@ def calibrate(model: CrossEncoder, logits: Tensor, right: Tensor) -> None:
     model.calibration.copy_(line.detach())
 
 
+def error_of_mean(values: Tensor, groups: Tensor) -> float:
+    """The standard error of the mean of `values` (n,), of which those of one group (n,) depend on each other.
+
+    It is the square root of G / (G - 1) times the sum over the G groups of the squared sum of their deviations, divided by n:
+    Cameron and Miller, "A Practitioner's Guide to Cluster-Robust Inference" (2015), for a constant. With groups of one it is
+    the usual standard error.
+    """
+    _, number = np.unique(groups.numpy(), return_inverse=True)
+    sums = np.bincount(number, weights=(values.double() - values.double().mean()).numpy())
+    return float(np.sqrt(len(sums) / (len(sums) - 1) * np.square(sums).sum()) / len(values))
+
+
 def cross_validate(pools: Sequence[CrossPool], recipe: CrossRecipe, k: int = 50) -> dict[str, Any]:
     """Train without a fold of every pool's images and their texts, and rerank the fold's queries in the whole pool.
 
     Returns:
-        per pool and direction R@1, R@5, R@10 of bi-encoder and Coop, the gain at R@1 and its standard error, all in percent;
+        per pool and direction R@1, R@5, R@10 of bi-encoder and Coop, the gain at R@1 and its standard error by image, in percent;
         under `logits` and `right` the reranked pairs of the first pool, for `calibrate`.
     """
     folds = [np.random.default_rng(recipe.seed).permutation(pool.right.shape[1]) % FOLDS for pool in pools]
     hits: dict[tuple[int, bool], list[tuple[Tensor, Tensor]]] = {}
+    asked: dict[tuple[int, bool], list[Tensor]] = {}  # the image of each query: itself, or the first that a text describes
     logits, right = [], []
     for fold in range(FOLDS):
         model = train_cross_encoder([pool.take(np.flatnonzero(f != fold)) for pool, f in zip(pools, folds, strict=True)], recipe)
         for number, (pool, f) in enumerate(zip(pools, folds, strict=True)):
             inside = torch.from_numpy(f == fold)
             for images in (True, False):
-                asked = pool.right[:, inside].any(1) if images else inside
-                queries = torch.nonzero(asked)[:, 0]
+                queries = torch.nonzero(pool.right[:, inside].any(1) if images else inside)[:, 0]
                 found, order, scores = reranked(model, pool, min(k, min(pool.right.shape)), queries, images=images)
                 truth = (pool.right if images else pool.right.T)[queries]
                 before, after = truth.gather(1, found), truth.gather(1, order)
                 hits.setdefault((number, images), []).append((before, after))
+                asked.setdefault((number, images), []).append(truth.int().argmax(1) if images else queries)
                 if number == 0:
                     logits.append(scores.flatten())
                     right.append(after.flatten())
@@ -223,6 +236,6 @@ def cross_validate(pools: Sequence[CrossPool], recipe: CrossRecipe, k: int = 50)
         figures[f"pool {number}, {'text to image' if images else 'image to text'}"] = {
             "be": [round(100 * float(before[:, :n].any(1).float().mean()), 1) for n in (1, 5, 10)],
             "coop": [round(100 * float(after[:, :n].any(1).float().mean()), 1) for n in (1, 5, 10)],
-            "gain": [round(float(gain.mean()), 2), round(float(gain.std() / len(gain) ** 0.5), 2)],
+            "gain": [round(float(gain.mean()), 2), round(error_of_mean(gain, torch.cat(asked[number, images])), 2)],
         }
     return figures

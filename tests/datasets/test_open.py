@@ -83,3 +83,24 @@ def test_formats_are_guessed(tmp_path: Path, image: Draw) -> None:
 def test_every_option_is_explained() -> None:
     for format_ in FORMATS.values():
         assert all(format_.keys.values())
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "folder", "karpathy"])
+def test_images_without_captions_are_kept_where_they_may_lack_them(tmp_path: Path, image: Draw, format_: str) -> None:
+    image("images/a.png")
+    image("images/b.png")
+    (tmp_path / "images" / "b.txt").write_text("A box.", "utf-8")
+    (tmp_path / "list.jsonl").write_text('{"image": "images/a.png"}\n{"image": "images/b.png", "captions": ["A box."]}', "utf-8")
+    rows = [
+        {"filename": name, "split": "train", "sentences": [{"raw": text} for text in texts]}
+        for name, texts in (("a.png", []), ("b.png", ["A box."]))
+    ]
+    (tmp_path / "list.json").write_text(json.dumps({"images": rows}), "utf-8")
+    spec = {
+        "jsonl": f"jsonl:{tmp_path}/list.jsonl",
+        "folder": f"folder:{tmp_path}/images,dev=0,test=0",
+        "karpathy": f"karpathy:{tmp_path}/list.json,images={tmp_path}/images",
+    }[format_]
+    kept = open_dataset(spec, may_lack_captions=True).items("train")
+    assert [[caption.text for caption in item.captions] for item in kept] == [[], ["A box."]]
+    assert [len(item.captions) for item in open_dataset(spec).items("train")] == [1]

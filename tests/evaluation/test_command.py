@@ -50,6 +50,17 @@ def test_tables_and_files(data: Path, tmp_path: Path) -> None:
     assert "<svg" in (out / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("line", [{"captions": []}, {}], ids=["empty", "none"])
+def test_distractors_need_no_captions(data: Path, tmp_path: Path, line: dict[str, object]) -> None:
+    others = tmp_path / "others.jsonl"
+    others.write_text("\n".join(json.dumps({"image": str(EXAMPLES / name), **line}) for name in ("owl.jpg", "train.jpg")), "utf-8")
+    arguments = ("-k", "2", "--systems", "be", "--cost-queries", "0", "--json", "--language", "en")
+    done = run("--data", data, "--distractors", others, *arguments)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert (report["images"], report["distractors"], report["texts"]) == (8, 2, {"en": 6})
+
+
 def test_json(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     done = run("--data", data, "-k", "2", "--systems", "be, joint-coop", "--cost-queries", "0", "--json", "--language", "de+en")

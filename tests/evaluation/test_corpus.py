@@ -78,6 +78,9 @@ def test_distractors_without_that_split_give_all_they_have(tmp_path: Path) -> No
     assert len(build_corpus(Given([item(0)]), tmp_path, distractors=others).images) == 3
     with pytest.raises(DatasetError, match="have no items"):
         build_corpus(Given([item(0)]), tmp_path, distractors=Given([]))
+    nothing_left = Given([], problems=[DataProblem("line 1", "there is no image a.jpg"), DataProblem("line 2", "not JSON")])
+    with pytest.raises(DatasetError, match=r"have no items; 2 left out, first: line 1: there is no image a\.jpg"):
+        build_corpus(Given([item(0)]), tmp_path, distractors=nothing_left)
 
 
 def test_an_empty_split_is_an_error(tmp_path: Path) -> None:

@@ -18,7 +18,14 @@ from milvus_coop.bundle.text_states import state_bytes, text_states
 from milvus_coop.errors import BackendError, BackendUnavailableError, DatasetError, InvalidArgumentError
 from milvus_coop.models.preprocess.texts import Tokenizer
 from milvus_coop.offline.datasets import Caption
-from milvus_coop.offline.evaluation import BundleChoice, EvaluationOptions, EvaluationProgress, EvaluationReport, evaluate
+from milvus_coop.offline.evaluation import (
+    BundleChoice,
+    EvaluationOptions,
+    EvaluationProgress,
+    EvaluationReport,
+    evaluate,
+    tables,
+)
 from milvus_coop.offline.evaluation.metrics import METRICS, figures
 from milvus_coop.offline.evaluation.records import Quality
 from milvus_coop.types import SearchResult
@@ -216,6 +223,28 @@ def test_two_bundles_in_one_table(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(InvalidArgumentError, match=r"no bundle offers 'joint-coop': two-models \(separate\)"):
         evaluate(data, choices[1:], replace(QUICK, systems=("joint-coop",)))
+
+
+def test_the_cost_of_text_retrieval_says_what_becomes_of_the_stored_texts(tmp_path: Path) -> None:
+    spec = load_bundle("coop-small").spec
+    for file in load_bundle("coop-small").folder.iterdir():
+        if file.name != "bundle.json":
+            shutil.copy(file, tmp_path)
+    longer = write_record(tmp_path, replace(spec, name="long-texts", text=replace(spec.text, max_length=512)))
+    assert (bool(text_states(spec)), bool(text_states(longer.spec))) == (True, False)  # 512 states are too many for a collection
+    options = replace(QUICK, systems=("be",), ks=(3,), cost_queries=1, grow=False)
+
+    def note(*bundles: BundleChoice) -> str:
+        found = tables(evaluate(Given([item(i) for i in range(4)]), bundles, options))
+        return next(table.note for table in found if table.title.startswith("Cost of text retrieval"))
+
+    long_texts = BundleChoice(tmp_path, FakeBackend(longer.spec))
+    assert "encoded at query time" in note(long_texts)
+    assert "is stored with it" in note(fake())
+    assert "encoded" not in note(fake())
+    both = note(fake(), long_texts)
+    assert "coop-small: What the cross-encoder reads of a text is stored" in both
+    assert "long-texts: The text side of every candidate is encoded" in both
 
 
 def test_what_cannot_be_ingested_is_left_out_and_named(tmp_path: Path) -> None:

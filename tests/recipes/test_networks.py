@@ -16,7 +16,7 @@ from recipes.coop_small.hubs import EXTRA, LENGTH_SQUARED, SHARE, Hubs
 from recipes.coop_small.pipeline import reliability_table
 from recipes.coop_small.towers import CELLS, WORD_DIM, ReadTexts, SeenImages, word_match
 from recipes.coop_small.train import contrast
-from recipes.coop_small.train_cross import softmax_over_positives
+from recipes.coop_small.train_cross import error_of_mean, softmax_over_positives
 
 
 def unit(*shape: int) -> torch.Tensor:
@@ -129,3 +129,10 @@ def test_reliability_table_counts_every_pair_once() -> None:
     rows = reliability_table(probability, target, np.array([0.0, 0.1, 0.5, 1.0]))
     assert [row[2] for row in rows] == [2, 1, 2]
     assert [row[4] for row in rows] == [0.0, 1.0, 1.0]
+
+
+def test_the_error_of_a_mean_is_that_of_its_groups() -> None:
+    values = torch.rand(40, generator=torch.Generator().manual_seed(1))
+    usual = float(values.std()) / 40**0.5
+    assert error_of_mean(values, torch.arange(40)) == pytest.approx(usual, rel=1e-5)
+    assert error_of_mean(values.repeat(5), torch.arange(40).repeat(5)) == pytest.approx(usual, rel=1e-5)

@@ -44,7 +44,7 @@ def open_folder(spec: Spec) -> ListedDataset:
     def split_of(item_id: str) -> Split | None:
         return SPLIT_NAMES.get(item_id.split("/")[0]) if by_folder else split_by_hash(item_id, dev, test)
 
-    gathering = Gathering()
+    gathering = Gathering(may_lack_captions=spec.may_lack_captions)
     for folder, names in _walk(str(root)):
         _gather(gathering, root, folder, names, languages[0], split_of)
     return gathering.dataset(spec.text)
@@ -88,6 +88,8 @@ def _walk(root: str) -> Iterator[tuple[str, frozenset[str]]]:
 def _captions(gathering: Gathering, stem: str, item_id: str, names: frozenset[str], language: str) -> list[Caption] | None:
     base = os.path.basename(stem)  # noqa: PTH119
     sidecars = [Path(stem + ending) for ending in SIDECARS if base + ending in names]
+    if not sidecars and gathering.may_lack_captions:
+        return []
     if not sidecars:
         gathering.problem(item_id, f"no captions: there is no {base}.txt or {base}.json beside it")
         return None

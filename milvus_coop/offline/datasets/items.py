@@ -31,7 +31,7 @@ class CaptionedImage:
     id: str
     """The id, unique within the data set."""
     captions: tuple[Caption, ...]
-    """The captions, at least one."""
+    """The captions: at least one, unless the item can only be a distractor."""
     split: Split
     path: Path | None = None
     """The image file. None if the data set draws the image itself."""

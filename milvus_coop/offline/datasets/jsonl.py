@@ -38,7 +38,7 @@ def open_jsonl(spec: Spec) -> ListedDataset:
     images, languages = str(spec.folder("images", path.parent)), spec.languages("en")
     if len(languages) > 1:
         raise spec.wrong("language", "one language, that of captions without a language")
-    gathering = Gathering()
+    gathering = Gathering(may_lack_captions=spec.may_lack_captions)
     try:
         for place, line in _lines(path):
             try:
@@ -74,7 +74,7 @@ def _read(gathering: Gathering, place: str, row: dict[str, Any], images: str, la
         raise _BadLineError(f"'{image[:80]}' is an address, not a file: download the image and name its file")
     if isinstance(item_id, bool) or not isinstance(item_id, str | int | None) or item_id == "":
         raise _BadLineError("'id' is neither text nor a whole number")
-    captions = captions_of(row, language)
+    captions = [] if gathering.may_lack_captions and not row.keys() & {"captions", "caption"} else captions_of(row, language)
     gathering.add(place, image if item_id is None else str(item_id), os.path.join(images, image), captions, _split(row))  # noqa: PTH118
 
 

@@ -29,7 +29,7 @@ def open_karpathy(spec: Spec) -> ListedDataset:
     folder, languages, with_restval = str(spec.folder("images", path.parent)), spec.languages("en"), spec.switch("restval", True)
     if len(languages) > 1:
         raise spec.wrong("language", "one language")
-    gathering = Gathering()
+    gathering = Gathering(may_lack_captions=spec.may_lack_captions)
     for number, image in enumerate(_images(path), start=1):
         place = f"{path.name}, image {number}"
         if not isinstance(image, dict) or not isinstance(image.get("filename"), str) or not image["filename"]:

@@ -53,7 +53,8 @@ class ListedDataset:
 class Gathering:
     """Collects items and problems while a list is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_lack_captions: bool = False) -> None:
+        self.may_lack_captions = may_lack_captions
         self.items: list[CaptionedImage] = []
         self.problems: list[DataProblem] = []
         self._places: dict[str, str] = {}
@@ -68,7 +69,7 @@ class Gathering:
         self.problems.append(DataProblem(place, reason))
 
     def add(self, place: str, item_id: str, path: str, captions: Iterable[Caption], split: Split) -> None:
-        """Keep the item if its file exists, its id is new, and it has a caption.
+        """Keep the item if its file exists, its id is new, and it has a caption or may lack captions.
 
         Args:
             place: the place in the list that names the item, for `problems`.
@@ -87,7 +88,7 @@ class Gathering:
                 kept.setdefault((text, caption.language), caption if text == caption.text else replace(caption, text=text))
             else:
                 self.problem(place, "a caption is empty")
-        if not kept:
+        if not kept and not self.may_lack_captions:
             return self.problem(place, "no captions")
         self._places[item_id] = place
         self.items.append(CaptionedImage(item_id, tuple(kept.values()), split, Path(path)))

@@ -45,7 +45,7 @@ def open_multi30k(spec: Spec) -> ListedDataset:
         )
     default = folder / "images"
     images = str(spec.folder("images", default if default.is_dir() else folder))
-    gathering = Gathering()
+    gathering = Gathering(may_lack_captions=spec.may_lack_captions)
     for split in SPLITS:
         stems = (f"test_{spec.options['test']}",) if split == "test" and "test" in spec.options else _STEMS[split]
         stem, listing = _listing(texts, stems)

@@ -29,10 +29,14 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def open_dataset(spec: str) -> Dataset:
+def open_dataset(spec: str, *, may_lack_captions: bool = False) -> Dataset:
     """Open captioned images: `FORMAT:PATH[,key=value]...`, or a path whose format is guessed.
 
     Formats and their options are in `FORMATS`. Files are listed, not opened. Whatever cannot be used is in `problems`.
+
+    Args:
+        spec: the format, the path and the options.
+        may_lack_captions: keep images without captions as well. They can be distractors of an evaluation.
 
     Raises:
         DatasetError: the format, an option or a value is unknown, the path does not exist, or the file as a whole is broken.
@@ -42,7 +46,7 @@ def open_dataset(spec: str) -> Dataset:
         parsed = replace(parsed, format=guess_format(parsed.where()))
     format_ = FORMATS[parsed.format]
     parsed.check_keys(format_.keys)
-    return format_.open(parsed)
+    return format_.open(replace(parsed, may_lack_captions=may_lack_captions))
 
 
 def guess_format(path: Path) -> str:

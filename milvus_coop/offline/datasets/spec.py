@@ -27,6 +27,8 @@ class Spec:
     """The name of the format. '' if the format must be guessed from the path."""
     path: Path | None
     options: Mapping[str, str]
+    may_lack_captions: bool = False
+    """True if images without captions are kept."""
 
     def where(self) -> Path:
         """The path.

@@ -70,7 +70,8 @@ def build_corpus(
         split: the part of the data that is read.
         languages: the languages of the captions, each evaluated on its own. Empty means all languages.
         distractors: a data set that gives more items for the pools, from the same split where it has one. Distractors are never
-            queries and never right. An item that shares a caption with the data is left out, because it would be right.
+            queries and never right, so they need no captions. An item that shares a caption with the data is left out, because it
+            would be right.
         on_progress: called while images are written.
 
     Raises:
@@ -142,12 +143,14 @@ def _distractors(
     """Items that are wrong for every query. A data set that lacks the split gives all its items."""
     items = list(dataset.items(split)) or [item for other in ("test", "dev", "train") for item in dataset.items(other)]
     if not items:
-        raise DatasetError(f"the distractors {dataset.name} have no items", expected="other --distractors")
+        left_out = [f"{problem.place}: {problem.reason}" for problem in dataset.problems]
+        why = f"; {len(left_out):,} left out, first: {left_out[0]}" if left_out else ""
+        raise DatasetError(f"the distractors {dataset.name} have no items{why}", expected="other --distractors")
     taken = {text.text for some in texts.values() for text in some}
     wrong = [item for item in items if not any(caption.text in taken for caption in item.captions)]
     problems += dataset.problems
-    if left_out := len(items) - len(wrong):
-        problems.append(DataProblem(dataset.name, f"{left_out} distractors left out: they share a caption with the data"))
+    if n_shared := len(items) - len(wrong):
+        problems.append(DataProblem(dataset.name, f"{n_shared} distractors left out: they share a caption with the data"))
     return wrong
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from milvus_coop.bundle.text_states import reads_text_encoder, text_states
 from milvus_coop.errors import DatasetError
 from milvus_coop.offline.datasets import DataProblem
 from milvus_coop.offline.evaluation import cost, gallery
@@ -27,6 +28,7 @@ from milvus_coop.offline.evaluation.records import (
     Skipped,
     Storage,
     SystemVariant,
+    TextSide,
 )
 from milvus_coop.offline.evaluation.systems import OpenedBundle, System
 from milvus_coop.offline.evaluation.workbench import Shelf, Workbench
@@ -171,7 +173,8 @@ class Judge:
     def facts(self) -> BundleFacts:
         """The facts that identify the bundle."""
         spec = self._opened.spec
-        return BundleFacts(self._opened.name, spec.label, spec.kind, spec.fingerprint, self.findings.pairs_per_s)
+        text_side: TextSide = "stored" if text_states(spec) else "encoded" if reads_text_encoder(spec) else "tokenised"
+        return BundleFacts(self._opened.name, spec.label, spec.kind, spec.fingerprint, self.findings.pairs_per_s, text_side)
 
 
 def _refuse(failures: Sequence[tuple[int, DataProblem]]) -> None:

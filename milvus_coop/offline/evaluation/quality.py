@@ -24,6 +24,8 @@ class Tally:
     variants: Sequence[SystemVariant]
     queries: dict[Kind, list[int]] = field(default_factory=lambda: {"image": [], "text": []})
     folds: dict[Kind, list[int]] = field(default_factory=lambda: {"image": [], "text": []})
+    groups: dict[Kind, list[int]] = field(default_factory=lambda: {"image": [], "text": []})
+    """The image that stands for each query in the bootstrap: an image query itself, or the first of the images of a text."""
     values: dict[Kind, list[Array]] = field(default_factory=lambda: {"image": [], "text": []})
     """One array of shape (variants, metrics) per query."""
     reach: dict[Kind, list[Array]] = field(default_factory=lambda: {"image": [], "text": []})
@@ -40,6 +42,11 @@ class Tally:
                 self.reach[kind].append(np.array([hit(be_ranks, k) for k in ks]))
                 self.queries[kind].append(ranking.query)
                 self.folds[kind].append(pool.fold)
+                self.groups[kind].append(min(right) if kind == "image" else ranking.query)
+
+    def drawn_by(self, kind: Kind) -> tuple[Array, Array]:
+        """The strata and the groups of the bootstrap."""
+        return np.array(self.folds[kind]), np.array(self.groups[kind])
 
 
 def _ranks(
@@ -57,7 +64,7 @@ def qualities(tally: Tally, language: str, texts: Sequence[Text], *, resamples: 
     draws: dict[Kind, Array] = {}
     for kind in DIRECTIONS:
         stacked = np.stack(tally.values[kind]).reshape(len(tally.values[kind]), -1)
-        mean, drawn = mean_and_draws(stacked, np.array(tally.folds[kind]), resamples=resamples, seed=seed)
+        mean, drawn = mean_and_draws(stacked, *tally.drawn_by(kind), resamples=resamples, seed=seed)
         means[kind], draws[kind] = mean.reshape(n, -1), drawn.reshape(resamples, n, -1)
     mr = mean_recall(*means.values()), mean_recall(*draws.values())
     be = next((i for i, c in enumerate(tally.variants) if c.system == "be"), None)
@@ -106,6 +113,6 @@ def reaches(tally: Tally, bundle: str, language: str, ks: Sequence[int]) -> list
     """The share of queries whose candidates hold a right answer, by k."""
     found = []
     for kind, direction in DIRECTIONS.items():
-        means, _ = mean_and_draws(np.stack(tally.reach[kind]), np.array(tally.folds[kind]), resamples=0, seed=0)
+        means, _ = mean_and_draws(np.stack(tally.reach[kind]), *tally.drawn_by(kind), resamples=0, seed=0)
         found.append(Reach(bundle, language, direction, dict(zip(ks, means.tolist(), strict=True))))
     return found

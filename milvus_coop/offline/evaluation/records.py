@@ -15,6 +15,9 @@ from milvus_coop.types import Kind
 Direction = Literal["image retrieval", "text retrieval"]
 DIRECTIONS: Mapping[Kind, Direction] = {"image": "image retrieval", "text": "text retrieval"}
 """The direction, by the kind of item that is searched for. In image retrieval the queries are texts."""
+TextSide = Literal["stored", "encoded", "tokenised"]
+"""What becomes of a text that the cross-encoder reads: its states are stored with it, it is encoded for every query, or it is only
+tokenised, because the cross-encoder reads token ids alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class KindFigures:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """The quality of one system in one language. All figures are shares from 0 to 1 with 95 % bootstrap intervals over queries."""
+    """The quality of one system in one language. All figures are shares from 0 to 1, with 95 % bootstrap intervals by image."""
 
     variant: SystemVariant
     language: str
@@ -175,6 +178,8 @@ class BundleFacts:
     fingerprint: str
     pairs_per_s: float
     """Pairs per second of the cross-encoder, in full batches on stored tokens."""
+    text_side: TextSide
+    """What becomes of the stored texts when an image is the query."""
 
 
 @dataclass(frozen=True, slots=True)

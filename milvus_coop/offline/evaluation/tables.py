@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from milvus_coop.offline.evaluation.bootstrap import Interval
 from milvus_coop.offline.evaluation.metrics import RECALLS
-from milvus_coop.offline.evaluation.records import DIRECTIONS, Cost, Direction, EvaluationReport, Quality, Skipped
+from milvus_coop.offline.evaluation.records import DIRECTIONS, Cost, Direction, EvaluationReport, Quality, Skipped, TextSide
 
 NONE = "-"
 
-_CE_COST: Mapping[Direction, str] = {
-    "image retrieval": "CE, every pair: the stored tokens are in memory, not fetched from Milvus.",
-    "text retrieval": "The text side of every candidate is encoded at query time.",
+_TEXT_SIDE: Mapping[TextSide, str] = {
+    "stored": "What the cross-encoder reads of a text is stored with it; CE, every pair: it is in memory, not fetched from Milvus.",
+    "encoded": "The text side of every candidate is encoded at query time.",
+    "tokenised": "Every candidate is tokenised at query time.",
 }
 
 
@@ -73,7 +74,7 @@ def quality_table(report: EvaluationReport) -> TextTable:
         rows.append([*_names(report, q), *recalls, percent(q.mean_recall.value), points(q.gain.get("mR"))])
     note = (
         "Percent; IR: image retrieval (text to image), TR: text retrieval. Behind the gain its 95 % interval "
-        f"({report.resamples:,} paired bootstrap resamples of the queries)."
+        f"({report.resamples:,} paired bootstrap resamples of the images, each with its texts)."
     )
     return TextTable("Quality", [*_name_header(report), *header[1:]], rows, len(_name_header(report)), note)
 
@@ -118,9 +119,19 @@ def cost_tables(report: EvaluationReport) -> list[TextTable]:
         ]
         header = ["system", *["bundle"] * several, "pairs", "encode", "ANN", "CE", "p50", "p95", "queries"]
         title = f"Cost of {direction}, pool of {max((c.pool for c in some), default=0):,}"
-        note = f"Per query, one at a time; stages: medians. {_CE_COST[direction]} {report.machine}; {report.store}."
+        note = f"Per query, one at a time; stages: medians. {_ce_cost(report, direction)} {report.machine}; {report.store}."
         made.append(TextTable(title, header, rows, 1 + several, note))
     return made
+
+
+def _ce_cost(report: EvaluationReport, direction: Direction) -> str:
+    """What the times of the cross-encoder hold. For texts, this depends on what the collections of a bundle keep."""
+    if direction == "image retrieval":
+        return "CE, every pair: the stored tokens are in memory, not fetched from Milvus."
+    sides = {bundle.text_side for bundle in report.bundles}
+    if len(sides) > 1:
+        return " ".join(f"{bundle.name}: {_TEXT_SIDE[bundle.text_side]}" for bundle in report.bundles)
+    return "".join(_TEXT_SIDE[side] for side in sides)
 
 
 def growth_table(report: EvaluationReport) -> TextTable:
