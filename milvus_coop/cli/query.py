@@ -121,6 +121,9 @@ def query(
             say(why_not_reranked(result), err=True)
     else:
         print_result(result, title=text or str(image))
+    absent = [name for name in options.output_fields if name != "*" and all(name not in hit.fields for hit in result)]
+    if absent and result.hits:
+        say(f"No hit has the metadata {', '.join(absent)}.", err=True)
     if html is not None and info is not None:
         from milvus_coop.serving.gallery import render
 

@@ -90,8 +90,27 @@ def test_query_options(folder: Path) -> None:
     image = run("query", "--image", folder / "photos" / "dog.jpg", "--json")
     assert json.loads(image.stdout.splitlines()[0])["uri"].endswith("photos/dog.jpg")
     assert "not reranked are in the bi-encoder's order: the query and the items are both images" in image.stderr
+    typo = run("query", "a dog", "--json", "--output-fields", "yaer, uri")
+    assert (typo.exit_code, "No hit has the metadata yaer" in typo.stderr) == (0, True)
     late = run("query", "a dog", "--deadline-ms", "0.01")
     assert (late.exit_code, "the deadline came before the query was encoded" in late.output) == (2, True)
+
+
+def test_a_path_stays_whole_where_there_is_no_terminal(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder with a rather long name from 2019" / "summer holidays in the far north"
+    folder.mkdir(parents=True)
+    (folder / "IMG_20190714_183000_portrait_edited.jpg").write_bytes(b"no image")
+    shutil.copy(EXAMPLES / "images" / "dog.jpg", folder / "IMG_20190714_183001_portrait_edited.jpg")
+    command = [sys.executable, "-m", "milvus_coop"]
+    database = ["--uri", str(tmp_path / "lite.db")]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment}
+    done = subprocess.run([*command, "ingest", str(folder), *database], check=False, **options)
+    name = folder.relative_to(tmp_path) / "IMG_20190714_183000_portrait_edited.jpg"
+    assert (done.returncode, str(name) in done.stdout + done.stderr) == (1, True)
+    found = subprocess.run([*command, "query", "a dog", *database], check=True, **options)
+    assert "IMG_20190714_183001_portrait_edited.jpg" in found.stdout
+    assert "Ordered by" not in found.stdout
 
 
 def test_pages_and_a_threshold() -> None:
