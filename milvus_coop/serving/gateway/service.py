@@ -79,7 +79,14 @@ class Service:
 
     def warm_up(self) -> None:
         """Load models and open the collection if possible, so that the first request is as fast as later ones."""
-        if "milvus" in self.problems():  # Milvus may start later; waiting for it a second time would only delay the start
+        found = self.problems()
+        if "models" not in found:  # a model server may start later; waiting for it again and again would only delay the start
+            for graph in (IMAGE_ENCODER, CROSS_ENCODER):
+                try:
+                    self.models.backend.load((graph,))
+                except MilvusCoopError as exc:
+                    log("not loaded", level=logging.WARNING, model=graph, reason=exc.given)
+        if "milvus" in found:  # the same holds for Milvus
             return
         with contextlib.suppress(MilvusCoopError):  # the collection may be created later
             self.search(None, lambda searcher: None, within="")
@@ -189,7 +196,11 @@ class Service:
         return self.store().list()
 
     def problems(self) -> dict[str, str]:
-        """The problem of each part (`milvus`, `models`) that is not ready; empty if the service is ready."""
+        """The problem of each part (`milvus`, `models`) that is not ready; empty if the service is ready.
+
+        Of the models, only the text encoder counts. Without the cross-encoder, searches are still answered in the bi-encoder's
+        order, and without the image encoder, those with a text. A balancer that left out all gateways then would make it worse.
+        """
         with self._checking:
             if self._ready is None or time.monotonic() - self._ready[0] > READY_FOR_S:
                 before = self._ready[1] if self._ready else {}
@@ -204,7 +215,7 @@ class Service:
         found: dict[str, str] = {}
         checks: tuple[tuple[str, Callable[[], object]], ...] = (
             ("milvus", lambda: self.store().ping()),
-            ("models", lambda: self.models.backend.load((TEXT_ENCODER, IMAGE_ENCODER, CROSS_ENCODER))),
+            ("models", lambda: self.models.backend.load((TEXT_ENCODER,))),
         )
         for name, check in checks[1:] if self.options.models_only else checks:
             try:
