@@ -13,7 +13,7 @@ from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
 from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.elsewhere.roots import SHOWN_AT_ONCE
-from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, MilvusCoopError
+from milvus_coop.errors import CollectionNotFoundError, CollectionNotLoadedError, InvalidArgumentError, MilvusCoopError
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import Models, open_models
 from milvus_coop.search import CoopSearch
@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 FOLLOW_S = 2.0
 """Time for which Milvus is not asked again which collection a name stands for; an alias may be moved at any time."""
+REOPEN_S = 2.0
+"""Minimum time between two openings of a collection that Milvus has not loaded."""
 READY_FOR_S = 2.0
 """Time for which a result about readiness is reused, so that many requests for it do not overload Milvus."""
 
@@ -127,7 +129,9 @@ class Service:
     def search(self, collection: str | None, action: Callable[[CoopSearch], T], *, within: str, deadline: Deadline = NEVER) -> T:
         """Run `action` with the search of a collection, which is opened on first use.
 
-        If the collection was dropped and created again, or if the name is an alias that was moved, it is opened again.
+        If the collection was dropped and created again, or if the name is an alias that was moved, it is opened again. So it is if
+        somebody released it, because opening it loads it; but not within `REOPEN_S`, so that a Milvus that is starting is not asked
+        again and again, nor while its index waits to be built, which has to happen before it is loaded.
 
         Args:
             collection: name of the collection; None means the one that the settings name.
@@ -147,7 +151,11 @@ class Service:
         with self._searchers.using(name, deadline) as searcher:
             with contextlib.suppress(CollectionNotFoundError):
                 if self._is_current(name, searcher, deadline):
-                    return action(searcher.within(within) if within else searcher)
+                    try:
+                        return action(searcher.within(within) if within else searcher)
+                    except CollectionNotLoadedError:
+                        if self._searchers.is_new(searcher, REOPEN_S) or self.store().awaits_index(name):
+                            raise
             self._searchers.forget(searcher)
         with self._searchers.using(name, deadline) as searcher:
             return action(searcher.within(within) if within else searcher)
