@@ -78,11 +78,17 @@ def test_an_image_finds_captions_and_is_reranked(client: TestClient) -> None:
     assert client.post("/v1/search", json=body).json()["hits"] == by_form["hits"]
 
 
-def test_a_picture_finds_pictures_in_the_order_of_the_bi_encoder(client: TestClient) -> None:
+def test_a_picture_finds_pictures_in_the_order_of_the_bi_encoder(make_client: MakeClient, database: Path) -> None:
+    client = make_client(uri=database)
     answer = client.post("/v1/search", files={"image": ("x", DOG)}).json()
     assert answer["hits"][0]["uri"].endswith("/dog.jpg")
     assert (answer["reranked"], answer["query"]["kind"]) == (False, "image")
     assert "both images" in answer["reason"]
+    answer = client.post("/v1/search", json={"text": "a dog", "collection": "captions"}).json()
+    assert (answer["reranked"], answer["query"]["kind"]) == (False, "text")
+    metrics = client.get("/metrics").text
+    assert 'milvus_coop_searches_total{order="bi-encoder"} 2.0' in metrics  # nothing is broken
+    assert 'order="degraded"' not in metrics
 
 
 def test_a_failing_cross_encoder_is_told(make_client: MakeClient, tmp_path: Path) -> None:
