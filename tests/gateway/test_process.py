@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -106,6 +107,14 @@ def test_what_keeps_it_from_starting(database: Path, tmp_path: Path, arguments: 
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
     assert KEY not in ended.stderr
+
+
+def test_a_misspelt_variable_keeps_it_from_starting(database: Path) -> None:
+    environment = {**os.environ, "MILVUS_COOP_SERVE_KEY_FILTER": '{"secret": "tenant == 1"}'}
+    ended = subprocess.run([*COMMAND, "--uri", database], capture_output=True, text=True, timeout=60, env=environment)
+    assert ended.returncode == 2
+    assert "Expected: MILVUS_COOP_SERVE_KEY_FILTERS" in ended.stderr
+    assert "tenant" not in ended.stderr
 
 
 def test_a_port_that_is_taken(database: Path) -> None:
