@@ -120,7 +120,7 @@ def serving(uri: Path, threads: int) -> Iterator[tuple[str, psutil.Process]]:
             while address is None:
                 time.sleep(0.2)
                 log.seek(0)
-                address = re.search(r"http://\S+", log.read())
+                address = re.search(r"http://[^\s\"]+", log.read())
                 assert process.poll() is None
             yield address[0], psutil.Process(process.pid)
         finally:

@@ -55,7 +55,7 @@ def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
     while process.poll() is None:
         words = log.read_text(encoding="utf-8").split()
         if "serves" in words and len(words) > words.index("serves") + 1:
-            return words[words.index("serves") + 1]
+            return words[words.index("serves") + 1].strip('",')
         time.sleep(0.05)
     raise click.ClickException(f"the service did not start: {log.read_text(encoding='utf-8')}")
 

@@ -31,7 +31,8 @@ Every field of `Settings` is an argument of `CoopSearch` and `CoopIngest`, and a
 {settings}
 ## Options of the service
 
-Every option of `milvus-coop serve` is also an environment variable.
+These options of `milvus-coop serve` are environment variables; some are also arguments of the command.
+The parts of a list are separated by commas.
 
 {serve}
 ## Errors

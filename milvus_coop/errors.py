@@ -15,6 +15,7 @@
     │   └── BackendInputError (ValueError)             an array has the wrong name, dtype or shape
     ├── StoreError
     │   ├── StoreUnavailableError (ConnectionError)    Milvus cannot be reached
+    │   │   └── CollectionNotLoadedError               Milvus is starting, or somebody released the collection
     │   ├── StoreTimeoutError (TimeoutError)           Milvus did not answer in time
     │   ├── StoreLockedError                           another process has the Milvus Lite file open
     │   ├── StoreAuthError                             wrong user, password or token
@@ -128,6 +129,10 @@ class StoreError(MilvusCoopError):
 
 class StoreUnavailableError(StoreError, ConnectionError):
     """Milvus cannot be reached."""
+
+
+class CollectionNotLoadedError(StoreUnavailableError):
+    """Milvus has not loaded the collection, because it is starting or because somebody released it. Opening it loads it."""
 
 
 class StoreTimeoutError(StoreError, TimeoutError):

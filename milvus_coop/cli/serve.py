@@ -92,21 +92,28 @@ def serve(
         **given, uploads=None if uploads is None else str(uploads), anonymous=anonymous or None, models_only=models_only or None
     )
     options.check()
+    json_lines = log == "json" if log else not sys.stderr.isatty()
+    logs.set_up(json_lines=json_lines)
+
+    def tell(text: str, hint: str = "", address: str | None = None) -> None:
+        if json_lines:  # a reader of the log takes no other lines
+            logs.log(text, address=address)
+        else:
+            say(text + hint, err=True)
+
     for prefix in options.prefixes():
-        _say_if_unreadable(prefix)
+        if problem := _problem_of(prefix):
+            tell(f"The root {prefix.name} cannot be read now, so its images are not shown: {problem}")
     tracing = open_tracing() if trace else None
-    logs.set_up(json_lines=log == "json" if log else not sys.stderr.isatty())
     service = Service(settings, options, tracing=tracing)
     if service.is_local and not options.models_only:
         service.store()  # report a mistyped path, or a folder that another process uses, now and not to the first client
-    run(service, on_ready=lambda address: say(f"milvus-coop serves {address}  (stop with Ctrl-C)", err=True))
+    run(service, on_ready=lambda address: tell(f"milvus-coop serves {address}", "  (stop with Ctrl-C)", address=address))
 
 
-def _say_if_unreadable(prefix: RemoteFile) -> None:
-    """Say on standard error that a root cannot be read. It may be there later, so the service starts."""
+def _problem_of(prefix: RemoteFile) -> str:
+    """The reason why a root cannot be read; '' if it can. It may be there later, so the service starts."""
     try:
-        problem = "" if prefix.is_there() else "there is nothing there"
+        return "" if prefix.is_there() else "there is nothing there"
     except OSError as exc:
-        problem = reason_of(exc)
-    if problem:
-        say(f"The root {prefix.name} cannot be read now, so its images are not shown: {problem}", err=True)
+        return reason_of(exc)

@@ -125,6 +125,10 @@ class CoopSearch:
         """The kind of the collection's items: `image` or `text`."""
         return self._collection.kind
 
+    def reranks(self, query: Kind) -> bool:
+        """True if hits for queries of that kind are reranked, as long as nothing fails. A bundle reranks no images for an image."""
+        return self._reranker.compares(query)
+
     def within(self, filter: str) -> CoopSearch:
         """A view of this search that finds only the items that the filter leaves, whatever filter a query adds.
 

@@ -74,6 +74,9 @@ class CandidateReranker(Protocol):
     def default_score(self) -> Score:
         """The score that orders candidates, if the query does not say."""
 
+    def compares(self, query: Kind) -> bool:
+        """True if queries of that kind can be scored against the candidates, as long as nothing fails."""
+
     def reads_contents(self, query: Kind) -> bool:
         """True if queries of that kind are scored with the tokens or states of candidates, which have to be fetched for it."""
 
@@ -102,6 +105,10 @@ class NoReranker:
 
     default_score: Score = "ce"
 
+    def compares(self, query: Kind) -> bool:
+        """False."""
+        return False
+
     def reads_contents(self, query: Kind) -> bool:
         """False: nothing is read."""
         return False
@@ -128,9 +135,13 @@ class BundleReranker:
         self._timeout_s = timeout_s
         self.default_score: Score = default_score
 
+    def compares(self, query: Kind) -> bool:
+        """True if the one is a text and the other an image."""
+        return query != self._kind
+
     def reads_contents(self, query: Kind) -> bool:
         """See `CandidateReranker.reads_contents`."""
-        return query != self._kind
+        return self.compares(query)
 
     def close(self) -> None:
         """Nothing is to be ended."""
@@ -140,7 +151,7 @@ class BundleReranker:
     ) -> None:
         """See `CandidateReranker.score`."""
         lengths = np.array([len(found) for found in candidates], np.int64)
-        if queries.kind == self._kind:
+        if not self.compares(queries.kind):
             scores.problem = f"the query and the items are both {self._kind}s; the cross-encoder compares a text with an image"
             return
         positions, numbers = np.nonzero(np.arange(scores.probability.shape[1])[:, None] < lengths[None, :])

@@ -12,6 +12,7 @@ from pymilvus.exceptions import MilvusException, ParamError
 from milvus_coop.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
+    CollectionNotLoadedError,
     FilterError,
     InvalidArgumentError,
     MilvusCoopError,
@@ -145,9 +146,9 @@ def _of_milvus(exc: MilvusException, message: str, attempt: Attempt) -> MilvusCo
         )
     # For some seconds after a restart, Milvus 2.3 looks for the node that served the collection before.
     if exc.code == _NOT_LOADED or (attempt.call == "load_collection" and "unrecoverable error" in lower):
-        return StoreUnavailableError(
+        return CollectionNotLoadedError(
             f"the collection '{attempt.collection}' is not loaded; Milvus is starting, or somebody released it",
-            run="try again in a minute, or open the collection again",
+            run="try again in a minute, or load the collection in Milvus",
         )
     if exc.code == _CONNECT_FAILED or any(sign in lower for sign in _UNAVAILABLE_SIGNS):
         return _unreachable(attempt, message)

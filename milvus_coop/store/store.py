@@ -215,6 +215,14 @@ class Store:
         indexing.build(self._connection, name, planned, EMBEDDING, header.replicas, on_progress)
         return True
 
+    def awaits_index(self, name: str) -> bool:
+        """True if the index of the collection is planned (`build_index="after"`) and not built yet.
+
+        Raises:
+            CollectionNotFoundError: there is no collection of that name.
+        """
+        return bool(_planned_index(self._describe(check_name(name))))
+
     def import_files(self, name: str, files: Sequence[str], on_progress: Callable[[int, int], None] | None = None) -> None:
         """Let a server import files of its own storage into a collection, one after another, and wait until searches see the rows.
 

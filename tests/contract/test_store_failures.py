@@ -16,6 +16,7 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from milvus_coop.errors import (
     CollectionNotFoundError,
+    CollectionNotLoadedError,
     FilterError,
     InvalidArgumentError,
     MilvusCoopError,
@@ -120,7 +121,7 @@ def test_each_class(kind: type[Exception]) -> None:
         (65535, "parse output field name failed: a[", InvalidArgumentError),
         (1400, "not authenticated", StoreAuthError),
         (65535, "auth check failure, please check api key is correct", StoreAuthError),
-        (101, "collection not loaded", StoreUnavailableError),
+        (101, "collection not loaded", CollectionNotLoadedError),
         (2, "Fail connecting to server", StoreUnavailableError),
         (grpc.StatusCode.UNAVAILABLE, "Retry run out of 75 retry times", StoreUnavailableError),
         (1, "Retry timeout: 2s", StoreTimeoutError),
@@ -137,5 +138,5 @@ def test_messages_of_milvus(code: Any, message: str, expected: type[MilvusCoopEr
 
 def test_a_collection_that_cannot_be_loaded_soon_after_a_restart() -> None:
     error = translate(MilvusException(65535, "unrecoverable error"), replace(ATTEMPT, call="load_collection"))
-    assert type(error) is StoreUnavailableError
+    assert type(error) is CollectionNotLoadedError
     assert "try again in a minute" in str(error)

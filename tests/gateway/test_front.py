@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from milvus_coop import FakeBackend, load_bundle
+from milvus_coop import CoopIngest, FakeBackend, load_bundle
 from milvus_coop.bundle import TEXT_ENCODER
 from milvus_coop.config import Settings
+from milvus_coop.errors import BackendUnavailableError
 from milvus_coop.serving.gateway.addresses import hider
 from milvus_coop.serving.gateway.bodies import LARGE, read
 from milvus_coop.serving.gateway.logs import LOGGER, JsonLines, ReadableLines
 from milvus_coop.serving.gateway.tracing import Tracing
-from tests.gateway.conftest import KEY, SCOPE, MakeClient
+from tests.gateway.conftest import EXAMPLES, KEY, SCOPE, MakeClient
 from tests.waiting import Gate, GatedBackend, wait_until
 
 SECRET = "a very private question"
@@ -308,6 +309,43 @@ def test_readiness_names_what_is_missing(make_client: MakeClient, fake: FakeBack
     assert "no Milvus Lite database" in answer.json()["problems"]["milvus"]
     assert away.post("/v1/search", json={"text": "a"}).status_code == 503
     assert away.get("/healthz").json() == {"status": "ok"}
+
+
+class TriedBackend(FakeBackend):
+    """As a model server's backend: `load` runs each graph, and fails if the graph is away."""
+
+    def load(self, graphs: Sequence[str]) -> None:
+        """See `Backend.load`."""
+        for graph in graphs:
+            if graph in self.failures:
+                raise self.failures[graph]
+            self.rows.setdefault(graph, 0)
+
+
+def test_only_the_text_encoder_counts_for_readiness(make_client: MakeClient, tmp_path: Path) -> None:
+    """Otherwise a balancer would leave out every gateway, although each still answers in the bi-encoder's order."""
+    backend = TriedBackend(load_bundle("coop-small").spec)
+    with CoopIngest("images", uri=tmp_path / "lite.db", models=backend) as ingest:
+        ingest.run([EXAMPLES / "images"])
+    for graph in ("image_encoder", "cross_encoder"):
+        backend.failures[graph] = BackendUnavailableError(f"{graph} is away")
+    client = make_client(uri=tmp_path / "lite.db", backend=backend)
+    ready, found = client.get("/readyz"), client.post("/v1/search", json={"text": "a dog"}).json()
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "problems": {}})
+    assert (len(found["hits"]), found["reranked"], found["reason"]) == (
+        10,
+        False,
+        "the cross-encoder failed: cross_encoder is away",
+    )
+    backend.failures["text_encoder"] = BackendUnavailableError("text_encoder is away")
+    ready = make_client(uri=tmp_path / "lite.db", backend=backend).get("/readyz")
+    assert (ready.status_code, ready.json()["problems"]) == (503, {"models": "text_encoder is away"})
+
+
+def test_all_models_are_loaded_before_the_first_request(make_client: MakeClient) -> None:
+    backend = TriedBackend(load_bundle("coop-small").spec)
+    make_client(backend=backend)
+    assert backend.rows.keys() == {"text_encoder", "image_encoder", "cross_encoder"}
 
 
 def test_a_milvus_that_does_not_answer_holds_nobody_up(make_client: MakeClient, fake: FakeBackend) -> None:

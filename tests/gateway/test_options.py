@@ -25,6 +25,26 @@ def test_each_option_is_an_environment_variable() -> None:
             GatewayOptions.from_env({PREFIX + name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("KEY_FILTER", "expected: MILVUS_COOP_SERVE_KEY_FILTERS"),
+        ("API_KEY", "expected: MILVUS_COOP_SERVE_API_KEYS"),
+        ("ROOT", "expected: MILVUS_COOP_SERVE_ROOTS"),
+        ("RATELIMIT", "expected: MILVUS_COOP_SERVE_RATE_LIMIT"),
+        ("Max_K", "expected: MILVUS_COOP_SERVE_MAX_K"),
+        ("ZZZ", "expected: one of those in `milvus-coop serve --help`"),
+        ("", "expected: one of those"),
+    ],
+)
+def test_a_variable_that_no_option_has_is_refused(name: str, expected: str) -> None:
+    """Without its filters, a service would show every tenant everything."""
+    for value in (KEY, ""):
+        with pytest.raises(InvalidArgumentError, match=f"no option has the variable '{PREFIX}{name}'; {expected}") as caught:
+            GatewayOptions.from_env({PREFIX + name: value, f"{PREFIX}PORT": "1", "MILVUS_COOP_URI": "x"})
+        assert KEY not in str(caught.value)
+
+
 def test_keys_are_not_shown() -> None:
     assert KEY not in repr(GatewayOptions(api_keys=(KEY,)))
 

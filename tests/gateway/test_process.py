@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -17,21 +18,20 @@ import httpx
 import pytest
 
 from tests.gateway.conftest import EXAMPLES, KEY
+from tests.servers.milvus import free_ports
 from tests.waiting import wait_until
 
 COMMAND = (sys.executable, "-m", "milvus_coop", "serve", "--port", "0", "--threads", "1", "--log", "json")
 
 
 @contextmanager
-def serving(*arguments: str | Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def serving(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A running service: its address, and the process."""
-    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    variables = {**os.environ, **(environment or {})}
+    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, env=variables)
     assert process.stderr is not None
     try:
-        line = process.stderr.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line
-        yield found[0], process
+        yield json.loads(process.stderr.readline())["address"], process
     finally:
         process.kill()
         process.wait()
@@ -65,6 +65,27 @@ def test_it_listens_on_loopback_of_ipv6(database: Path) -> None:
         answer = httpx.post(f"{address}/v1/search", json={"text": "a cat", "limit": 1}, headers=own_page, timeout=60)
         assert answer.json()["hits"][0]["uri"].endswith("cat.jpg")
         assert httpx.get(address, timeout=60).status_code == 200
+
+
+def test_each_line_of_the_log_is_json(database: Path) -> None:
+    """Those of libraries as well: OpenTelemetry complains of a collector that is away."""
+    nobody = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_ports(1)[0]}", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    with serving("--uri", database, "--trace", environment=nobody) as (address, process):
+        assert httpx.post(f"{address}/v1/search", json={"text": "a cat"}, timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr.read().splitlines()]
+    assert lines[0]["path"] == "/v1/search"
+    assert any("export" in line["event"] for line in lines)
+
+
+def test_the_log_for_people(database: Path) -> None:
+    """The last `--log` counts."""
+    with subprocess.Popen([*COMMAND, "--log", "text", "--uri", database], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.kill()
+    assert re.fullmatch(r"milvus-coop serves http://127\.0\.0\.1:\d+  \(stop with Ctrl-C\)\n", line)
 
 
 def test_what_runs_is_finished_first(tmp_path: Path) -> None:
@@ -106,6 +127,14 @@ def test_what_keeps_it_from_starting(database: Path, tmp_path: Path, arguments: 
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
     assert KEY not in ended.stderr
+
+
+def test_a_misspelt_variable_keeps_it_from_starting(database: Path) -> None:
+    environment = {**os.environ, "MILVUS_COOP_SERVE_KEY_FILTER": '{"secret": "tenant == 1"}'}
+    ended = subprocess.run([*COMMAND, "--uri", database], capture_output=True, text=True, timeout=60, env=environment)
+    assert ended.returncode == 2
+    assert "Expected: MILVUS_COOP_SERVE_KEY_FILTERS" in ended.stderr
+    assert "tenant" not in ended.stderr
 
 
 def test_a_port_that_is_taken(database: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 import socket
 import tarfile
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from milvus_coop.elsewhere.objects import RemoteFile
 from milvus_coop.elsewhere.roots import below_root, shown_root
 from milvus_coop.elsewhere.thumbnails import Original, Thumbnails
 from milvus_coop.errors import InvalidArgumentError, SourceError
+from milvus_coop.serving.gateway.logs import LOGGER
 from milvus_coop.serving.gateway.options import GatewayOptions
 from milvus_coop.store import Store
 from tests.gateway.conftest import EXAMPLES, MakeClient
@@ -252,7 +255,14 @@ def test_a_remote_root_is_the_only_root(memory: str, tmp_path: Path, monkeypatch
     assert GatewayOptions(roots=(memory,)).folders() == ()
 
 
-def test_the_command_names_a_root_that_is_not_there(memory: str, tmp_path: Path) -> None:
-    done = CliRunner().invoke(cli, ["serve", "--root", memory, "--uri", str(tmp_path / "no" / "lite.db")])
-    assert f"The root {memory} cannot be read now, so its images are not shown: there is nothing there" in done.output
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_the_command_names_a_root_that_is_not_there(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    for logger in (logging.getLogger(), LOGGER):  # the command changes them, as a process of its own may
+        monkeypatch.setattr(logger, "handlers", list(logger.handlers))
+    done = CliRunner().invoke(cli, ["serve", "--log", form, "--root", memory, "--uri", str(tmp_path / "no" / "lite.db")])
+    said = done.output.splitlines()[0]
+    problem = f"The root {memory} cannot be read now, so its images are not shown: there is nothing there"
+    assert (json.loads(said)["event"] if form == "json" else said) == problem
     assert done.exit_code == 2

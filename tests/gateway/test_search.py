@@ -7,6 +7,8 @@ import dataclasses
 import io
 import time
 import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,8 @@ from starlette.testclient import TestClient
 from milvus_coop import CoopIngest, CoopSearch, FakeBackend, load_bundle
 from milvus_coop.config import Settings
 from milvus_coop.errors import BackendUnavailableError
-from milvus_coop.serving.gateway.service import FOLLOW_S
-from milvus_coop.store import Store
+from milvus_coop.serving.gateway.service import FOLLOW_S, REOPEN_S
+from milvus_coop.store import CollectionOptions, Store
 from tests.gateway.conftest import EXAMPLES, MakeClient
 
 DOG = (EXAMPLES / "images" / "dog.jpg").read_bytes()
@@ -76,11 +78,17 @@ def test_an_image_finds_captions_and_is_reranked(client: TestClient) -> None:
     assert client.post("/v1/search", json=body).json()["hits"] == by_form["hits"]
 
 
-def test_a_picture_finds_pictures_in_the_order_of_the_bi_encoder(client: TestClient) -> None:
+def test_a_picture_finds_pictures_in_the_order_of_the_bi_encoder(make_client: MakeClient, database: Path) -> None:
+    client = make_client(uri=database)
     answer = client.post("/v1/search", files={"image": ("x", DOG)}).json()
     assert answer["hits"][0]["uri"].endswith("/dog.jpg")
     assert (answer["reranked"], answer["query"]["kind"]) == (False, "image")
     assert "both images" in answer["reason"]
+    answer = client.post("/v1/search", json={"text": "a dog", "collection": "captions"}).json()
+    assert (answer["reranked"], answer["query"]["kind"]) == (False, "text")
+    metrics = client.get("/metrics").text
+    assert 'milvus_coop_searches_total{order="bi-encoder"} 2.0' in metrics  # nothing is broken
+    assert 'order="degraded"' not in metrics
 
 
 def test_a_failing_cross_encoder_is_told(make_client: MakeClient, tmp_path: Path) -> None:
@@ -113,6 +121,61 @@ def test_a_collection_that_was_dropped_and_made_again(make_client: MakeClient, d
     with CoopIngest("images", settings=settings) as ingest:
         ingest.run([EXAMPLES / "images" / "dog.jpg"])
     assert len(client.post("/v1/search", json={"text": "a dog"}).json()["hits"]) == 1
+
+
+@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.server)])
+def released(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Callable[[str], None]]]:
+    """The address of a Milvus with the collections `released` and `planned`, and what releases one as another client does."""
+    server = request.param == "server"
+    uri = request.getfixturevalue("milvus_server").uri if server else str(tmp_path / "lite.db")
+    backend = FakeBackend(load_bundle("coop-small").spec)
+    with Store(uri) as store:
+        for name in ("released", "planned") if server else ("released",):
+            after = CollectionOptions(build_index="after") if name == "planned" else CollectionOptions()
+            store.create(name, backend.spec, options=after)
+            with CoopIngest(name, uri=uri, models=backend) as ingest:
+                ingest.run([EXAMPLES / "images" / "dog.jpg"])
+        yield uri, lambda name: store._connection.call("release_collection", collection=name)
+        for info in store.list():
+            store.drop(info.name)
+
+
+def test_a_collection_that_somebody_released(
+    make_client: MakeClient, released: tuple[str, Callable[[str], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is loaded again, once for all requests; but not again and again, nor while its index waits to be built."""
+    uri, release = released
+    client = make_client(uri=uri, backend=FakeBackend(load_bundle("coop-small").spec), settings={"collection": "released"})
+    searchers = client.app.state.service._searchers  # type: ignore[attr-defined]
+
+    def search(name: str = "released") -> Any:
+        return client.post("/v1/search", json={"text": "a dog", "collection": name})
+
+    def later(seconds: float) -> None:
+        then_s = searchers._clock() + seconds
+        monkeypatch.setattr(searchers, "_clock", lambda: then_s)
+
+    assert len(search().json()["hits"]) == 1
+    later(REOPEN_S)
+    release("released")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: search(), range(8)))
+    assert [(answer.status_code, len(answer.json()["hits"])) for answer in found] == [(200, 1)] * 8
+    release("released")
+    first = searchers._opened["released"]
+    soon = search()
+    assert (soon.status_code, soon.headers["retry-after"]) == (503, "1")
+    assert "open" not in soon.json()["run"]
+    assert searchers._opened["released"] is first
+    later(REOPEN_S)
+    assert len(search().json()["hits"]) == 1
+    assert searchers._opened["released"] is not first
+    if not uri.startswith("http"):
+        return
+    assert len(search("planned").json()["hits"]) == 1
+    later(REOPEN_S)
+    release("planned")
+    assert search("planned").status_code == 503
 
 
 def test_a_collection_that_was_made_again_with_another_bundle(make_client: MakeClient, database: Path) -> None:

@@ -50,6 +50,22 @@ def use(some: Searchers, name: str) -> None:
         assert not found.closed  # type: ignore[attr-defined]
 
 
+def test_new_is_what_was_opened_a_moment_ago() -> None:
+    now_s = [0.0]
+    some = searchers(1, [], lambda: now_s[0])
+    with some.using("a") as first:
+        now_s[0] = 1.0
+        assert some.is_new(first, 2.0)
+        now_s[0] = 3.0
+        assert not some.is_new(first, 2.0)
+        some.forget(first)
+        with some.using("a") as second:
+            assert second is not first
+            assert some.is_new(second, 2.0)
+            assert not some.is_new(first, 2.0)  # it is opened again anyway
+    some.close()
+
+
 def test_the_one_that_was_not_used_for_the_longest_time_is_closed() -> None:
     made: list[Opened] = []
     some = searchers(2, made)

@@ -82,6 +82,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         f"{KEYS},gateway.anonymous=false,uploads.existingClaim=up,pictures.existingClaim=photos,pictures.subPath=year/2026,"
         "gateway.ingress.enabled=true,gateway.ingress.host=search.example.com,gateway.ingress.path=/team/pictures,gateway.ingress.tlsSecret=tls,gateway.ingress.className=nginx,"
         "gateway.tracing.enabled=true,gateway.tracing.endpoint=http://collector:4318,gateway.options.maxK=200,gateway.options.shutdownS=12.5,"
+        "gateway.options.allowedHosts={images.example.com},"
         "gateway.options.rateLimit=2.5,gateway.options.rateBurst=20,gateway.keyFiltersSecret.name=filters,"
         "gateway.options.maxBodyMb=8,gateway.corsOrigins={https://example.com},gateway.service.type=LoadBalancer,gateway.replicas=2,"
         "image.registry=registry.example.com/team,image.pullSecrets={pull},image.tag=v9,podSecurity.runAsUser=null,"

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import fields
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -110,6 +111,12 @@ def test_options_reach_the_gateway() -> None:
     assert (parsed.rate_limit, parsed.rate_burst) == (2.5, 20)
     assert parsed.key_filters == "<MILVUS_COOP_SERVE_KEY_FILTERS>", "from its Secret"
     assert parsed.cors_origins == ("https://example.com",)
+    (smoke,) = found.one("Pod", "-test")["spec"]["containers"]
+    asked = urlsplit(smoke["args"][1]).hostname
+    assert parsed.hosts[0] == "images.example.com"
+    assert {asked, f"{asked}.search.svc", "search.example.com", "127.0.0.1"} < set(parsed.hosts)
+    (other,) = rendered("cpu").one("Deployment", "-gateway")["spec"]["template"]["spec"]["containers"]
+    assert GatewayOptions.from_env(rendered("cpu").environment(other)).hosts == ("*",)
     assert parsed.root_path == found.one("Ingress", "-gateway")["spec"]["rules"][0]["http"]["paths"][0]["path"] == "/team/pictures"
     assert "https://search.example.com/team/pictures/v1/search" in found.notes
     assert (parsed.roots, parsed.uploads) == (("/pictures",), "/uploads")

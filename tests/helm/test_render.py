@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import shlex
@@ -232,10 +233,48 @@ def triton(found: Rendered) -> Manifest:
 def test_another_bundle_is_another_service() -> None:
     """A client of one bundle never meets a pod that serves another, also while pods are being replaced."""
     found = rendered("own bundle")
-    service = found.one("Service", "triton-blip-base-2")
+    service = found.one("Service", "triton-blip-base-2-85f920")
     pod = found.one("Deployment", "-triton")["spec"]["template"]
-    assert service["spec"]["selector"]["milvus-coop/bundle"] == pod["metadata"]["labels"]["milvus-coop/bundle"] == "blip-base-2"
+    assert (
+        service["spec"]["selector"]["milvus-coop/bundle"] == pod["metadata"]["labels"]["milvus-coop/bundle"] == "blip-base-2-85f920"
+    )
     assert "milvus-coop/bundle" not in found.one("Deployment", "-triton")["spec"]["selector"]["matchLabels"]
+
+
+def test_no_two_bundles_share_a_service() -> None:
+    """A name that does not fit a Service's has a hash; the name of a shipped bundle fits."""
+    names = [
+        *("coop-small", "/bundles/coop-small", "clip-vit-base-patch32-2024", "clip-vit-base-patch32-2025"),
+        *("/bundles/Blip_A.1", "/bundles/Blip-A-1", "/bundles/blip-a-1", "/bundles/a/blip-a-1", "2024", "/bundles/___"),
+    ]
+    found = set()
+    for name in names:
+        chart = render(values_of(("cpu",)) | {"bundle": {"name": name, "existingClaim": "bundles"}})
+        (service,) = (one for one in chart.of_kind("Service") if "-triton-" in one["metadata"]["name"])
+        label = service["spec"]["selector"]["milvus-coop/bundle"]
+        assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", label)
+        assert len(service["metadata"]["name"]) <= 63
+        assert service["metadata"]["name"] == f"demo-milvus-coop-triton-{label}"
+        found.add(label)
+    assert len(found) == len(names)
+    assert {"coop-small", "2024"} <= found
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(("cpu", "gpu", "ha"), 2)))
+def test_an_upgrade_changes_no_claim(before: str, after: str) -> None:
+    """Kubernetes refuses to change the access modes of a claim that is there."""
+    old, new = (
+        {one["metadata"]["name"]: one["spec"] for one in rendered(case).of_kind("PersistentVolumeClaim")}
+        for case in (before, after)
+    )
+    assert all(new[name] == old[name] for name in old.keys() & new.keys())
+    assert len(rendered("ha").of_kind("PersistentVolumeClaim")) == 1
+
+
+def test_the_notes_name_the_certificate() -> None:
+    chart = rendered("TLS")
+    (service,) = (one["metadata"]["name"] for one in chart.of_kind("Service") if "-triton-" in one["metadata"]["name"])
+    assert f"must be for {service}.search.svc." in chart.notes
 
 
 def test_a_gpu_pod_builds_plans_where_they_are_served() -> None:

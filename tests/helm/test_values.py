@@ -193,7 +193,7 @@ def test_options_of_the_schema_are_options_of_the_service() -> None:
     given = schema["properties"]["gateway"]["properties"]["options"]["properties"]
     names = {re.sub("[A-Z]", lambda match: f"_{match[0].lower()}", key) for key in given}
     elsewhere = {"host", "port", "root_path", "api_keys", "key_filters", "anonymous", "cors_origins", "roots", "uploads"}
-    unneeded = {"allowed_hosts", "models_only"}
+    unneeded = {"models_only"}
     assert names == set(GatewayOptions.__dataclass_fields__) - elsewhere - unneeded
 
 

@@ -179,6 +179,7 @@ def test_logits(world: Path, server: Server, scale: str, reason: str | None) -> 
 
 def test_requests_are_small(world: Path, server: Server) -> None:
     with searching(world, server.address(rest="?documents=6&model=a/b")) as search:
+        assert search.reranks("text")
         assert search.query(QUERY, limit=N).reranked
     assert sorted(len(asked.body["documents"]) for asked in server.asked) == [2, 6, 6, 6]
     assert {asked.body["model"] for asked in server.asked} == {"a/b"}
@@ -198,6 +199,7 @@ def test_a_protocol_without_images(
 ) -> None:
     with searching(world, server.address(protocol), collection) as search:
         assert_degraded(search.query(**query), reason)
+        assert not search.reranks("image" if "image" in query else "text")  # so a service does not count it as degraded
     assert server.asked == []
 
 

@@ -8,9 +8,22 @@
 {{- ternary (printf "r-%s" $label) $label (regexMatch "^[0-9]" $label) | trunc 36 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Of a bundle, or of the last folder of its path, as part of a name. */}}
+{{/* Of a bundle, or of the last folder of its path, as part of a name; with a hash of the whole name, if that is more than the slug. */}}
 {{- define "milvus-coop.bundleSlug" -}}
-{{- .Values.bundle.name | base | lower | replace "_" "-" | replace "." "-" | trunc 18 | trimAll "-" -}}
+{{- $name := .Values.bundle.name -}}
+{{- $slug := base $name | lower | replace "_" "-" | replace "." "-" -}}
+{{- if and (eq $slug $name) (le (len $slug) 18) (eq $slug (trimAll "-" $slug)) -}}
+{{- $slug -}}
+{{- else -}}
+{{- printf "%s-%s" ($slug | trunc 11 | trimAll "-") (sha256sum $name | trunc 6) | trimPrefix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Claims that one node or many nodes may mount have different names, because the access mode of a claim cannot be changed. */}}
+{{- define "milvus-coop.plansClaim" -}}
+{{- $cache := .Values.triton.planCache -}}
+{{- $own := printf "%s-triton-plans%s" (include "milvus-coop.fullname" .) (ternary "-shared" "" (eq $cache.accessMode "ReadWriteMany")) -}}
+{{- default $own $cache.existingClaim -}}
 {{- end -}}
 
 {{/* Named for its bundle, so that clients of one bundle never meet pods that serve another. */}}

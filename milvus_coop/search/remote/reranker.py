@@ -63,6 +63,11 @@ class RemoteReranker:
         self._kind = kind
         self._timeout_s = timeout_s
 
+    def compares(self, query: Kind) -> bool:
+        """True if the protocol takes such queries and such items."""
+        protocol = self._server.protocol
+        return query in protocol.queries and self._kind in protocol.documents
+
     def reads_contents(self, query: Kind) -> bool:
         """False: texts come with every candidate, and no image tokens are needed."""
         return False

@@ -42,11 +42,12 @@ class ReadableLines(logging.Formatter):
 
 
 def set_up(*, json_lines: bool) -> None:
-    """Send the logs of the service and of its HTTP server to standard error."""
+    """Send the logs of the service, of its HTTP server and of all libraries to standard error, in the same form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if json_lines else ReadableLines())
     # python_multipart warns of each form that is not valid; the answer and the request's line say so too.
-    for name, level in ((LOGGER.name, logging.INFO), ("uvicorn.error", logging.WARNING), ("python_multipart", logging.ERROR)):
+    levels = {"": logging.WARNING, LOGGER.name: logging.INFO, "uvicorn.error": logging.WARNING, "python_multipart": logging.ERROR}
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

@@ -52,7 +52,13 @@ class Metrics:
         self._pending.set_function(count)
 
     def searched(self, result: SearchResult, *, rerank: bool) -> None:
-        """Record a search. If `rerank` was asked for and the result is not reranked, the search counts as degraded."""
+        """Record a search.
+
+        Args:
+            result: its result.
+            rerank: True if it should be reranked: that was asked for, and the reranker compares such a query with such items. If
+                the result is then not reranked, the search counts as degraded.
+        """
         t = result.timings
         for stage, ms in (("encode", t.encode_ms), ("retrieve", t.retrieve_ms), ("rerank", t.rerank_ms)):
             self.stages.labels(stage).observe(ms / 1000)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milvus_coop.arguments import LARGEST, real_number, whole_number
 from milvus_coop.config import read_environment
 from milvus_coop.cores import available_cores
-from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.errors import InvalidArgumentError, quoted
 
 if TYPE_CHECKING:
     from milvus_coop.elsewhere.objects import RemoteFile
@@ -90,8 +91,19 @@ class GatewayOptions:
         """The defaults, overridden by the environment variables that are set.
 
         Raises:
-            InvalidArgumentError: a variable should hold a number, or yes or no, and does not.
+            InvalidArgumentError: a variable should hold a number, or yes or no, and does not; or its name begins as those of the
+                options do, but no option has it. It is not ignored, because it may have been meant to limit what clients see.
         """
+        environ = os.environ if environ is None else environ
+        known = [item.name.upper() for item in fields(cls)]
+        for variable in sorted(environ):
+            name = variable.removeprefix(PREFIX)
+            if name != variable and name not in known:
+                near = difflib.get_close_matches(name.upper(), known, 1)
+                raise InvalidArgumentError(
+                    f"no option has the variable {quoted(variable)}",
+                    expected=PREFIX + near[0] if near else "one of those in `milvus-coop serve --help` or docs/reference.md",
+                )
         return replace(cls(), **read_environment(cls, PREFIX, environ))
 
     def override(self, **values: Any) -> GatewayOptions:

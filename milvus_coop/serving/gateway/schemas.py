@@ -154,4 +154,6 @@ class Readiness(BaseModel):
     """The readiness of the service."""
 
     status: Literal["ready", "not ready"]
-    problems: dict[str, str] = Field({}, description="The problem of each part that is not ready: `milvus`, `models`.")
+    problems: dict[str, str] = Field(
+        {}, description="The problem of each part that is not ready: `milvus`, `models` (the text encoder)."
+    )

@@ -27,6 +27,8 @@ class _Opened:
     name: str
     used_s: float
     """When a request began or ended to use it."""
+    opened_s: float = 0.0
+    """When its opening ended."""
     job: Future[None] = field(init=False)
     searcher: CoopSearch | None = None
     """None while it is being opened."""
@@ -77,6 +79,11 @@ class Searchers:
         finally:
             self._leave(opened)
 
+    def is_new(self, searcher: CoopSearch, age_s: float) -> bool:
+        """True if this search is still in use and was opened less than that time ago."""
+        with self._changing:
+            return any(opened.searcher is searcher and self._clock() - opened.opened_s < age_s for opened in self._opened.values())
+
     def forget(self, searcher: CoopSearch) -> None:
         """Open the collection of this search again at its next use, unless another request has already made sure of that."""
         self._close(lambda opened: opened.searcher is searcher)
@@ -123,7 +130,7 @@ class Searchers:
                 self._drop(opened)
             raise
         with self._changing:
-            opened.searcher = searcher
+            opened.searcher, opened.opened_s = searcher, self._clock()
             dropped = [self._drop(oldest) for oldest in self._ready()[: -self._limit]]
         self._close_unused(opened, *dropped)
 

@@ -13,7 +13,7 @@ from milvus_coop.bundle.spec import CROSS_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from milvus_coop.config import Settings
 from milvus_coop.deadline import NEVER, Deadline
 from milvus_coop.elsewhere.roots import SHOWN_AT_ONCE
-from milvus_coop.errors import CollectionNotFoundError, InvalidArgumentError, MilvusCoopError
+from milvus_coop.errors import CollectionNotFoundError, CollectionNotLoadedError, InvalidArgumentError, MilvusCoopError
 from milvus_coop.models.backends import Backend
 from milvus_coop.models.open import Models, open_models
 from milvus_coop.search import CoopSearch
@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 FOLLOW_S = 2.0
 """Time for which Milvus is not asked again which collection a name stands for; an alias may be moved at any time."""
+REOPEN_S = 2.0
+"""Minimum time between two openings of a collection that Milvus has not loaded."""
 READY_FOR_S = 2.0
 """Time for which a result about readiness is reused, so that many requests for it do not overload Milvus."""
 
@@ -79,7 +81,14 @@ class Service:
 
     def warm_up(self) -> None:
         """Load models and open the collection if possible, so that the first request is as fast as later ones."""
-        if "milvus" in self.problems():  # Milvus may start later; waiting for it a second time would only delay the start
+        found = self.problems()
+        if "models" not in found:  # a model server may start later; waiting for it again and again would only delay the start
+            for graph in (IMAGE_ENCODER, CROSS_ENCODER):
+                try:
+                    self.models.backend.load((graph,))
+                except MilvusCoopError as exc:
+                    log("not loaded", level=logging.WARNING, model=graph, reason=exc.given)
+        if "milvus" in found:  # the same holds for Milvus
             return
         with contextlib.suppress(MilvusCoopError):  # the collection may be created later
             self.search(None, lambda searcher: None, within="")
@@ -120,7 +129,9 @@ class Service:
     def search(self, collection: str | None, action: Callable[[CoopSearch], T], *, within: str, deadline: Deadline = NEVER) -> T:
         """Run `action` with the search of a collection, which is opened on first use.
 
-        If the collection was dropped and created again, or if the name is an alias that was moved, it is opened again.
+        If the collection was dropped and created again, or if the name is an alias that was moved, it is opened again. So it is if
+        somebody released it, because opening it loads it; but not within `REOPEN_S`, so that a Milvus that is starting is not asked
+        again and again, nor while its index waits to be built, which has to happen before it is loaded.
 
         Args:
             collection: name of the collection; None means the one that the settings name.
@@ -140,7 +151,11 @@ class Service:
         with self._searchers.using(name, deadline) as searcher:
             with contextlib.suppress(CollectionNotFoundError):
                 if self._is_current(name, searcher, deadline):
-                    return action(searcher.within(within) if within else searcher)
+                    try:
+                        return action(searcher.within(within) if within else searcher)
+                    except CollectionNotLoadedError:
+                        if self._searchers.is_new(searcher, REOPEN_S) or self.store().awaits_index(name):
+                            raise
             self._searchers.forget(searcher)
         with self._searchers.using(name, deadline) as searcher:
             return action(searcher.within(within) if within else searcher)
@@ -189,7 +204,11 @@ class Service:
         return self.store().list()
 
     def problems(self) -> dict[str, str]:
-        """The problem of each part (`milvus`, `models`) that is not ready; empty if the service is ready."""
+        """The problem of each part (`milvus`, `models`) that is not ready; empty if the service is ready.
+
+        Of the models, only the text encoder counts. Without the cross-encoder, searches are still answered in the bi-encoder's
+        order, and without the image encoder, those with a text. A balancer that left out all gateways then would make it worse.
+        """
         with self._checking:
             if self._ready is None or time.monotonic() - self._ready[0] > READY_FOR_S:
                 before = self._ready[1] if self._ready else {}
@@ -204,7 +223,7 @@ class Service:
         found: dict[str, str] = {}
         checks: tuple[tuple[str, Callable[[], object]], ...] = (
             ("milvus", lambda: self.store().ping()),
-            ("models", lambda: self.models.backend.load((TEXT_ENCODER, IMAGE_ENCODER, CROSS_ENCODER))),
+            ("models", lambda: self.models.backend.load((TEXT_ENCODER,))),
         )
         for name, check in checks[1:] if self.options.models_only else checks:
             try:

@@ -33,11 +33,14 @@ def router(service: Service) -> APIRouter:
     @routes.get(
         "/readyz",
         response_model=Readiness,
-        responses={503: {"model": Readiness, "description": "Milvus or the models do not answer."}},
+        responses={503: {"model": Readiness, "description": "Milvus or the text encoder does not answer."}},
         summary="Can the service answer",
     )
     async def readyz(response: Response) -> Readiness:
-        """Calls Milvus and runs each model once, at most every two seconds. If the service needs keys, only the log has details."""
+        """Calls Milvus and runs the text encoder, at most every two seconds. If the service needs keys, only the log has details.
+
+        Without the other models, searches are still answered: see the metrics.
+        """
         found = await run_in_threadpool(service.problems)
         if service.options.api_keys:  # this route needs no key, so it shows no details
             found = dict.fromkeys(found, "does not answer; the log says more")

@@ -132,17 +132,19 @@ def router(service: Service) -> APIRouter:
 
         deadline = Deadline.after_ms(asked.deadline_ms)
 
-        def run(searcher: CoopSearch) -> tuple[SearchResult, Kind]:
+        query: Kind = "text" if asked.image is None else "image"
+
+        def run(searcher: CoopSearch) -> tuple[SearchResult, Kind, bool]:
             chosen = asked.options
             if not deadline.is_never:  # a part of the time has gone by in the queue
                 deadline.check(ENCODED)
                 chosen = chosen.change(deadline_ms=1000 * deadline.remaining())
-            return searcher.query(asked.text, image=asked.image, options=chosen), searcher.kind
+            return searcher.query(asked.text, image=asked.image, options=chosen), searcher.kind, searcher.reranks(query)
 
         name = asked.collection or service.settings.collection
         within = facts_of(request).filter
-        result, kind = await service.run(lambda: service.search(name, run, within=within, deadline=deadline), deadline)
-        service.metrics.searched(result, rerank=asked.rerank)
+        result, kind, reranks = await service.run(lambda: service.search(name, run, within=within, deadline=deadline), deadline)
+        service.metrics.searched(result, rerank=asked.rerank and reranks)
         service.tracing.searched(result.timings)
         facts_of(request).logged.update(
             collection=name,
