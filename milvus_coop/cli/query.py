@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,18 +128,8 @@ def query(
     if html is not None and info is not None:
         from milvus_coop.serving.gallery import render
 
-        asked = text or content or Path(image or "")
-        page = render(
-            found,
-            asked,
-            info,
-            limit=limit,
-            filter=options.filter,
-            prefixes=prefixes,
-            name=image or "",
-            max_pixels=settings.max_pixels,
-        )
-        write_file(html, page)
+        asked, page = text or content or Path(image or ""), partial(render, prefixes=prefixes, max_pixels=settings.max_pixels)
+        write_file(html, page(found, asked, info, limit=limit, filter=options.filter, name=image or ""))
         say(f"Written: {html}", err=as_json)
 
 

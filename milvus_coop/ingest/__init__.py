@@ -5,6 +5,7 @@ sources/  folders, prefixes, files, lists, tables and shards
 options   the options of an ingest                   pace   rate and time left
 work      reads one item, encodes one batch          sink   the interface of a collection for an ingest
 pipeline  the three stages, which run in parallel    run    one whole ingest
+counts    the counts so far
 coop      `CoopIngest`, the object that most users need
 parquet   an ingest into Parquet files               metrics  metrics for Prometheus
 cluster/  an ingest on a Ray cluster

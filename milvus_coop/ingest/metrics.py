@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from milvus_coop.errors import InvalidArgumentError, MissingPackageError, reason_of
-from milvus_coop.ingest.pipeline import Counts
+from milvus_coop.ingest.counts import Counts
 from milvus_coop.ingest.sink import Progress
 
 try:

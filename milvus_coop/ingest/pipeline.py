@@ -9,14 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from milvus_coop.errors import InvalidArgumentError
+from milvus_coop.ingest.counts import Counts
 from milvus_coop.ingest.images import bytes_held
 from milvus_coop.ingest.items import Entry, Item
 from milvus_coop.ingest.options import IngestOptions
-from milvus_coop.ingest.sink import STAGES, Progress, Sink, Stage, StageTime
+from milvus_coop.ingest.sink import STAGES, Progress, Sink, Stage
 from milvus_coop.ingest.work import Encoded, Ready, Work
 from milvus_coop.types import Failure, Row, Stamp
 
@@ -52,65 +53,6 @@ SAVES_WAITING = 2
 """Number of batches whose token files wait to be written."""
 
 REPORT_EVERY_S = 0.1
-
-
-class HopelessError(Exception):
-    """More items failed than `IngestOptions.max_failures`, which is its argument."""
-
-
-@dataclass
-class Counts:
-    """The counts of an ingest so far."""
-
-    seen: int = 0
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    broken: bool = False
-    """True if a part of the sources could not be read."""
-    seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    """Seconds that were spent in each stage, summed over threads and workers."""
-    available_s: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    """Seconds that the threads of each stage had for it."""
-    started: float = field(default_factory=time.monotonic)
-    """The start of this part, by the clock of its own machine."""
-
-    @property
-    def done(self) -> int:
-        """Number of items that are finished."""
-        return self.added + self.updated + self.unchanged + len(self.failures)
-
-    def add(self, other: Counts) -> None:
-        """Add the counts of another part of the same ingest."""
-        self.seen += other.seen
-        self.added += other.added
-        self.updated += other.updated
-        self.unchanged += other.unchanged
-        self.failures += other.failures
-        self.broken |= other.broken
-        for stage in STAGES:
-            self.seconds[stage] += other.seconds[stage]
-            self.available_s[stage] += other.available_s[stage]
-
-    def check(self, allowed: int | None) -> None:
-        """Raise `HopelessError` if more items failed than allowed."""
-        if allowed is not None and len(self.failures) > allowed:
-            raise HopelessError(allowed)
-
-    def progress(self, total: int | None) -> Progress:
-        """The counts as a progress, with the number of items in all sources."""
-        return Progress(
-            seen=self.seen,
-            done=self.done,
-            added=self.added,
-            updated=self.updated,
-            unchanged=self.unchanged,
-            failed=len(self.failures),
-            total=total,
-            seconds=time.monotonic() - self.started,
-            stages={stage: StageTime(self.seconds[stage], self.available_s[stage]) for stage in STAGES},
-        )
 
 
 class Pipeline:
@@ -291,11 +233,12 @@ class Pipeline:
             self._renewed()
 
     def _write_renewed(self, items: Sequence[Ready]) -> Set[str]:
-        """Write the rows of these items; the ids of those that the collection gave."""
+        """Write the rows of these items; the ids of those that were written. A row with other content by now is left as it is."""
         rows = self._sink.rows([ready.item.id for ready in items])
-        if renewed := [ready.renewed(rows[ready.item.id]) for ready in items if ready.item.id in rows]:
+        renewed = [ready.renewed(rows[ready.item.id]) for ready in items if ready.is_of(rows.get(ready.item.id))]
+        if renewed:
             self._sink.upsert(renewed)
-        return rows.keys()
+        return {row.id for row in renewed}
 
     def _renewed(self) -> None:
         future, items = self._renewing[0]

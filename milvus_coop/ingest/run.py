@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from milvus_coop.arguments import length_of
 from milvus_coop.errors import InvalidArgumentError, StoreError
+from milvus_coop.ingest.counts import Counts, HopelessError
 from milvus_coop.ingest.items import Entry, Item
 from milvus_coop.ingest.options import IngestArguments, IngestOptions, ingest_options
-from milvus_coop.ingest.pipeline import Counts, HopelessError, Pipeline
+from milvus_coop.ingest.pipeline import Pipeline
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, Sink, TooManyFailuresError
 from milvus_coop.ingest.sources import PassedOver, Reading, Source, open_sources, read_sources
 from milvus_coop.ingest.work import work_for

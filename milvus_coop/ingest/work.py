@@ -42,6 +42,10 @@ class Ready:
     same_metadata: bool = False
     """True if its metadata is that in the collection, or not known."""
 
+    def is_of(self, row: Row | None) -> bool:
+        """True if the row has the content of this item."""
+        return row is not None and row.digest[:HALF] == self.digest[:HALF]
+
     def renewed(self, row: Row) -> Row:
         """The row of the collection, with the stamp and the metadata of this item."""
         metadata = row.metadata if self.item.metadata is None else self.item.metadata

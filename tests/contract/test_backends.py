@@ -144,6 +144,10 @@ def test_texts_that_are_none(encoder: Encoder, text: str) -> None:
         encoder.encode_texts(["fine", text])
 
 
+def test_every_backend_loads_its_graphs(backend: Backend) -> None:
+    backend.load(GRAPHS)
+
+
 def test_load_makes_every_graph_ready(bundle: Bundle) -> None:
     with closing(OnnxBackend(bundle)) as backend:
         backend.load(GRAPHS)

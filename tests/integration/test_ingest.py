@@ -239,6 +239,20 @@ def test_other_metadata_of_a_row_that_is_gone_meanwhile(run: Run, sink: MemorySi
     assert [row.metadata for row in sink.held.values()] == [{"year": 2}] * 20
 
 
+def test_other_metadata_of_a_row_that_somebody_changed_meanwhile(run: Run, sink: MemorySink, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "p", 5)
+    run(listed_with(folder, year=1))
+    before = dict(sink.held)
+    stamps = sink.stamps(list(sink.held))
+    sink.stamps = lambda ids: {key: stamps[key] for key in ids}  # type: ignore[method-assign]
+    first = next(iter(before))
+    sink.held[first] = replace(before[first], digest="0" * 64, embedding=-before[first].embedding)
+    assert counts(run(listed_with(folder, year=2))) == (0, 5, 0, 0, 0)
+    for key, row in sink.held.items():
+        assert row.digest[:32] == before[key].digest[:32]
+        np.testing.assert_allclose(row.embedding, before[key].embedding, atol=1e-6)
+
+
 def test_other_metadata_of_a_text(run: Run, sink: MemorySink, backend: FakeBackend, tmp_path: Path) -> None:
     source = tmp_path / "list.jsonl"
     source.write_text('{"text": "a dog", "uri": "u", "n": 1}\n')

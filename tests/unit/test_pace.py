@@ -8,7 +8,7 @@ import pytest
 
 from milvus_coop.cli.progress import ProgressLines
 from milvus_coop.ingest import PaceMeter, Progress, StageTime
-from milvus_coop.ingest.pipeline import Counts
+from milvus_coop.ingest.counts import Counts
 
 
 def at(seconds: float, done: int, total: int | None = None, encode_s: float = 0.0, write_s: float = 0.0) -> Progress:

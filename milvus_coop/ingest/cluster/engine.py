@@ -25,8 +25,8 @@ from milvus_coop.ingest.cluster.attempts import CAREFUL, Attempts
 from milvus_coop.ingest.cluster.ledger import Ledger
 from milvus_coop.ingest.cluster.parts import LENGTH, Finished, Part, Rest, read_parts
 from milvus_coop.ingest.cluster.worker import COLUMN, Job, Lite, Result, Worker, packed, through_outages, unpacked
+from milvus_coop.ingest.counts import Counts, HopelessError
 from milvus_coop.ingest.options import IngestArguments, IngestOptions, ingest_options
-from milvus_coop.ingest.pipeline import Counts, HopelessError
 from milvus_coop.ingest.sink import IngestInterrupted, Progress, TooManyFailuresError
 from milvus_coop.ingest.sources import Source, listed, open_sources
 from milvus_coop.store import Collection, CollectionOptions, Store

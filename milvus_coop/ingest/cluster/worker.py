@@ -22,9 +22,10 @@ from milvus_coop.errors import (
     TokenStoreError,
 )
 from milvus_coop.ingest.cluster.parts import Part, Rest
+from milvus_coop.ingest.counts import Counts
 from milvus_coop.ingest.items import Entry
 from milvus_coop.ingest.options import RUNS, IngestOptions
-from milvus_coop.ingest.pipeline import Counts, Pipeline
+from milvus_coop.ingest.pipeline import Pipeline
 from milvus_coop.ingest.sources import PassedOver
 from milvus_coop.ingest.work import work_for
 from milvus_coop.models.open import open_models

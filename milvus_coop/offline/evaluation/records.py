@@ -16,8 +16,8 @@ Direction = Literal["image retrieval", "text retrieval"]
 DIRECTIONS: Mapping[Kind, Direction] = {"image": "image retrieval", "text": "text retrieval"}
 """The direction, by the kind of item that is searched for. In image retrieval the queries are texts."""
 TextSide = Literal["stored", "encoded", "tokenised"]
-"""What becomes of a text that the cross-encoder reads: its states are stored with it, it is encoded for every query, or it is only
-tokenised, because the cross-encoder reads token ids alone."""
+"""How the cross-encoder gets a text: its states are stored with it, it is encoded for every query, or it is only tokenised, because
+the cross-encoder reads token ids alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class BundleFacts:
     pairs_per_s: float
     """Pairs per second of the cross-encoder, in full batches on stored tokens."""
     text_side: TextSide
-    """What becomes of the stored texts when an image is the query."""
+    """How the cross-encoder gets the stored texts when an image is the query."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ def cost_tables(report: EvaluationReport) -> list[TextTable]:
 
 
 def _ce_cost(report: EvaluationReport, direction: Direction) -> str:
-    """What the times of the cross-encoder hold. For texts, this depends on what the collections of a bundle keep."""
+    """A sentence on the work that the cross-encoder's times include. For texts, it depends on what a bundle's collections keep."""
     if direction == "image retrieval":
         return "CE, every pair: the stored tokens are in memory, not fetched from Milvus."
     sides = {bundle.text_side for bundle in report.bundles}
